@@ -1,0 +1,191 @@
+//! The one error type: every refusal names the argument, the place and the value.
+
+/// Why a call was refused. Nothing was written to the caller's buffers.
+///
+/// ```
+/// use margin_softmax::{ArcFace, Error};
+///
+/// let refused = ArcFace::new(f64::NAN, 0.5).unwrap_err();
+/// assert!(matches!(refused, Error::Parameter { parameter: "scale s", .. }));
+/// assert_eq!(refused.to_string(), "scale s must be finite and > 0, got NaN");
+/// ```
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A hyper-parameter is outside its range, NaN included.
+    #[error("{parameter} must be {expected}, got {value}")]
+    Parameter {
+        /// The hyper-parameter, in the field's words and with its symbol.
+        parameter: &'static str,
+        /// The value that was given.
+        value: f64,
+        /// The range it must lie in.
+        expected: &'static str,
+    },
+
+    /// Two arguments do not fit each other.
+    #[error("{argument} has shape {actual:?}, but the other arguments ask for {expected:?}")]
+    Shape {
+        /// The argument whose shape is refused.
+        argument: &'static str,
+        /// The shape that the other arguments ask for.
+        expected: Vec<usize>,
+        /// The shape that was given.
+        actual: Vec<usize>,
+    },
+
+    /// An argument has no rows or no columns: an empty batch, zero classes, zero dimensions.
+    #[error("{argument} has shape {actual:?}: no axis may be empty")]
+    Empty {
+        /// The empty argument.
+        argument: &'static str,
+        /// Its shape.
+        actual: Vec<usize>,
+    },
+
+    /// A label names a class that does not exist.
+    #[error("labels[{row}] is {label}, but there are {classes} classes (0..{classes})")]
+    Label {
+        /// The sample.
+        row: usize,
+        /// Its label.
+        label: usize,
+        /// How many classes there are.
+        classes: usize,
+    },
+
+    /// A number is NaN or infinite.
+    #[error("{argument}[{row}, {column}] is {value}: every entry must be finite")]
+    NonFinite {
+        /// The argument that holds it.
+        argument: &'static str,
+        /// Its row.
+        row: usize,
+        /// Its column; 0 in a vector.
+        column: usize,
+        /// The number.
+        value: f64,
+    },
+
+    /// The norm of a row is zero or so small, or so large, that its direction or its gradient
+    /// cannot be represented.
+    #[error("{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, {maximum:e}]")]
+    DegenerateNorm {
+        /// The argument that holds the row.
+        argument: &'static str,
+        /// The row.
+        row: usize,
+        /// Its Euclidean norm.
+        norm: f64,
+        /// The smallest norm that is accepted.
+        minimum: f64,
+        /// The largest norm that is accepted.
+        maximum: f64,
+    },
+
+    /// A bias was given to an angular loss: only [`Scale::Unnormalized`](crate::Scale), the plain
+    /// softmax, has one.
+    #[error(
+        "a bias was given, but this loss normalises its weights and has none: only Softmax does"
+    )]
+    Bias,
+
+    /// A cosine made elsewhere exceeds 1 by more than rounding explains (1e-3).
+    #[error(
+        "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 of rounding"
+    )]
+    Cosine {
+        /// The sample.
+        row: usize,
+        /// The class.
+        column: usize,
+        /// The value that was given.
+        value: f64,
+    },
+
+    /// A loss answered with a target logit or a slope that is NaN or infinite.
+    #[error(
+        "labels[{row}]: the loss answers value {value} and slope {slope} at the target angle {theta}"
+    )]
+    Target {
+        /// The sample.
+        row: usize,
+        /// Its target angle in radians.
+        theta: f64,
+        /// f(θ) as the loss gave it.
+        value: f64,
+        /// df/dθ as the loss gave it.
+        slope: f64,
+    },
+
+    /// A logit or a gradient of these inputs may exceed the largest number of the working type.
+    #[error(
+        "{quantity} of row {row} may reach {bound:e}, beyond {maximum:e}, the largest that is safe"
+    )]
+    Overflow {
+        /// What would overflow.
+        quantity: &'static str,
+        /// The sample that makes it so.
+        row: usize,
+        /// The bound on it.
+        bound: f64,
+        /// The largest magnitude that is safe.
+        maximum: f64,
+    },
+
+    /// The forward pass handed to `backward` is not that of these logits and labels.
+    #[error(
+        "forward was not made from these logits and labels: sample {row} has another target angle"
+    )]
+    Forward {
+        /// The first sample that differs.
+        row: usize,
+    },
+
+    /// These logits were built from cosines alone: there are no embeddings and weights to carry
+    /// the gradient on to.
+    #[error(
+        "these logits were built from cosines: build them with NormalizedLogits::new to carry gradients on to embeddings and weights"
+    )]
+    Detached,
+}
+
+impl Error {
+    /// Refuses `actual` unless it is `expected`.
+    pub(crate) fn check_shape(
+        argument: &'static str,
+        expected: &[usize],
+        actual: &[usize],
+    ) -> Result<(), Error> {
+        if expected == actual {
+            return Ok(());
+        }
+        Err(Error::Shape { argument, expected: expected.to_vec(), actual: actual.to_vec() })
+    }
+
+    /// Refuses a shape with an empty axis.
+    pub(crate) fn check_not_empty(argument: &'static str, actual: &[usize]) -> Result<(), Error> {
+        if actual.contains(&0) {
+            return Err(Error::Empty { argument, actual: actual.to_vec() });
+        }
+        Ok(())
+    }
+
+    /// Refuses the first label that names no class.
+    pub(crate) fn check_labels(labels: &[usize], classes: usize) -> Result<(), Error> {
+        match labels.iter().position(|&label| label >= classes) {
+            Some(row) => Err(Error::Label { row, label: labels[row], classes }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a hyper-parameter for which `valid` is false.
+    pub(crate) fn check_parameter(
+        parameter: &'static str,
+        value: f64,
+        expected: &'static str,
+        valid: bool,
+    ) -> Result<f64, Error> {
+        if valid { Ok(value) } else { Err(Error::Parameter { parameter, value, expected }) }
+    }
+}

@@ -1,0 +1,74 @@
+//! The class weights of a step: all rows of a matrix or a selection of them, in any layout.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView1, ArrayView2, Axis};
+
+use crate::kernel::{self, Real};
+
+/// Class weights and bias, as a step sees them: class `j` is row `selected[j]`, or row `j`.
+#[derive(Clone, Copy)]
+pub(crate) struct Classes<'a, F> {
+    pub weights: ArrayView2<'a, F>,
+    pub bias: Option<ArrayView1<'a, F>>,
+    pub selected: Option<&'a [usize]>,
+}
+
+impl<'a, F: Real> Classes<'a, F> {
+    pub fn len(&self) -> usize {
+        self.selected.map_or(self.weights.nrows(), <[usize]>::len)
+    }
+
+    /// The row of the caller's matrix that holds class `j`.
+    pub fn row_of(&self, j: usize) -> usize {
+        self.selected.map_or(j, |selected| selected[j])
+    }
+
+    /// The weight of class `j`, as the caller laid it out.
+    pub fn weight(&self, j: usize) -> ArrayView1<'a, F> {
+        self.weights.index_axis_move(Axis(0), self.row_of(j))
+    }
+
+    /// The bias of class `j`; 0 without one.
+    pub fn bias_of(&self, j: usize) -> F {
+        self.bias.map_or(F::zero(), |bias| bias[self.row_of(j)])
+    }
+
+    /// The weights of a tile, row after row: in place where they lie so, else copied to `packed`.
+    pub fn tile<'s>(&'s self, tile: Range<usize>, packed: &'s mut Vec<F>) -> &'s [F] {
+        if let (None, Some(all)) = (self.selected, self.weights.to_slice()) {
+            let dims = self.weights.ncols();
+            return &all[tile.start * dims..tile.end * dims];
+        }
+        packed.clear();
+        for j in tile {
+            extend(packed, self.weight(j));
+        }
+        packed
+    }
+}
+
+/// Appends a row, whatever its stride.
+fn extend<F: Real>(buffer: &mut Vec<F>, row: ArrayView1<'_, F>) {
+    match row.to_slice() {
+        Some(row) => buffer.extend_from_slice(row),
+        None => buffer.extend(row.iter()),
+    }
+}
+
+/// A row as a slice: in place where it is one, else copied to `buffer`.
+pub(crate) fn contiguous<'s, F: Real>(row: ArrayView1<'s, F>, buffer: &'s mut Vec<F>) -> &'s [F] {
+    match row.to_slice() {
+        Some(row) => row,
+        None => {
+            buffer.clear();
+            extend(buffer, row);
+            buffer
+        }
+    }
+}
+
+/// The norm of a row in any layout.
+pub(crate) fn norm_of<F: Real>(row: ArrayView1<'_, F>, buffer: &mut Vec<F>) -> f64 {
+    kernel::norm(contiguous(row, buffer))
+}

@@ -1,0 +1,65 @@
+//! How a step is cut into tiles and chunks: by the shape alone, never by the threads, so that
+//! sums are taken in the same order whatever runs them.
+
+use std::ops::Range;
+
+/// Classes in a tile: its weights, logits and gradients stay in the second-level cache.
+const TILE: usize = 256;
+/// Most bytes that the chunks' partial gradients of the embeddings may take together.
+const PARTIAL_BYTES: usize = 20 << 20;
+/// Most chunks: with more, summing them would cost more than the balance they bring.
+const MOST_CHUNKS: usize = 32;
+/// Multiplications below which threads cost more than they save.
+const WORTH_THREADS: usize = 1 << 20;
+
+/// The shape of one step and how it is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub samples: usize,
+    pub dims: usize,
+    pub classes: usize,
+    pub chunks: usize,
+    /// Classes whose logits are kept in the workspace between the sweeps, where they do not fit
+    /// in the rows of the weight gradient; those of the rest are computed again.
+    pub stored: usize,
+}
+
+impl Plan {
+    pub fn new(samples: usize, dims: usize, classes: usize, number: usize, budget: usize) -> Self {
+        let tiles = classes.div_ceil(TILE);
+        let by_memory = PARTIAL_BYTES / (samples * dims * number).max(1);
+        let chunks = tiles.min(by_memory.clamp(4, MOST_CHUNKS));
+        let affordable = budget / (samples * number).max(1);
+        let stored = if samples <= dims { 0 } else { classes.min(affordable / TILE * TILE) };
+        Plan { samples, dims, classes, chunks, stored }
+    }
+
+    /// Whether the rows of the weight gradient are long enough to hold a class's logits.
+    pub fn logits_fit_in_gradient(&self) -> bool {
+        self.samples <= self.dims
+    }
+
+    /// The classes of one chunk: whole tiles.
+    pub fn chunk(&self, index: usize) -> Range<usize> {
+        let tiles = self.classes.div_ceil(TILE);
+        let edge = |index: usize| (index * tiles / self.chunks * TILE).min(self.classes);
+        edge(index)..edge(index + 1)
+    }
+
+    /// The tiles of a range of classes.
+    pub fn tiles(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        let end = range.end;
+        range.step_by(TILE).map(move |start| start..(start + TILE).min(end))
+    }
+
+    /// Classes in the largest tile.
+    pub fn tile_rows(&self) -> usize {
+        TILE.min(self.classes)
+    }
+
+    /// How many workers share the step on `threads` threads.
+    pub fn workers(&self, threads: usize) -> usize {
+        let products = self.samples.saturating_mul(self.dims).saturating_mul(self.classes);
+        if products < WORTH_THREADS { 1 } else { threads.min(self.chunks.max(self.samples)) }
+    }
+}

@@ -1,0 +1,246 @@
+//! The first look at a step's inputs: everything that can be refused is refused here, before any
+//! buffer of the caller's is touched.
+
+use ndarray::ArrayView2;
+use rayon::prelude::*;
+
+use super::classes::{Classes, contiguous, norm_of};
+use crate::batch::Reduction;
+use crate::error::Error;
+use crate::geometry::{Pair, check_norm};
+use crate::kernel::Real;
+use crate::loss::{MarginLoss, Scale, Target};
+
+/// The label of a sample whose class is not among the classes of this step.
+pub(crate) const ELSEWHERE: usize = usize::MAX;
+
+/// What becomes of an embedding that is exactly zero and has no direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ZeroEmbedding {
+    /// The step is refused with [`Error::DegenerateNorm`].
+    #[default]
+    Error,
+    /// The sample is left out: its loss and gradient are 0, it does not count in a mean.
+    Skip,
+}
+
+/// One sample that counts.
+#[derive(Debug, Clone)]
+pub(crate) struct Sample {
+    /// Its row in the batch.
+    pub row: usize,
+    /// Its class, or [`ELSEWHERE`].
+    pub class: usize,
+    /// $|x|$.
+    pub norm: f64,
+    /// $g = \partial\,\text{objective}/\partial L$.
+    pub upstream: f64,
+    /// Its target pair, where its class is here.
+    pub target: Option<TargetPair>,
+}
+
+/// The target pair of a sample and what the loss makes of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetPair {
+    pub pair: Pair,
+    pub target: Target,
+    /// $a_{iy}$: what multiplies $f(\theta)$.
+    pub scale: f64,
+    /// $a_{iy}f(\theta) + b_y$.
+    pub logit: f64,
+}
+
+/// The inputs of a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a, F> {
+    pub embeddings: ArrayView2<'a, F>,
+    pub classes: Classes<'a, F>,
+    /// The class of each embedding, or [`ELSEWHERE`].
+    pub labels: &'a [usize],
+    pub zero: ZeroEmbedding,
+}
+
+impl<F: Real> Inputs<'_, F> {
+    /// Checks every number and fills `samples` (sorted by class) and their scaled `embeddings`.
+    pub fn prepare<L: MarginLoss>(
+        &self,
+        loss: &L,
+        reduction: Reduction<'_, F>,
+        samples: &mut Vec<Sample>,
+        embeddings: &mut Vec<F>,
+        parallel: bool,
+    ) -> Result<(), Error> {
+        let scale = loss.scale().checked()?;
+        if self.classes.bias.is_some() && scale != Scale::Unnormalized {
+            return Err(Error::Bias);
+        }
+        reduction.check(self.labels.len())?;
+        if let Some(bias) = &self.classes.bias {
+            crate::batch::check_finite("bias", bias)?;
+        }
+        self.collect(samples)?;
+        let norms = self.check_weights(parallel)?;
+        let counted = samples.len();
+        for sample in samples.iter_mut() {
+            sample.upstream = reduction.weight(sample.row, counted);
+        }
+        self.meet_targets(loss, scale, samples, parallel)?;
+        self.check_range(scale, samples, norms)?;
+        self.scale_embeddings(scale, samples, embeddings);
+        Ok(())
+    }
+
+    /// The samples that count, sorted by class and then by row.
+    fn collect(&self, samples: &mut Vec<Sample>) -> Result<(), Error> {
+        let mut buffer = Vec::new();
+        samples.clear();
+        for (row, x) in self.embeddings.rows().into_iter().enumerate() {
+            let norm = norm_of(x, &mut buffer);
+            if norm == 0.0 && self.zero == ZeroEmbedding::Skip {
+                continue;
+            }
+            let norm = check_norm("embeddings", row, x, norm)?;
+            samples.push(Sample {
+                row,
+                class: self.labels[row],
+                norm,
+                upstream: 0.0,
+                target: None,
+            });
+        }
+        samples.sort_unstable_by_key(|sample| (sample.class, sample.row));
+        Ok(())
+    }
+
+    /// Checks every class weight; answers the smallest and the largest norm.
+    fn check_weights(&self, parallel: bool) -> Result<(f64, f64), Error> {
+        const BLOCK: usize = 256;
+        let check_block = |block: usize| {
+            let mut buffer = Vec::new();
+            let end = ((block + 1) * BLOCK).min(self.classes.len());
+            (block * BLOCK..end).try_fold((f64::INFINITY, 0.0_f64), |(least, most), j| {
+                let row = self.classes.weight(j);
+                let norm = norm_of(row, &mut buffer);
+                let norm = check_norm("class weights", self.classes.row_of(j), row, norm)?;
+                Ok((least.min(norm), most.max(norm)))
+            })
+        };
+        let blocks = self.classes.len().div_ceil(BLOCK);
+        let start = (f64::INFINITY, 0.0_f64);
+        let widest = |a: (f64, f64), b: (f64, f64)| (a.0.min(b.0), a.1.max(b.1));
+        if !parallel {
+            return (0..blocks).try_fold(start, |all, block| Ok(widest(all, check_block(block)?)));
+        }
+        // Of several bad rows the first is named, whichever thread meets one first.
+        let first_refused =
+            |a: Result<(f64, f64), Error>, b: Result<(f64, f64), Error>| Ok(widest(a?, b?));
+        (0..blocks).into_par_iter().map(check_block).reduce(|| Ok(start), first_refused)
+    }
+
+    /// Geometry and margin of every target pair.
+    fn meet_targets<L: MarginLoss>(
+        &self,
+        loss: &L,
+        scale: Scale,
+        samples: &mut [Sample],
+        parallel: bool,
+    ) -> Result<(), Error> {
+        let meet = |sample: &mut Sample| {
+            if sample.class != ELSEWHERE {
+                sample.target = Some(self.meet(loss, scale, sample)?);
+            }
+            Ok(())
+        };
+        if parallel {
+            let refused = samples.par_iter_mut().find_map_first(|sample| meet(sample).err());
+            refused.map_or(Ok(()), Err)
+        } else {
+            samples.iter_mut().try_for_each(meet)
+        }
+    }
+
+    fn meet<L: MarginLoss>(
+        &self,
+        loss: &L,
+        scale: Scale,
+        sample: &Sample,
+    ) -> Result<TargetPair, Error> {
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(self.embeddings.row(sample.row), &mut x);
+        let w = contiguous(self.classes.weight(sample.class), &mut w);
+        let weight_norm = crate::kernel::norm(w);
+        let pair = Pair::new(x, w, sample.norm, weight_norm);
+        let target = checked_target(loss, &pair.angle, sample.row)?;
+        let scale = match scale {
+            Scale::Fixed(s) => s,
+            Scale::FeatureNorm => sample.norm,
+            Scale::Unnormalized => sample.norm * weight_norm,
+        };
+        let logit = scale * target.value + self.classes.bias_of(sample.class).widen();
+        Ok(TargetPair { pair, target, scale, logit })
+    }
+
+    /// Refuses inputs whose logits or gradients may leave the range of the working type.
+    fn check_range(
+        &self,
+        scale: Scale,
+        samples: &[Sample],
+        (least, most): (f64, f64),
+    ) -> Result<(), Error> {
+        let maximum = F::MAX / 16.0;
+        let check = |quantity: &'static str, row: usize, bound: f64| {
+            if bound <= maximum {
+                return Ok(());
+            }
+            Err(Error::Overflow { quantity, row, bound, maximum })
+        };
+        let bias = self.classes.bias.iter().flatten().fold(0.0_f64, |b, v| b.max(v.widen().abs()));
+        let mut weights_bound = 0.0;
+        for Sample { row, norm, upstream, target, .. } in samples {
+            let (value, slope) =
+                target.map_or((1.0, 1.0), |t| (t.target.value.abs(), t.target.slope.abs()));
+            let pull = upstream.abs() * (1.0 + value + slope);
+            // The factor of a logit, a product before its class's norm is divided out, and what
+            // multiplies the pull in the gradients of embedding and class weight.
+            let (factor, product, embedding, weight) = match scale {
+                Scale::Fixed(s) => (s, s * most, (s / norm).max(1.0 / least), s / least),
+                Scale::FeatureNorm => (*norm, norm * most, 1.0_f64.max(1.0 / least), norm / least),
+                Scale::Unnormalized => (norm * most, norm * most, most, *norm),
+            };
+            check("the product of embedding and class weight", *row, product)?;
+            check("the target logit", *row, factor * value.max(1.0) + bias)?;
+            check("the gradient of the embedding", *row, pull * embedding)?;
+            weights_bound += pull * weight;
+            check("the gradient of the class weights", *row, weights_bound)?;
+        }
+        Ok(())
+    }
+
+    /// The working copy of the embeddings, in the samples' order: $\tilde x = a u$.
+    fn scale_embeddings(&self, scale: Scale, samples: &[Sample], embeddings: &mut Vec<F>) {
+        embeddings.clear();
+        for sample in samples {
+            let x = self.embeddings.row(sample.row);
+            match scale {
+                Scale::Fixed(s) => {
+                    let factor = s / sample.norm;
+                    embeddings.extend(x.iter().map(|v| F::narrow(v.widen() * factor)));
+                }
+                Scale::FeatureNorm | Scale::Unnormalized => embeddings.extend(x.iter()),
+            }
+        }
+    }
+}
+
+/// What the loss says of an angle; refused unless it is finite.
+pub(crate) fn checked_target<L: MarginLoss>(
+    loss: &L,
+    angle: &crate::loss::Angle,
+    row: usize,
+) -> Result<Target, Error> {
+    let Target { value, slope } = loss.target(angle);
+    if value.is_finite() && slope.is_finite() {
+        return Ok(Target { value, slope });
+    }
+    Err(Error::Target { row, theta: angle.theta, value, slope })
+}

@@ -1,0 +1,178 @@
+//! One step, from inputs to losses and gradients.
+
+use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2};
+
+use super::backward::{Shares, embedding_gradients};
+use super::forward::Sweep;
+use super::plan::Plan;
+use super::samples::Inputs;
+use super::workspace::Workspace;
+use crate::batch::{Forward, Outcome, Reduction};
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::loss::MarginLoss;
+
+/// Where the gradients go.
+pub(crate) struct Output<'a, F> {
+    pub embeddings: ArrayViewMut2<'a, F>,
+    pub weights: ArrayViewMut2<'a, F>,
+    pub bias: Option<ArrayViewMut1<'a, F>>,
+}
+
+/// Runs the step; `output` is untouched where the inputs are refused.
+pub(crate) fn step<F: Real, L: MarginLoss>(
+    loss: &L,
+    inputs: &Inputs<'_, F>,
+    reduction: Reduction<'_, F>,
+    budget: usize,
+    workspace: &mut Workspace<F>,
+    output: Option<Output<'_, F>>,
+) -> Result<Forward<F>, Error> {
+    let (rows, dims) = inputs.embeddings.dim();
+    let plan =
+        |samples: usize| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), budget);
+    let threads = rayon::current_num_threads();
+    let parallel = plan(rows).workers(threads) > 1;
+    let (samples, embeddings) = (&mut workspace.samples, &mut workspace.embeddings);
+    inputs.prepare(loss, reduction, samples, embeddings, parallel)?;
+    if workspace.samples.is_empty() {
+        if let Some(output) = output {
+            output.clear();
+        }
+        return Ok(Forward::with_samples(rows));
+    }
+    let plan = plan(workspace.samples.len());
+    let workers = plan.workers(threads);
+    let mut step = Step { inputs, scale: loss.scale(), plan, workers, workspace };
+    match output {
+        None => {
+            step.workspace.prepare(&plan, workers);
+            step.forward(None);
+            Ok(step.record())
+        }
+        Some(output) => Ok(step.forward_backward(output)),
+    }
+}
+
+struct Step<'a, 'b, F> {
+    inputs: &'a Inputs<'b, F>,
+    scale: crate::loss::Scale,
+    plan: Plan,
+    workers: usize,
+    workspace: &'a mut Workspace<F>,
+}
+
+impl<F: Real> Step<'_, '_, F> {
+    fn forward_backward(&mut self, mut output: Output<'_, F>) -> Forward<F> {
+        self.workspace.prepare(&self.plan, self.workers);
+        self.workspace.prepare_gradients(&self.plan, self.workers);
+        let mut copy = Vec::new();
+        let weights = match output.weights.as_slice_mut() {
+            Some(weights) => weights,
+            None => {
+                copy.resize(self.plan.classes * self.plan.dims, F::zero());
+                &mut copy[..]
+            }
+        };
+        self.forward(Some(weights));
+        let forward = self.record();
+        let target_logits = self.share(&forward);
+        let mut bias = output.bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
+        self.backward(&target_logits, weights, bias.as_deref_mut(), output.embeddings.view_mut());
+        if !copy.is_empty() {
+            for (mut row, copy) in
+                output.weights.rows_mut().into_iter().zip(copy.chunks_exact(self.plan.dims))
+            {
+                row.assign(&ArrayView1::from(copy));
+            }
+        }
+        if let (Some(mut out), Some(bias)) = (output.bias, bias) {
+            out.assign(&ArrayView1::from(&bias));
+        }
+        forward
+    }
+
+    /// The first sweep. The logits stay in the rows of the weight gradient, if there is one and
+    /// they fit, or in the workspace.
+    fn forward(&mut self, gradient: Option<&mut [F]>) {
+        let Workspace { samples, embeddings, found, logits, scratch, .. } = &mut *self.workspace;
+        let stored = if gradient.is_some() {
+            &mut logits[..self.plan.stored * self.plan.samples]
+        } else {
+            &mut []
+        };
+        let gradient = gradient.filter(|_| self.plan.logits_fit_in_gradient());
+        let sweep =
+            Sweep { plan: &self.plan, inputs: self.inputs, scale: self.scale, samples, embeddings };
+        sweep.forward(found, gradient, stored, &mut scratch[..self.workers]);
+    }
+
+    /// Puts together what the chunks found.
+    fn record(&self) -> Forward<F> {
+        let mut forward = Forward::with_samples(self.inputs.labels.len());
+        for (i, sample) in self.workspace.samples.iter().enumerate() {
+            let Some(target) = &sample.target else { continue };
+            let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
+            let own = self.workspace.target_logit(&self.plan, i, sample.class);
+            let beaten = nearest.max > own || (nearest.max == own && nearest.class < sample.class);
+            let outcome = Outcome {
+                negatives,
+                cross_entropy: negatives.cross_entropy(target.logit),
+                target_angle: target.pair.angle.theta,
+                prediction: if beaten { nearest.class } else { sample.class },
+            };
+            forward.record(sample.row, sample.class, outcome);
+        }
+        forward
+    }
+
+    /// Fills each sample's shift and coefficient for the second sweep; answers
+    /// $\gamma = -g\sigma$.
+    fn share(&mut self, forward: &Forward<F>) -> Vec<f64> {
+        let Workspace { samples, shift, coefficients, .. } = &mut *self.workspace;
+        let shares = samples.iter().zip(shift).zip(coefficients);
+        shares
+            .map(|((sample, shift), coefficient)| {
+                let negatives = forward.negatives[sample.row];
+                let pull = sample.upstream * forward.misses[sample.row];
+                // Without a negative the shift is -inf and nothing is shared.
+                *shift = F::narrow(negatives.max).max(F::min_value());
+                *coefficient =
+                    if negatives.sum > 0.0 { F::narrow(pull / negatives.sum) } else { F::zero() };
+                -pull
+            })
+            .collect()
+    }
+
+    fn backward(
+        &mut self,
+        target_logits: &[f64],
+        weights: &mut [F],
+        bias: Option<&mut [F]>,
+        gradients: ArrayViewMut2<'_, F>,
+    ) {
+        let Workspace {
+            samples, embeddings, logits, partials, shift, coefficients, scratch, ..
+        } = &mut *self.workspace;
+        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let shares = Shares { shift: &shift[..n], coefficients: &coefficients[..n], target_logits };
+        let scratch = &mut scratch[..self.workers];
+        let partials = &mut partials[..self.plan.chunks * n * dims];
+        let stored = &logits[..self.plan.stored * n];
+        let sweep =
+            Sweep { plan: &self.plan, inputs: self.inputs, scale: self.scale, samples, embeddings };
+        sweep.backward(shares, (weights, bias), stored, partials, scratch);
+        embedding_gradients(&sweep, shares, partials, gradients, scratch);
+    }
+}
+
+impl<F: Real> Output<'_, F> {
+    /// Zeros: the gradient of nothing.
+    fn clear(mut self) {
+        self.embeddings.fill(F::zero());
+        self.weights.fill(F::zero());
+        if let Some(mut bias) = self.bias {
+            bias.fill(F::zero());
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The loops over one (embedding, target weight) pair, in f64: MATH of the angle and the unit
+//! tangents is in `geometry`, here are only its sums.
+
+use super::dispatch::{Op, dispatch, madd};
+use super::real::Real;
+
+const LANES: usize = 16;
+
+/// Two rows of equal length, each with the inverse of its norm: $u$ and $v$ are the unit vectors.
+#[derive(Clone, Copy)]
+struct Units<'a, F> {
+    x: &'a [F],
+    w: &'a [F],
+    inverse_x: f64,
+    inverse_w: f64,
+}
+
+impl<F: Real> Units<'_, F> {
+    /// The sum of `term(u_k, v_k)`, which yields two numbers.
+    #[inline(always)]
+    fn sum(self, term: impl Fn(f64, f64) -> [f64; 2]) -> [f64; 2] {
+        let mut sums = [[0.0; LANES]; 2];
+        let (x_blocks, x_rest) = self.x.as_chunks::<LANES>();
+        let (w_blocks, w_rest) = self.w.as_chunks::<LANES>();
+        for (x, w) in x_blocks.iter().zip(w_blocks) {
+            for k in 0..LANES {
+                let [first, second] =
+                    term(x[k].widen() * self.inverse_x, w[k].widen() * self.inverse_w);
+                sums[0][k] += first;
+                sums[1][k] += second;
+            }
+        }
+        let mut total = sums.map(|lanes| lanes.iter().sum::<f64>());
+        for (x, w) in x_rest.iter().zip(w_rest) {
+            let [first, second] = term(x.widen() * self.inverse_x, w.widen() * self.inverse_w);
+            total[0] += first;
+            total[1] += second;
+        }
+        total
+    }
+}
+
+/// $|v - u|^2$ and $|v + u|^2$.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moments {
+    pub difference: f64,
+    pub sum: f64,
+}
+
+/// The moments of the unit vectors along `x` and `w`.
+pub(crate) fn moments<F: Real>(x: &[F], w: &[F], inverse_x: f64, inverse_w: f64) -> Moments {
+    assert_eq!(x.len(), w.len());
+    let [difference, sum] = dispatch(MomentsOp(Units { x, w, inverse_x, inverse_w }));
+    Moments { difference, sum }
+}
+
+struct MomentsOp<'a, F>(Units<'a, F>);
+
+impl<F: Real> Op for MomentsOp<'_, F> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> [f64; 2] {
+        self.0.sum(|u, v| [(v - u) * (v - u), (v + u) * (v + u)])
+    }
+}
+
+/// The tangents at $u$ and $v$, as what they are made of:
+/// $t^x \propto (v - su) + k_x u$ and $t^w \propto (u - sv) + k_w v$, with $s = \pm1$.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tangents {
+    /// $k_x$, after one step of Gram–Schmidt.
+    pub along_x: f64,
+    /// $k_w$, after one step of Gram–Schmidt.
+    pub along_w: f64,
+    /// Lengths of both before they are normalised.
+    pub lengths: [f64; 2],
+}
+
+/// The tangents of the pair, from a first `along` that the moments give.
+pub(crate) fn tangents<F: Real>(
+    x: &[F],
+    w: &[F],
+    inverse_x: f64,
+    inverse_w: f64,
+    side: f64,
+    along: f64,
+) -> Tangents {
+    assert_eq!(x.len(), w.len());
+    dispatch(TangentsOp { units: Units { x, w, inverse_x, inverse_w }, side, along })
+}
+
+struct TangentsOp<'a, F> {
+    units: Units<'a, F>,
+    side: f64,
+    along: f64,
+}
+
+impl<F: Real> Op for TangentsOp<'_, F> {
+    type Output = Tangents;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Tangents {
+        let TangentsOp { units, side, along } = self;
+        let at = |a: f64, b: f64, along: f64| madd::<_, FMA>(along, a, madd::<_, FMA>(-side, a, b));
+        let [radial_x, radial_w] = units.sum(|u, v| [at(u, v, along) * u, at(v, u, along) * v]);
+        let (along_x, along_w) = (along - radial_x, along - radial_w);
+        let squares = units.sum(|u, v| {
+            let (tx, tw) = (at(u, v, along_x), at(v, u, along_w));
+            [tx * tx, tw * tw]
+        });
+        Tangents { along_x, along_w, lengths: squares.map(f64::sqrt) }
+    }
+}
+
+/// `out` $\mathrel{+}= c\,((b - sa) + k a)$ for the unit vectors along `a` and `b`.
+pub(crate) fn add_tangent<F: Real>(
+    out: &mut [f64],
+    (a, inverse_a): (&[F], f64),
+    (b, inverse_b): (&[F], f64),
+    (side, along): (f64, f64),
+    c: f64,
+) {
+    assert!(out.len() == a.len() && a.len() == b.len());
+    dispatch(AddTangent { out, a, b, inverse_a, inverse_b, side, along, c });
+}
+
+struct AddTangent<'a, F> {
+    out: &'a mut [f64],
+    a: &'a [F],
+    b: &'a [F],
+    inverse_a: f64,
+    inverse_b: f64,
+    side: f64,
+    along: f64,
+    c: f64,
+}
+
+impl<F: Real> Op for AddTangent<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for ((out, a), b) in self.out.iter_mut().zip(self.a).zip(self.b) {
+            let (a, b) = (a.widen() * self.inverse_a, b.widen() * self.inverse_b);
+            let tangent = madd::<_, FMA>(self.along, a, madd::<_, FMA>(-self.side, a, b));
+            *out = madd::<_, FMA>(self.c, tangent, *out);
+        }
+    }
+}
+
+/// `out` $\leftarrow$ `keep` $\cdot$ `out` $+\, c\,a$.
+pub(crate) fn add_scaled<F: Real>(out: &mut [f64], keep: f64, a: &[F], c: f64) {
+    assert_eq!(out.len(), a.len());
+    dispatch(AddScaled { out, keep, a, c });
+}
+
+struct AddScaled<'a, F> {
+    out: &'a mut [f64],
+    keep: f64,
+    a: &'a [F],
+    c: f64,
+}
+
+impl<F: Real> Op for AddScaled<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (out, a) in self.out.iter_mut().zip(self.a) {
+            *out = madd::<_, FMA>(self.c, a.widen(), self.keep * *out);
+        }
+    }
+}
+
+/// $a\cdot b$ of an f64 row and a row of data.
+pub(crate) fn dot<F: Real>(a: &[f64], b: &[F]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    dispatch(Dot { a, b })
+}
+
+struct Dot<'a, F> {
+    a: &'a [f64],
+    b: &'a [F],
+}
+
+impl<F: Real> Op for Dot<'_, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (a_blocks, a_rest) = self.a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for ((sum, &a), b) in sums.iter_mut().zip(a).zip(b) {
+                *sum = madd::<_, FMA>(a, b.widen(), *sum);
+            }
+        }
+        let rest = a_rest.iter().zip(b_rest);
+        rest.fold(sums.iter().sum(), |dot, (&a, b)| madd::<_, FMA>(a, b.widen(), dot))
+    }
+}

@@ -1,0 +1,91 @@
+//! The two working types.
+
+use std::fmt::{Debug, Display, LowerExp};
+use std::iter::Sum;
+
+use ndarray::{LinalgScalar, ScalarOperand};
+use num_traits::{Float, FromPrimitive, NumAssign};
+
+use super::exp::{exp_f32, exp_f64};
+use super::gemm::{Mat, MatMut};
+
+/// The type of the data: `f32` or `f64`. Sealed; hyper-parameters are always `f64`.
+pub trait Real:
+    Element
+    + Float
+    + LinalgScalar
+    + ScalarOperand
+    + FromPrimitive
+    + NumAssign
+    + Sum
+    + for<'a> Sum<&'a Self>
+    + Default
+    + Debug
+    + Display
+    + LowerExp
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl Real for f32 {}
+impl Real for f64 {}
+
+/// What the kernel needs of a working type; it seals [`Real`].
+pub trait Element: Sized + Copy {
+    /// The norms that are accepted lie between this and its reciprocal, so that neither a norm's
+    /// inverse nor a gradient divided by it leaves the type's range.
+    const MIN_NORM: f64;
+    /// The largest finite value of the type.
+    const MAX: f64;
+
+    /// Exact.
+    fn widen(self) -> f64;
+    /// Rounded to nearest.
+    fn narrow(value: f64) -> Self;
+    /// $e^x$ for every $x$, branch-free.
+    fn exp_inline<const FMA: bool>(self) -> Self;
+    /// $C = AB$, or $C \mathrel{+}= AB$.
+    fn gemm(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>);
+}
+
+macro_rules! element {
+    ($float:ident, $min_norm:literal, $exp:ident, $matrixmultiply:ident) => {
+        impl Element for $float {
+            const MIN_NORM: f64 = $min_norm;
+            const MAX: f64 = $float::MAX as f64;
+
+            #[inline(always)]
+            fn widen(self) -> f64 {
+                self as f64
+            }
+
+            #[inline(always)]
+            fn narrow(value: f64) -> Self {
+                value as $float
+            }
+
+            #[inline(always)]
+            fn exp_inline<const FMA: bool>(self) -> Self {
+                $exp::<FMA>(self)
+            }
+
+            fn gemm(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>) {
+                #[cfg(all(feature = "faer", not(miri)))]
+                super::gemm::by_faer(c, accumulate, a, b);
+                #[cfg(any(not(feature = "faer"), miri))]
+                super::gemm::by_matrixmultiply(
+                    matrixmultiply::$matrixmultiply,
+                    c,
+                    accumulate,
+                    a,
+                    b,
+                );
+            }
+        }
+    };
+}
+
+element!(f32, 1e-30, exp_f32, sgemm);
+element!(f64, 1e-290, exp_f64, dgemm);

@@ -1,0 +1,82 @@
+//! Norms of rows, and the projection of a row onto the tangent space of another.
+
+use super::dispatch::{Op, dispatch, madd};
+use super::real::Real;
+
+const LANES: usize = 32;
+
+/// The Euclidean norm in f64, exact to rounding for every finite row; NaN where an entry is not
+/// finite.
+pub(crate) fn norm<F: Real>(row: &[F]) -> f64 {
+    let sum = dispatch(SumSquares { row });
+    if (1e-280..1e300).contains(&sum) {
+        return sum.sqrt();
+    }
+    let largest = row.iter().fold(0.0_f64, |largest, v| largest.max(v.widen().abs()));
+    if !row.iter().all(|v| v.is_finite()) {
+        return f64::NAN;
+    }
+    if largest == 0.0 {
+        return 0.0;
+    }
+    // Dividing twice keeps the factor finite for subnormal rows.
+    let exponent = largest.log2().floor();
+    let (half, rest) = ((exponent / 2.0).floor(), exponent - (exponent / 2.0).floor());
+    let scaled = row.iter().map(|v| (v.widen() / half.exp2() / rest.exp2()).powi(2)).sum::<f64>();
+    scaled.sqrt() * half.exp2() * rest.exp2()
+}
+
+struct SumSquares<'a, F> {
+    row: &'a [F],
+}
+
+impl<F: Real> Op for SumSquares<'_, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> f64 {
+        let mut sums = [0.0; LANES];
+        let (blocks, rest) = self.row.as_chunks::<LANES>();
+        for block in blocks {
+            for (sum, v) in sums.iter_mut().zip(block) {
+                let v = v.widen();
+                *sum = madd::<_, FMA>(v, v, *sum);
+            }
+        }
+        rest.iter().fold(sums.iter().sum(), |sum, v| madd::<_, FMA>(v.widen(), v.widen(), sum))
+    }
+}
+
+/// $b \leftarrow b - (b\cdot v)v$ with $v = w\cdot$`inverse_norm`.
+pub(crate) fn project<F: Real>(b: &mut [F], w: &[F], inverse_norm: F) {
+    assert_eq!(b.len(), w.len());
+    dispatch(Project { b, w, inverse_norm });
+}
+
+struct Project<'a, F> {
+    b: &'a mut [F],
+    w: &'a [F],
+    inverse_norm: F,
+}
+
+impl<F: Real> Op for Project<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let mut sums = [F::zero(); LANES];
+        let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
+        let (w_blocks, w_rest) = self.w.as_chunks::<LANES>();
+        for (b, w) in b_blocks.iter().zip(w_blocks) {
+            for ((sum, &b), &w) in sums.iter_mut().zip(b).zip(w) {
+                *sum = madd::<_, FMA>(b, w, *sum);
+            }
+        }
+        let rest = b_rest.iter().zip(w_rest);
+        let dot = rest.fold(sums.into_iter().sum(), |dot, (&b, &w)| madd::<F, FMA>(b, w, dot));
+        let along = -(dot * self.inverse_norm) * self.inverse_norm;
+        for (b, &w) in self.b.iter_mut().zip(self.w) {
+            *b = madd::<_, FMA>(along, w, *b);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The element-wise half of the softmax: scale, running maximum, sums of exponentials, gradients.
+//!
+//! Two layouts: a *tile* holds classes as rows and samples side by side, so that every operation
+//! is one vector instruction over samples; a *row* holds the cosines of one sample.
+
+use std::ops::Range;
+
+use super::dispatch::{Op, dispatch, madd};
+use super::real::Real;
+
+/// Terms that may be summed in the working type before the sum moves on to f64.
+const SHORT_SUM: usize = 64;
+/// Logits of one sample that are held at a time: they stay in the first-level cache.
+const BLOCK: usize = 1024;
+
+/// How a tile lies in its slice: rows are classes, `stride` apart, columns samples.
+#[derive(Clone, Copy)]
+pub(crate) struct Layout {
+    pub stride: usize,
+    pub samples: usize,
+}
+
+/// What one tile says of each sample: its largest negative logit, in which row, and its target's
+/// margin-free logit.
+pub(crate) struct TileStats<'a, F> {
+    pub max: &'a mut [F],
+    pub row: &'a mut [u32],
+    pub target: &'a mut [F],
+}
+
+/// Turns products into logits, `z · factor + bias` row by row, moves each row's targets (a range
+/// of samples) out into `stats.target` with −∞ left in their place, and finds the maxima.
+pub(crate) fn tile_stats<F: Real>(
+    z: &mut [F],
+    layout: Layout,
+    factors: &[F],
+    biases: Option<&[F]>,
+    targets: impl FnMut(usize) -> Range<usize>,
+    stats: TileStats<'_, F>,
+) {
+    dispatch(TileLogits { z, layout, factors, biases, targets, stats });
+}
+
+struct TileLogits<'a, F, T> {
+    z: &'a mut [F],
+    layout: Layout,
+    factors: &'a [F],
+    biases: Option<&'a [F]>,
+    targets: T,
+    stats: TileStats<'a, F>,
+}
+
+impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let TileLogits { z, layout, factors, biases, mut targets, stats } = self;
+        let n = layout.samples;
+        let TileStats { max, row: best, target } = stats;
+        let (max, best) = (&mut max[..n], &mut best[..n]);
+        max.fill(F::neg_infinity());
+        best.fill(0);
+        for (j, (z, &factor)) in z.chunks_mut(layout.stride).zip(factors).enumerate() {
+            let z = &mut z[..n];
+            let bias = biases.map_or(F::zero(), |b| b[j]);
+            for z in z.iter_mut() {
+                *z = madd::<_, FMA>(*z, factor, bias);
+            }
+            for i in targets(j) {
+                target[i] = z[i];
+                z[i] = F::neg_infinity();
+            }
+            for ((&z, max), best) in z.iter().zip(max.iter_mut()).zip(best.iter_mut()) {
+                let larger = z > *max;
+                *max = if larger { z } else { *max };
+                *best = if larger { j as u32 } else { *best };
+            }
+        }
+    }
+}
+
+/// Adds each sample's $\sum_j e^{z_j - shift}$ over the tile to `sums`; −∞ adds nothing.
+pub(crate) fn tile_sums<F: Real>(
+    z: &[F],
+    layout: Layout,
+    shift: &[F],
+    short: &mut [F],
+    sums: &mut [f64],
+) {
+    dispatch(TileSums { z, layout, shift, short, sums });
+}
+
+struct TileSums<'a, F> {
+    z: &'a [F],
+    layout: Layout,
+    shift: &'a [F],
+    short: &'a mut [F],
+    sums: &'a mut [f64],
+}
+
+impl<F: Real> Op for TileSums<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let TileSums { z, layout, shift, short, sums } = self;
+        let n = layout.samples;
+        let (shift, short, sums) = (&shift[..n], &mut short[..n], &mut sums[..n]);
+        for rows in z.chunks(layout.stride * SHORT_SUM) {
+            short.fill(F::zero());
+            for z in rows.chunks(layout.stride) {
+                for ((&z, &shift), short) in z[..n].iter().zip(shift).zip(short.iter_mut()) {
+                    *short += (z - shift).exp_inline::<FMA>();
+                }
+            }
+            for (sum, short) in sums.iter_mut().zip(short.iter()) {
+                *sum += short.widen();
+            }
+        }
+    }
+}
+
+/// The gradient of a tile's logits, each row by its factor:
+/// `out[j][i] = coefficients[i] · exp(z[j][i] − shift[i]) · factors[j]`.
+pub(crate) fn tile_gradient<F: Real>(
+    z: &[F],
+    layout: Layout,
+    shift: &[F],
+    coefficients: &[F],
+    factors: &[F],
+    out: &mut [F],
+) {
+    dispatch(TileGradient { z, layout, shift, coefficients, factors, out });
+}
+
+struct TileGradient<'a, F> {
+    z: &'a [F],
+    layout: Layout,
+    shift: &'a [F],
+    coefficients: &'a [F],
+    factors: &'a [F],
+    out: &'a mut [F],
+}
+
+impl<F: Real> Op for TileGradient<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let TileGradient { z, layout, shift, coefficients, factors, out } = self;
+        let n = layout.samples;
+        let (shift, coefficients) = (&shift[..n], &coefficients[..n]);
+        let rows = z.chunks(layout.stride).zip(out.chunks_exact_mut(n));
+        for ((z, out), &factor) in rows.zip(factors) {
+            for (((out, &z), &shift), &c) in
+                out.iter_mut().zip(&z[..n]).zip(shift).zip(coefficients)
+            {
+                *out = (c * (z - shift).exp_inline::<FMA>()) * factor;
+            }
+        }
+    }
+}
+
+/// How the cosines of one sample become logits: `scale · c`, or `scale · columns[j] · c + biases[j]`.
+#[derive(Clone, Copy)]
+pub(crate) struct RowLogits<'a, F> {
+    pub cosines: &'a [F],
+    pub scale: F,
+    pub columns: Option<&'a [F]>,
+    pub biases: Option<&'a [F]>,
+    pub target: usize,
+}
+
+impl<F: Real> RowLogits<'_, F> {
+    /// The logits from `start` on, as many as `z` holds, with −∞ at the target.
+    #[inline(always)]
+    fn fill<const FMA: bool>(&self, start: usize, z: &mut [F]) {
+        let cosines = &self.cosines[start..start + z.len()];
+        for (z, &c) in z.iter_mut().zip(cosines) {
+            *z = self.scale * c;
+        }
+        if let Some(columns) = self.columns {
+            for (z, &factor) in z.iter_mut().zip(&columns[start..]) {
+                *z *= factor;
+            }
+        }
+        if let Some(biases) = self.biases {
+            for (z, &bias) in z.iter_mut().zip(&biases[start..]) {
+                *z += bias;
+            }
+        }
+        if (start..start + z.len()).contains(&self.target) {
+            z[self.target - start] = F::neg_infinity();
+        }
+    }
+}
+
+/// What a sample's logits say of its negatives: the largest, its class, and $\sum e^{z - max}$.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowNegatives<F> {
+    pub max: F,
+    pub class: usize,
+    pub sum: f64,
+}
+
+/// The negatives of one sample, in one pass over its cosines.
+pub(crate) fn row_negatives<F: Real>(logits: RowLogits<'_, F>) -> RowNegatives<F> {
+    dispatch(RowForward(logits))
+}
+
+struct RowForward<'a, F>(RowLogits<'a, F>);
+
+impl<F: Real> Op for RowForward<'_, F> {
+    type Output = RowNegatives<F>;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> RowNegatives<F> {
+        let mut z = [F::zero(); BLOCK];
+        let mut all = RowNegatives { max: F::neg_infinity(), class: 0, sum: 0.0 };
+        let classes = self.0.cosines.len();
+        for start in (0..classes).step_by(BLOCK) {
+            let z = &mut z[..BLOCK.min(classes - start)];
+            self.0.fill::<FMA>(start, z);
+            let max = largest(z);
+            if max > all.max {
+                all.sum *= (all.max - max).exp_inline::<FMA>().widen();
+                all.max = max;
+                all.class = start + z.iter().position(|&z| z == max).unwrap_or(0);
+            }
+            if all.max > F::neg_infinity() {
+                all.sum += sum_exp::<F, FMA>(z, all.max);
+            }
+        }
+        all
+    }
+}
+
+const LANES: usize = 32;
+
+#[inline(always)]
+fn largest<F: Real>(z: &[F]) -> F {
+    let larger = |a: F, b: F| if b > a { b } else { a };
+    let mut lanes = [F::neg_infinity(); LANES];
+    let (blocks, rest) = z.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &z) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, z);
+        }
+    }
+    lanes.iter().chain(rest).fold(F::neg_infinity(), |a, &b| larger(a, b))
+}
+
+#[inline(always)]
+fn sum_exp<F: Real, const FMA: bool>(z: &[F], shift: F) -> f64 {
+    let mut lanes = [F::zero(); LANES];
+    let (blocks, rest) = z.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &z) in lanes.iter_mut().zip(block) {
+            *lane += (z - shift).exp_inline::<FMA>();
+        }
+    }
+    let rest = rest.iter().map(|&z| (z - shift).exp_inline::<FMA>().widen());
+    lanes.iter().map(|lane| lane.widen()).chain(rest).sum()
+}
+
+/// The gradient with respect to the cosines of one sample, in one pass:
+/// `out[j] = coefficient · exp(z_j − shift) · scale · columns[j]`, 0 at the target.
+pub(crate) fn row_gradient<F: Real>(
+    logits: RowLogits<'_, F>,
+    shift: F,
+    coefficient: F,
+    out: &mut [F],
+) {
+    assert_eq!(logits.cosines.len(), out.len());
+    dispatch(RowBackward { logits, shift, coefficient, out });
+}
+
+struct RowBackward<'a, F> {
+    logits: RowLogits<'a, F>,
+    shift: F,
+    coefficient: F,
+    out: &'a mut [F],
+}
+
+impl<F: Real> Op for RowBackward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let logits = self.logits;
+        for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
+            let start = block * BLOCK;
+            logits.fill::<FMA>(start, out);
+            for out in out.iter_mut() {
+                let share = self.coefficient * (*out - self.shift).exp_inline::<FMA>();
+                *out = share * logits.scale;
+            }
+            if let Some(columns) = logits.columns {
+                for (out, &factor) in out.iter_mut().zip(&columns[start..]) {
+                    *out *= factor;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+mod batch;
+mod continuation;
+mod cross_entropy;
+mod error;
+mod geometry;
+mod head;
+mod kernel;
+mod logits;
+mod loss;
+mod losses;
+mod parallel;
+
+pub use batch::{Batch, Forward, Gradients, Reduction};
+pub use continuation::Continuation;
+pub use error::Error;
+pub use head::{Head, ZeroEmbedding};
+pub use kernel::Real;
+pub use logits::{LogitGradients, NormalizedLogits};
+pub use loss::{Angle, MarginLoss, Scale, Target};
+pub use losses::{
+    ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
+};

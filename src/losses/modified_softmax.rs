@@ -1,0 +1,40 @@
+use crate::loss::{Angle, MarginLoss, Scale, Target};
+
+/// Softmax with unit class weights and no bias: only angles decide, and there is no margin yet.
+///
+/// $$ z_{ij} = \lVert x_i\rVert\cos\theta_{ij} $$
+///
+/// **Shapes**: embeddings $x$ (N, D), class weights $w$ (C, D), normalised by the loss.
+/// **Hyper-parameters**: none.
+///
+/// ```
+/// use margin_softmax::{Batch, Head, ModifiedSoftmax};
+/// use ndarray::array;
+///
+/// let (x, w) = (array![[3.0, 0.0]], array![[5.0, 0.0], [0.0, 0.1]]);
+/// let forward = Head::new(ModifiedSoftmax::new()).forward(&Batch::new(&x, &w, &[0])?)?;
+/// // z = (3, 0) whatever the norms of the weights
+/// approx::assert_relative_eq!(forward.losses[0], (-3.0_f64).exp().ln_1p(), epsilon = 1e-15);
+/// # Ok::<(), margin_softmax::Error>(())
+/// ```
+///
+/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModifiedSoftmax;
+
+impl ModifiedSoftmax {
+    /// The loss; it has no hyper-parameters.
+    pub fn new() -> Self {
+        ModifiedSoftmax
+    }
+}
+
+impl MarginLoss for ModifiedSoftmax {
+    fn scale(&self) -> Scale {
+        Scale::FeatureNorm
+    }
+
+    fn target(&self, angle: &Angle) -> Target {
+        Target { value: angle.cos, slope: -angle.sin }
+    }
+}

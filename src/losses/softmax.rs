@@ -1,0 +1,43 @@
+use crate::loss::{Angle, MarginLoss, Scale, Target};
+
+/// Plain softmax cross-entropy on inner products: no margin, nothing normalised.
+///
+/// $$ z_{ij} = w_j\cdot x_i + b_j = \lVert w_j\rVert\lVert x_i\rVert\cos\theta_{ij} + b_j $$
+///
+/// The only loss with a bias: [`Batch::with_bias`](crate::Batch::with_bias). Without one, $b = 0$.
+///
+/// **Shapes**: embeddings $x$ (N, D), class weights $w$ (C, D), bias $b$ (C).
+/// **Hyper-parameters**: none.
+///
+/// ```
+/// use margin_softmax::{Batch, Gradients, Head, Reduction, Softmax};
+/// use ndarray::array;
+///
+/// let (x, w, b) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0]], array![0.5, 0.0]);
+/// let batch = Batch::new(&x, &w, &[1])?.with_bias(&b)?;
+/// let forward = Head::new(Softmax::new()).forward(&batch)?;
+/// // z = (1.5, 2), so L = log(1 + e^-0.5)
+/// approx::assert_relative_eq!(forward.losses[0], (-0.5_f64).exp().ln_1p(), epsilon = 1e-15);
+/// # Ok::<(), margin_softmax::Error>(())
+/// ```
+///
+/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Softmax;
+
+impl Softmax {
+    /// The loss; it has no hyper-parameters.
+    pub fn new() -> Self {
+        Softmax
+    }
+}
+
+impl MarginLoss for Softmax {
+    fn scale(&self) -> Scale {
+        Scale::Unnormalized
+    }
+
+    fn target(&self, angle: &Angle) -> Target {
+        Target { value: angle.cos, slope: -angle.sin }
+    }
+}

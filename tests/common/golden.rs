@@ -1,0 +1,133 @@
+//! The golden cases: losses and gradients computed in 90-digit arithmetic.
+
+use margin_softmax::{
+    ArcFace, Continuation, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax,
+    Real, Scale, Softmax, SphereFace,
+};
+use ndarray::{Array1, Array2};
+use serde_json::Value;
+
+pub struct Case {
+    pub id: String,
+    pub f32_exact: bool,
+    pub reduction: String,
+    pub loss: Box<dyn MarginLoss>,
+    pub labels: Vec<usize>,
+    /// Largest |logit| and smallest non-zero sine of a target angle: what the tolerance is made of.
+    pub largest_logit: f64,
+    pub smallest_sine: f64,
+    json: Value,
+}
+
+pub fn cases() -> Vec<Case> {
+    let json: Value = serde_json::from_str(include_str!("../golden.json")).unwrap();
+    json["cases"].as_array().unwrap().iter().map(Case::read).collect()
+}
+
+impl Case {
+    fn read(json: &Value) -> Case {
+        let mut case = Case {
+            id: json["id"].as_str().unwrap().into(),
+            f32_exact: json["f32_exact_inputs"].as_bool().unwrap(),
+            reduction: json["reduction"].as_str().unwrap().into(),
+            loss: loss(json["loss"].as_str().unwrap(), &json["params"]),
+            labels: json["labels"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|l| l.as_u64().unwrap() as usize)
+                .collect(),
+            largest_logit: 0.0,
+            smallest_sine: 1.0,
+            json: json.clone(),
+        };
+        case.largest_logit =
+            case.matrix("logits").unwrap().iter().fold(0.0_f64, |m, z| m.max(z.abs()));
+        case.smallest_sine = json["min_sin_theta_target"].as_f64().unwrap_or(1.0);
+        case
+    }
+
+    pub fn vector(&self, field: &str) -> Option<Array1<f64>> {
+        Some(self.json[field].as_array()?.iter().map(|v| v.as_f64().unwrap()).collect())
+    }
+
+    pub fn matrix(&self, field: &str) -> Option<Array2<f64>> {
+        let rows = self.json[field].as_array()?;
+        let columns = rows[0].as_array().unwrap().len();
+        let numbers =
+            rows.iter().flat_map(|row| row.as_array().unwrap()).map(|v| v.as_f64().unwrap());
+        Some(Array2::from_shape_vec((rows.len(), columns), numbers.collect()).unwrap())
+    }
+
+    /// g_i = ∂objective/∂L_i of the case's reduction, sample weights and upstream gradients.
+    pub fn loss_weights(&self) -> Array1<f64> {
+        let n = self.labels.len();
+        let weights = self.vector("sample_weights").unwrap_or_else(|| Array1::ones(n));
+        match self.reduction.as_str() {
+            "mean" => &weights / weights.sum(),
+            "sum" => weights,
+            _ => weights * self.vector("upstream").unwrap(),
+        }
+    }
+
+    /// The bound on an array's error, relative to its largest entry.
+    pub fn tolerance(&self, epsilon: f64) -> f64 {
+        16.0 * (epsilon * (1.0 + self.largest_logit) + 2.2e-16 / self.smallest_sine)
+    }
+
+    pub fn loss_tolerance(&self, epsilon: f64) -> f64 {
+        16.0 * epsilon * (1.0 + self.largest_logit)
+    }
+}
+
+/// Numbers in the working type.
+pub fn narrow1<F: Real>(values: Array1<f64>) -> Array1<F> {
+    values.mapv(|v| F::from(v).unwrap())
+}
+
+pub fn narrow2<F: Real>(values: Array2<f64>) -> Array2<F> {
+    values.mapv(|v| F::from(v).unwrap())
+}
+
+fn loss(name: &str, params: &Value) -> Box<dyn MarginLoss> {
+    let number = |key: &str| params[key].as_f64().unwrap();
+    let continuation = match params["extension"].as_str() {
+        Some("raw") => Continuation::Raw,
+        Some("easy") => Continuation::EasyMargin,
+        Some("arcface_official") => Continuation::Linear,
+        _ => Continuation::Monotone,
+    };
+    let lambda = params["lambda"].as_f64().unwrap_or(0.0);
+    match name {
+        "softmax" => Box::new(Softmax::new()),
+        "modified_softmax" => Box::new(ModifiedSoftmax::new()),
+        "sphereface" => {
+            Box::new(SphereFace::new(number("m0") as u32).unwrap().with_annealing(lambda).unwrap())
+        }
+        "fnorm_sphereface" => Box::new(
+            FNormSphereFace::new(number("s"), number("m0") as u32)
+                .unwrap()
+                .with_annealing(lambda)
+                .unwrap(),
+        ),
+        "cosface" => Box::new(CosFace::new(number("s"), number("m2")).unwrap()),
+        "arcface" => Box::new(
+            ArcFace::new(number("s"), number("m1")).unwrap().with_continuation(continuation),
+        ),
+        "generalized" => {
+            let scale = match params["scale"].as_str() {
+                Some("norm") => Scale::FeatureNorm,
+                _ => Scale::Fixed(number("s")),
+            };
+            Box::new(
+                Generalized::new(scale, number("m0"), number("m1"), number("m2"))
+                    .unwrap()
+                    .with_annealing(lambda)
+                    .unwrap()
+                    .with_continuation(continuation)
+                    .unwrap(),
+            )
+        }
+        other => panic!("no loss is called {other}"),
+    }
+}
