@@ -109,9 +109,8 @@ impl<F: Real> NormalizedLogits<F> {
     /// as 1.
     pub fn from_cosines(cosines: Array2<F>) -> Result<Self, Error> {
         Error::check_not_empty("cosines", cosines.shape())?;
-        if let Some(((row, column), value)) =
-            cosines.indexed_iter().find(|(_, c)| !(c.widen().abs() <= 1.0 + COSINE_SLACK))
-        {
+        let is_cosine = |c: &F| (0.0..=1.0 + COSINE_SLACK).contains(&c.widen().abs());
+        if let Some(((row, column), value)) = cosines.indexed_iter().find(|(_, c)| !is_cosine(c)) {
             let value = value.widen();
             return Err(if value.is_finite() {
                 Error::Cosine { row, column, value }
