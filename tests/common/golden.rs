@@ -1,16 +1,17 @@
 //! The golden cases: losses and gradients computed in 90-digit arithmetic.
 
-use margin_softmax::{
-    ArcFace, Continuation, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax,
-    Real, Scale, Softmax, SphereFace,
-};
+use margin_softmax::{Continuation, MarginLoss, Real, Scale};
 use ndarray::{Array1, Array2};
 use serde_json::Value;
+
+use super::oracle::Problem;
+use super::spec::Spec;
 
 pub struct Case {
     pub id: String,
     pub f32_exact: bool,
     pub reduction: String,
+    pub spec: Spec,
     pub loss: Box<dyn MarginLoss>,
     pub labels: Vec<usize>,
     /// Largest |logit| and smallest non-zero sine of a target angle: what the tolerance is made of.
@@ -26,11 +27,13 @@ pub fn cases() -> Vec<Case> {
 
 impl Case {
     fn read(json: &Value) -> Case {
+        let spec = spec(json["loss"].as_str().unwrap(), &json["params"]);
         let mut case = Case {
             id: json["id"].as_str().unwrap().into(),
             f32_exact: json["f32_exact_inputs"].as_bool().unwrap(),
             reduction: json["reduction"].as_str().unwrap().into(),
-            loss: loss(json["loss"].as_str().unwrap(), &json["params"]),
+            spec,
+            loss: spec.build(),
             labels: json["labels"]
                 .as_array()
                 .unwrap()
@@ -70,6 +73,17 @@ impl Case {
         }
     }
 
+    /// The case as the oracle takes it.
+    pub fn problem(&self) -> Problem {
+        Problem {
+            x: self.matrix("x").unwrap(),
+            w: self.matrix("w").unwrap(),
+            b: self.vector("b"),
+            labels: self.labels.clone(),
+            upstream: self.loss_weights(),
+        }
+    }
+
     /// The bound on an array's error, relative to its largest entry.
     pub fn tolerance(&self, epsilon: f64) -> f64 {
         16.0 * (epsilon * (1.0 + self.largest_logit) + 2.2e-16 / self.smallest_sine)
@@ -89,7 +103,7 @@ pub fn narrow2<F: Real>(values: Array2<f64>) -> Array2<F> {
     values.mapv(|v| F::from(v).unwrap())
 }
 
-fn loss(name: &str, params: &Value) -> Box<dyn MarginLoss> {
+fn spec(name: &str, params: &Value) -> Spec {
     let number = |key: &str| params[key].as_f64().unwrap();
     let continuation = match params["extension"].as_str() {
         Some("raw") => Continuation::Raw,
@@ -99,35 +113,21 @@ fn loss(name: &str, params: &Value) -> Box<dyn MarginLoss> {
     };
     let lambda = params["lambda"].as_f64().unwrap_or(0.0);
     match name {
-        "softmax" => Box::new(Softmax::new()),
-        "modified_softmax" => Box::new(ModifiedSoftmax::new()),
-        "sphereface" => {
-            Box::new(SphereFace::new(number("m0") as u32).unwrap().with_annealing(lambda).unwrap())
-        }
-        "fnorm_sphereface" => Box::new(
-            FNormSphereFace::new(number("s"), number("m0") as u32)
-                .unwrap()
-                .with_annealing(lambda)
-                .unwrap(),
-        ),
-        "cosface" => Box::new(CosFace::new(number("s"), number("m2")).unwrap()),
-        "arcface" => Box::new(
-            ArcFace::new(number("s"), number("m1")).unwrap().with_continuation(continuation),
-        ),
-        "generalized" => {
-            let scale = match params["scale"].as_str() {
+        "softmax" => Spec::Softmax,
+        "modified_softmax" => Spec::Modified,
+        "sphereface" => Spec::Sphere { m: number("m0") as u32, lambda },
+        "fnorm_sphereface" => Spec::FNorm { s: number("s"), m: number("m0") as u32, lambda },
+        "cosface" => Spec::Cos { s: number("s"), m: number("m2") },
+        "arcface" => Spec::Arc { s: number("s"), m: number("m1"), continuation },
+        "generalized" => Spec::General {
+            scale: match params["scale"].as_str() {
                 Some("norm") => Scale::FeatureNorm,
                 _ => Scale::Fixed(number("s")),
-            };
-            Box::new(
-                Generalized::new(scale, number("m0"), number("m1"), number("m2"))
-                    .unwrap()
-                    .with_annealing(lambda)
-                    .unwrap()
-                    .with_continuation(continuation)
-                    .unwrap(),
-            )
-        }
+            },
+            m: [number("m0"), number("m1"), number("m2")],
+            lambda,
+            continuation,
+        },
         other => panic!("no loss is called {other}"),
     }
 }

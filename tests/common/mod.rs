@@ -1,4 +1,10 @@
 //! What several test files share.
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod compare;
 pub mod golden;
+pub mod layout;
+pub mod oracle;
+pub mod random;
+pub mod run;
+pub mod spec;
