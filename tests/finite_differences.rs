@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::compare::wide;
+use common::compare::{norm, wide};
 use common::layout::Layout;
 use common::oracle::Problem;
 use common::random::Rng;
@@ -26,10 +26,6 @@ fn derivative(h: f64, mut f: impl FnMut(f64) -> Array1<f64>) -> Array1<f64> {
     let steps = (1..).zip(STENCIL);
     let terms = steps.map(|(k, c)| (f(f64::from(k) * h) - f(f64::from(-k) * h)) * (c / h));
     terms.reduce(|sum, term| sum + term).unwrap()
-}
-
-fn norm(v: ArrayView1<f64>) -> f64 {
-    v.dot(&v).sqrt()
 }
 
 /// Five samples, two of one class, with target angles from 0.4 to 2.6 that keep away from the

@@ -1,7 +1,7 @@
 //! Comparisons that say where they failed.
 
 use margin_softmax::{Forward, Gradients, Real};
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayView1};
 
 use super::oracle::Answer;
 
@@ -11,6 +11,15 @@ pub fn wide<F: Real>(value: F) -> f64 {
 
 pub fn epsilon<F: Real>() -> f64 {
     wide(F::epsilon())
+}
+
+/// The Euclidean norm, of however small or large entries.
+pub fn norm(v: ArrayView1<f64>) -> f64 {
+    let largest = v.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    if largest == 0.0 {
+        return v.sum(); // 0, or NaN where there is one
+    }
+    largest * v.iter().map(|v| (v / largest).powi(2)).sum::<f64>().sqrt()
 }
 
 /// What underflow may take away: products of a few factors, each within 1e6 of 1, that meet the
@@ -48,8 +57,7 @@ pub fn assert_rows<F: Real>(
 ) {
     assert_eq!(found.dim(), expected.dim(), "{what}");
     for (i, (found, expected)) in found.rows().into_iter().zip(expected.rows()).enumerate() {
-        let squares = found.iter().zip(expected).map(|(&f, e)| (wide(f) - e).powi(2));
-        let error = squares.sum::<f64>().sqrt();
+        let error = norm((&found.mapv(wide) - &expected).view());
         let allowed = tolerance * sizes[i] + tiny::<F>();
         assert!(
             error <= allowed,

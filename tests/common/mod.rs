@@ -6,5 +6,6 @@ pub mod golden;
 pub mod layout;
 pub mod oracle;
 pub mod random;
+pub mod refuse;
 pub mod run;
 pub mod spec;

@@ -1,8 +1,9 @@
 //! The naive oracle: MATH.md, sections 1 and 2, in textbook loops over all N×C pairs, in f64.
 
 use margin_softmax::Scale;
-use ndarray::{Array1, Array2, ArrayView1};
+use ndarray::{Array1, Array2};
 
+use super::compare::norm;
 use super::spec::Spec;
 
 /// One batch of numbers, and g_i = ∂objective/∂L_i.
@@ -41,14 +42,6 @@ pub struct Answer {
     pub reach: Array1<f64>,
     /// sin θ of each target pair; 1 where the pair is parallel or opposed and has no tangent.
     pub sines: Array1<f64>,
-}
-
-fn norm(v: ArrayView1<f64>) -> f64 {
-    let largest = v.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    if largest == 0.0 {
-        return 0.0;
-    }
-    largest * v.iter().map(|v| (v / largest).powi(2)).sum::<f64>().sqrt()
 }
 
 /// The angle between unit vectors, after Kahan.
