@@ -8,8 +8,8 @@ use common::golden::{narrow1, narrow2};
 use common::random::Rng;
 use common::refuse::{assert_table, text};
 use margin_softmax::{
-    Angle, ArcFace, Batch, Error, Forward, Gradients, Head, MarginLoss, NormalizedLogits, Real,
-    Reduction, Scale, Softmax, Target, ZeroEmbedding,
+    Angle, ArcFace, Batch, Continuation, CosFace, Error, Forward, Generalized, Gradients, Head,
+    MarginLoss, NormalizedLogits, Real, Reduction, Scale, Softmax, Target, ZeroEmbedding,
 };
 use ndarray::{Array1, Array2, array};
 
@@ -65,9 +65,12 @@ impl<F: Real> Step<F> {
         gradients.bias.iter_mut().for_each(|bias| bias.fill(sentinel));
         let (before, reduction) = (gradients.clone(), Reduction::Weighted(&self.upstream));
         let mut head = Head::new(&self.loss);
-        let answer = head.forward_backward(&batch, reduction, &mut gradients).map(drop);
-        assert_eq!(gradients == before, answer.is_err(), "{answer:?}");
-        answer
+        let answer = head.forward_backward(&batch, reduction, &mut gradients);
+        match &answer {
+            Err(_) => assert!(gradients == before, "{answer:?}: gradients were written to"),
+            Ok(_) => assert_finite(self, &gradients),
+        }
+        answer.map(drop)
     }
 
     fn by_logits(&self) -> Result<(), Error> {
@@ -79,7 +82,11 @@ impl<F: Real> Step<F> {
         let forward: Forward<F> = self.loss.forward(&logits, &labels)?;
         let reduction = Reduction::Weighted(&self.upstream);
         let gradients = self.loss.backward(&logits, &labels, &forward, reduction)?;
-        logits.backward(&gradients).map(drop)
+        let mut angles = gradients.target_angles.iter();
+        assert!(angles.all(|g| g.is_finite()), "{:?}: a gradient is not finite", self.loss);
+        let gradients = logits.backward(&gradients)?;
+        assert_finite(self, &gradients);
+        Ok(())
     }
 
     fn assert_refused(&self, what: &'static str, expected: Error, named: &'static [&'static str]) {
@@ -88,6 +95,12 @@ impl<F: Real> Step<F> {
             (what, self.by_logits(), expected, named),
         ]);
     }
+}
+
+fn assert_finite<F: Real>(step: &Step<F>, gradients: &Gradients<F>) {
+    let all = gradients.embeddings.iter().chain(&gradients.weights);
+    let all = all.chain(gradients.bias.iter().flatten());
+    assert!(all.copied().all(F::is_finite), "{:?}: a gradient is not finite", step.loss);
 }
 
 fn arcface<F: Real>() -> Step<F> {
@@ -199,7 +212,7 @@ fn a_loss_that_answers_nonsense_is_refused() {
 
 /// Steps of finite numbers whose logits or gradients are beyond the type: by `large` times the
 /// embeddings, the class weights, or the weights of the reduction.
-fn overflowing<F: Real>(large: f64) -> [(&'static str, Step<F>); 4] {
+fn overflowing<F: Real>(large: f64) -> [(&'static str, Step<F>); 5] {
     let scaled = |step: Step<F>, factors: [f64; 3]| {
         let [x, w, g] = factors.map(|factor| F::from(factor).unwrap());
         step.spoiled(|step| {
@@ -214,6 +227,7 @@ fn overflowing<F: Real>(large: f64) -> [(&'static str, Step<F>); 4] {
         ("gradients of embeddings", scaled(softmax(), [1.0, large, large])),
         ("gradients of class weights", scaled(softmax(), [large, 1.0, large])),
         ("gradients of short embeddings", scaled(arcface(), [large.recip(), 1.0, large])),
+        ("the scale", Step::new(CosFace::new(wide(F::max_value()), 0.1).unwrap())),
     ]
 }
 
@@ -244,6 +258,40 @@ fn logits_refuse_what_may_overflow() {
     for (what, step) in overflowing::<f32>(1e22) {
         assert_overflow(what, step.by_logits(), f32::MAX.into());
     }
+}
+
+/// Whatever a loss can be built with, a step is refused or all that it answers is finite: both
+/// levels of `Step` look.
+fn check_extremes<F: Real>(run: fn(&Step<F>) -> Result<(), Error>) {
+    let (tiny, huge) = (f64::MIN_POSITIVE, f64::MAX);
+    let margins = [(0.0, 0.0), (tiny, -huge), (1e300, 1e300), (huge, huge)];
+    let scales = [(64.0, 0.0), (tiny, huge), (64.0, 1e300), (1e37, 1.0)];
+    let continuations = [Continuation::Monotone, Continuation::Raw];
+    for (i, m0) in (0..32).flat_map(|i| [tiny, 1.0, 1e300, huge].map(|m0| (i, m0))) {
+        let ((m1, m2), (s, lambda)) = (margins[i % 4], scales[i / 4 % 4]);
+        let loss = Generalized::new(s, m0, m1, m2)
+            .and_then(|loss| loss.with_annealing(lambda))
+            .and_then(|loss| loss.with_continuation(continuations[i / 16]))
+            .unwrap();
+        let (text, answer) = (text(&loss), run(&Step::new(loss)));
+        let refused = matches!(
+            answer,
+            Err(Error::Overflow { .. } | Error::Target { .. } | Error::Parameter { .. })
+        );
+        assert!(refused || answer.is_ok(), "{text}: {answer:?}");
+    }
+}
+
+#[test]
+fn extreme_hyper_parameters_give_finite_numbers_or_a_refusal_by_a_head() {
+    check_extremes::<f64>(Step::by_head);
+    check_extremes::<f32>(Step::by_head);
+}
+
+#[test]
+fn extreme_hyper_parameters_give_finite_numbers_or_a_refusal_by_logits() {
+    check_extremes::<f64>(Step::by_logits);
+    check_extremes::<f32>(Step::by_logits);
 }
 
 /// Of several bad rows the first is named, however many threads look.
