@@ -40,7 +40,7 @@ fn oracle_agrees_with_golden_cases() {
 
 /// (samples, dimensions, classes): one of everything, N above and below D, one class, one
 /// dimension, tiles that are full, begun and several to a chunk, chunks that are several.
-const SHAPES: [(usize, usize, usize); 12] = [
+const SHAPES: [(usize, usize, usize); 14] = [
     (1, 1, 1),
     (1, 3, 2),
     (3, 1, 5),
@@ -53,12 +53,16 @@ const SHAPES: [(usize, usize, usize); 12] = [
     (40, 5, 257),
     (64, 3, 700),
     (70, 12, 600),
+    (5, 2, 9000),
+    (3, 4, 9000),
 ];
 
-/// Embeddings of norms 0.3 … 12, every third one near its class, and many labels twice.
+/// Embeddings of norms 0.3 … 12, every third one near its class; labels from all over
+/// the classes, many of them twice.
 fn problem(rng: &mut Rng, (n, d, c): (usize, usize, usize), spec: &Spec) -> Problem {
     let w = Array2::from_shape_simple_fn((c, d), || rng.uniform(-1.5, 1.5));
-    let labels = rng.labels(n, c.min(1 + n / 2));
+    let pool = rng.labels(1 + n / 2, c);
+    let labels: Vec<usize> = (0..n).map(|_| rng.pick(&pool)).collect();
     let mut x = rng.matrix(n, d);
     for (i, mut row) in x.rows_mut().into_iter().enumerate() {
         if i % 3 == 0 {
@@ -71,9 +75,10 @@ fn problem(rng: &mut Rng, (n, d, c): (usize, usize, usize), spec: &Spec) -> Prob
     Problem { x, w, b, labels, upstream: rng.vector(n) }
 }
 
-/// Budgets under which no logits are stored, one tile's are (of 256 classes), and all are.
-fn budgets<F>(n: usize) -> [usize; 3] {
-    [0, n * 300 * size_of::<F>(), 256 << 20]
+/// Budgets under which no logits are stored, those of some classes are, and all are. At 9000
+/// classes the second ends within a chunk.
+fn budgets<F>(n: usize, classes: usize) -> [usize; 3] {
+    [0, n * (classes * 7 / 30).max(300) * size_of::<F>(), 256 << 20]
 }
 
 /// Runs `check` on every shape with every loss; also counts how often, so that a layout or a
@@ -111,7 +116,7 @@ fn check_head<F: Real>() {
             Reduction::Mean => weighted.upstream.fill(1.0 / n as f64),
         }
         let answer = weighted.solve(spec);
-        for budget in budgets::<F>(n) {
+        for budget in budgets::<F>(n, problem.w.nrows()) {
             let what = format!("{what} {budget} bytes {:?} {reduction:?}", layouts(turn));
             let mut head = Head::new(spec.build()).with_memory_budget(budget);
             let mut gradients = inputs.gradients([lgx, lgw]);
