@@ -142,6 +142,21 @@ pub enum Error {
         row: usize,
     },
 
+    /// Two class weights point the same way, or opposite ways where that counts as the same: their
+    /// hyperspherical energy is infinite.
+    #[error(
+        "class weights {} and {} point {} (unit vectors {distance:e} apart): the energy has a pole there",
+        .rows[0], .rows[1], if *.opposed { "opposite ways" } else { "the same way" }
+    )]
+    Pole {
+        /// Both rows.
+        rows: [usize; 2],
+        /// Whether they are opposed.
+        opposed: bool,
+        /// How far apart the unit vectors are, the one of them turned round where they are opposed.
+        distance: f64,
+    },
+
     /// These logits were built from cosines alone: there are no embeddings and weights to carry
     /// the gradient on to.
     #[error(

@@ -1,6 +1,7 @@
 mod batch;
 mod continuation;
 mod cross_entropy;
+mod energy;
 mod error;
 mod geometry;
 mod gradcheck;
@@ -13,6 +14,7 @@ mod parallel;
 
 pub use batch::{Batch, Forward, Gradients, Reduction};
 pub use continuation::Continuation;
+pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 pub use error::Error;
 pub use gradcheck::{GradientCheck, Place, check_loss};
 pub use head::{Head, ZeroEmbedding};

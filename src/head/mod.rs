@@ -17,7 +17,7 @@ use classes::Classes;
 use step::{Output, step};
 use workspace::Kept;
 
-pub(crate) use classes::norm_of;
+pub(crate) use classes::{contiguous, norm_of};
 pub use samples::ZeroEmbedding;
 pub(crate) use samples::{Inputs, checked_target};
 

@@ -10,13 +10,15 @@ mod exp;
 mod gemm;
 mod pair;
 mod real;
+mod riesz;
 mod rows;
 mod softmax;
 
 pub(crate) use gemm::{Mat, MatMut, gemm};
-pub(crate) use pair::{add_scaled, add_tangent, dot, moments, tangents};
+pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
 pub use real::Real;
-pub(crate) use rows::{norm, project};
+pub(crate) use riesz::{riesz_pair, riesz_row};
+pub(crate) use rows::{norm, project, scaled};
 pub(crate) use softmax::{
     Layout, RowLogits, TileStats, row_gradient, row_negatives, tile_gradient, tile_stats, tile_sums,
 };

@@ -47,6 +47,29 @@ impl<F: Real> Op for SumSquares<'_, F> {
     }
 }
 
+/// `out` $\leftarrow$ `row` $\cdot$ `factor`, rounded once.
+pub(crate) fn scaled<F: Real>(out: &mut [F], row: &[F], factor: f64) {
+    assert_eq!(out.len(), row.len());
+    dispatch(Scaled { out, row, factor });
+}
+
+struct Scaled<'a, F> {
+    out: &'a mut [F],
+    row: &'a [F],
+    factor: f64,
+}
+
+impl<F: Real> Op for Scaled<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (out, v) in self.out.iter_mut().zip(self.row) {
+            *out = F::narrow(v.widen() * self.factor);
+        }
+    }
+}
+
 /// $b \leftarrow b - (b\cdot v)v$ with $v = w\cdot$`inverse_norm`.
 pub(crate) fn project<F: Real>(b: &mut [F], w: &[F], inverse_norm: F) {
     assert_eq!(b.len(), w.len());
