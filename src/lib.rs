@@ -1,4 +1,5 @@
 mod batch;
+mod boundary;
 mod continuation;
 mod cross_entropy;
 mod energy;
@@ -13,6 +14,7 @@ mod losses;
 mod parallel;
 
 pub use batch::{Batch, Forward, Gradients, Reduction};
+pub use boundary::Boundary;
 pub use continuation::Continuation;
 pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 pub use error::Error;
