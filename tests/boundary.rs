@@ -7,6 +7,8 @@ use margin_softmax::{
     MarginLoss, ModifiedSoftmax, Scale, Softmax, SphereFace,
 };
 
+type Point = (f64, f64);
+
 const ARCS: [f64; 6] = [0.1, 0.3, 1.0, FRAC_PI_2, 2.2, PI];
 
 fn assert_band(name: &str, loss: impl MarginLoss, between: f64, expected: Option<f64>) {
@@ -151,8 +153,8 @@ fn boundaries_of_both_classes_are_one_equation_with_labels_exchanged() {
 #[test]
 fn boundaries_of_cosface_are_two_lines_its_margin_apart() {
     let boundary = Boundary::of(CosFace::new(64.0, 0.35).unwrap());
-    let gaps = |curve: Vec<Vec<(f64, f64)>>| {
-        curve.concat().into_iter().map(|(a, b): (f64, f64)| a.cos() - b.cos()).collect::<Vec<_>>()
+    let gaps = |curve: Vec<Vec<Point>>| {
+        curve.concat().into_iter().map(|(a, b): Point| a.cos() - b.cos()).collect::<Vec<_>>()
     };
     assert!(gaps(boundary.class_one(99)).iter().all(|gap| (gap - 0.35).abs() < 1e-15));
     assert!(gaps(boundary.class_two(99)).iter().all(|gap| (gap + 0.35).abs() < 1e-15));
@@ -160,7 +162,7 @@ fn boundaries_of_cosface_are_two_lines_its_margin_apart() {
 
 #[test]
 fn curves_end_where_an_angle_does() {
-    let cases: [(&dyn MarginLoss, (f64, f64), (f64, f64)); 5] = [
+    let cases: [(&dyn MarginLoss, Point, Point); 5] = [
         (&ModifiedSoftmax::new(), (0.0, 0.0), (PI, PI)),
         (&SphereFace::new(3).unwrap(), (0.0, 0.0), (PI / 3.0, PI)),
         (&CosFace::new(64.0, 0.35).unwrap(), (0.0, 0.65_f64.acos()), ((-0.65_f64).acos(), PI)),
@@ -171,7 +173,7 @@ fn curves_end_where_an_angle_does() {
         let curves = Boundary::of(loss).class_one(64);
         assert_eq!(curves.len(), 1, "{loss:?}");
         // An arccos at ±1 has half the digits.
-        let near = |a: (f64, f64), b: (f64, f64)| (a.0 - b.0).hypot(a.1 - b.1) <= 1e-7;
+        let near = |a: Point, b: Point| (a.0 - b.0).hypot(a.1 - b.1) <= 1e-7;
         assert!(near(curves[0][0], start), "{loss:?}: {:?}", curves[0][0]);
         let last = curves[0][curves[0].len() - 1];
         assert!(near(last, end), "{loss:?}: {last:?}");
