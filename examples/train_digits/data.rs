@@ -1,0 +1,103 @@
+//! The digits: 1,797 small ones that ship with the crate, or any set in MNIST's format.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use ndarray::{Array2, Axis};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_pcg::Pcg64;
+
+use crate::idx;
+
+/// Ten digits.
+pub const CLASSES: usize = 10;
+
+/// Images as rows of pixels, and the digit on each.
+pub struct Samples {
+    pub images: Array2<f32>,
+    pub labels: Vec<usize>,
+}
+
+impl Samples {
+    /// The samples with the given row numbers, in that order.
+    pub fn select(&self, rows: &[usize]) -> Samples {
+        Samples {
+            images: self.images.select(Axis(0), rows),
+            labels: rows.iter().map(|&row| self.labels[row]).collect(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+}
+
+pub struct Dataset {
+    pub train: Samples,
+    /// Never trained on: every accuracy and angle that is reported comes from these.
+    pub held_out: Samples,
+}
+
+impl Dataset {
+    /// The digits in `examples/data`, one in five held out.
+    ///
+    /// The split has a seed of its own, so that runs with different `--seed`s stay comparable.
+    pub fn bundled() -> Result<Self> {
+        const SPLIT_SEED: u64 = 2017;
+        let all =
+            parse_csv(include_str!("../data/digits.csv")).context("examples/data/digits.csv")?;
+        let mut rows: Vec<usize> = (0..all.len()).collect();
+        rows.shuffle(&mut Pcg64::seed_from_u64(SPLIT_SEED));
+        let (held_out, train) = rows.split_at(all.len() / 5);
+        Ok(Self::centered(all.select(train), all.select(held_out)))
+    }
+
+    /// The four files of an MNIST-format directory, plain or gzipped.
+    pub fn from_idx(directory: &Path) -> Result<Self> {
+        let set = |prefix: &str| {
+            idx::read_samples(
+                &idx::locate(directory, &format!("{prefix}-images-idx3-ubyte"))?,
+                &idx::locate(directory, &format!("{prefix}-labels-idx1-ubyte"))?,
+            )
+        };
+        let (train, held_out) = (set("train")?, set("t10k")?);
+        ensure!(
+            train.images.ncols() == held_out.images.ncols(),
+            "{}: the train images have {} pixels, the t10k images {}",
+            directory.display(),
+            train.images.ncols(),
+            held_out.images.ncols(),
+        );
+        Ok(Self::centered(train, held_out))
+    }
+
+    /// Takes the mean training image off all images, which speeds up the first steps.
+    fn centered(mut train: Samples, mut held_out: Samples) -> Self {
+        let mean = train.images.sum_axis(Axis(0)) / train.len() as f32;
+        train.images -= &mean;
+        held_out.images -= &mean;
+        Self { train, held_out }
+    }
+}
+
+/// One image a line: 64 pixel values from 0 to 16, then the digit.
+fn parse_csv(text: &str) -> Result<Samples> {
+    const PIXELS: usize = 64;
+    let mut pixels = Vec::new();
+    let mut labels = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let values = line
+            .split(',')
+            .map(str::parse::<u8>)
+            .collect::<Result<Vec<_>, _>>()
+            .with_context(|| format!("line {}", index + 1))?;
+        ensure!(
+            values.len() == PIXELS + 1 && usize::from(values[PIXELS]) < CLASSES,
+            "line {}: expected {PIXELS} pixel values and a digit",
+            index + 1,
+        );
+        pixels.extend(values[..PIXELS].iter().map(|&value| f32::from(value) / 16.0));
+        labels.push(usize::from(values[PIXELS]));
+    }
+    Ok(Samples { images: Array2::from_shape_vec((labels.len(), PIXELS), pixels)?, labels })
+}

@@ -1,0 +1,162 @@
+//! Trains a small network on handwritten digits with each of the seven losses in turn, prints what
+//! they achieve, and draws 2-D features as the A-Softmax paper does.
+
+mod data;
+mod idx;
+mod model;
+mod network;
+mod pictures;
+#[path = "../common/plot.rs"]
+mod plot;
+mod recipe;
+mod training;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::data::Dataset;
+use crate::model::Evaluation;
+use crate::pictures::Portrait;
+use crate::recipe::{LossName, Recipe};
+use crate::training::{Schedule, default_epochs, steps_per_epoch, train};
+
+/// Train a small network on handwritten digits with margin softmax losses
+#[derive(Parser)]
+struct Args {
+    /// Train with this loss only
+    #[arg(long, value_name = "NAME", ignore_case = true)]
+    loss: Option<LossName>,
+    /// Passes over the training digits [default: as many as make 4500 steps]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: Option<u32>,
+    /// Seed of the initial weights and of the order of the digits
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Add so much of SphereFace+'s hyperspherical energy to each loss
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = energy_weight)]
+    energy: f32,
+    /// Read MNIST-format files (train-images-idx3-ubyte and so on, plain or .gz) from this
+    /// directory instead of the digits that ship with the example
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where the pictures go
+    #[arg(long, value_name = "DIR", default_value = "target/train_digits")]
+    out: PathBuf,
+}
+
+/// One line of the table.
+struct Row {
+    recipe: Recipe,
+    evaluation: Evaluation,
+    seconds: f64,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let data = match &args.data {
+        Some(directory) => Dataset::from_idx(directory)?,
+        None => Dataset::bundled()?,
+    };
+    let samples = data.train.len();
+    let schedule = Schedule {
+        epochs: args.epochs.map_or_else(|| default_epochs(samples), |epochs| epochs as usize),
+        seed: args.seed,
+        energy: args.energy,
+    };
+    let names = match &args.loss {
+        Some(name) => std::slice::from_ref(name),
+        None => LossName::value_variants(),
+    };
+    println!(
+        "{samples} digits to train on for {} epochs, {} held out",
+        schedule.epochs,
+        data.held_out.len()
+    );
+    let progress = progress_bar(2 * names.len() * schedule.epochs * steps_per_epoch(samples))?;
+    let mut rows = Vec::new();
+    let mut portraits = Vec::new();
+    for &name in names {
+        rows.push(measure(Recipe::with_room(name), &data, &schedule, &progress)?);
+        portraits.push(portray(name, &data, &schedule, &progress)?);
+    }
+    progress.finish_and_clear();
+    print_table(&rows);
+
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
+    pictures::draw(&portraits, &args.out)?;
+    println!("\npictures: {}", args.out.display());
+    Ok(())
+}
+
+fn energy_weight(text: &str) -> Result<f32> {
+    let weight = text.parse::<f32>()?;
+    ensure!(weight.is_finite() && weight >= 0.0, "a weight is finite and at least 0");
+    Ok(weight)
+}
+
+fn progress_bar(steps: usize) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{wide_bar} {percent:>3} %  {msg:<48}")?;
+    Ok(ProgressBar::new(steps as u64).with_style(style))
+}
+
+fn measure(r: Recipe, data: &Dataset, schedule: &Schedule, progress: &ProgressBar) -> Result<Row> {
+    let start = Instant::now();
+    let model = train(r, 16, &data.train, schedule, progress)?;
+    Ok(Row {
+        recipe: r,
+        evaluation: model.evaluate(r, &data.held_out)?,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+fn portray(
+    name: LossName,
+    data: &Dataset,
+    schedule: &Schedule,
+    progress: &ProgressBar,
+) -> Result<Portrait> {
+    let recipe = Recipe::in_the_plane(name);
+    let model = train(recipe, 2, &data.train, schedule, progress)?;
+    Ok(Portrait {
+        recipe,
+        uneased: Recipe::with_room(name),
+        accuracy: model.evaluate(recipe, &data.held_out)?.accuracy,
+        features: model.embed(&data.held_out),
+        labels: data.held_out.labels.clone(),
+        class_weights: model.classes.value,
+    })
+}
+
+fn print_table(rows: &[Row]) {
+    println!(
+        "\n{:<16}  {:<27}  {:>8}  {:>12}  {:>13}  {:>7}",
+        "loss", "hyper-parameters", "accuracy", "target angle", "nearest wrong", "seconds"
+    );
+    for Row { recipe, evaluation, seconds } in rows {
+        println!(
+            "{:<16}  {:<27}  {:>8.4}  {:>11.1}°  {:>12.1}°  {:>7.2}",
+            recipe.name(),
+            recipe.hyper_parameters(),
+            evaluation.accuracy,
+            evaluation.target_angle.to_degrees(),
+            evaluation.nearest_wrong_angle.to_degrees(),
+            seconds,
+        );
+    }
+}

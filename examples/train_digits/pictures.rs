@@ -1,0 +1,215 @@
+//! The pictures of the A-Softmax paper: 2-D features of each loss, with the class weights as rays.
+
+use std::path::Path;
+
+use anyhow::Result;
+use kuva::plot::text::TextPlot;
+use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot, ScatterPlot};
+use kuva::render::annotations::TextAnnotation;
+use kuva::render::figure::Figure;
+use kuva::render::layout::Layout;
+use kuva::render::palette::Palette;
+use kuva::render::plots::Plot;
+use ndarray::Array2;
+
+use crate::data::CLASSES;
+use crate::plot::save;
+use crate::recipe::Recipe;
+
+/// The side of the square that features are drawn in, in pixels: alone, and on the sheet.
+const LARGE: f64 = 520.0;
+const SMALL: f64 = 380.0;
+const MARGIN: f64 = 44.0;
+const TITLE_MARGIN: f64 = 75.0;
+const LEGEND_WIDTH: f64 = 90.0;
+const CAPTION_HEIGHT: f64 = 130.0;
+
+const TITLE_SIZE: u32 = 24;
+const TEXT_SIZE: u32 = 16;
+
+/// Where things are, in units of the longest feature.
+const RIM: f64 = 1.08;
+const LABELS: f64 = 1.18;
+const EDGE: f64 = 1.25;
+
+const HOW_TO_READ: &str = "Dots: features of held-out digits. Rays: class weights. \
+    Dots on the rim: the same features at length one, where only angles count.";
+
+/// What a picture shows.
+pub struct Portrait {
+    pub recipe: Recipe,
+    /// What the table says of the same loss.
+    pub uneased: Recipe,
+    pub accuracy: f64,
+    /// (N, 2)
+    pub features: Array2<f32>,
+    pub labels: Vec<usize>,
+    /// (C, 2)
+    pub class_weights: Array2<f32>,
+}
+
+/// One picture for each portrait, and a sheet with all of them.
+pub fn draw(portraits: &[Portrait], directory: &Path) -> Result<()> {
+    for portrait in portraits {
+        save(&picture(portrait).render(), &directory.join(portrait.recipe.name()))?;
+    }
+    save(&sheet(portraits).render(), &directory.join("all"))
+}
+
+/// A portrait with its legend, and below them a caption.
+fn picture(portrait: &Portrait) -> Figure {
+    let easing = portrait.uneased().map_or(String::new(), |uneased| {
+        format!(
+            " Ten classes crowd two dimensions: the margin is eased from {uneased}, which 16 \
+             dimensions have room for."
+        )
+    });
+    Figure::new(2, 2)
+        .with_structure(vec![vec![0], vec![1], vec![2, 3]])
+        .with_cell_size(LARGE + 2.0 * MARGIN, LARGE + TITLE_MARGIN + MARGIN)
+        .with_col_width(1, LEGEND_WIDTH)
+        .with_row_height(1, CAPTION_HEIGHT)
+        .with_spacing(0.0)
+        .with_plots(vec![portrait.plots(), legend(), text(format!("{HOW_TO_READ}{easing}"))])
+        .with_layouts(vec![portrait.layout(LARGE), text_layout(), text_layout()])
+}
+
+/// The portraits, four to a row, and after the last one the legend and how to read it all.
+fn sheet(portraits: &[Portrait]) -> Figure {
+    let columns = portraits.len().clamp(2, 4);
+    let rows = (portraits.len() + 1).div_ceil(columns);
+    // Each place on the sheet is two cells: one for the legend, one for the text beside it.
+    let mut structure: Vec<_> =
+        (0..portraits.len()).map(|place| vec![2 * place, 2 * place + 1]).collect();
+    structure.extend([vec![2 * portraits.len()], vec![2 * portraits.len() + 1]]);
+
+    let mut plots: Vec<_> = portraits.iter().map(Portrait::plots).collect();
+    plots.extend([legend(), text(how_to_read_the_sheet(portraits))]);
+    let mut layouts: Vec<_> = portraits.iter().map(|portrait| portrait.layout(SMALL)).collect();
+    layouts.extend([text_layout(), text_layout()]);
+    let figure = (0..columns).fold(Figure::new(rows, 2 * columns), |figure, column| {
+        figure
+            .with_col_width(2 * column, LEGEND_WIDTH)
+            .with_col_width(2 * column + 1, SMALL + 2.0 * MARGIN - LEGEND_WIDTH)
+    });
+    figure
+        .with_structure(structure)
+        .with_cell_size(0.0, SMALL + TITLE_MARGIN + MARGIN)
+        .with_spacing(0.0)
+        .with_plots(plots)
+        .with_layouts(layouts)
+}
+
+fn how_to_read_the_sheet(portraits: &[Portrait]) -> String {
+    let mut lines = vec![HOW_TO_READ.to_string(), String::new()];
+    let eased = portraits.iter().filter_map(|portrait| {
+        portrait.uneased().map(|uneased| format!("{}: {uneased}", portrait.recipe.name()))
+    });
+    lines.push("Ten classes crowd two dimensions, so margins are eased from".into());
+    lines.extend(eased);
+    lines.join("\n")
+}
+
+fn text(body: String) -> Vec<Plot> {
+    vec![TextPlot::new().with_body(body).with_font_size(TEXT_SIZE).into()]
+}
+
+/// For a legend or a text, level with the squares beside them.
+fn text_layout() -> Layout {
+    Layout::new((0.0, 1.0), (0.0, 1.0)).with_body_size(TEXT_SIZE)
+}
+
+fn color(digit: usize) -> String {
+    Palette::category10()[digit].to_string()
+}
+
+fn legend() -> Vec<Plot> {
+    let entries = (0..CLASSES).map(|digit| LegendEntry {
+        label: digit.to_string(),
+        color: color(digit),
+        shape: LegendShape::Circle,
+        dasharray: None,
+    });
+    vec![LegendPlot::from_entries(entries.collect()).with_cols(1).without_box().into()]
+}
+
+impl Portrait {
+    /// The hyper-parameters with room, where those in the plane differ.
+    fn uneased(&self) -> Option<String> {
+        let uneased = self.uneased.hyper_parameters();
+        (uneased != self.recipe.hyper_parameters()).then_some(uneased)
+    }
+
+    fn plots(&self) -> Vec<Plot> {
+        let reach = self.reach();
+        let mut plots = Vec::new();
+        for digit in 0..CLASSES {
+            let rows = self.features.rows().into_iter().zip(&self.labels);
+            let own = rows.filter(|&(_, &label)| label == digit);
+            let points: Vec<_> = own.map(|(x, _)| (f64::from(x[0]), f64::from(x[1]))).collect();
+            let rim = points.iter().map(|&point| scaled_to(RIM * reach, point));
+            plots.push(scatter(digit, rim).into());
+            plots.push(scatter(digit, points.iter().copied()).into());
+        }
+        for digit in 0..CLASSES {
+            let ray = LinePlot::new()
+                .with_data([(0.0, 0.0), self.along_ray(digit, reach)])
+                .with_stroke_width(1.5);
+            plots.push(ray.with_color(color(digit)).into());
+        }
+        plots
+    }
+
+    /// Axes, title and labels round a square of `side` pixels.
+    fn layout(&self, side: f64) -> Layout {
+        let edge = EDGE * self.reach();
+        // An annotation stands six pixels above its point, and its digit is 0.73 of its size high.
+        let lowered = (6.0 + 0.73 / 2.0 * f64::from(TEXT_SIZE)) * 2.0 * edge / side;
+        let layout = Layout::new((-edge, edge), (-edge, edge))
+            .with_force_margins(MARGIN, MARGIN)
+            .with_force_margins_y(TITLE_MARGIN, MARGIN)
+            .with_title(self.recipe.name())
+            .with_title_size(TITLE_SIZE)
+            .with_subtitle(format!(
+                "{} · held-out accuracy {:.1} %",
+                self.recipe.hyper_parameters(),
+                100.0 * self.accuracy
+            ))
+            .with_subtitle_size(TEXT_SIZE)
+            .with_tick_size(TEXT_SIZE - 3)
+            .with_show_grid(false)
+            .with_x_axis_min(-edge)
+            .with_x_axis_max(edge)
+            .with_y_axis_min(-edge)
+            .with_y_axis_max(edge);
+        (0..CLASSES).fold(layout, |layout, digit| {
+            let (x, y) = self.along_ray(digit, LABELS * self.reach());
+            let label = TextAnnotation::new(digit.to_string(), x, y - lowered);
+            layout.with_annotation(label.with_font_size(TEXT_SIZE))
+        })
+    }
+
+    /// The length of the longest feature.
+    fn reach(&self) -> f64 {
+        self.features.rows().into_iter().map(|x| f64::from(x.dot(&x)).sqrt()).fold(0.0, f64::max)
+    }
+
+    /// The point at the given distance in the direction of a class weight.
+    fn along_ray(&self, digit: usize, distance: f64) -> (f64, f64) {
+        let weight = self.class_weights.row(digit);
+        scaled_to(distance, (weight[0].into(), weight[1].into()))
+    }
+}
+
+fn scatter(digit: usize, points: impl Iterator<Item = (f64, f64)>) -> ScatterPlot {
+    ScatterPlot::new()
+        .with_data(points)
+        .with_color(color(digit))
+        .with_size(3.0)
+        .with_marker_opacity(0.6)
+}
+
+fn scaled_to(length: f64, (x, y): (f64, f64)) -> (f64, f64) {
+    let factor = length / f64::hypot(x, y);
+    (factor * x, factor * y)
+}

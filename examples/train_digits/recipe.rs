@@ -1,0 +1,110 @@
+//! The seven losses, with the hyper-parameters that this example trains them with.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use margin_softmax::{
+    ArcFace, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Softmax,
+    SphereFace,
+};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum LossName {
+    Softmax,
+    ModifiedSoftmax,
+    SphereFace,
+    FNormSphereFace,
+    CosFace,
+    ArcFace,
+    Generalized,
+}
+
+/// A loss with its hyper-parameters.
+#[derive(Clone, Copy)]
+pub enum Recipe {
+    Softmax,
+    ModifiedSoftmax,
+    SphereFace { m: u32, floor: f64 },
+    FNormSphereFace { s: f64, m: u32, floor: f64 },
+    CosFace { s: f64, m: f64 },
+    ArcFace { s: f64, m: f64 },
+    Generalized { s: f64, m0: f64, m1: f64, m2: f64 },
+}
+
+impl Recipe {
+    /// For 16-dimensional embeddings, where ten classes have room for the papers' margins.
+    pub fn with_room(name: LossName) -> Self {
+        match name {
+            LossName::Softmax => Self::Softmax,
+            LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
+            LossName::SphereFace => Self::SphereFace { m: 4, floor: 5.0 },
+            LossName::FNormSphereFace => Self::FNormSphereFace { s: 16.0, m: 4, floor: 5.0 },
+            LossName::CosFace => Self::CosFace { s: 16.0, m: 0.35 },
+            LossName::ArcFace => Self::ArcFace { s: 16.0, m: 0.5 },
+            LossName::Generalized => Self::Generalized { s: 16.0, m0: 1.0, m1: 0.3, m2: 0.2 },
+        }
+    }
+
+    /// For two dimensions: ten classes on a circle stand 36° apart, so the margins are eased.
+    pub fn in_the_plane(name: LossName) -> Self {
+        match name {
+            LossName::Softmax => Self::Softmax,
+            LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
+            LossName::SphereFace => Self::SphereFace { m: 4, floor: 5.0 },
+            LossName::FNormSphereFace => Self::FNormSphereFace { s: 16.0, m: 4, floor: 5.0 },
+            LossName::CosFace => Self::CosFace { s: 16.0, m: 0.1 },
+            LossName::ArcFace => Self::ArcFace { s: 16.0, m: 0.15 },
+            LossName::Generalized => Self::Generalized { s: 16.0, m0: 1.0, m1: 0.1, m2: 0.05 },
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Softmax => "Softmax",
+            Self::ModifiedSoftmax => "ModifiedSoftmax",
+            Self::SphereFace { .. } => "SphereFace",
+            Self::FNormSphereFace { .. } => "FNormSphereFace",
+            Self::CosFace { .. } => "CosFace",
+            Self::ArcFace { .. } => "ArcFace",
+            Self::Generalized { .. } => "Generalized",
+        }
+    }
+
+    pub fn hyper_parameters(self) -> String {
+        match self {
+            Self::Softmax => "bias, no margin".into(),
+            Self::ModifiedSoftmax => "no margin".into(),
+            Self::SphereFace { m, floor } => format!("m={m}, λ→{floor}"),
+            Self::FNormSphereFace { s, m, floor } => format!("s={s}, m={m}, λ→{floor}"),
+            Self::CosFace { s, m } | Self::ArcFace { s, m } => format!("s={s}, m={m}"),
+            Self::Generalized { s, m0, m1, m2 } => format!("s={s}, m=({m0}, {m1}, {m2})"),
+        }
+    }
+
+    /// Of all seven, only softmax's logits carry a bias.
+    pub fn has_bias(self) -> bool {
+        matches!(self, Self::Softmax)
+    }
+
+    /// The loss for a training step: SphereFace's margin, too hard for a fresh network, is annealed.
+    pub fn loss_at(self, step: usize) -> Result<Box<dyn MarginLoss>> {
+        Ok(match self {
+            Self::Softmax => Box::new(Softmax::new()),
+            Self::ModifiedSoftmax => Box::new(ModifiedSoftmax::new()),
+            Self::SphereFace { m, floor } => {
+                Box::new(SphereFace::new(m)?.with_annealing(lambda(step, floor))?)
+            }
+            Self::FNormSphereFace { s, m, floor } => {
+                Box::new(FNormSphereFace::new(s, m)?.with_annealing(lambda(step, floor))?)
+            }
+            Self::CosFace { s, m } => Box::new(CosFace::new(s, m)?),
+            Self::ArcFace { s, m } => Box::new(ArcFace::new(s, m)?),
+            Self::Generalized { s, m0, m1, m2 } => Box::new(Generalized::new(s, m0, m1, m2)?),
+        })
+    }
+}
+
+/// The schedule of the A-Softmax paper's code: from 1000 down to the floor.
+fn lambda(step: usize, floor: f64) -> f64 {
+    (1000.0 / (1.0 + 0.12 * step as f64)).max(floor)
+}
