@@ -136,6 +136,17 @@ impl<L: MarginLoss> Boundary<L> {
         curves
     }
 
+    /// Whether a sample at both angles satisfies class 1, margin included. Of a sample in the
+    /// no-man's band neither this is true nor [`holds_two`](Self::holds_two).
+    pub fn holds_one(&self, theta1: f64, theta2: f64) -> bool {
+        self.opposite_cos(theta1) >= theta2.cos()
+    }
+
+    /// Whether a sample at both angles satisfies class 2, margin included.
+    pub fn holds_two(&self, theta1: f64, theta2: f64) -> bool {
+        self.swapped().holds_one(theta2, theta1)
+    }
+
     /// How far each class reaches on the arc from one class weight to the other, which are
     /// $\Theta$ = `between` apart: class 1 holds the points up to the first angle from its class
     /// weight, class 2 those up to the second from its own. None unless $0 < \Theta \le \pi$ and
@@ -155,7 +166,7 @@ impl<L: MarginLoss> Boundary<L> {
     /// The first root of $f(t) = \cos(\Theta - t)$ on the arc. The default continuation has but
     /// one; others rise again and would reach beyond the boundary.
     fn reach_of_one(&self, between: f64) -> Option<f64> {
-        let holds = |t: f64| self.opposite_cos(t) >= (between - t).cos();
+        let holds = |t: f64| self.holds_one(t, between - t);
         let step = between / f64::from(ARC_STEPS);
         let beyond = (0..=ARC_STEPS).map(|i| f64::from(i) * step).find(|&t| !holds(t))?;
         (beyond > 0.0).then(|| last_that_holds(beyond - step, beyond, holds))

@@ -111,11 +111,15 @@ fn samples_satisfy_their_class_up_to_its_reach_and_no_further() {
         Box::new(general(1.1, 0.2, 0.1)),
     ];
     for loss in losses {
-        let (one, two) = Boundary::of(&loss).reach(1.9).unwrap();
+        let boundary = Boundary::of(&loss);
+        let (one, two) = boundary.reach(1.9).unwrap();
         let f = |theta: f64| loss.target(&Angle::from_theta(theta)).value;
-        for reach in [one, two] {
-            let satisfied = |t: f64| f(t) > (1.9 - t).cos();
-            assert!(satisfied(reach - 1e-9) && !satisfied(reach + 1e-9), "{loss:?}");
+        for i in 0..=1900 {
+            let (theta1, theta2) = (f64::from(i) * 1e-3, 1.9 - f64::from(i) * 1e-3);
+            let (in_one, in_two) = (f(theta1) >= theta2.cos(), f(theta2) >= theta1.cos());
+            assert_eq!((theta1 <= one, theta2 <= two), (in_one, in_two), "{loss:?} {theta1}");
+            assert_eq!(boundary.holds_one(theta1, theta2), in_one, "{loss:?} {theta1}");
+            assert_eq!(boundary.holds_two(theta1, theta2), in_two, "{loss:?} {theta1}");
         }
         assert!(one + two < 1.9, "{loss:?}");
     }
@@ -209,6 +213,9 @@ fn softmax_has_one_line_for_both_classes_which_norms_and_bias_move() {
     let (one, two) = boundary.reach(1.2).unwrap();
     assert!(two > one && boundary.band(1.2).unwrap().abs() <= 1e-14);
     assert!((2.0 * one.cos() - 3.0 * two.cos() + 0.4).abs() <= 1e-14);
+    assert!(
+        boundary.holds_one(one - 1e-9, two + 1e-9) && !boundary.holds_two(one - 1e-9, two + 1e-9)
+    );
     let even = Boundary::of(Softmax::new()).reach(1.2).unwrap();
     assert!((even.0 - 0.6).abs() <= 1e-15 && (even.1 - 0.6).abs() <= 1e-15);
 }
