@@ -12,6 +12,7 @@ mod logits;
 mod loss;
 mod losses;
 mod parallel;
+mod range;
 
 pub use batch::{Batch, Forward, Gradients, Reduction};
 pub use boundary::Boundary;

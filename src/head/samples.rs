@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::geometry::{Pair, check_norm};
 use crate::kernel::Real;
 use crate::loss::{MarginLoss, Scale, Target};
+use crate::range::Bounds;
 
 /// The label of a sample whose class is not among the classes of this step.
 pub(crate) const ELSEWHERE: usize = usize::MAX;
@@ -185,33 +186,12 @@ impl<F: Real> Inputs<'_, F> {
         &self,
         scale: Scale,
         samples: &[Sample],
-        (least, most): (f64, f64),
+        weight_norms: (f64, f64),
     ) -> Result<(), Error> {
-        let maximum = F::MAX / 16.0;
-        let check = |quantity: &'static str, row: usize, bound: f64| {
-            if bound <= maximum {
-                return Ok(());
-            }
-            Err(Error::Overflow { quantity, row, bound, maximum })
-        };
-        let bias = self.classes.bias.iter().flatten().fold(0.0_f64, |b, v| b.max(v.widen().abs()));
-        let mut weights_bound = 0.0;
+        let mut bounds = Bounds::new(scale, weight_norms, self.classes.bias.iter().flatten());
         for Sample { row, norm, upstream, target, .. } in samples {
-            let (value, slope) =
-                target.map_or((1.0, 1.0), |t| (t.target.value.abs(), t.target.slope.abs()));
-            let pull = upstream.abs() * (1.0 + value + slope);
-            // The factor of a logit, a product before its class's norm is divided out, and what
-            // multiplies the pull in the gradients of embedding and class weight.
-            let (factor, product, embedding, weight) = match scale {
-                Scale::Fixed(s) => (s, s * most, (s / norm).max(1.0 / least), s / least),
-                Scale::FeatureNorm => (*norm, norm * most, 1.0_f64.max(1.0 / least), norm / least),
-                Scale::Unnormalized => (norm * most, norm * most, most, *norm),
-            };
-            check("the product of embedding and class weight", *row, product)?;
-            check("the target logit", *row, factor * value.max(1.0) + bias)?;
-            check("the gradient of the embedding", *row, pull * embedding)?;
-            weights_bound += pull * weight;
-            check("the gradient of the class weights", *row, weights_bound)?;
+            let target = target.map(|target| target.target);
+            bounds.check::<F>(*row, *norm, target, *upstream)?;
         }
         Ok(())
     }

@@ -90,16 +90,17 @@ impl<F: Real> Op for Project<'_, F> {
         let mut sums = [F::zero(); LANES];
         let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
         let (w_blocks, w_rest) = self.w.as_chunks::<LANES>();
+        // The inverse goes to each entry of w: its square would leave the type's range.
+        let v = |w: F| w * self.inverse_norm;
         for (b, w) in b_blocks.iter().zip(w_blocks) {
             for ((sum, &b), &w) in sums.iter_mut().zip(b).zip(w) {
-                *sum = madd::<_, FMA>(b, w, *sum);
+                *sum = madd::<_, FMA>(b, v(w), *sum);
             }
         }
         let rest = b_rest.iter().zip(w_rest);
-        let dot = rest.fold(sums.into_iter().sum(), |dot, (&b, &w)| madd::<F, FMA>(b, w, dot));
-        let along = -(dot * self.inverse_norm) * self.inverse_norm;
+        let dot = rest.fold(sums.into_iter().sum(), |dot, (&b, &w)| madd::<F, FMA>(b, v(w), dot));
         for (b, &w) in self.b.iter_mut().zip(self.w) {
-            *b = madd::<_, FMA>(along, w, *b);
+            *b = madd::<_, FMA>(-dot, v(w), *b);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::head::checked_target;
 use crate::kernel::{self, Real, RowLogits};
 use crate::loss::{Angle, MarginLoss, Scale, Target};
 use crate::parallel::work;
+use crate::range::Bounds;
 
 /// See [`MarginLoss::forward`].
 pub(crate) fn forward<F: Real, L: MarginLoss>(
@@ -17,7 +18,7 @@ pub(crate) fn forward<F: Real, L: MarginLoss>(
     labels: &[usize],
 ) -> Result<Forward<F>, Error> {
     let view = View::new(loss, logits, labels)?;
-    let targets = view.targets(loss)?;
+    let targets = view.targets(loss, |_| 0.0)?;
     let mut outcomes: Vec<Option<Outcome>> = vec![None; labels.len()];
     work(outcomes.iter_mut().enumerate(), &mut vec![(); workers()], |(), (i, outcome)| {
         *outcome = Some(view.outcome(i, &targets[i]));
@@ -41,7 +42,8 @@ pub(crate) fn backward<F: Real, L: MarginLoss>(
     let view = View::new(loss, logits, labels)?;
     Error::check_shape("forward", &[labels.len()], forward.losses.shape())?;
     reduction.check(labels.len())?;
-    let targets = view.targets(loss)?;
+    let upstream = |i| reduction.weight(i, labels.len());
+    let targets = view.targets(loss, upstream)?;
     let angles = forward.target_angles();
     let differs = |i: &usize| F::narrow(targets[*i].angle.theta) != angles[*i];
     if let Some(row) = (0..labels.len()).find(differs) {
@@ -58,11 +60,10 @@ pub(crate) fn backward<F: Real, L: MarginLoss>(
         |(), (i, (row, (angle, norm)))| {
             let upstream = reduction.weight(i, labels.len());
             let pull = upstream * forward.misses[i];
-            (*angle, *norm) =
-                view.row_gradient(loss, i, &targets[i], pull, forward.negatives[i], row);
+            (*angle, *norm) = view.row_gradient(i, &targets[i], pull, forward.negatives[i], row);
         },
     );
-    let pulls = (0..labels.len()).map(|i| reduction.weight(i, labels.len()) * forward.misses[i]);
+    let pulls = (0..labels.len()).map(|i| upstream(i) * forward.misses[i]);
     view.column_gradients(&targets, pulls, gradients);
     Ok(())
 }
@@ -78,6 +79,8 @@ struct View<'a, F> {
 struct TargetLogit {
     angle: Angle,
     target: Target,
+    /// $df/d\cos\theta$, or its convention at the ends.
+    cosine_slope: f64,
     /// $a_{iy}$.
     scale: f64,
     logit: f64,
@@ -126,21 +129,26 @@ impl<'a, F: Real> View<'a, F> {
         }
     }
 
-    /// Geometry and margin of every target pair; refuses what may leave the type's range.
-    fn targets<L: MarginLoss>(&self, loss: &L) -> Result<Vec<TargetLogit>, Error> {
-        let norms = self.logits.weight_norms.iter();
-        let most = match self.scale {
-            Scale::Unnormalized => norms.fold(0.0_f64, |most, norm| most.max(norm.widen())),
-            _ => 1.0,
-        };
-        let bias = self.logits.bias.iter().flatten();
-        let bias = bias.fold(0.0_f64, |most, b| most.max(b.widen().abs()));
-        let maximum = F::MAX / 16.0;
+    /// Geometry and margin of every target pair; refuses what may leave the type's range, the loss
+    /// of sample `i` counting `upstream(i)` times.
+    fn targets<L: MarginLoss>(
+        &self,
+        loss: &L,
+        upstream: impl Fn(usize) -> f64,
+    ) -> Result<Vec<TargetLogit>, Error> {
+        let norms = (0..self.logits.cosines.ncols()).map(|j| self.norms(0, j).1);
+        let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
+        let norms = norms.fold((f64::INFINITY, 0.0), widest);
+        let mut bounds = Bounds::new(self.scale, norms, self.logits.bias.iter().flatten());
         let targets = (0..self.labels.len()).map(|i| {
             let target = self.target(loss, i)?;
-            let bound = self.row_scale(i) * most * target.target.value.abs().max(2.0) + bias;
+            let norm = self.norms(i, self.labels[i]).0;
+            bounds.check::<F>(i, norm, Some(target.target), upstream(i))?;
+            let bound = upstream(i).abs() * target.scale * target.cosine_slope.abs();
+            let maximum = F::MAX / 16.0;
             if bound > maximum {
-                return Err(Error::Overflow { quantity: "a logit", row: i, bound, maximum });
+                let quantity = "the gradient of the target's cosine";
+                return Err(Error::Overflow { quantity, row: i, bound, maximum });
             }
             Ok(target)
         });
@@ -160,7 +168,8 @@ impl<'a, F: Real> View<'a, F> {
             _ => self.row_scale(i),
         };
         let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());
-        Ok(TargetLogit { angle, target, scale, logit: scale * target.value + bias })
+        let cosine_slope = cosine_slope(loss, &angle, target);
+        Ok(TargetLogit { angle, target, cosine_slope, scale, logit: scale * target.value + bias })
     }
 
     fn outcome(&self, i: usize, target: &TargetLogit) -> Outcome {
@@ -186,9 +195,8 @@ impl<'a, F: Real> View<'a, F> {
 
     /// Writes the gradient of one row's cosines; answers those of its target angle and of the norm
     /// of its embedding.
-    fn row_gradient<L: MarginLoss>(
+    fn row_gradient(
         &self,
-        loss: &L,
         i: usize,
         target: &TargetLogit,
         pull: f64,
@@ -207,7 +215,7 @@ impl<'a, F: Real> View<'a, F> {
                 (terms.sum::<f64>() + own) / self.norms(i, 0).0
             }
         };
-        let by_cosine = -pull * target.scale * cosine_slope(loss, target);
+        let by_cosine = -pull * target.scale * target.cosine_slope;
         out[self.labels[i]] = F::narrow(by_cosine);
         (F::narrow(-pull * target.scale * target.target.slope), F::narrow(along_norm))
     }
@@ -247,15 +255,15 @@ impl<'a, F: Real> View<'a, F> {
 
 /// $df/d\cos\theta = -f'/\sin\theta$: its limit where sine and slope vanish together, and 0, the
 /// convention for a cone, where only the sine does.
-fn cosine_slope<L: MarginLoss>(loss: &L, target: &TargetLogit) -> f64 {
+fn cosine_slope<L: MarginLoss>(loss: &L, angle: &Angle, target: Target) -> f64 {
     const NEARBY: f64 = 1e-6;
-    if target.angle.sin > SINGULAR {
-        return -target.target.slope / target.angle.sin;
+    if angle.sin > SINGULAR {
+        return -target.slope / angle.sin;
     }
-    if target.target.slope.abs() > NEARBY {
+    if target.slope.abs() > NEARBY {
         return 0.0;
     }
-    let theta = if target.angle.cos > 0.0 { NEARBY } else { std::f64::consts::PI - NEARBY };
-    let nearby = Angle { theta, cos: target.angle.cos, sin: NEARBY.sin() };
+    let theta = if angle.cos > 0.0 { NEARBY } else { std::f64::consts::PI - NEARBY };
+    let nearby = Angle { theta, cos: angle.cos, sin: NEARBY.sin() };
     -loss.target(&nearby).slope / nearby.sin
 }

@@ -1,0 +1,66 @@
+//! Whether logits and gradients stay within the range of the working type: asked before a step
+//! writes anything.
+
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::loss::{Scale, Target};
+
+/// Bounds of everything that does not belong to one sample, and of the weight gradient so far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub scale: Scale,
+    /// The smallest and the largest norm of a class weight.
+    pub weight_norms: (f64, f64),
+    /// The largest magnitude of a bias.
+    pub bias: f64,
+    weight_gradient: f64,
+    losses: f64,
+}
+
+impl Bounds {
+    pub fn new<'a, F: Real>(
+        scale: Scale,
+        weight_norms: (f64, f64),
+        bias: impl IntoIterator<Item = &'a F>,
+    ) -> Self {
+        let bias = bias.into_iter().fold(0.0_f64, |most, b| most.max(b.widen().abs()));
+        Bounds { scale, weight_norms, bias, weight_gradient: 0.0, losses: 0.0 }
+    }
+
+    /// Refuses a sample of this norm and target (none, where its class is elsewhere), whose loss
+    /// counts `upstream` times, where a logit or a gradient may leave the type's range.
+    pub fn check<F: Real>(
+        &mut self,
+        row: usize,
+        norm: f64,
+        target: Option<Target>,
+        upstream: f64,
+    ) -> Result<(), Error> {
+        let maximum = F::MAX / 16.0;
+        let check = |quantity: &'static str, bound: f64| {
+            if bound <= maximum {
+                return Ok(());
+            }
+            Err(Error::Overflow { quantity, row, bound, maximum })
+        };
+        let Target { value, slope } = target.unwrap_or(Target { value: 1.0, slope: 1.0 });
+        let pull = upstream.abs() * (1.0 + value.abs() + slope.abs());
+        let (least, most) = self.weight_norms;
+        // The factor of a logit, a product before its class's norm is divided out, and what
+        // multiplies the pull in the gradients of embedding and class weight.
+        let (factor, product, embedding, weight) = match self.scale {
+            Scale::Fixed(s) => (s, s * most, (s / norm).max(1.0 / least), s / least),
+            Scale::FeatureNorm => (norm, norm * most, 1.0_f64.max(1.0 / least), norm / least),
+            Scale::Unnormalized => (norm * most, norm * most, most, norm),
+        };
+        check("the product of embedding and class weight", product)?;
+        let logit = factor * value.abs().max(1.0) + self.bias;
+        // A loss is at most two such logits apart, and the logarithm of the classes.
+        self.losses += 2.0 * logit + 64.0;
+        check("the target logit", logit)?;
+        check("the sum of the losses", self.losses)?;
+        check("the gradient of the embedding", pull * embedding)?;
+        self.weight_gradient += pull * weight;
+        check("the gradient of the class weights", self.weight_gradient)
+    }
+}
