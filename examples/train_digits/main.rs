@@ -72,6 +72,9 @@ fn run(args: &Args) -> Result<()> {
         Some(directory) => Dataset::from_idx(directory)?,
         None => Dataset::bundled()?,
     };
+    // Before the training, so that it is not in vain.
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
     let samples = data.train.len();
     let schedule = Schedule {
         epochs: args.epochs.map_or_else(|| default_epochs(samples), |epochs| epochs as usize),
@@ -97,8 +100,6 @@ fn run(args: &Args) -> Result<()> {
     progress.finish_and_clear();
     print_table(&rows);
 
-    fs::create_dir_all(&args.out)
-        .with_context(|| format!("cannot create {}", args.out.display()))?;
     pictures::draw(&portraits, &args.out)?;
     println!("\npictures: {}", args.out.display());
     Ok(())

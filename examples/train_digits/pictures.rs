@@ -1,6 +1,7 @@
 //! The pictures of the A-Softmax paper: 2-D features of each loss, with the class weights as rays.
 
 use std::path::Path;
+use std::slice;
 
 use anyhow::Result;
 use kuva::plot::text::TextPlot;
@@ -21,8 +22,8 @@ const LARGE: f64 = 520.0;
 const SMALL: f64 = 380.0;
 const MARGIN: f64 = 44.0;
 const TITLE_MARGIN: f64 = 75.0;
-const LEGEND_WIDTH: f64 = 90.0;
-const CAPTION_HEIGHT: f64 = 130.0;
+const LEGEND_WIDTH: f64 = 60.0;
+const CAPTION_HEIGHT: f64 = 160.0;
 
 const TITLE_SIZE: u32 = 24;
 const TEXT_SIZE: u32 = 16;
@@ -34,6 +35,8 @@ const EDGE: f64 = 1.25;
 
 const HOW_TO_READ: &str = "Dots: features of held-out digits. Rays: class weights. \
     Dots on the rim: the same features at length one, where only angles count.";
+const WHY_EASED: &str = "Ten classes crowd two dimensions, so margins are eased from those that the \
+    table's 16 dimensions have room for; scales are kept.";
 
 /// What a picture shows.
 pub struct Portrait {
@@ -48,45 +51,42 @@ pub struct Portrait {
     pub class_weights: Array2<f32>,
 }
 
-/// One picture for each portrait, and a sheet with all of them.
+/// One picture for each portrait, and a sheet where there are several.
 pub fn draw(portraits: &[Portrait], directory: &Path) -> Result<()> {
     for portrait in portraits {
         save(&picture(portrait).render(), &directory.join(portrait.recipe.name()))?;
     }
-    save(&sheet(portraits).render(), &directory.join("all"))
+    if portraits.len() > 1 {
+        save(&sheet(portraits).render(), &directory.join("all"))?;
+    }
+    Ok(())
 }
 
 /// A portrait with its legend, and below them a caption.
 fn picture(portrait: &Portrait) -> Figure {
-    let easing = portrait.uneased().map_or(String::new(), |uneased| {
-        format!(
-            " Ten classes crowd two dimensions: the margin is eased from {uneased}, which 16 \
-             dimensions have room for."
-        )
-    });
     Figure::new(2, 2)
         .with_structure(vec![vec![0], vec![1], vec![2, 3]])
         .with_cell_size(LARGE + 2.0 * MARGIN, LARGE + TITLE_MARGIN + MARGIN)
         .with_col_width(1, LEGEND_WIDTH)
         .with_row_height(1, CAPTION_HEIGHT)
         .with_spacing(0.0)
-        .with_plots(vec![portrait.plots(), legend(), text(format!("{HOW_TO_READ}{easing}"))])
-        .with_layouts(vec![portrait.layout(LARGE), text_layout(), text_layout()])
+        .with_plots(vec![portrait.plots(), legend(), caption(slice::from_ref(portrait))])
+        .with_layouts(vec![portrait.layout(LARGE), text_layout(TITLE_MARGIN), text_layout(0.0)])
 }
 
-/// The portraits, four to a row, and after the last one the legend and how to read it all.
+/// The portraits, four to a row, and after the last one the legend and the caption.
 fn sheet(portraits: &[Portrait]) -> Figure {
-    let columns = portraits.len().clamp(2, 4);
+    let columns = portraits.len().min(4);
     let rows = (portraits.len() + 1).div_ceil(columns);
-    // Each place on the sheet is two cells: one for the legend, one for the text beside it.
+    // Each place on the sheet is two cells: one for the legend, one for the caption beside it.
     let mut structure: Vec<_> =
         (0..portraits.len()).map(|place| vec![2 * place, 2 * place + 1]).collect();
     structure.extend([vec![2 * portraits.len()], vec![2 * portraits.len() + 1]]);
 
     let mut plots: Vec<_> = portraits.iter().map(Portrait::plots).collect();
-    plots.extend([legend(), text(how_to_read_the_sheet(portraits))]);
+    plots.extend([legend(), caption(portraits)]);
     let mut layouts: Vec<_> = portraits.iter().map(|portrait| portrait.layout(SMALL)).collect();
-    layouts.extend([text_layout(), text_layout()]);
+    layouts.extend([text_layout(TITLE_MARGIN), text_layout(TITLE_MARGIN)]);
     let figure = (0..columns).fold(Figure::new(rows, 2 * columns), |figure, column| {
         figure
             .with_col_width(2 * column, LEGEND_WIDTH)
@@ -100,23 +100,23 @@ fn sheet(portraits: &[Portrait]) -> Figure {
         .with_layouts(layouts)
 }
 
-fn how_to_read_the_sheet(portraits: &[Portrait]) -> String {
-    let mut lines = vec![HOW_TO_READ.to_string(), String::new()];
-    let eased = portraits.iter().filter_map(|portrait| {
-        portrait.uneased().map(|uneased| format!("{}: {uneased}", portrait.recipe.name()))
-    });
-    lines.push("Ten classes crowd two dimensions, so margins are eased from".into());
-    lines.extend(eased);
-    lines.join("\n")
+/// How to read the portraits, and how their margins differ from those in the table.
+fn caption(portraits: &[Portrait]) -> Vec<Plot> {
+    let easings: Vec<_> = portraits.iter().filter_map(Portrait::easing).collect();
+    let mut lines = vec![HOW_TO_READ.to_string()];
+    if !easings.is_empty() {
+        lines.extend([String::new(), WHY_EASED.into()]);
+        lines.extend(easings);
+    }
+    vec![TextPlot::new().with_body(lines.join("\n")).with_font_size(TEXT_SIZE).into()]
 }
 
-fn text(body: String) -> Vec<Plot> {
-    vec![TextPlot::new().with_body(body).with_font_size(TEXT_SIZE).into()]
-}
-
-/// For a legend or a text, level with the squares beside them.
-fn text_layout() -> Layout {
-    Layout::new((0.0, 1.0), (0.0, 1.0)).with_body_size(TEXT_SIZE)
+/// For a legend or a caption that starts so far below the top of its cell.
+fn text_layout(top: f64) -> Layout {
+    Layout::new((0.0, 1.0), (0.0, 1.0))
+        .with_body_size(TEXT_SIZE)
+        .with_force_margins(0.0, 0.0)
+        .with_force_margins_y(top, 0.0)
 }
 
 fn color(digit: usize) -> String {
@@ -134,10 +134,10 @@ fn legend() -> Vec<Plot> {
 }
 
 impl Portrait {
-    /// The hyper-parameters with room, where those in the plane differ.
-    fn uneased(&self) -> Option<String> {
-        let uneased = self.uneased.hyper_parameters();
-        (uneased != self.recipe.hyper_parameters()).then_some(uneased)
+    /// How the margin in the plane differs from the one with room, if it does.
+    fn easing(&self) -> Option<String> {
+        let (eased, uneased) = (self.recipe.margin(), self.uneased.margin());
+        (eased != uneased).then(|| format!("{}: {eased} instead of {uneased}", self.recipe.name()))
     }
 
     fn plots(&self) -> Vec<Plot> {

@@ -19,6 +19,9 @@ pub enum LossName {
     Generalized,
 }
 
+/// The scale of every loss that has one.
+const SCALE: f64 = 16.0;
+
 /// A loss with its hyper-parameters.
 #[derive(Clone, Copy)]
 pub enum Recipe {
@@ -38,23 +41,24 @@ impl Recipe {
             LossName::Softmax => Self::Softmax,
             LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
             LossName::SphereFace => Self::SphereFace { m: 4, floor: 5.0 },
-            LossName::FNormSphereFace => Self::FNormSphereFace { s: 16.0, m: 4, floor: 5.0 },
-            LossName::CosFace => Self::CosFace { s: 16.0, m: 0.35 },
-            LossName::ArcFace => Self::ArcFace { s: 16.0, m: 0.5 },
-            LossName::Generalized => Self::Generalized { s: 16.0, m0: 1.0, m1: 0.3, m2: 0.2 },
+            LossName::FNormSphereFace => Self::FNormSphereFace { s: SCALE, m: 4, floor: 5.0 },
+            LossName::CosFace => Self::CosFace { s: SCALE, m: 0.35 },
+            LossName::ArcFace => Self::ArcFace { s: SCALE, m: 0.5 },
+            LossName::Generalized => Self::Generalized { s: SCALE, m0: 1.0, m1: 0.3, m2: 0.2 },
         }
     }
 
     /// For two dimensions: ten classes on a circle stand 36° apart, so the margins are eased.
+    /// The `SphereFace`s keep theirs: at λ = 5 only a sixth of it is left.
     pub fn in_the_plane(name: LossName) -> Self {
         match name {
             LossName::Softmax => Self::Softmax,
             LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
             LossName::SphereFace => Self::SphereFace { m: 4, floor: 5.0 },
-            LossName::FNormSphereFace => Self::FNormSphereFace { s: 16.0, m: 4, floor: 5.0 },
-            LossName::CosFace => Self::CosFace { s: 16.0, m: 0.1 },
-            LossName::ArcFace => Self::ArcFace { s: 16.0, m: 0.15 },
-            LossName::Generalized => Self::Generalized { s: 16.0, m0: 1.0, m1: 0.1, m2: 0.05 },
+            LossName::FNormSphereFace => Self::FNormSphereFace { s: SCALE, m: 4, floor: 5.0 },
+            LossName::CosFace => Self::CosFace { s: SCALE, m: 0.1 },
+            LossName::ArcFace => Self::ArcFace { s: SCALE, m: 0.15 },
+            LossName::Generalized => Self::Generalized { s: SCALE, m0: 1.0, m1: 0.1, m2: 0.05 },
         }
     }
 
@@ -70,14 +74,26 @@ impl Recipe {
         }
     }
 
+    /// The scale, if there is one, and the margin.
     pub fn hyper_parameters(self) -> String {
+        match self {
+            Self::Softmax | Self::ModifiedSoftmax | Self::SphereFace { .. } => self.margin(),
+            Self::FNormSphereFace { s, .. }
+            | Self::CosFace { s, .. }
+            | Self::ArcFace { s, .. }
+            | Self::Generalized { s, .. } => format!("s={s}, {}", self.margin()),
+        }
+    }
+
+    pub fn margin(self) -> String {
         match self {
             Self::Softmax => "bias, no margin".into(),
             Self::ModifiedSoftmax => "no margin".into(),
-            Self::SphereFace { m, floor } => format!("m={m}, λ→{floor}"),
-            Self::FNormSphereFace { s, m, floor } => format!("s={s}, m={m}, λ→{floor}"),
-            Self::CosFace { s, m } | Self::ArcFace { s, m } => format!("s={s}, m={m}"),
-            Self::Generalized { s, m0, m1, m2 } => format!("s={s}, m=({m0}, {m1}, {m2})"),
+            Self::SphereFace { m, floor } | Self::FNormSphereFace { m, floor, .. } => {
+                format!("m={m}, λ→{floor}")
+            }
+            Self::CosFace { m, .. } | Self::ArcFace { m, .. } => format!("m={m}"),
+            Self::Generalized { m0, m1, m2, .. } => format!("m=({m0}, {m1}, {m2})"),
         }
     }
 
