@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use ndarray::Array2;
+
 use crate::batch::{Forward, Reduction};
 use crate::error::Error;
 use crate::kernel::Real;
@@ -167,6 +169,49 @@ pub trait MarginLoss: Debug + Send + Sync {
         let mut gradients = LogitGradients::zeros_for(logits);
         crate::logits::backward(self, logits, labels, forward, reduction, &mut gradients)?;
         Ok(gradients)
+    }
+
+    /// As [`backward`](Self::backward), into gradients that are there already: nothing of the size
+    /// of the cosines is allocated.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and where `gradients` are not
+    /// [`zeros_for`](LogitGradients::zeros_for) these logits; they are then as they were.
+    fn backward_into<F: Real>(
+        &self,
+        logits: &NormalizedLogits<F>,
+        labels: &[usize],
+        forward: &Forward<F>,
+        reduction: Reduction<'_, F>,
+        gradients: &mut LogitGradients<F>,
+    ) -> Result<(), Error>
+    where
+        Self: Sized,
+    {
+        crate::logits::backward(self, logits, labels, forward, reduction, gradients)
+    }
+
+    /// The logits of inference (N, C), without margin: $a_{ij}\cos\theta_{ij}$, plus the bias of
+    /// Softmax. The cosines themselves are [`NormalizedLogits::cosines`]; the nearest class of every
+    /// embedding, without N×C numbers, is [`Head::predict`](crate::Head::predict).
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, MarginLoss, NormalizedLogits};
+    /// use ndarray::array;
+    ///
+    /// let logits = NormalizedLogits::new(&array![[2.0, 0.0]], &array![[3.0, 0.0], [0.0, 1.0]])?;
+    /// let scaled = ArcFace::new(64.0, 0.5)?.margin_free_logits(&logits)?;
+    /// assert_eq!(scaled, array![[64.0, 0.0]]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Bias`] where the logits have a bias and the loss has none, [`Error::Overflow`].
+    fn margin_free_logits<F: Real>(&self, logits: &NormalizedLogits<F>) -> Result<Array2<F>, Error>
+    where
+        Self: Sized,
+    {
+        crate::logits::margin_free(self, logits)
     }
 }
 

@@ -14,14 +14,17 @@ mod step;
 mod workspace;
 
 use classes::Classes;
-use step::{Output, step};
+use samples::ELSEWHERE;
+use step::{Output, nearest, step};
 use workspace::Kept;
 
 pub(crate) use classes::{contiguous, norm_of};
 pub use samples::ZeroEmbedding;
 pub(crate) use samples::{Inputs, checked_target};
 
-use crate::batch::{Batch, Forward, Gradients, Reduction};
+use ndarray::{ArrayRef1, ArrayRef2};
+
+use crate::batch::{Batch, Forward, Gradients, Reduction, check_matrices};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -117,6 +120,48 @@ impl<L: MarginLoss> Head<L> {
             bias: gradients.bias.as_mut().map(|bias| bias.view_mut()),
         };
         self.run(batch, reduction, Some(output))
+    }
+
+    /// The nearest class of every embedding (N), without margin: inference. Embeddings `x` (N, D),
+    /// class weights `w` (C, D) and, for Softmax, the bias (C). Of classes that are equally near the
+    /// lowest is taken. Memory does not grow with C.
+    ///
+    /// For the cosines themselves, or scaled logits, see
+    /// [`MarginLoss::margin_free_logits`](crate::MarginLoss::margin_free_logits).
+    ///
+    /// ```
+    /// use margin_softmax::{CosFace, Head};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[0.1, 2.0], [1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// assert_eq!(Head::new(CosFace::default()).predict(&x, &w, None)?, [1, 0]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::Shape`], [`Error::Bias`], [`Error::NonFinite`],
+    /// [`Error::DegenerateNorm`], [`Error::Overflow`].
+    pub fn predict<F: Real>(
+        &mut self,
+        x: &ArrayRef2<F>,
+        w: &ArrayRef2<F>,
+        bias: Option<&ArrayRef1<F>>,
+    ) -> Result<Vec<usize>, Error> {
+        check_matrices(x, w)?;
+        if let Some(bias) = bias {
+            Error::check_shape("bias", &[w.nrows()], bias.shape())?;
+        }
+        let (bias, labels) = (bias.map(|bias| bias.view()), vec![ELSEWHERE; x.nrows()]);
+        let inputs = Inputs {
+            embeddings: x.view(),
+            classes: Classes { weights: w.view(), bias, selected: None },
+            labels: &labels,
+            zero: self.zero,
+        };
+        let mut workspace = self.kept.take();
+        let answer = nearest(&self.loss, &inputs, &mut workspace);
+        self.kept.put(workspace);
+        answer
     }
 
     fn run<F: Real>(

@@ -54,6 +54,33 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
     }
 }
 
+/// The nearest class of every embedding, without margin: a first sweep whose samples have no class
+/// of their own.
+pub(crate) fn nearest<F: Real, L: MarginLoss>(
+    loss: &L,
+    inputs: &Inputs<'_, F>,
+    workspace: &mut Workspace<F>,
+) -> Result<Vec<usize>, Error> {
+    let (rows, dims) = inputs.embeddings.dim();
+    let plan = |samples| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), 0);
+    let threads = rayon::current_num_threads();
+    let parallel = plan(rows).workers(threads) > 1;
+    let (samples, embeddings) = (&mut workspace.samples, &mut workspace.embeddings);
+    inputs.prepare(loss, Reduction::Sum, samples, embeddings, parallel)?;
+    let mut nearest = vec![0; rows];
+    if workspace.samples.is_empty() {
+        return Ok(nearest);
+    }
+    let plan = plan(workspace.samples.len());
+    let workers = plan.workers(threads);
+    workspace.prepare(&plan, workers);
+    Step { inputs, scale: loss.scale(), plan, workers, workspace }.forward(None);
+    for (i, sample) in workspace.samples.iter().enumerate() {
+        nearest[sample.row] = workspace.negatives(&plan, i).1.class;
+    }
+    Ok(nearest)
+}
+
 struct Step<'a, 'b, F> {
     inputs: &'a Inputs<'b, F>,
     scale: crate::loss::Scale,

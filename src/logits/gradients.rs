@@ -46,7 +46,9 @@ impl<F: Real> LogitGradients<F> {
         Error::check_shape("gradients of cosines", &[n, c], self.cosines.shape())?;
         Error::check_shape("gradients of target angles", &[n], self.target_angles.shape())?;
         Error::check_shape("gradients of feature norms", &[n], self.feature_norms.shape())?;
-        Error::check_shape("gradients of weight norms", &[c], self.weight_norms.shape())
+        Error::check_shape("gradients of weight norms", &[c], self.weight_norms.shape())?;
+        let shape = |bias: &Option<Array1<F>>| bias.iter().map(|b| b.len()).collect::<Vec<_>>();
+        Error::check_shape("gradients of bias", &shape(&logits.bias), &shape(&self.bias))
     }
 }
 

@@ -4,7 +4,7 @@ mod gradients;
 mod rows;
 
 pub use gradients::LogitGradients;
-pub(crate) use rows::{backward, forward};
+pub(crate) use rows::{backward, forward, margin_free};
 
 use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1, Axis};
 

@@ -1,5 +1,7 @@
 //! Forward and backward over the rows of the cosines, one pass each.
 
+use ndarray::Array2;
+
 use super::{LogitGradients, NormalizedLogits, workers};
 use crate::batch::{Forward, Outcome, Reduction};
 use crate::cross_entropy::Negatives;
@@ -41,6 +43,7 @@ pub(crate) fn backward<F: Real, L: MarginLoss>(
 ) -> Result<(), Error> {
     let view = View::new(loss, logits, labels)?;
     Error::check_shape("forward", &[labels.len()], forward.losses.shape())?;
+    gradients.check(logits)?;
     reduction.check(labels.len())?;
     let upstream = |i| reduction.weight(i, labels.len());
     let targets = view.targets(loss, upstream)?;
@@ -52,6 +55,9 @@ pub(crate) fn backward<F: Real, L: MarginLoss>(
     let classes = logits.cosines.ncols();
     gradients.labels.clear();
     gradients.labels.extend_from_slice(labels);
+    if !gradients.cosines.is_standard_layout() {
+        gradients.cosines = Array2::zeros(logits.cosines.dim());
+    }
     let rows = gradients.cosines.as_slice_mut().unwrap_or_default().chunks_exact_mut(classes);
     let vectors = gradients.target_angles.iter_mut().zip(&mut gradients.feature_norms);
     work(
@@ -66,6 +72,29 @@ pub(crate) fn backward<F: Real, L: MarginLoss>(
     let pulls = (0..labels.len()).map(|i| upstream(i) * forward.misses[i]);
     view.column_gradients(&targets, pulls, gradients);
     Ok(())
+}
+
+/// See [`MarginLoss::margin_free_logits`].
+pub(crate) fn margin_free<F: Real, L: MarginLoss>(
+    loss: &L,
+    logits: &NormalizedLogits<F>,
+) -> Result<Array2<F>, Error> {
+    let labels = vec![0; logits.cosines.nrows()];
+    let view = View::new(loss, logits, &labels)?;
+    let mut out = logits.cosines.clone();
+    let mut bounds = view.bounds();
+    for (i, mut row) in out.rows_mut().into_iter().enumerate() {
+        bounds.check::<F>(i, view.norms(i, 0).0, None, 0.0)?;
+        let scale = F::narrow(view.row_scale(i));
+        row.mapv_inplace(|c| scale * c);
+        if view.scale == Scale::Unnormalized {
+            row *= &logits.weight_norms;
+        }
+        if let Some(bias) = &logits.bias {
+            row += bias;
+        }
+    }
+    Ok(out)
 }
 
 /// The logits as one loss sees them.
@@ -129,6 +158,13 @@ impl<'a, F: Real> View<'a, F> {
         }
     }
 
+    fn bounds(&self) -> Bounds {
+        let norms = (0..self.logits.cosines.ncols()).map(|j| self.norms(0, j).1);
+        let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
+        let norms = norms.fold((f64::INFINITY, 0.0), widest);
+        Bounds::new(self.scale, norms, self.logits.bias.iter().flatten())
+    }
+
     /// Geometry and margin of every target pair; refuses what may leave the type's range, the loss
     /// of sample `i` counting `upstream(i)` times.
     fn targets<L: MarginLoss>(
@@ -136,10 +172,7 @@ impl<'a, F: Real> View<'a, F> {
         loss: &L,
         upstream: impl Fn(usize) -> f64,
     ) -> Result<Vec<TargetLogit>, Error> {
-        let norms = (0..self.logits.cosines.ncols()).map(|j| self.norms(0, j).1);
-        let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
-        let norms = norms.fold((f64::INFINITY, 0.0), widest);
-        let mut bounds = Bounds::new(self.scale, norms, self.logits.bias.iter().flatten());
+        let mut bounds = self.bounds();
         let targets = (0..self.labels.len()).map(|i| {
             let target = self.target(loss, i)?;
             let norm = self.norms(i, self.labels[i]).0;
