@@ -1,0 +1,185 @@
+//! The decision boundaries of each loss, losses side by side as in the literature.
+
+use std::f64::consts::{FRAC_PI_2, PI};
+use std::sync::Arc;
+
+use kuva::plot::{LegendShape, LinePlot, TextPlot};
+use kuva::render::annotations::TextAnnotation;
+use kuva::render::figure::Figure;
+use kuva::render::layout::{Layout, TickFormat};
+use kuva::render::plots::Plot;
+use kuva::render::theme::Theme;
+
+use crate::panel::{Panel, Point, STEPS, layout, legend, line};
+use crate::{Entry, in_degrees};
+
+/// The angle between the class weights.
+const BETWEEN: f64 = FRAC_PI_2;
+
+const CLASS_ONE: &str = "#2166ac";
+const CLASS_TWO: &str = "#d6604d";
+const NEITHER: &str = "#8c8c8c";
+const INK: &str = "#222222";
+
+/// Pixels: a square panel, what lies left of it and right of it, above it with its titles and
+/// below it with its labels.
+const SIDE: f64 = 290.0;
+const LEFT: f64 = 68.0;
+const RIGHT: f64 = 22.0;
+const TITLES: f64 = 70.0;
+const LABELS: f64 = 54.0;
+/// Above and below a circle.
+const ROOM: f64 = 40.0;
+
+/// Both boundaries of each loss, in the angles above and on the circle below.
+pub fn figure(menu: &[Entry]) -> Figure {
+    const COLUMNS: usize = 4;
+    let mut panels: Vec<Panel> = Vec::new();
+    for row in menu.chunks(COLUMNS) {
+        let free = COLUMNS - row.len();
+        panels.extend(row.iter().map(angles).chain((0..free).map(|_| key())));
+        panels.extend(row.iter().map(circle).chain((0..free).map(|_| caption())));
+    }
+    let rows = panels.len() / COLUMNS;
+    let (plots, layouts) = panels.into_iter().unzip();
+    let figure = Figure::new(rows, COLUMNS)
+        .with_title("Decision boundaries between two classes")
+        .with_title_size(28)
+        .with_cell_size(LEFT + SIDE + RIGHT, TITLES + SIDE + LABELS)
+        .with_plots(plots)
+        .with_layouts(layouts);
+    let circles = (1..rows).step_by(2);
+    circles.fold(figure, |figure, row| figure.with_row_height(row, ROOM + SIDE + ROOM))
+}
+
+/// A square panel that shows `range` on both axes.
+fn square(range: Point, above: f64, below: f64) -> Layout {
+    layout(range, range)
+        .with_show_grid(false)
+        .with_force_margins(LEFT, RIGHT)
+        .with_force_margins_y(above, below)
+}
+
+fn key() -> Panel {
+    let entries = [
+        ("satisfies class 1", CLASS_ONE, LegendShape::Rect),
+        ("satisfies class 2", CLASS_TWO, LegendShape::Rect),
+        ("neither: the no-man's band", NEITHER, LegendShape::Rect),
+        ("from w₁ to w₂: θ₁ + θ₂ = 90°", INK, LegendShape::Line),
+    ];
+    legend(entries.into_iter(), LEFT, 2.0 * TITLES)
+}
+
+fn caption() -> Panel {
+    let text = TextPlot::new().with_font_size(15).with_padding(0.0).with_body(
+        "A sample stands at θ₁ from w₁, the weight of class 1, and at θ₂ from w₂.\n\n\
+         On the circles w₁ and w₂ are 90° apart, and the width of the band is measured between \
+         them.",
+    );
+    (vec![text.into()], square((0.0, 1.0), ROOM, ROOM))
+}
+
+/// The area within `outline`. kuva fills from a line down to y = 0, so an outline that begins and
+/// ends at the origin is filled as it is.
+fn area(outline: &[Point], color: &str) -> Plot {
+    let origin = [(0.0, 0.0)];
+    LinePlot::new()
+        .with_data([&origin, outline, &origin].concat())
+        .with_color(color)
+        .with_stroke_width(0.0)
+        .with_fill()
+        .with_fill_opacity(0.35)
+        .into()
+}
+
+/// The square of both angles, in degrees: what satisfies class 1, class 2 and neither.
+fn angles(entry: &Entry) -> Panel {
+    let degrees = |curves: Vec<Vec<Point>>| -> Vec<Point> {
+        curves.into_iter().flatten().map(|(a, b)| (a.to_degrees(), b.to_degrees())).collect()
+    };
+    let one = degrees(entry.boundary.class_one(STEPS));
+    let two = degrees(entry.boundary.class_two(STEPS));
+    // Class 1 lies above its boundary, class 2 to the right of its own, the band between them.
+    let above = [&one[..], &[(one[one.len() - 1].0, 180.0), (0.0, 180.0)]].concat();
+    let right = [&two[..], &[(180.0, two[two.len() - 1].1), (180.0, 0.0)]].concat();
+    let back: Vec<Point> = two.iter().rev().copied().collect();
+    let band = [&one[..], &[(180.0, 180.0)], &back].concat();
+    let apart = BETWEEN.to_degrees();
+    let plots = vec![
+        area(&band, NEITHER),
+        area(&above, CLASS_ONE),
+        area(&right, CLASS_TWO),
+        line(one, CLASS_ONE).into(),
+        line(two, CLASS_TWO).into(),
+        line(vec![(0.0, apart), (apart, 0.0)], INK).with_stroke_width(1.5).with_dashed().into(),
+    ];
+    let frame = square((0.0, 180.0), TITLES, LABELS)
+        .with_title(entry.name)
+        .with_subtitle(entry.parameters)
+        .with_x_label("θ₁")
+        .with_y_label("θ₂")
+        .with_x_tick_step(45.0)
+        .with_y_tick_step(45.0)
+        .with_tick_format(TickFormat::Degree)
+        .with_box_axes();
+    (plots, frame)
+}
+
+/// The point of the circle of `radius` at an angle.
+fn at(angle: f64, radius: f64) -> Point {
+    (radius * angle.cos(), radius * angle.sin())
+}
+
+/// The class weights on the circle, even about its top.
+const WEIGHT_ONE: f64 = FRAC_PI_2 + 0.5 * BETWEEN;
+const WEIGHT_TWO: f64 = FRAC_PI_2 - 0.5 * BETWEEN;
+
+/// The arcs of the circle, each in the colour of the class that its points satisfy.
+fn arcs(entry: &Entry) -> Vec<(&'static str, Vec<Point>)> {
+    let color = |angle: f64| {
+        let from = |weight: f64| (angle - weight).cos().acos();
+        let (theta1, theta2) = (from(WEIGHT_ONE), from(WEIGHT_TWO));
+        if entry.boundary.holds_one(theta1, theta2) {
+            CLASS_ONE
+        } else if entry.boundary.holds_two(theta1, theta2) {
+            CLASS_TWO
+        } else {
+            NEITHER
+        }
+    };
+    // Once round from w₁, in the middle of each step, where no boundary lies by chance.
+    let step = PI / f64::from(2 * STEPS);
+    let rim: Vec<f64> = (0..4 * STEPS).map(|i| WEIGHT_ONE + (f64::from(i) + 0.5) * step).collect();
+    let arc = |middles: &[f64]| {
+        let starts = middles.iter().map(|middle| at(middle - 0.5 * step, 1.0));
+        let end = at(middles[middles.len() - 1] + 0.5 * step, 1.0);
+        (color(middles[0]), starts.chain([end]).collect())
+    };
+    rim.chunk_by(|&a, &b| color(a) == color(b)).map(arc).collect()
+}
+
+/// The circle, both class weights, and whom its points satisfy.
+fn circle(entry: &Entry) -> Panel {
+    let mut plots = Vec::new();
+    for (color, arc) in arcs(entry) {
+        plots.push(area(&arc, color));
+        plots.push(line(arc, color).with_stroke_width(5.0).into());
+    }
+    for (weight, color) in [(WEIGHT_ONE, CLASS_ONE), (WEIGHT_TWO, CLASS_TWO)] {
+        plots.push(line(vec![(0.0, 0.0), at(weight, 1.0)], color).into());
+    }
+    let label = |text: &str, angle: f64| {
+        let (x, y) = at(angle, 1.16);
+        TextAnnotation::new(text, x, y - 0.06).with_font_size(18)
+    };
+    let band = entry.boundary.band(BETWEEN).map_or("none".into(), in_degrees);
+    let hidden = Theme { axis_color: "none".into(), tick_color: "none".into(), ..Theme::light() };
+    let frame = square((-1.2, 1.2), ROOM, ROOM)
+        .with_title(format!("band: {band}"))
+        .with_theme(hidden)
+        .with_show_grid(false)
+        .with_tick_format(TickFormat::Custom(Arc::new(|_| String::new())))
+        .with_annotation(label("w₁", WEIGHT_ONE))
+        .with_annotation(label("w₂", WEIGHT_TWO));
+    (plots, frame)
+}

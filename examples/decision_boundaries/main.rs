@@ -1,0 +1,105 @@
+//! Draws what the margins do: the decision boundaries of two classes for every loss, in the angles
+//! to both class weights and on the circle, and the target logit of every loss and continuation.
+
+mod boundaries;
+mod panel;
+#[path = "../common/plot.rs"]
+mod plot;
+mod target_logits;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use margin_softmax::{
+    ArcFace, Boundary, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax,
+    Softmax, SphereFace,
+};
+
+/// Draw the decision boundaries and the target logits of every loss
+#[derive(Parser)]
+struct Args {
+    /// Where the pictures go
+    #[arg(long, value_name = "DIR", default_value = "target/decision_boundaries")]
+    out: PathBuf,
+}
+
+/// A loss with the parameters that the pictures show.
+struct Entry {
+    name: &'static str,
+    parameters: &'static str,
+    boundary: Boundary<Box<dyn MarginLoss>>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let out = &args.out;
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let menu = menu()?;
+    print_bands(&menu);
+    for (name, figure) in
+        [("boundaries", boundaries::figure(&menu)), ("target_logits", target_logits::figure()?)]
+    {
+        let stem = out.join(name);
+        plot::save(&figure.render(), &stem)?;
+        println!("{}.svg and .png", stem.display());
+    }
+    Ok(())
+}
+
+/// Every loss, its margin as published or a usual one.
+fn menu() -> Result<Vec<Entry>, Error> {
+    let entry = |name, parameters, loss: Box<dyn MarginLoss>| {
+        // Norms move the boundary of Softmax only: the others normalise.
+        let boundary = Boundary::of(loss).with_norms(1.0, 1.5)?;
+        Ok(Entry { name, parameters, boundary })
+    };
+    Ok(vec![
+        entry("Softmax", "‖w₁‖ = 1, ‖w₂‖ = 1.5", Box::new(Softmax::new()))?,
+        entry("ModifiedSoftmax", "no margin", Box::new(ModifiedSoftmax::new()))?,
+        entry("SphereFace", "m = 4", Box::new(SphereFace::new(4)?))?,
+        entry("F-Norm SphereFace", "m = 2", Box::new(FNormSphereFace::new(64.0, 2)?))?,
+        entry("CosFace", "m = 0.35", Box::new(CosFace::new(64.0, 0.35)?))?,
+        entry("ArcFace", "m = 0.5", Box::new(ArcFace::new(64.0, 0.5)?))?,
+        entry(
+            "Generalized",
+            "m₀ = 1, m₁ = 0.3, m₂ = 0.2",
+            Box::new(Generalized::new(64.0, 1.0, 0.3, 0.2)?),
+        )?,
+    ])
+}
+
+/// The angular width of each loss's no-man's band, at several angles between the class weights.
+fn print_bands(menu: &[Entry]) {
+    const APART: [f64; 5] = [30.0, 60.0, 90.0, 120.0, 180.0];
+    println!("Angular width of the no-man's band between class weights Θ apart");
+    println!("(– where a boundary does not cross the arc: one class has no place there)\n");
+    let row = |head: &str, cells: [String; 5]| {
+        println!("{head:42}{}", cells.map(|cell| format!("{cell:>10}")).concat());
+    };
+    row("", APART.map(|degrees| format!("Θ = {degrees}°")));
+    for Entry { name, parameters, boundary } in menu {
+        let band = |degrees: f64| boundary.band(degrees.to_radians());
+        let cells = APART.map(|degrees| band(degrees).map_or("–".into(), in_degrees));
+        row(&format!("{name}, {parameters}"), cells);
+    }
+    println!();
+}
+
+/// An angle to a tenth of a degree.
+fn in_degrees(angle: f64) -> String {
+    let tenths = (10.0 * angle.to_degrees()).round();
+    // The sum turns -0 into 0.
+    format!("{:.1}°", tenths / 10.0 + 0.0)
+}

@@ -1,0 +1,51 @@
+//! What all panels have in common.
+
+use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot};
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot;
+
+/// A pair of angles, or a place in the plane.
+pub type Point = (f64, f64);
+/// One panel of a figure.
+pub type Panel = (Vec<Plot>, Layout);
+
+/// Steps of half a degree over [0, π].
+pub const STEPS: u32 = 360;
+
+/// Ranges that are kept as given, and sizes that are read at a glance.
+pub fn layout(x: Point, y: Point) -> Layout {
+    Layout::new(x, y)
+        .with_x_axis_min(x.0)
+        .with_x_axis_max(x.1)
+        .with_y_axis_min(y.0)
+        .with_y_axis_max(y.1)
+        .with_clamp_axis()
+        .with_title_size(20)
+        .with_subtitle_size(15)
+        .with_label_size(17)
+        .with_tick_size(13)
+        .with_body_size(15)
+}
+
+/// A line through `points`.
+pub fn line(points: Vec<Point>, color: &str) -> LinePlot {
+    LinePlot::new().with_data(points).with_color(color).with_stroke_width(2.5)
+}
+
+/// A panel with a legend only.
+pub fn legend<'a>(
+    entries: impl Iterator<Item = (&'a str, &'a str, LegendShape)>,
+    left: f64,
+    top: f64,
+) -> Panel {
+    let entries = entries.map(|(label, color, shape)| LegendEntry {
+        label: label.into(),
+        color: color.into(),
+        shape,
+        dasharray: None,
+    });
+    let legend = LegendPlot::from_entries(entries.collect()).with_cols(1).without_box();
+    let layout =
+        layout((0.0, 1.0), (0.0, 1.0)).with_force_margins(left, 0.0).with_force_margins_y(top, 0.0);
+    (vec![legend.into()], layout)
+}

@@ -1,0 +1,135 @@
+//! The target logit of every loss and continuation.
+
+use std::f64::consts::PI;
+
+use kuva::plot::LegendShape;
+use kuva::render::figure::Figure;
+use kuva::render::layout::TickFormat;
+use margin_softmax::{
+    Angle, ArcFace, Continuation, CosFace, Error, FNormSphereFace, Generalized, MarginLoss,
+    ModifiedSoftmax, SphereFace,
+};
+
+use crate::panel::{Panel, Point, STEPS, layout, legend, line};
+
+const INK: &str = "#222222";
+const PALE: &str = "#c4c4c4";
+const GREEN: &str = "#1b9e77";
+const ORANGE: &str = "#e6842a";
+const VIOLET: &str = "#7a5ab5";
+const BLUE: &str = "#3a86c8";
+const RED: &str = "#c8385a";
+
+/// Label, loss and colour.
+type Curve<'a> = (&'a str, &'a dyn MarginLoss, &'a str);
+
+/// A panel of curves f(θ), θ in degrees.
+struct Frame {
+    title: &'static str,
+    subtitle: &'static str,
+    x: Point,
+    y: Point,
+    /// How much wider each curve is than the next, which lies on it where they coincide.
+    nesting: f64,
+}
+
+/// f(θ) of every loss, and what each continuation makes of a margin past π.
+pub fn figure() -> Result<Figure, Error> {
+    let (panels, legends): (Vec<_>, Vec<_>) =
+        [every_loss()?, continued_sum()?, continued_product()?].into_iter().unzip();
+    let (plots, layouts) = panels.into_iter().chain(legends).unzip();
+    Ok(Figure::new(2, 3)
+        .with_title("The target logit before the scale, f(θ)")
+        .with_title_size(28)
+        .with_cell_size(520.0, 560.0)
+        .with_row_height(1, 170.0)
+        .with_plots(plots)
+        .with_layouts(layouts))
+}
+
+fn every_loss() -> Result<(Panel, Panel), Error> {
+    let curves: [Curve; 6] = [
+        ("Softmax, ModifiedSoftmax: cos θ", &ModifiedSoftmax::new(), INK),
+        ("CosFace, m = 0.35", &CosFace::new(64.0, 0.35)?, GREEN),
+        ("ArcFace, m = 0.5", &ArcFace::new(64.0, 0.5)?, ORANGE),
+        (
+            "Generalized, m₀ = 1, m₁ = 0.3, m₂ = 0.2",
+            &Generalized::new(64.0, 1.0, 0.3, 0.2)?,
+            VIOLET,
+        ),
+        ("F-Norm SphereFace, m = 2", &FNormSphereFace::new(64.0, 2)?, BLUE),
+        ("SphereFace, m = 4, falls to −7", &SphereFace::new(4)?, RED),
+    ];
+    let panel = Frame {
+        title: "Every loss",
+        subtitle: "continued as by default",
+        x: (0.0, 180.0),
+        y: (-3.2, 1.2),
+        nesting: 0.0,
+    };
+    Ok(panel.draw(&curves))
+}
+
+fn continued_sum() -> Result<(Panel, Panel), Error> {
+    let loss = |mode| ArcFace::new(64.0, 0.5).map(|loss| loss.with_continuation(mode));
+    let curves: [Curve; 5] = [
+        ("no margin: cos θ", &ModifiedSoftmax::new(), PALE),
+        ("Monotone, the default", &loss(Continuation::Monotone)?, ORANGE),
+        ("Linear", &loss(Continuation::Linear)?, VIOLET),
+        ("Raw: cos(θ + m)", &loss(Continuation::Raw)?, GREEN),
+        ("EasyMargin", &loss(Continuation::EasyMargin)?, BLUE),
+    ];
+    let panel = Frame {
+        title: "ArcFace and its continuations",
+        subtitle: "m = 0.5: θ + m passes π at 151.4°",
+        x: (60.0, 180.0),
+        y: (-1.4, 0.6),
+        nesting: 1.5,
+    };
+    Ok(panel.draw(&curves))
+}
+
+fn continued_product() -> Result<(Panel, Panel), Error> {
+    let loss = |mode| Generalized::new(64.0, 4.0, 0.0, 0.0)?.with_continuation(mode);
+    let curves: [Curve; 3] = [
+        ("no margin: cos θ", &ModifiedSoftmax::new(), PALE),
+        ("Monotone, the default: A-Softmax", &loss(Continuation::Monotone)?, ORANGE),
+        ("Raw: cos(4θ)", &loss(Continuation::Raw)?, GREEN),
+    ];
+    let panel = Frame {
+        title: "SphereFace and its continuations",
+        subtitle: "m = 4: 4θ passes π at 45°",
+        x: (0.0, 180.0),
+        y: (-7.5, 1.5),
+        nesting: 1.5,
+    };
+    Ok(panel.draw(&curves))
+}
+
+impl Frame {
+    /// The curves, and their legend.
+    fn draw(&self, curves: &[Curve]) -> (Panel, Panel) {
+        let width = |order: usize| 2.5 + self.nesting * (curves.len() - 1 - order) as f64;
+        let lines = curves.iter().enumerate().map(|(order, (_, loss, color))| {
+            line(self.points(*loss), color).with_stroke_width(width(order)).into()
+        });
+        let frame = layout(self.x, self.y)
+            .with_title(self.title)
+            .with_subtitle(self.subtitle)
+            .with_x_label("θ")
+            .with_x_tick_step(30.0)
+            .with_x_tick_format(TickFormat::Degree)
+            .with_force_margins(70.0, 20.0);
+        let entries = curves.iter().map(|(label, _, color)| (*label, *color, LegendShape::Line));
+        ((lines.collect(), frame), legend(entries, 70.0, 0.0))
+    }
+
+    fn points(&self, loss: &dyn MarginLoss) -> Vec<Point> {
+        let step = PI / f64::from(4 * STEPS);
+        let angles = (0..=4 * STEPS).map(|i| Angle::from_theta(f64::from(i) * step));
+        angles
+            .map(|angle| (angle.theta.to_degrees(), loss.target(&angle).value))
+            .filter(|point| point.0 >= self.x.0 && point.1 >= self.y.0)
+            .collect()
+    }
+}
