@@ -1,0 +1,161 @@
+//! The whole step from embeddings and class weights: shapes, losses, types, threads, beside three
+//! bare matrix products and the naive ndarray version of the same step.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use margin_softmax::{
+    ArcFace, Batch, CosFace, FNormSphereFace, Generalized, Gradients, Head, MarginLoss,
+    ModifiedSoftmax, Real, Reduction, Softmax, SphereFace,
+};
+use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+/// N, D, C, and whether one thread only.
+const SHAPES: [(usize, usize, usize, bool); 5] = [
+    (512, 512, 100_000, false),
+    (256, 512, 10_000, false),
+    (512, 128, 100_000, false),
+    (256, 512, 10_000, true),
+    (128, 128, 1_000, true),
+];
+
+fn matrix<F: Real>(rows: usize, columns: usize, seed: u64) -> Array2<F> {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    let mut entry = || F::from_f64(rng.random_range(-1.0..1.0)).unwrap_or(F::zero());
+    Array2::from_shape_simple_fn((rows, columns), &mut entry)
+}
+
+fn pool(single: bool) -> rayon::ThreadPool {
+    let threads = if single { 1 } else { 0 };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool")
+}
+
+fn step<F: Real>(
+    c: &mut Criterion,
+    name: &str,
+    loss: impl MarginLoss,
+    shape: (usize, usize, usize, bool),
+) {
+    let (n, d, classes, _) = shape;
+    let (x, w) = (matrix::<F>(n, d, 1), matrix::<F>(classes, d, 2));
+    let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % classes).collect();
+    let batch = Batch::new(&x, &w, &labels).expect("a valid batch");
+    let mut gradients = Gradients::zeros_for(&batch);
+    let mut head = Head::new(loss);
+    run(c, name, shape, || {
+        let forward = head.forward_backward(black_box(&batch), Reduction::Mean, &mut gradients);
+        forward.expect("a valid step").mean()
+    });
+}
+
+/// One measurement, in floating-point operations of the three products.
+fn run<T: Send>(
+    c: &mut Criterion,
+    name: &str,
+    (n, d, classes, single): (usize, usize, usize, bool),
+    mut step: impl FnMut() -> T + Send,
+) {
+    let mut group = c.benchmark_group("head");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements((6 * n * d * classes) as u64));
+    let threads = if single { "1 thread" } else { "all threads" };
+    let id = BenchmarkId::new(name, format!("{n}/{d}/{classes} {threads}"));
+    let pool = pool(single);
+    group.bench_function(id, |b| pool.install(|| b.iter(&mut step)));
+    group.finish();
+}
+
+fn shapes(c: &mut Criterion) {
+    for shape in SHAPES {
+        step::<f32>(c, "ArcFace f32", ArcFace::default(), shape);
+        step::<f64>(c, "ArcFace f64", ArcFace::default(), shape);
+        products(c, shape);
+        naive(c, shape);
+    }
+    for single in [false, true] {
+        step::<f32>(c, "ArcFace f32", ArcFace::default(), (32, 64, 100, single));
+    }
+}
+
+fn losses(c: &mut Criterion) {
+    let shape = (256, 512, 10_000, false);
+    step::<f32>(c, "Softmax", Softmax, shape);
+    step::<f32>(c, "ModifiedSoftmax", ModifiedSoftmax, shape);
+    step::<f32>(c, "SphereFace", SphereFace::default(), shape);
+    step::<f32>(c, "FNormSphereFace", FNormSphereFace::default(), shape);
+    step::<f32>(c, "CosFace", CosFace::default(), shape);
+    step::<f32>(c, "ArcFace", ArcFace::default(), shape);
+    step::<f32>(c, "Generalized", Generalized::default(), shape);
+}
+
+/// Z = X·Wᵀ, dX = Z·W, dW = Zᵀ·X by faer, outputs allocated beforehand: Z and dW stored with one
+/// class after the other, which is the quickest form.
+fn products(c: &mut Criterion, shape: (usize, usize, usize, bool)) {
+    let (n, d, classes, single) = shape;
+    let (x, w) = (matrix::<f32>(n, d, 1), matrix::<f32>(classes, d, 2));
+    let (mut z, mut dx, mut dw) =
+        (vec![0.0; n * classes], vec![0.0; n * d], vec![0.0; classes * d]);
+    let par = if single { Par::Seq } else { Par::rayon(0) };
+    let x = MatRef::from_row_major_slice(x.as_slice().unwrap_or_default(), n, d);
+    let w = MatRef::from_row_major_slice(w.as_slice().unwrap_or_default(), classes, d);
+    run(c, "three faer products", shape, || {
+        let logits = MatMut::from_column_major_slice_mut(&mut z, n, classes);
+        matmul(logits, Accum::Replace, x, w.transpose(), 1.0, par);
+        let logits = MatRef::from_column_major_slice(&z, n, classes);
+        let out = MatMut::from_column_major_slice_mut(&mut dx, d, n).transpose_mut();
+        matmul(out, Accum::Replace, logits, w, 1.0, par);
+        let out = MatMut::from_column_major_slice_mut(&mut dw, d, classes).transpose_mut();
+        matmul(out, Accum::Replace, logits.transpose(), x, 1.0, par);
+    });
+}
+
+/// The step as one would first write it: every intermediate array made in full.
+fn naive(c: &mut Criterion, shape: (usize, usize, usize, bool)) {
+    let (n, d, classes, _) = shape;
+    let (x, w) = (matrix::<f32>(n, d, 1), matrix::<f32>(classes, d, 2));
+    let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % classes).collect();
+    run(c, "naive ndarray", shape, || naive_step(x.view(), w.view(), &labels, 64.0, 0.5));
+}
+
+fn naive_step(
+    x: ArrayView2<'_, f32>,
+    w: ArrayView2<'_, f32>,
+    labels: &[usize],
+    s: f32,
+    m: f32,
+) -> (Array2<f32>, Array2<f32>) {
+    let norms = |a: &ArrayView2<'_, f32>| a.map_axis(Axis(1), |row| row.dot(&row).sqrt());
+    let (r, q) = (norms(&x), norms(&w));
+    let (u, v) = (&x / &r.view().insert_axis(Axis(1)), &w / &q.view().insert_axis(Axis(1)));
+    let cosines = u.dot(&v.t());
+    let mut logits = &cosines * s;
+    for (i, &y) in labels.iter().enumerate() {
+        logits[[i, y]] = s * (cosines[[i, y]].acos() + m).cos();
+    }
+    let max = logits.map_axis(Axis(1), |row| row.fold(f32::MIN, |a, &b| a.max(b)));
+    let exp = (&logits - &max.insert_axis(Axis(1))).mapv(f32::exp);
+    let sum = exp.sum_axis(Axis(1));
+    let mut gradient = exp / sum.insert_axis(Axis(1));
+    for (i, &y) in labels.iter().enumerate() {
+        let theta = cosines[[i, y]].acos();
+        gradient[[i, y]] = (gradient[[i, y]] - 1.0) * (theta + m).sin() / theta.sin();
+    }
+    gradient *= s / labels.len() as f32;
+    (through_norm(gradient.dot(&v), u, r), through_norm(gradient.t().dot(&u), v, q))
+}
+
+fn through_norm(mut gradient: Array2<f32>, unit: Array2<f32>, norms: Array1<f32>) -> Array2<f32> {
+    Zip::from(gradient.rows_mut()).and(unit.rows()).and(&norms).for_each(|mut row, unit, &norm| {
+        let along = row.dot(&unit);
+        row.scaled_add(-along, &unit);
+        row /= norm;
+    });
+    gradient
+}
+
+criterion_group!(benches, shapes, losses);
+criterion_main!(benches);
