@@ -145,10 +145,10 @@ fn naive_step(
         gradient[[i, y]] = (gradient[[i, y]] - 1.0) * (theta + m).sin() / theta.sin();
     }
     gradient *= s / labels.len() as f32;
-    (through_norm(gradient.dot(&v), u, r), through_norm(gradient.t().dot(&u), v, q))
+    (through_norm(gradient.dot(&v), &u, r), through_norm(gradient.t().dot(&u), &v, q))
 }
 
-fn through_norm(mut gradient: Array2<f32>, unit: Array2<f32>, norms: Array1<f32>) -> Array2<f32> {
+fn through_norm(mut gradient: Array2<f32>, unit: &Array2<f32>, norms: Array1<f32>) -> Array2<f32> {
     Zip::from(gradient.rows_mut()).and(unit.rows()).and(&norms).for_each(|mut row, unit, &norm| {
         let along = row.dot(&unit);
         row.scaled_add(-along, &unit);
