@@ -132,14 +132,18 @@ fn portray(
     schedule: &Schedule,
     progress: &ProgressBar,
 ) -> Result<Portrait> {
+    /// More dots would hide each other.
+    const DOTS: usize = 1000;
     let recipe = Recipe::in_the_plane(name);
     let model = train(recipe, 2, &data.train, schedule, progress)?;
+    let rows: Vec<usize> = (0..data.held_out.len().min(DOTS)).collect();
+    let drawn = data.held_out.select(&rows);
     Ok(Portrait {
         recipe,
         uneased: Recipe::with_room(name),
         accuracy: model.evaluate(recipe, &data.held_out)?.accuracy,
-        features: model.embed(&data.held_out),
-        labels: data.held_out.labels.clone(),
+        features: model.embed(&drawn),
+        labels: drawn.labels,
         class_weights: model.classes.value,
     })
 }
