@@ -9,9 +9,9 @@ use super::forward::Sweep;
 use super::plan::Plan;
 use super::samples::{Inputs, Sample, TargetPair};
 use super::workspace::Scratch;
-use crate::kernel::{self, Layout, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::loss::Scale;
-use crate::parallel::{split_off, work};
+use crate::parallel::{split_tail, work};
 
 /// What the second sweep knows of the samples: all in the samples' order.
 #[derive(Clone, Copy)]
@@ -45,71 +45,86 @@ impl<F: Real> Sweep<'_, '_, F> {
         workers: &mut [Scratch<F>],
     ) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let jobs = partials.chunks_mut(n * dims).enumerate().map(|(index, partial)| {
+        // From the last class to the first: what the first sweep left in the caches is used first.
+        let jobs = partials.chunks_mut(n * dims).enumerate().rev().map(|(index, partial)| {
             let classes = self.plan.chunk(index);
-            let (kept, rest) = stored.split_at((classes.len() * n).min(stored.len()));
+            let (rest, kept) = stored.split_at((classes.start * n).min(stored.len()));
             stored = rest;
             Job {
-                weights: split_off(&mut weights, classes.len() * dims),
-                bias: bias.as_mut().map(|bias| split_off(bias, classes.len())),
+                weights: split_tail(&mut weights, classes.start * dims),
+                bias: bias.as_mut().map(|bias| split_tail(bias, classes.start)),
                 stored: kept,
                 partial,
                 classes,
             }
         });
-        work(jobs, workers, |scratch, job| self.backward_chunk(shares, scratch, job));
+        work(jobs, workers, |scratch, mut job| {
+            for (index, tile) in Plan::tiles(job.classes.clone()).rev().enumerate() {
+                self.backward_tile(shares, scratch, &mut job, tile, index == 0);
+            }
+        });
     }
 
-    fn backward_chunk(&self, shares: Shares<'_, F>, scratch: &mut Scratch<F>, mut job: Job<'_, F>) {
+    /// One tile: the gradient of its logits, and what that gives embeddings, weights and bias.
+    fn backward_tile(
+        &self,
+        shares: Shares<'_, F>,
+        scratch: &mut Scratch<F>,
+        job: &mut Job<'_, F>,
+        tile: Range<usize>,
+        first: bool,
+    ) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        for tile in Plan::tiles(job.classes.clone()) {
-            let at = tile.start - job.classes.start;
-            let rows = &mut job.weights[at * dims..(at + tile.len()) * dims];
-            let gradient = &mut scratch.tile[..tile.len() * n];
-            let weights = self.inputs.classes.tile(tile.clone(), &mut scratch.packed);
-            let factors = &mut scratch.factors[..tile.len()];
-            self.factors(weights, factors);
-            let (z, stride) = if self.plan.logits_fit_in_gradient() {
-                (&*rows, dims)
-            } else if (at + tile.len()) * n <= job.stored.len() {
-                (&job.stored[at * n..(at + tile.len()) * n], n)
-            } else {
+        let at = tile.start - job.classes.start;
+        let weights = self.inputs.classes.tile(tile.clone(), &mut scratch.packed);
+        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
+        // Kept in the weight gradient, this tile's logits and those of the tiles before it lie
+        // below the rows that this tile writes: N ≤ D, and tiles are taken from the last.
+        let kept = if self.plan.logits_fit_in_gradient() { &*job.weights } else { job.stored };
+        let z = match kept.get(at * n..(at + tile.len()) * n) {
+            Some(kept) => kept,
+            None => {
                 let biases = self.biases(tile.clone(), &mut scratch.biases);
                 let z = &mut scratch.again[..tile.len() * n];
-                self.products(weights, tile.len(), z, n);
+                self.products(weights, tile.len(), z);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
-                let layout = Layout { stride: n, samples: n };
-                kernel::tile_stats(z, layout, factors, biases, self.targets(tile.start), stats);
-                (&*z, n)
-            };
-            let layout = Layout { stride, samples: n };
-            kernel::tile_gradient(z, layout, shares.shift, shares.coefficients, factors, gradient);
-            let gradient = Mat::new(gradient, tile.len(), n);
-            let weights_mat = Mat::new(weights, tile.len(), dims);
-            let partial = MatMut::new(job.partial, n, dims, dims);
-            kernel::gemm(partial, at > 0, gradient.t(), weights_mat);
-            let embeddings = Mat::new(self.embeddings, n, dims);
-            kernel::gemm(MatMut::new(rows, tile.len(), dims, dims), false, gradient, embeddings);
+                kernel::tile_stats(z, n, factors, biases, self.targets(tile.start), stats);
+                z
+            }
+        };
+        let gradient = &mut scratch.tile[..tile.len() * n];
+        kernel::tile_gradient(z, n, shares.shift, shares.coefficients, factors, gradient);
+        let gradient = Mat::new(gradient, tile.len(), n);
+        let partial = MatMut::new(job.partial, n, dims, dims);
+        kernel::gemm(partial, !first, gradient.t(), Mat::new(weights, tile.len(), dims));
+        let embeddings = Mat::new(self.embeddings, n, dims);
+        let rows = &mut job.weights[at * dims..(at + tile.len()) * dims];
+        kernel::gemm(MatMut::new(rows, tile.len(), dims, dims), false, gradient, embeddings);
+        if self.scale != Scale::Unnormalized {
+            let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
+            for ((row, w), &factor) in rows.zip(factors.iter()) {
+                kernel::project(row, w, factor);
+            }
+        }
+        if let Some(bias) = &mut job.bias {
+            for (bias, g) in
+                bias[at..].iter_mut().zip(scratch.tile.chunks_exact(n)).take(tile.len())
+            {
+                *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
+            }
+        }
+        let mut targets = self.targets(tile.start);
+        for j in 0..tile.len() {
+            let targets = targets(j);
+            if targets.is_empty() {
+                continue;
+            }
             if let Some(bias) = &mut job.bias {
-                for (bias, g) in bias[at..].iter_mut().zip(scratch.tile.chunks_exact(n)) {
-                    *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
-                }
+                let pull: f64 = shares.target_logits[targets.clone()].iter().sum();
+                bias[at + j] = F::narrow(bias[at + j].widen() + pull);
             }
-            let mut targets = self.targets(tile.start);
-            for (j, row) in rows.chunks_exact_mut(dims).enumerate() {
-                if self.scale != Scale::Unnormalized {
-                    kernel::project(row, &weights[j * dims..(j + 1) * dims], factors[j]);
-                }
-                let targets = targets(j);
-                if !targets.is_empty() {
-                    self.add_targets(shares, targets.clone(), row, &mut scratch.row);
-                    if let Some(bias) = &mut job.bias {
-                        let pull: f64 = shares.target_logits[targets].iter().sum();
-                        bias[at + j] = F::narrow(bias[at + j].widen() + pull);
-                    }
-                }
-            }
+            self.add_targets(shares, targets, &mut rows[j * dims..][..dims], &mut scratch.row);
         }
     }
 
@@ -139,9 +154,7 @@ impl<F: Real> Sweep<'_, '_, F> {
                 kernel::add_scaled(sum, 1.0, w, pull * radial * target.target.value);
             }
         }
-        for (out, sum) in row.iter_mut().zip(sum.iter()) {
-            *out = F::narrow(*sum);
-        }
+        kernel::rounded(row, sum);
     }
 }
 
@@ -164,10 +177,7 @@ pub(super) fn embedding_gradients<F: Real>(
     let jobs = rows.filter_map(|(row, place)| Some((place?, row)));
     work(jobs, workers, |scratch, (i, mut row)| {
         let sum = &mut scratch.row[..dims];
-        sum.fill(0.0);
-        for partial in partials.chunks_exact(n * dims) {
-            kernel::add_scaled(sum, 1.0, &partial[i * dims..(i + 1) * dims], 1.0);
-        }
+        kernel::sum_rows(sum, partials, i * dims, n * dims);
         finish_embedding(
             sweep.inputs,
             sweep.scale,
@@ -175,8 +185,9 @@ pub(super) fn embedding_gradients<F: Real>(
             shares.target_logits[i],
             sum,
         );
-        for (out, sum) in row.iter_mut().zip(sum.iter()) {
-            *out = F::narrow(*sum);
+        match row.as_slice_mut() {
+            Some(row) => kernel::rounded(row, sum),
+            None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),
         }
     });
 }

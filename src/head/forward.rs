@@ -3,25 +3,18 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::samples::{Inputs, Sample};
+use super::samples::{Inputs, Sample, factor_of};
 use super::workspace::{Found, Scratch, Workspace};
 use crate::cross_entropy::Negatives;
-use crate::kernel::{self, Layout, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::loss::Scale;
 use crate::parallel::{split_off, work};
-
-/// Where the logits of a chunk's classes go: kept for the second sweep, or passed over.
-pub(super) enum Logits<'a, F> {
-    /// In the rows of the weight gradient, which are long enough.
-    Gradient(&'a mut [F]),
-    /// In the workspace, as far as they are stored; an empty slice keeps none.
-    Workspace(&'a mut [F]),
-}
 
 /// One chunk of the first sweep.
 struct Job<'a, F> {
     classes: Range<usize>,
-    logits: Logits<'a, F>,
+    /// Where its logits are kept for the second sweep, as far as this reaches.
+    kept: &'a mut [F],
     max: &'a mut [F],
     class: &'a mut [usize],
     sum: &'a mut [f64],
@@ -36,16 +29,17 @@ pub(super) struct Sweep<'a, 'b, F> {
     pub scale: Scale,
     pub samples: &'a [Sample],
     pub embeddings: &'a [F],
+    /// The factors of the first classes.
+    pub factors: &'a [F],
 }
 
 impl<F: Real> Sweep<'_, '_, F> {
-    /// Fills `found`, chunk by chunk, and keeps the logits where `gradient` (the caller's weight
-    /// gradient) or `stored` has room for them.
+    /// Fills `found`, chunk by chunk, and keeps the logits in `kept`, one tile after the other, as
+    /// far as it reaches; `room` is what each class has there.
     pub fn forward(
         &self,
         found: &mut Found<F>,
-        mut gradient: Option<&mut [F]>,
-        mut stored: &mut [F],
+        (mut kept, room): (&mut [F], usize),
         workers: &mut [Scratch<F>],
     ) {
         let n = self.plan.samples;
@@ -57,40 +51,31 @@ impl<F: Real> Sweep<'_, '_, F> {
             .zip(found.target.chunks_mut(n));
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let classes = self.plan.chunk(index);
-            let logits = match &mut gradient {
-                Some(gradient) => {
-                    Logits::Gradient(split_off(gradient, classes.len() * self.plan.dims))
-                }
-                None => Logits::Workspace(split_off(&mut stored, classes.len() * n)),
-            };
-            Job { classes, logits, max, class, sum, target }
+            let kept = split_off(&mut kept, classes.len() * room);
+            Job { classes, kept, max, class, sum, target }
         });
         work(jobs, workers, |scratch, job| self.forward_chunk(scratch, job));
     }
 
-    fn forward_chunk(&self, scratch: &mut Scratch<F>, mut job: Job<'_, F>) {
-        let (n, dims) = (self.plan.samples, self.plan.dims);
+    fn forward_chunk(&self, scratch: &mut Scratch<F>, job: Job<'_, F>) {
+        let n = self.plan.samples;
         job.max.fill(F::neg_infinity());
         job.class.fill(usize::MAX);
         job.sum.fill(0.0);
         for tile in Plan::tiles(job.classes.clone()) {
             let at = tile.start - job.classes.start;
-            let (z, stride) = match &mut job.logits {
-                Logits::Gradient(rows) => (&mut rows[at * dims..(at + tile.len()) * dims], dims),
-                Logits::Workspace(rows) if (at + tile.len()) * n <= rows.len() => {
-                    (&mut rows[at * n..(at + tile.len()) * n], n)
-                }
-                Logits::Workspace(_) => (&mut scratch.tile[..tile.len() * n], n),
+            let z = match job.kept.get_mut(at * n..(at + tile.len()) * n) {
+                Some(kept) => kept,
+                None => &mut scratch.tile[..tile.len() * n],
             };
             let weights = self.inputs.classes.tile(tile.clone(), &mut scratch.packed);
-            self.products(weights, tile.len(), z, stride);
-            self.factors(weights, &mut scratch.factors[..tile.len()]);
+            self.products(weights, tile.len(), z);
+            let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
             let biases = self.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
-            let layout = Layout { stride, samples: n };
             let targets = self.targets(tile.start);
-            kernel::tile_stats(z, layout, &scratch.factors[..tile.len()], biases, targets, stats);
+            kernel::tile_stats(z, n, factors, biases, targets, stats);
             for i in 0..n {
                 if scratch.max[i] > job.max[i] {
                     job.sum[i] *= (job.max[i] - scratch.max[i]).exp().widen();
@@ -100,30 +85,33 @@ impl<F: Real> Sweep<'_, '_, F> {
                 // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
                 scratch.max[i] = job.max[i].max(F::min_value());
             }
-            kernel::tile_sums(z, layout, &scratch.max, &mut scratch.short, job.sum);
+            kernel::tile_sums(z, n, &scratch.max, &mut scratch.short, job.sum);
         }
     }
 
     /// $w_j\cdot\tilde x_i$ of a tile.
-    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F], stride: usize) {
+    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let embeddings = Mat::new(self.embeddings, n, dims).t();
-        kernel::gemm(
-            MatMut::new(z, rows, n, stride),
-            false,
-            Mat::new(weights, rows, dims),
-            embeddings,
-        );
+        kernel::gemm(MatMut::new(z, rows, n, n), false, Mat::new(weights, rows, dims), embeddings);
     }
 
-    /// What a tile's products are multiplied by: the inverse norms, or 1.
-    pub fn factors(&self, weights: &[F], factors: &mut [F]) {
-        for (factor, w) in factors.iter_mut().zip(weights.chunks_exact(self.plan.dims)) {
-            *factor = match self.scale {
-                Scale::Unnormalized => F::one(),
-                _ => F::narrow(kernel::norm(w).recip()),
-            };
+    /// What a tile's products are multiplied by: the inverse norms, or 1. Known for the first
+    /// classes, found again for the others.
+    pub fn factors<'s>(
+        &'s self,
+        tile: Range<usize>,
+        weights: &[F],
+        factors: &'s mut [F],
+    ) -> &'s [F] {
+        if let Some(known) = self.factors.get(tile.clone()) {
+            return known;
         }
+        let factors = &mut factors[..tile.len()];
+        for (factor, w) in factors.iter_mut().zip(weights.chunks_exact(self.plan.dims)) {
+            *factor = factor_of(self.scale, kernel::norm(w));
+        }
+        factors
     }
 
     /// The biases of a tile, where there are any.

@@ -9,6 +9,10 @@ const TILE: usize = 256;
 const PARTIAL_BYTES: usize = 20 << 20;
 /// Most chunks: with more, summing them would cost more than the balance they bring.
 const MOST_CHUNKS: usize = 32;
+/// Fewest chunks, where there are as many tiles and memory allows: something for every core.
+const LEAST_CHUNKS: usize = 8;
+/// Tiles that make a chunk worth the sum over chunks.
+const TILES_IN_CHUNK: usize = 4;
 /// Multiplications below which threads cost more than they save.
 const WORTH_THREADS: usize = 1 << 20;
 
@@ -28,7 +32,10 @@ impl Plan {
     pub fn new(samples: usize, dims: usize, classes: usize, number: usize, budget: usize) -> Self {
         let tiles = classes.div_ceil(TILE);
         let by_memory = PARTIAL_BYTES / (samples * dims * number).max(1);
-        let chunks = tiles.min(by_memory.clamp(4, MOST_CHUNKS));
+        let by_work = (tiles / TILES_IN_CHUNK).clamp(LEAST_CHUNKS, MOST_CHUNKS);
+        let chunks = tiles.min(by_memory.clamp(4, by_work));
+        // A multiple of four shares evenly among the usual numbers of cores.
+        let chunks = if chunks > 4 { chunks / 4 * 4 } else { chunks };
         let affordable = budget / (samples * number).max(1);
         let stored = if samples <= dims { 0 } else { classes.min(affordable / TILE * TILE) };
         Plan { samples, dims, classes, chunks, stored }
@@ -47,7 +54,7 @@ impl Plan {
     }
 
     /// The tiles of a range of classes.
-    pub fn tiles(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    pub fn tiles(range: Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
         let end = range.end;
         range.step_by(TILE).map(move |start| start..(start + TILE).min(end))
     }

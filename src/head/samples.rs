@@ -8,12 +8,37 @@ use super::classes::{Classes, contiguous, norm_of};
 use crate::batch::Reduction;
 use crate::error::Error;
 use crate::geometry::{Pair, check_norm};
-use crate::kernel::Real;
+use crate::kernel::{self, Real};
 use crate::loss::{MarginLoss, Scale, Target};
 use crate::range::Bounds;
 
 /// The label of a sample whose class is not among the classes of this step.
 pub(crate) const ELSEWHERE: usize = usize::MAX;
+
+/// Classes whose factors are kept from the first look: more than these are found again, so that
+/// memory does not grow with the classes. A multiple of every block and tile.
+const KNOWN_FACTORS: usize = 1 << 16;
+
+/// The smallest and the largest norm of no rows.
+const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
+
+/// What the first look leaves for the sweeps.
+pub(crate) struct FirstLook<'a, F> {
+    /// The samples that count, sorted by class.
+    pub samples: &'a mut Vec<Sample>,
+    /// Their scaled embeddings.
+    pub embeddings: &'a mut Vec<F>,
+    /// What multiplies the products of the first classes.
+    pub factors: &'a mut Vec<F>,
+}
+
+/// What a class's products are multiplied by.
+pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
+    match scale {
+        Scale::Unnormalized => F::one(),
+        Scale::Fixed(_) | Scale::FeatureNorm => F::narrow(weight_norm.recip()),
+    }
+}
 
 /// What becomes of an embedding that is exactly zero and has no direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -62,15 +87,15 @@ pub(crate) struct Inputs<'a, F> {
 }
 
 impl<F: Real> Inputs<'_, F> {
-    /// Checks every number and fills `samples` (sorted by class) and their scaled `embeddings`.
+    /// Checks every number and fills what the sweeps read.
     pub fn prepare<L: MarginLoss>(
         &self,
         loss: &L,
         reduction: Reduction<'_, F>,
-        samples: &mut Vec<Sample>,
-        embeddings: &mut Vec<F>,
+        look: FirstLook<'_, F>,
         parallel: bool,
     ) -> Result<(), Error> {
+        let FirstLook { samples, embeddings, factors } = look;
         let scale = loss.scale().checked()?;
         if self.classes.bias.is_some() && scale != Scale::Unnormalized {
             return Err(Error::Bias);
@@ -80,7 +105,7 @@ impl<F: Real> Inputs<'_, F> {
             crate::batch::check_finite("bias", bias)?;
         }
         self.collect(samples)?;
-        let norms = self.check_weights(parallel)?;
+        let norms = self.check_weights(scale, factors, parallel)?;
         let counted = samples.len();
         for sample in samples.iter_mut() {
             sample.upstream = reduction.weight(sample.row, counted);
@@ -113,29 +138,46 @@ impl<F: Real> Inputs<'_, F> {
         Ok(())
     }
 
-    /// Checks every class weight; answers the smallest and the largest norm.
-    fn check_weights(&self, parallel: bool) -> Result<(f64, f64), Error> {
+    /// Checks every class weight and keeps the `factors` of the first; answers the smallest and the
+    /// largest norm.
+    fn check_weights(
+        &self,
+        scale: Scale,
+        factors: &mut Vec<F>,
+        parallel: bool,
+    ) -> Result<(f64, f64), Error> {
         const BLOCK: usize = 256;
-        let check_block = |block: usize| {
+        let classes = self.classes.len();
+        factors.resize(classes.min(KNOWN_FACTORS), F::zero());
+        let check_block = |(block, factors): (usize, &mut [F])| {
             let mut buffer = Vec::new();
-            let end = ((block + 1) * BLOCK).min(self.classes.len());
-            (block * BLOCK..end).try_fold((f64::INFINITY, 0.0_f64), |(least, most), j| {
+            let range = block * BLOCK..((block + 1) * BLOCK).min(classes);
+            let mut factors = factors.iter_mut();
+            range.into_iter().try_fold(NO_NORMS, |(least, most), j| {
                 let row = self.classes.weight(j);
                 let norm = norm_of(row, &mut buffer);
                 let norm = check_norm("class weights", self.classes.row_of(j), row, norm)?;
+                if let Some(factor) = factors.next() {
+                    *factor = factor_of(scale, norm);
+                }
                 Ok((least.min(norm), most.max(norm)))
             })
         };
-        let blocks = self.classes.len().div_ceil(BLOCK);
-        let start = (f64::INFINITY, 0.0_f64);
-        let widest = |a: (f64, f64), b: (f64, f64)| (a.0.min(b.0), a.1.max(b.1));
-        if !parallel {
-            return (0..blocks).try_fold(start, |all, block| Ok(widest(all, check_block(block)?)));
-        }
+        let others = factors.len().div_ceil(BLOCK)..classes.div_ceil(BLOCK);
         // Of several bad rows the first is named, whichever thread meets one first.
-        let first_refused =
-            |a: Result<(f64, f64), Error>, b: Result<(f64, f64), Error>| Ok(widest(a?, b?));
-        (0..blocks).into_par_iter().map(check_block).reduce(|| Ok(start), first_refused)
+        let widest = |a: Result<(f64, f64), Error>, b: Result<(f64, f64), Error>| {
+            let (a, b) = (a?, b?);
+            Ok((a.0.min(b.0), a.1.max(b.1)))
+        };
+        if parallel {
+            let others = others.into_par_iter().map(|block| check_block((block, &mut [])));
+            let known = factors.par_chunks_mut(BLOCK).enumerate().map(check_block);
+            known.chain(others).reduce(|| Ok(NO_NORMS), widest)
+        } else {
+            let others = others.map(|block| check_block((block, &mut [])));
+            let known = factors.chunks_mut(BLOCK).enumerate().map(check_block);
+            known.chain(others).fold(Ok(NO_NORMS), widest)
+        }
     }
 
     /// Geometry and margin of every target pair.
@@ -169,7 +211,7 @@ impl<F: Real> Inputs<'_, F> {
         let (mut x, mut w) = (Vec::new(), Vec::new());
         let x = contiguous(self.embeddings.row(sample.row), &mut x);
         let w = contiguous(self.classes.weight(sample.class), &mut w);
-        let weight_norm = crate::kernel::norm(w);
+        let weight_norm = kernel::norm(w);
         let pair = Pair::new(x, w, sample.norm, weight_norm);
         let target = checked_target(loss, &pair.angle, sample.row)?;
         let scale = match scale {
@@ -198,15 +240,14 @@ impl<F: Real> Inputs<'_, F> {
 
     /// The working copy of the embeddings, in the samples' order: $\tilde x = a u$.
     fn scale_embeddings(&self, scale: Scale, samples: &[Sample], embeddings: &mut Vec<F>) {
-        embeddings.clear();
-        for sample in samples {
-            let x = self.embeddings.row(sample.row);
+        let dims = self.embeddings.ncols();
+        let mut copy = Vec::new();
+        embeddings.resize(samples.len() * dims, F::zero());
+        for (sample, out) in samples.iter().zip(embeddings.chunks_exact_mut(dims)) {
+            let x = contiguous(self.embeddings.row(sample.row), &mut copy);
             match scale {
-                Scale::Fixed(s) => {
-                    let factor = s / sample.norm;
-                    embeddings.extend(x.iter().map(|v| F::narrow(v.widen() * factor)));
-                }
-                Scale::FeatureNorm | Scale::Unnormalized => embeddings.extend(x.iter()),
+                Scale::Fixed(s) => kernel::scaled(out, x, s / sample.norm),
+                Scale::FeatureNorm | Scale::Unnormalized => out.copy_from_slice(x),
             }
         }
     }

@@ -33,8 +33,7 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
         |samples: usize| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), budget);
     let threads = rayon::current_num_threads();
     let parallel = plan(rows).workers(threads) > 1;
-    let (samples, embeddings) = (&mut workspace.samples, &mut workspace.embeddings);
-    inputs.prepare(loss, reduction, samples, embeddings, parallel)?;
+    inputs.prepare(loss, reduction, workspace.first_look(), parallel)?;
     if workspace.samples.is_empty() {
         if let Some(output) = output {
             output.clear();
@@ -65,8 +64,7 @@ pub(crate) fn nearest<F: Real, L: MarginLoss>(
     let plan = |samples| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), 0);
     let threads = rayon::current_num_threads();
     let parallel = plan(rows).workers(threads) > 1;
-    let (samples, embeddings) = (&mut workspace.samples, &mut workspace.embeddings);
-    inputs.prepare(loss, Reduction::Sum, samples, embeddings, parallel)?;
+    inputs.prepare(loss, Reduction::Sum, workspace.first_look(), parallel)?;
     let mut nearest = vec![0; rows];
     if workspace.samples.is_empty() {
         return Ok(nearest);
@@ -119,19 +117,26 @@ impl<F: Real> Step<'_, '_, F> {
         forward
     }
 
-    /// The first sweep. The logits stay in the rows of the weight gradient, if there is one and
-    /// they fit, or in the workspace.
+    /// The first sweep. With a weight gradient to come, the logits stay in its rows, if they fit,
+    /// or in the workspace.
     fn forward(&mut self, gradient: Option<&mut [F]>) {
-        let Workspace { samples, embeddings, found, logits, scratch, .. } = &mut *self.workspace;
-        let stored = if gradient.is_some() {
-            &mut logits[..self.plan.stored * self.plan.samples]
-        } else {
-            &mut []
+        let Workspace { samples, embeddings, factors, found, logits, scratch, .. } =
+            &mut *self.workspace;
+        let n = self.plan.samples;
+        let kept = match gradient {
+            Some(gradient) if self.plan.logits_fit_in_gradient() => (gradient, self.plan.dims),
+            Some(_) => (&mut logits[..self.plan.stored * n], n),
+            None => (&mut [][..], n),
         };
-        let gradient = gradient.filter(|_| self.plan.logits_fit_in_gradient());
-        let sweep =
-            Sweep { plan: &self.plan, inputs: self.inputs, scale: self.scale, samples, embeddings };
-        sweep.forward(found, gradient, stored, &mut scratch[..self.workers]);
+        let sweep = Sweep {
+            plan: &self.plan,
+            inputs: self.inputs,
+            scale: self.scale,
+            samples,
+            embeddings,
+            factors,
+        };
+        sweep.forward(found, kept, &mut scratch[..self.workers]);
     }
 
     /// Puts together what the chunks found.
@@ -179,15 +184,29 @@ impl<F: Real> Step<'_, '_, F> {
         gradients: ArrayViewMut2<'_, F>,
     ) {
         let Workspace {
-            samples, embeddings, logits, partials, shift, coefficients, scratch, ..
+            samples,
+            embeddings,
+            factors,
+            logits,
+            partials,
+            shift,
+            coefficients,
+            scratch,
+            ..
         } = &mut *self.workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let shares = Shares { shift: &shift[..n], coefficients: &coefficients[..n], target_logits };
         let scratch = &mut scratch[..self.workers];
         let partials = &mut partials[..self.plan.chunks * n * dims];
         let stored = &logits[..self.plan.stored * n];
-        let sweep =
-            Sweep { plan: &self.plan, inputs: self.inputs, scale: self.scale, samples, embeddings };
+        let sweep = Sweep {
+            plan: &self.plan,
+            inputs: self.inputs,
+            scale: self.scale,
+            samples,
+            embeddings,
+            factors,
+        };
         sweep.backward(shares, (weights, bias), stored, partials, scratch);
         embedding_gradients(&sweep, shares, partials, gradients, scratch);
     }

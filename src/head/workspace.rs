@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use super::plan::Plan;
-use super::samples::Sample;
+use super::samples::{FirstLook, Sample};
 use crate::kernel::Real;
 
 /// The buffers of one working type.
@@ -13,6 +13,8 @@ pub(crate) struct Workspace<F> {
     pub samples: Vec<Sample>,
     /// Their embeddings, scaled: $\tilde x_i = a_i u_i$ (samples × dims).
     pub embeddings: Vec<F>,
+    /// What multiplies the products of each of the first classes: a bounded number of them.
+    pub factors: Vec<F>,
     /// What each chunk found of each sample (chunks × samples).
     pub found: Found<F>,
     /// Logits between the sweeps (stored classes × samples).
@@ -54,6 +56,12 @@ pub(crate) struct Scratch<F> {
 }
 
 impl<F: Real> Workspace<F> {
+    /// What the first look at the inputs fills.
+    pub fn first_look(&mut self) -> FirstLook<'_, F> {
+        let Workspace { samples, embeddings, factors, .. } = self;
+        FirstLook { samples, embeddings, factors }
+    }
+
     /// Room for the first sweep.
     pub fn prepare(&mut self, plan: &Plan, workers: usize) {
         let found = plan.chunks * plan.samples;

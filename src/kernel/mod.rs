@@ -18,7 +18,7 @@ pub(crate) use gemm::{Mat, MatMut, gemm};
 pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
-pub(crate) use rows::{norm, project, scaled};
+pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use softmax::{
-    Layout, RowLogits, TileStats, row_gradient, row_negatives, tile_gradient, tile_stats, tile_sums,
+    RowLogits, TileStats, row_gradient, row_negatives, tile_gradient, tile_stats, tile_sums,
 };

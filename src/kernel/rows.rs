@@ -104,3 +104,55 @@ impl<F: Real> Op for Project<'_, F> {
         }
     }
 }
+
+/// `out` $\leftarrow \sum_c$ `parts[start + c · stride ..]`, in the order of the parts.
+pub(crate) fn sum_rows<F: Real>(out: &mut [f64], parts: &[F], start: usize, stride: usize) {
+    dispatch(SumRows { out, parts, start, stride });
+}
+
+struct SumRows<'a, F> {
+    out: &'a mut [f64],
+    parts: &'a [F],
+    start: usize,
+    stride: usize,
+}
+
+impl<F: Real> Op for SumRows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (block, out) in self.out.chunks_mut(LANES).enumerate() {
+            let mut sums = [0.0; LANES];
+            for part in self.parts.chunks_exact(self.stride) {
+                let part = &part[self.start + block * LANES..][..out.len()];
+                for (sum, v) in sums.iter_mut().zip(part) {
+                    *sum += v.widen();
+                }
+            }
+            out.copy_from_slice(&sums[..out.len()]);
+        }
+    }
+}
+
+/// `out` $\leftarrow$ `sum`, rounded.
+pub(crate) fn rounded<F: Real>(out: &mut [F], sum: &[f64]) {
+    assert_eq!(out.len(), sum.len());
+    dispatch(Rounded { out, sum });
+}
+
+struct Rounded<'a, F> {
+    out: &'a mut [F],
+    sum: &'a [f64],
+}
+
+impl<F: Real> Op for Rounded<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (out, sum) in self.out.iter_mut().zip(self.sum) {
+            *out = F::narrow(*sum);
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The element-wise half of the softmax: scale, running maximum, sums of exponentials, gradients.
 //!
-//! Two layouts: a *tile* holds classes as rows and samples side by side, so that every operation
+//! Two layouts: a *tile* holds classes as rows, one after the other, and samples side by side, so that every operation
 //! is one vector instruction over samples; a *row* holds the cosines of one sample.
 
 use std::ops::Range;
@@ -12,13 +12,6 @@ use super::real::Real;
 const SHORT_SUM: usize = 64;
 /// Logits of one sample that are held at a time: they stay in the first-level cache.
 const BLOCK: usize = 1024;
-
-/// How a tile lies in its slice: rows are classes, `stride` apart, columns samples.
-#[derive(Clone, Copy)]
-pub(crate) struct Layout {
-    pub stride: usize,
-    pub samples: usize,
-}
 
 /// What one tile says of each sample: its largest negative logit, in which row, and its target's
 /// margin-free logit.
@@ -32,18 +25,18 @@ pub(crate) struct TileStats<'a, F> {
 /// of samples) out into `stats.target` with −∞ left in their place, and finds the maxima.
 pub(crate) fn tile_stats<F: Real>(
     z: &mut [F],
-    layout: Layout,
+    samples: usize,
     factors: &[F],
     biases: Option<&[F]>,
     targets: impl FnMut(usize) -> Range<usize>,
     stats: TileStats<'_, F>,
 ) {
-    dispatch(TileLogits { z, layout, factors, biases, targets, stats });
+    dispatch(TileLogits { z, samples, factors, biases, targets, stats });
 }
 
 struct TileLogits<'a, F, T> {
     z: &'a mut [F],
-    layout: Layout,
+    samples: usize,
     factors: &'a [F],
     biases: Option<&'a [F]>,
     targets: T,
@@ -55,14 +48,13 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let TileLogits { z, layout, factors, biases, mut targets, stats } = self;
-        let n = layout.samples;
+        let TileLogits { z, samples, factors, biases, mut targets, stats } = self;
+        let n = samples;
         let TileStats { max, row: best, target } = stats;
         let (max, best) = (&mut max[..n], &mut best[..n]);
         max.fill(F::neg_infinity());
         best.fill(0);
-        for (j, (z, &factor)) in z.chunks_mut(layout.stride).zip(factors).enumerate() {
-            let z = &mut z[..n];
+        for (j, (z, &factor)) in z.chunks_exact_mut(n).zip(factors).enumerate() {
             let bias = biases.map_or(F::zero(), |b| b[j]);
             for z in z.iter_mut() {
                 *z = madd::<_, FMA>(*z, factor, bias);
@@ -83,17 +75,17 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
 /// Adds each sample's $\sum_j e^{z_j - shift}$ over the tile to `sums`; −∞ adds nothing.
 pub(crate) fn tile_sums<F: Real>(
     z: &[F],
-    layout: Layout,
+    samples: usize,
     shift: &[F],
     short: &mut [F],
     sums: &mut [f64],
 ) {
-    dispatch(TileSums { z, layout, shift, short, sums });
+    dispatch(TileSums { z, samples, shift, short, sums });
 }
 
 struct TileSums<'a, F> {
     z: &'a [F],
-    layout: Layout,
+    samples: usize,
     shift: &'a [F],
     short: &'a mut [F],
     sums: &'a mut [f64],
@@ -104,13 +96,13 @@ impl<F: Real> Op for TileSums<'_, F> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let TileSums { z, layout, shift, short, sums } = self;
-        let n = layout.samples;
+        let TileSums { z, samples, shift, short, sums } = self;
+        let n = samples;
         let (shift, short, sums) = (&shift[..n], &mut short[..n], &mut sums[..n]);
-        for rows in z.chunks(layout.stride * SHORT_SUM) {
+        for rows in z.chunks(n * SHORT_SUM) {
             short.fill(F::zero());
-            for z in rows.chunks(layout.stride) {
-                for ((&z, &shift), short) in z[..n].iter().zip(shift).zip(short.iter_mut()) {
+            for z in rows.chunks_exact(n) {
+                for ((&z, &shift), short) in z.iter().zip(shift).zip(short.iter_mut()) {
                     *short += (z - shift).exp_inline::<FMA>();
                 }
             }
@@ -125,18 +117,18 @@ impl<F: Real> Op for TileSums<'_, F> {
 /// `out[j][i] = coefficients[i] · exp(z[j][i] − shift[i]) · factors[j]`.
 pub(crate) fn tile_gradient<F: Real>(
     z: &[F],
-    layout: Layout,
+    samples: usize,
     shift: &[F],
     coefficients: &[F],
     factors: &[F],
     out: &mut [F],
 ) {
-    dispatch(TileGradient { z, layout, shift, coefficients, factors, out });
+    dispatch(TileGradient { z, samples, shift, coefficients, factors, out });
 }
 
 struct TileGradient<'a, F> {
     z: &'a [F],
-    layout: Layout,
+    samples: usize,
     shift: &'a [F],
     coefficients: &'a [F],
     factors: &'a [F],
@@ -148,14 +140,12 @@ impl<F: Real> Op for TileGradient<'_, F> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let TileGradient { z, layout, shift, coefficients, factors, out } = self;
-        let n = layout.samples;
+        let TileGradient { z, samples, shift, coefficients, factors, out } = self;
+        let n = samples;
         let (shift, coefficients) = (&shift[..n], &coefficients[..n]);
-        let rows = z.chunks(layout.stride).zip(out.chunks_exact_mut(n));
+        let rows = z.chunks_exact(n).zip(out.chunks_exact_mut(n));
         for ((z, out), &factor) in rows.zip(factors) {
-            for (((out, &z), &shift), &c) in
-                out.iter_mut().zip(&z[..n]).zip(shift).zip(coefficients)
-            {
+            for (((out, &z), &shift), &c) in out.iter_mut().zip(z).zip(shift).zip(coefficients) {
                 *out = (c * (z - shift).exp_inline::<FMA>()) * factor;
             }
         }
