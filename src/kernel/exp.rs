@@ -56,3 +56,144 @@ exp! {
         1.666_666_666_666_666_7e-1, 0.5
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Real;
+    use crate::kernel::dispatch::{Op, dispatch};
+    use rayon::prelude::*;
+
+    struct Exp<'a, F>(&'a mut [F]);
+
+    impl<F: Real> Op for Exp<'_, F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<const FMA: bool>(self) {
+            self.0.iter_mut().for_each(|x| *x = x.exp_inline::<FMA>());
+        }
+    }
+
+    /// Distance in units of the last place of f32, which is that of the smallest normal number for all
+    /// smaller ones.
+    fn ulps_f32(found: f32, reference: f64) -> f64 {
+        let exponent = reference.log2().floor().max(-126.0) as i32;
+        (f64::from(found) - reference).abs() / 2.0_f64.powi(exponent - 23)
+    }
+
+    /// The largest error over a range of bit patterns, at this CPU's level and without FMA.
+    fn worst_f32(bits: std::ops::Range<u64>) -> f64 {
+        let inputs: Vec<f32> = bits.map(|bits| f32::from_bits(bits as u32)).collect();
+        let mut outputs = inputs.clone();
+        dispatch(Exp(&mut outputs));
+        let errors = inputs.iter().zip(&outputs).flat_map(|(&x, &found)| {
+            [found, exp_f32::<false>(x)].map(|found| {
+                let reference = f64::from(x).exp();
+                if x.is_nan() {
+                    return if found.is_nan() { 0.0 } else { f64::INFINITY };
+                }
+                // Beyond the midpoint between the largest number and the next power of two.
+                if reference >= 3.402_823_567_797_336_6e38 {
+                    return if found == f32::INFINITY { 0.0 } else { f64::INFINITY };
+                }
+                if reference == 0.0 { f64::from(found) } else { ulps_f32(found, reference) }
+            })
+        });
+        errors.fold(0.0, f64::max)
+    }
+
+    fn worst_f32_of(blocks: impl IntoParallelIterator<Item = u64>) -> f64 {
+        let worst = |block: u64| worst_f32(block << 16..(block + 1) << 16);
+        blocks.into_par_iter().map(worst).reduce(|| 0.0, f64::max)
+    }
+
+    #[test]
+    fn f32_is_within_1_02_ulp_on_a_sample_of_inputs() {
+        let blocks: Vec<u64> = (0..1_u64 << 16).step_by(997).collect();
+        let worst = worst_f32_of(blocks);
+        assert!(worst <= 1.02, "{worst} ulp");
+    }
+
+    #[test]
+    #[ignore = "all 2^32 inputs take minutes: .ci/run runs it in release mode"]
+    fn f32_is_within_1_02_ulp_on_every_input() {
+        let worst = worst_f32_of(0..1_u64 << 16);
+        assert!(worst <= 1.02, "{worst} ulp");
+    }
+
+    /// A number as the unevaluated sum of two f64: about 105 bits.
+    #[derive(Clone, Copy)]
+    struct Double(f64, f64);
+
+    impl Double {
+        fn of(high: f64, low: f64) -> Self {
+            let sum = high + low;
+            Double(sum, low - (sum - high))
+        }
+
+        fn times(self, other: Self) -> Self {
+            let product = self.0 * other.0;
+            let error = self.0.mul_add(other.0, -product);
+            Double::of(product, error + (self.0 * other.1 + self.1 * other.0))
+        }
+
+        fn over(self, divisor: f64) -> Self {
+            let quotient = self.0 / divisor;
+            let rest = (-quotient).mul_add(divisor, self.0) + self.1;
+            Double::of(quotient, rest / divisor)
+        }
+
+        fn plus_one(self) -> Self {
+            let sum = 1.0 + self.0;
+            let error = (1.0 - (sum - (sum - 1.0))) + (self.0 - (sum - 1.0));
+            Double::of(sum, error + self.1)
+        }
+    }
+
+    /// The exponent $n$ and $e^x/2^n$, by Taylor's series in double-double arithmetic.
+    fn reference(x: f64) -> (i32, Double) {
+        let n = (x * std::f64::consts::LOG2_E).round();
+        // ln 2 in three parts, the first short enough for n times it to be exact.
+        const LN2: [f64; 3] =
+            [0.693_147_180_369_123_8, 1.908_214_910_081_745_7e-10, 1.918_884_186_126_613_5e-18];
+        let high = x - n * LN2[0];
+        let r =
+            Double::of(high - n * LN2[1], ((high - (high - n * LN2[1])) - n * LN2[1]) - n * LN2[2]);
+        let series = (1..=27)
+            .rev()
+            .fold(Double(1.0, 0.0), |sum, k| r.over(f64::from(k)).times(sum).plus_one());
+        (n as i32, series)
+    }
+
+    #[test]
+    fn f64_is_within_1_5_ulp_on_dense_samples() {
+        let mut worst = 0.0_f64;
+        for step in 0..2_000_000 {
+            // From the first subnormal result to the last finite one.
+            let x = -745.0 + 1454.7 * (f64::from(step) + 0.37) / 2e6;
+            let (n, Double(high, low)) = reference(x);
+            for found in [exp_f64::<true>(x), exp_f64::<false>(x)] {
+                // Both halves of 2^n are exact, and so is dividing by them above the subnormals.
+                let lowest = (-1022 - n).max(if high < 1.0 { -1 } else { 0 });
+                let unit = 2.0_f64.powi(lowest - 52);
+                let scaled = found * 2.0_f64.powi(-n / 2) * 2.0_f64.powi(-n - -n / 2);
+                worst = worst.max(((scaled - high) - low).abs() / unit);
+            }
+        }
+        assert!(worst <= 1.5, "{worst} ulp");
+    }
+
+    #[test]
+    fn ends_of_the_range_are_right() {
+        for x in [f64::NEG_INFINITY, -1e300, -746.0, f64::MIN] {
+            assert_eq!(exp_f64::<true>(x), 0.0);
+        }
+        for x in [f64::INFINITY, 1e300, 709.8, f64::MAX] {
+            assert_eq!(exp_f64::<true>(x), f64::INFINITY);
+        }
+        assert!(exp_f64::<true>(f64::NAN).is_nan());
+        assert_eq!((exp_f64::<true>(0.0), exp_f64::<false>(-0.0)), (1.0, 1.0));
+        assert_eq!(exp_f64::<true>(-745.1), f64::from_bits(1));
+    }
+}
