@@ -163,26 +163,39 @@ pub(crate) struct RowLogits<'a, F> {
 }
 
 impl<F: Real> RowLogits<'_, F> {
-    /// The logits from `start` on, as many as `z` holds, with −∞ at the target.
+    /// The classes other than the target, in blocks.
     #[inline(always)]
-    fn fill<const FMA: bool>(&self, start: usize, z: &mut [F]) {
-        let cosines = &self.cosines[start..start + z.len()];
-        for (z, &c) in z.iter_mut().zip(cosines) {
-            *z = self.scale * c;
-        }
-        if let Some(columns) = self.columns {
-            for (z, &factor) in z.iter_mut().zip(&columns[start..]) {
-                *z *= factor;
-            }
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<F> {
+        let (target, classes) = (self.target, self.cosines.len());
+        let blocks = |side: Range<usize>| {
+            let end = side.end;
+            side.step_by(BLOCK).map(move |start| start..(start + BLOCK).min(end))
+        };
+        blocks(0..target).chain(blocks(target + 1..classes))
+    }
+
+    /// The logits of a block as values and one scale; `buffer` takes those with factors of their
+    /// own.
+    #[inline(always)]
+    fn block<'s, const FMA: bool>(
+        &'s self,
+        block: Range<usize>,
+        buffer: &'s mut [F; BLOCK],
+    ) -> (&'s [F], F) {
+        let cosines = &self.cosines[block.clone()];
+        let Some(columns) = self.columns else {
+            return (cosines, self.scale);
+        };
+        let z = &mut buffer[..block.len()];
+        for ((z, &c), &factor) in z.iter_mut().zip(cosines).zip(&columns[block.clone()]) {
+            *z = self.scale * c * factor;
         }
         if let Some(biases) = self.biases {
-            for (z, &bias) in z.iter_mut().zip(&biases[start..]) {
+            for (z, &bias) in z.iter_mut().zip(&biases[block]) {
                 *z += bias;
             }
         }
-        if (start..start + z.len()).contains(&self.target) {
-            z[self.target - start] = F::neg_infinity();
-        }
+        (z, F::one())
     }
 }
 
@@ -206,21 +219,19 @@ impl<F: Real> Op for RowForward<'_, F> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) -> RowNegatives<F> {
-        let mut z = [F::zero(); BLOCK];
+        let mut buffer = [F::zero(); BLOCK];
         let mut all = RowNegatives { max: F::neg_infinity(), class: 0, sum: 0.0 };
-        let classes = self.0.cosines.len();
-        for start in (0..classes).step_by(BLOCK) {
-            let z = &mut z[..BLOCK.min(classes - start)];
-            self.0.fill::<FMA>(start, z);
-            let max = largest(z);
+        for block in self.0.blocks() {
+            let start = block.start;
+            let (values, scale) = self.0.block::<FMA>(block, &mut buffer);
+            let largest = largest(values);
+            let max = scale * largest;
             if max > all.max {
                 all.sum *= (all.max - max).exp_inline::<FMA>().widen();
                 all.max = max;
-                all.class = start + z.iter().position(|&z| z == max).unwrap_or(0);
+                all.class = start + values.iter().position(|&v| v == largest).unwrap_or(0);
             }
-            if all.max > F::neg_infinity() {
-                all.sum += sum_exp::<F, FMA>(z, all.max);
-            }
+            all.sum += sum_exp::<F, FMA>(values, scale, all.max);
         }
         all
     }
@@ -229,28 +240,29 @@ impl<F: Real> Op for RowForward<'_, F> {
 const LANES: usize = 32;
 
 #[inline(always)]
-fn largest<F: Real>(z: &[F]) -> F {
+fn largest<F: Real>(values: &[F]) -> F {
     let larger = |a: F, b: F| if b > a { b } else { a };
     let mut lanes = [F::neg_infinity(); LANES];
-    let (blocks, rest) = z.as_chunks::<LANES>();
+    let (blocks, rest) = values.as_chunks::<LANES>();
     for block in blocks {
-        for (lane, &z) in lanes.iter_mut().zip(block) {
-            *lane = larger(*lane, z);
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, v);
         }
     }
     lanes.iter().chain(rest).fold(F::neg_infinity(), |a, &b| larger(a, b))
 }
 
 #[inline(always)]
-fn sum_exp<F: Real, const FMA: bool>(z: &[F], shift: F) -> f64 {
+fn sum_exp<F: Real, const FMA: bool>(values: &[F], scale: F, shift: F) -> f64 {
+    let term = |v: F| (v * scale - shift).exp_inline::<FMA>();
     let mut lanes = [F::zero(); LANES];
-    let (blocks, rest) = z.as_chunks::<LANES>();
+    let (blocks, rest) = values.as_chunks::<LANES>();
     for block in blocks {
-        for (lane, &z) in lanes.iter_mut().zip(block) {
-            *lane += (z - shift).exp_inline::<FMA>();
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane += term(v);
         }
     }
-    let rest = rest.iter().map(|&z| (z - shift).exp_inline::<FMA>().widen());
+    let rest = rest.iter().map(|&v| term(v).widen());
     lanes.iter().map(|lane| lane.widen()).chain(rest).sum()
 }
 
@@ -278,16 +290,18 @@ impl<F: Real> Op for RowBackward<'_, F> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let logits = self.logits;
-        for (block, out) in self.out.chunks_mut(BLOCK).enumerate() {
-            let start = block * BLOCK;
-            logits.fill::<FMA>(start, out);
-            for out in out.iter_mut() {
-                let share = self.coefficient * (*out - self.shift).exp_inline::<FMA>();
-                *out = share * logits.scale;
+        let RowBackward { logits, shift, coefficient, out } = self;
+        out[logits.target] = F::zero();
+        let mut buffer = [F::zero(); BLOCK];
+        for block in logits.blocks() {
+            let out = &mut out[block.clone()];
+            let (values, scale) = logits.block::<FMA>(block.clone(), &mut buffer);
+            for (out, &v) in out.iter_mut().zip(values) {
+                let share = (v * scale - shift).exp_inline::<FMA>();
+                *out = (coefficient * share) * logits.scale;
             }
             if let Some(columns) = logits.columns {
-                for (out, &factor) in out.iter_mut().zip(&columns[start..]) {
+                for (out, &factor) in out.iter_mut().zip(&columns[block]) {
                     *out *= factor;
                 }
             }
