@@ -351,3 +351,15 @@ fn zero_embeddings_can_be_left_out() {
     let refused = head.forward(&Batch::new(&x, &zero_class, &labels).unwrap()).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "class weights", row: 4, .. }));
 }
+
+#[test]
+fn skip_leaves_out_embeddings_too_short_to_have_a_direction() {
+    let (x, w) = (array![[1e-40_f32, 0.0], [1.0, 0.5]], array![[1.0_f32, 0.0], [0.0, 1.0]]);
+    let batch = Batch::new(&x, &w, &[0, 1]).unwrap();
+    let mut head = Head::new(ArcFace::default());
+    let refused = head.forward(&batch).unwrap_err();
+    assert!(matches!(refused, Error::DegenerateNorm { argument: "embeddings", row: 0, .. }));
+    let mut head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+    let forward = head.forward(&batch).unwrap();
+    assert_eq!((forward.losses[0], forward.mean()), (0.0, forward.losses[1]));
+}

@@ -77,7 +77,7 @@ impl<L: MarginLoss> Head<L> {
         Head { budget: bytes, ..self }
     }
 
-    /// The same head with another rule for embeddings that are exactly zero.
+    /// The same head with another rule for embeddings that are zero.
     pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
         Head { zero, ..self }
     }

@@ -40,7 +40,8 @@ pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
     }
 }
 
-/// What becomes of an embedding that is exactly zero and has no direction.
+/// What becomes of an embedding that is zero, or shorter than the smallest norm that is accepted
+/// (1e-30 in f32, 1e-290 in f64), and has no direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ZeroEmbedding {
     /// The step is refused with [`Error::DegenerateNorm`].
@@ -122,7 +123,7 @@ impl<F: Real> Inputs<'_, F> {
         samples.clear();
         for (row, x) in self.embeddings.rows().into_iter().enumerate() {
             let norm = norm_of(x, &mut buffer);
-            if norm == 0.0 && self.zero == ZeroEmbedding::Skip {
+            if norm < F::MIN_NORM && self.zero == ZeroEmbedding::Skip {
                 continue;
             }
             let norm = check_norm("embeddings", row, x, norm)?;
