@@ -4,6 +4,7 @@ use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1, ArrayView2};
 
 use crate::cross_entropy::{CrossEntropy, Negatives};
 use crate::error::Error;
+use crate::head::Output;
 use crate::kernel::Real;
 
 /// One batch, borrowed: embeddings, class weights, labels, and a bias for Softmax.
@@ -53,6 +54,18 @@ impl<'a, F: Real> Batch<'a, F> {
     pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Result<Self, Error> {
         Error::check_shape("bias", &[self.weights.nrows()], b.shape())?;
         Ok(Batch { bias: Some(b.view()), ..self })
+    }
+}
+
+impl<F> Batch<'_, F> {
+    /// The same for a shorter time; ndarray's views do not shorten by themselves.
+    pub(crate) fn reborrow(&self) -> Batch<'_, F> {
+        Batch {
+            embeddings: self.embeddings.view(),
+            weights: self.weights.view(),
+            labels: self.labels,
+            bias: self.bias.as_ref().map(|bias| bias.view()),
+        }
     }
 }
 
@@ -203,6 +216,15 @@ impl<F: Real> Gradients<F> {
             embeddings: Array2::zeros(batch.embeddings.dim()),
             weights: Array2::zeros(batch.weights.dim()),
             bias: batch.bias.map(|b| Array1::zeros(b.len())),
+        }
+    }
+
+    /// Where a step writes.
+    pub(crate) fn output(&mut self) -> Output<'_, F> {
+        Output {
+            embeddings: self.embeddings.view_mut(),
+            weights: self.weights.view_mut(),
+            bias: self.bias.as_mut().map(|bias| bias.view_mut()),
         }
     }
 

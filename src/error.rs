@@ -157,6 +157,28 @@ pub enum Error {
         distance: f64,
     },
 
+    /// The sampled classes are not those of this batch: not ascending, beyond the last class, or
+    /// drawn for other labels.
+    #[error(
+        "{field}[{position}] of the class sample does not fit this batch: draw a sample for every batch"
+    )]
+    Sample {
+        /// The field of [`ClassSample`](crate::ClassSample) that does not fit.
+        field: &'static str,
+        /// Its first entry that does not.
+        position: usize,
+    },
+
+    /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
+    /// gone. Every rank answers the same.
+    #[error("rank {rank}: {reason}")]
+    Collective {
+        /// The first rank that is at fault.
+        rank: usize,
+        /// What that rank says, or what is said of it.
+        reason: String,
+    },
+
     /// These logits were built from cosines alone: there are no embeddings and weights to carry
     /// the gradient on to.
     #[error(

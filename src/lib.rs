@@ -3,6 +3,7 @@
 
 mod batch;
 mod boundary;
+mod class_parallel;
 mod continuation;
 mod cross_entropy;
 mod energy;
@@ -16,9 +17,11 @@ mod loss;
 mod losses;
 mod parallel;
 mod range;
+mod sampling;
 
 pub use batch::{Batch, Forward, Gradients, Reduction};
 pub use boundary::Boundary;
+pub use class_parallel::{ClassParallel, Collective, Shard, ThreadCollective, class_range};
 pub use continuation::Continuation;
 pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 pub use error::Error;
@@ -30,3 +33,4 @@ pub use loss::{Angle, MarginLoss, Scale, Target};
 pub use losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
 };
+pub use sampling::{ClassSample, ClassSampler, SampledGradients, SamplerState};

@@ -12,9 +12,18 @@ pub(crate) struct Classes<'a, F> {
     pub weights: ArrayView2<'a, F>,
     pub bias: Option<ArrayView1<'a, F>>,
     pub selected: Option<&'a [usize]>,
+    /// Added to the logit of each class; not a parameter, so without a gradient.
+    pub offsets: Option<&'a [F]>,
+    /// What the caller calls the class of row 0; the others follow.
+    pub first: usize,
 }
 
 impl<'a, F: Real> Classes<'a, F> {
+    /// All rows of `weights`.
+    pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
+        Classes { weights, bias, selected: None, offsets: None, first: 0 }
+    }
+
     pub fn len(&self) -> usize {
         self.selected.map_or(self.weights.nrows(), <[usize]>::len)
     }
@@ -24,14 +33,25 @@ impl<'a, F: Real> Classes<'a, F> {
         self.selected.map_or(j, |selected| selected[j])
     }
 
+    /// What the caller calls class `j`.
+    pub fn number_of(&self, j: usize) -> usize {
+        self.first + self.row_of(j)
+    }
+
     /// The weight of class `j`, as the caller laid it out.
     pub fn weight(&self, j: usize) -> ArrayView1<'a, F> {
         self.weights.index_axis_move(Axis(0), self.row_of(j))
     }
 
-    /// The bias of class `j`; 0 without one.
+    /// Whether anything is added to the logits.
+    pub fn are_shifted(&self) -> bool {
+        self.bias.is_some() || self.offsets.is_some()
+    }
+
+    /// What is added to the logit of class `j`: its bias and its offset, 0 without them.
     pub fn bias_of(&self, j: usize) -> F {
-        self.bias.map_or(F::zero(), |bias| bias[self.row_of(j)])
+        let bias = self.bias.map_or(F::zero(), |bias| bias[self.row_of(j)]);
+        bias + self.offsets.map_or(F::zero(), |offsets| offsets[j])
     }
 
     /// The weights of a tile, row after row: in place where they lie so, else copied to `packed`.

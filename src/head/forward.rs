@@ -116,7 +116,9 @@ impl<F: Real> Sweep<'_, '_, F> {
 
     /// The biases of a tile, where there are any.
     pub fn biases<'s>(&self, tile: Range<usize>, biases: &'s mut [F]) -> Option<&'s [F]> {
-        self.inputs.classes.bias?;
+        if !self.inputs.classes.are_shifted() {
+            return None;
+        }
         for (bias, j) in biases.iter_mut().zip(tile) {
             *bias = self.inputs.classes.bias_of(j);
         }

@@ -7,20 +7,25 @@
 
 mod backward;
 mod classes;
+mod exchange;
 mod forward;
 mod plan;
 mod samples;
 mod step;
 mod workspace;
 
-use classes::Classes;
-use samples::ELSEWHERE;
-use step::{Output, nearest, step};
+use step::{nearest, step};
 use workspace::Kept;
 
-pub(crate) use classes::{contiguous, norm_of};
+pub(crate) use classes::{Classes, contiguous, norm_of};
+use exchange::Alone;
+pub(crate) use exchange::{Exchange, Finding, Own};
 pub use samples::ZeroEmbedding;
-pub(crate) use samples::{Inputs, checked_target};
+pub(crate) use samples::{ELSEWHERE, Inputs, checked_target};
+pub(crate) use step::{Output, Task};
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use ndarray::{ArrayRef1, ArrayRef2};
 
@@ -28,6 +33,7 @@ use crate::batch::{Batch, Forward, Gradients, Reduction, check_matrices};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
+use crate::sampling::{ClassSample, SampledGradients};
 
 /// Bytes that logits may take between the sweeps, unless the caller says otherwise.
 const MEMORY_BUDGET: usize = 256 << 20;
@@ -98,7 +104,7 @@ impl<L: MarginLoss> Head<L> {
     /// [`Error::Bias`], [`Error::NonFinite`], [`Error::DegenerateNorm`], [`Error::Overflow`],
     /// [`Error::Target`].
     pub fn forward<F: Real>(&mut self, batch: &Batch<'_, F>) -> Result<Forward<F>, Error> {
-        self.run(batch, Reduction::Sum, None)
+        self.run(Part::whole(batch), Reduction::Sum, &Alone, None)
     }
 
     /// The losses of a batch, and the gradients of the reduced losses, which are overwritten.
@@ -113,13 +119,47 @@ impl<L: MarginLoss> Head<L> {
         reduction: Reduction<'_, F>,
         gradients: &mut Gradients<F>,
     ) -> Result<Forward<F>, Error> {
-        gradients.check(batch)?;
-        let output = Output {
-            embeddings: gradients.embeddings.view_mut(),
-            weights: gradients.weights.view_mut(),
-            bias: gradients.bias.as_mut().map(|bias| bias.view_mut()),
-        };
-        self.run(batch, reduction, Some(output))
+        let checked = gradients.check(batch);
+        let part = Part { checked, ..Part::whole(batch) };
+        self.run(part, reduction, &Alone, Some(gradients.output()))
+    }
+
+    /// The losses of a batch among the classes of `sample` alone, and the gradients of their
+    /// rows: a step whose time and memory follow the sampled count. `batch` holds all class
+    /// weights and the original labels; the predictions of the answer are classes of the batch,
+    /// too. `gradients` take the shapes of the sample.
+    ///
+    /// The gradient with respect to every row that was not drawn is exactly 0.
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, ClassSampler, CosFace, Head, Reduction, SampledGradients};
+    /// use ndarray::{Array2, array};
+    ///
+    /// let w = Array2::from_shape_fn((100, 2), |(j, k)| (j as f64 + 1.5 * k as f64).sin());
+    /// let (x, labels) = (array![[0.3, 1.0], [-0.8, 0.1]], [7, 31]);
+    /// let batch = Batch::new(&x, &w, &labels)?;
+    /// let mut head = Head::new(CosFace::default());
+    /// let mut sampler = ClassSampler::new(100, 0.1, 42)?;
+    /// let mut gradients = SampledGradients::default();
+    ///
+    /// let sample = sampler.sample(&labels)?;
+    /// head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)?;
+    /// assert_eq!(gradients.weights.dim(), (10, 2)); // of rows `sample.classes` of w
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`forward_backward`](Self::forward_backward), and [`Error::Sample`] where `sample` was
+    /// drawn for another batch. `gradients` are then as they were.
+    pub fn forward_backward_sampled<F: Real>(
+        &mut self,
+        batch: &Batch<'_, F>,
+        sample: &ClassSample,
+        reduction: Reduction<'_, F>,
+        gradients: &mut SampledGradients<F>,
+    ) -> Result<Forward<F>, Error> {
+        let part = Part { sample: Some(sample), ..Part::whole(batch) };
+        self.run_sampled(part, reduction, &Alone, gradients)
     }
 
     /// The nearest class of every embedding (N), without margin: inference. Embeddings `x` (N, D),
@@ -154,7 +194,7 @@ impl<L: MarginLoss> Head<L> {
         let (bias, labels) = (bias.map(|bias| bias.view()), vec![ELSEWHERE; x.nrows()]);
         let inputs = Inputs {
             embeddings: x.view(),
-            classes: Classes { weights: w.view(), bias, selected: None },
+            classes: Classes::all(w.view(), bias),
             labels: &labels,
             zero: self.zero,
         };
@@ -164,21 +204,78 @@ impl<L: MarginLoss> Head<L> {
         answer
     }
 
-    fn run<F: Real>(
+    /// A step over sampled classes, on one rank or on all there is.
+    pub(crate) fn run_sampled<F: Real>(
         &mut self,
-        batch: &Batch<'_, F>,
+        part: Part<'_, F>,
         reduction: Reduction<'_, F>,
+        exchange: &impl Exchange<F>,
+        gradients: &mut SampledGradients<F>,
+    ) -> Result<Forward<F>, Error> {
+        let mut fresh = gradients.fresh_unless_fit(&part.batch, part.sample);
+        let output = fresh.as_mut().unwrap_or(gradients).output();
+        let forward = self.run(part, reduction, exchange, Some(output))?;
+        if let Some(fresh) = fresh {
+            *gradients = fresh;
+        }
+        Ok(forward)
+    }
+
+    /// Every step there is.
+    pub(crate) fn run<F: Real>(
+        &mut self,
+        part: Part<'_, F>,
+        reduction: Reduction<'_, F>,
+        exchange: &impl Exchange<F>,
         output: Option<Output<'_, F>>,
     ) -> Result<Forward<F>, Error> {
-        let inputs = Inputs {
-            embeddings: batch.embeddings,
-            classes: Classes { weights: batch.weights, bias: batch.bias, selected: None },
-            labels: batch.labels,
-            zero: self.zero,
+        let Part { batch, first, sample, checked } = part;
+        let range = first..first + batch.weights.nrows();
+        let checked = checked.and_then(|()| {
+            sample.map_or(Ok(()), |sample| sample.check(batch.labels, range.clone()))
+        });
+        let offsets = sample.and_then(ClassSample::offsets);
+        let labels = match sample {
+            Some(sample) => Cow::from(&sample.labels),
+            None => batch.labels.iter().map(|&label| here(label, &range)).collect(),
         };
+        let classes = Classes {
+            weights: batch.weights,
+            bias: batch.bias,
+            selected: sample.map(|sample| &sample.classes[..]),
+            offsets: offsets.as_deref(),
+            first,
+        };
+        let inputs =
+            Inputs { embeddings: batch.embeddings, classes, labels: &labels, zero: self.zero };
+        let task = Task { inputs, labels: batch.labels, reduction, checked };
         let mut workspace = self.kept.take();
-        let answer = step(&self.loss, &inputs, reduction, self.budget, &mut workspace, output);
+        let answer = step(&self.loss, task, self.budget, &mut workspace, exchange, output);
         self.kept.put(workspace);
         answer
+    }
+}
+
+/// The row of a class among those in `range`.
+pub(crate) fn here(class: usize, range: &Range<usize>) -> usize {
+    if range.contains(&class) { class - range.start } else { ELSEWHERE }
+}
+
+/// The part of all classes that a step sees.
+pub(crate) struct Part<'a, F> {
+    /// The rows that are here; the labels name all classes.
+    pub batch: Batch<'a, F>,
+    /// The class of the first row.
+    pub first: usize,
+    /// Which of the rows take part, if not all.
+    pub sample: Option<&'a ClassSample>,
+    /// What is already found wrong.
+    pub checked: Result<(), Error>,
+}
+
+impl<'a, F> Part<'a, F> {
+    /// All classes.
+    fn whole(batch: &'a Batch<'_, F>) -> Self {
+        Part { batch: batch.reborrow(), first: 0, sample: None, checked: Ok(()) }
     }
 }

@@ -3,11 +3,12 @@
 use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2};
 
 use super::backward::{Shares, embedding_gradients};
+use super::exchange::{Exchange, Finding, Own};
 use super::forward::Sweep;
 use super::plan::Plan;
 use super::samples::Inputs;
 use super::workspace::Workspace;
-use crate::batch::{Forward, Outcome, Reduction};
+use crate::batch::{Forward, Reduction};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -19,21 +20,35 @@ pub(crate) struct Output<'a, F> {
     pub bias: Option<ArrayViewMut1<'a, F>>,
 }
 
+/// What a step is asked to do.
+pub(crate) struct Task<'a, F> {
+    pub inputs: Inputs<'a, F>,
+    /// The class of each embedding, by the caller's numbers.
+    pub labels: &'a [usize],
+    pub reduction: Reduction<'a, F>,
+    /// What was found wrong before any number was looked at.
+    pub checked: Result<(), Error>,
+}
+
 /// Runs the step; `output` is untouched where the inputs are refused.
 pub(crate) fn step<F: Real, L: MarginLoss>(
     loss: &L,
-    inputs: &Inputs<'_, F>,
-    reduction: Reduction<'_, F>,
+    task: Task<'_, F>,
     budget: usize,
     workspace: &mut Workspace<F>,
+    exchange: &impl Exchange<F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
+    let Task { inputs, labels, reduction, checked } = task;
     let (rows, dims) = inputs.embeddings.dim();
     let plan =
         |samples: usize| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), budget);
     let threads = rayon::current_num_threads();
     let parallel = plan(rows).workers(threads) > 1;
-    inputs.prepare(loss, reduction, workspace.first_look(), parallel)?;
+    let prepared = checked
+        .and_then(|()| inputs.prepare(loss, reduction, workspace.first_look(), parallel))
+        .map(|()| workspace.samples.len());
+    exchange.agree(prepared)?;
     if workspace.samples.is_empty() {
         if let Some(output) = output {
             output.clear();
@@ -42,14 +57,14 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
     }
     let plan = plan(workspace.samples.len());
     let workers = plan.workers(threads);
-    let mut step = Step { inputs, scale: loss.scale(), plan, workers, workspace };
+    let mut step = Step { inputs: &inputs, scale: loss.scale(), plan, workers, workspace };
     match output {
         None => {
             step.workspace.prepare(&plan, workers);
             step.forward(None);
-            Ok(step.record())
+            step.record(labels, exchange)
         }
-        Some(output) => Ok(step.forward_backward(output)),
+        Some(output) => step.forward_backward(labels, exchange, output),
     }
 }
 
@@ -88,7 +103,12 @@ struct Step<'a, 'b, F> {
 }
 
 impl<F: Real> Step<'_, '_, F> {
-    fn forward_backward(&mut self, mut output: Output<'_, F>) -> Forward<F> {
+    fn forward_backward(
+        &mut self,
+        labels: &[usize],
+        exchange: &impl Exchange<F>,
+        mut output: Output<'_, F>,
+    ) -> Result<Forward<F>, Error> {
         self.workspace.prepare(&self.plan, self.workers);
         self.workspace.prepare_gradients(&self.plan, self.workers);
         let mut copy = Vec::new();
@@ -100,7 +120,7 @@ impl<F: Real> Step<'_, '_, F> {
             }
         };
         self.forward(Some(weights));
-        let forward = self.record();
+        let forward = self.record(labels, exchange)?;
         let target_logits = self.share(&forward);
         let mut bias = output.bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
         self.backward(&target_logits, weights, bias.as_deref_mut(), output.embeddings.view_mut());
@@ -114,7 +134,8 @@ impl<F: Real> Step<'_, '_, F> {
         if let (Some(mut out), Some(bias)) = (output.bias, bias) {
             out.assign(&ArrayView1::from(&bias));
         }
-        forward
+        exchange.add_up(output.embeddings)?;
+        Ok(forward)
     }
 
     /// The first sweep. With a weight gradient to come, the logits stay in its rows, if they fit,
@@ -139,23 +160,41 @@ impl<F: Real> Step<'_, '_, F> {
         sweep.forward(found, kept, &mut scratch[..self.workers]);
     }
 
-    /// Puts together what the chunks found.
-    fn record(&self) -> Forward<F> {
-        let mut forward = Forward::with_samples(self.inputs.labels.len());
-        for (i, sample) in self.workspace.samples.iter().enumerate() {
-            let Some(target) = &sample.target else { continue };
-            let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
-            let own = self.workspace.target_logit(&self.plan, i, sample.class);
-            let beaten = nearest.max > own || (nearest.max == own && nearest.class < sample.class);
-            let outcome = Outcome {
-                negatives,
-                cross_entropy: negatives.cross_entropy(target.logit),
-                target_angle: target.pair.angle.theta,
-                prediction: if beaten { nearest.class } else { sample.class },
-            };
-            forward.record(sample.row, sample.class, outcome);
+    /// Puts together what the chunks found, and what is found elsewhere.
+    fn record(&self, labels: &[usize], exchange: &impl Exchange<F>) -> Result<Forward<F>, Error> {
+        let samples = 0..self.workspace.samples.len();
+        let mut findings: Vec<_> = samples.map(|i| self.finding(i, labels)).collect();
+        exchange.complete(labels.len(), &mut findings)?;
+        let mut forward = Forward::with_samples(labels.len());
+        for finding in &findings {
+            if let Some(outcome) = finding.outcome() {
+                forward.record(finding.row, finding.label, outcome);
+            }
         }
-        forward
+        Ok(forward)
+    }
+
+    /// What the chunks together found of sample `i`.
+    fn finding(&self, i: usize, labels: &[usize]) -> Finding {
+        let sample = &self.workspace.samples[i];
+        let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
+        let plain = self.workspace.target_logit(&self.plan, i, sample.class);
+        let beaten = nearest.max > plain || (nearest.max == plain && nearest.class < sample.class);
+        let own = sample.target.map(|t| Own { logit: t.logit, angle: t.pair.angle.theta });
+        Finding {
+            row: sample.row,
+            label: labels[sample.row],
+            negatives,
+            own,
+            prediction: match own {
+                Some(_) if !beaten => labels[sample.row],
+                _ if nearest.class < self.plan.classes => {
+                    self.inputs.classes.number_of(nearest.class)
+                }
+                _ => usize::MAX,
+            },
+            best: nearest.max.max(plain).widen(),
+        }
     }
 
     /// Fills each sample's shift and coefficient for the second sweep; answers

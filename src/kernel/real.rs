@@ -40,10 +40,18 @@ pub trait Element: Sized + Copy {
     /// The largest finite value of the type.
     const MAX: f64;
 
+    /// The largest index that [`from_index`](Self::from_index) takes.
+    const MOST_INDEX: u64;
+
     /// Exact.
     fn widen(self) -> f64;
     /// Rounded to nearest.
     fn narrow(value: f64) -> Self;
+    /// An index as the bits of a positive normal number, larger for a larger index: what carries
+    /// integers beyond the mantissa through a channel that moves or compares numbers.
+    fn from_index(index: u64) -> Self;
+    /// The index back.
+    fn to_index(self) -> u64;
     /// $e^x$ for every $x$, branch-free.
     fn exp_inline<const FMA: bool>(self) -> Self;
     /// $C = AB$, or $C \mathrel{+}= AB$.
@@ -51,10 +59,11 @@ pub trait Element: Sized + Copy {
 }
 
 macro_rules! element {
-    ($float:ident, $min_norm:literal, $exp:ident, $matrixmultiply:ident) => {
+    ($float:ident, $bits:ident, $min_norm:literal, $exp:ident, $matrixmultiply:ident) => {
         impl Element for $float {
             const MIN_NORM: f64 = $min_norm;
             const MAX: f64 = $float::MAX as f64;
+            const MOST_INDEX: u64 = ($float::MAX.to_bits() - $float::MIN_POSITIVE.to_bits()) as u64;
 
             #[inline(always)]
             fn widen(self) -> f64 {
@@ -64,6 +73,15 @@ macro_rules! element {
             #[inline(always)]
             fn narrow(value: f64) -> Self {
                 value as $float
+            }
+
+            fn from_index(index: u64) -> Self {
+                let index = index.min(Self::MOST_INDEX) as $bits;
+                $float::from_bits($float::MIN_POSITIVE.to_bits() + index)
+            }
+
+            fn to_index(self) -> u64 {
+                u64::from(self.to_bits().saturating_sub($float::MIN_POSITIVE.to_bits()))
             }
 
             #[inline(always)]
@@ -87,5 +105,5 @@ macro_rules! element {
     };
 }
 
-element!(f32, 1e-30, exp_f32, sgemm);
-element!(f64, 1e-290, exp_f64, dgemm);
+element!(f32, u32, 1e-30, exp_f32, sgemm);
+element!(f64, u64, 1e-290, exp_f64, dgemm);

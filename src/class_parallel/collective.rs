@@ -1,0 +1,59 @@
+use crate::error::Error;
+
+/// What ranks need to speak with one another: threads, MPI, NCCL, anything that can do this.
+///
+/// Every rank makes the same calls in the same order with buffers of the same length (but for
+/// [`all_gather`](Self::all_gather)). All ranks must get the same bits. An implementation answers
+/// [`Error::Collective`] instead of waiting for a rank that will not come. Numbers only pass
+/// through, are compared or added; with zeros as the other terms a sum must keep the bits of a
+/// normal number, as every sum does.
+///
+/// A rank that holds a reference to a collective has one, too.
+pub trait Collective<F> {
+    /// The number of this rank, below [`size`](Self::size).
+    fn rank(&self) -> usize;
+
+    /// How many ranks there are.
+    fn size(&self) -> usize;
+
+    /// Replaces each entry by its largest value on any rank; −∞ is a value.
+    ///
+    /// # Errors
+    /// [`Error::Collective`].
+    fn all_reduce_max(&self, values: &mut [F]) -> Result<(), Error>;
+
+    /// Replaces each entry by its sum over all ranks, best in the order of the ranks, so that
+    /// every run gives the same bits.
+    ///
+    /// # Errors
+    /// [`Error::Collective`].
+    fn all_reduce_sum(&self, values: &mut [F]) -> Result<(), Error>;
+
+    /// The values of all ranks, one after another; each rank may bring any number of them.
+    ///
+    /// # Errors
+    /// [`Error::Collective`].
+    fn all_gather(&self, values: &[F]) -> Result<Vec<F>, Error>;
+}
+
+impl<F, C: Collective<F> + ?Sized> Collective<F> for &C {
+    fn rank(&self) -> usize {
+        (**self).rank()
+    }
+
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn all_reduce_max(&self, values: &mut [F]) -> Result<(), Error> {
+        (**self).all_reduce_max(values)
+    }
+
+    fn all_reduce_sum(&self, values: &mut [F]) -> Result<(), Error> {
+        (**self).all_reduce_sum(values)
+    }
+
+    fn all_gather(&self, values: &[F]) -> Result<Vec<F>, Error> {
+        (**self).all_gather(values)
+    }
+}
