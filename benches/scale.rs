@@ -1,60 +1,123 @@
-//! Hyperspherical energy beside the matrix product at its heart: what a pair costs.
+//! What sampling saves, and what splitting the classes over ranks costs on one machine.
 
 use std::hint::black_box;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use margin_softmax::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
-use ndarray::Array2;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use margin_softmax::{
+    Batch, ClassParallel, ClassSampler, CosFace, Gradients, Head, Reduction, SampledGradients,
+    Shard, ThreadCollective, class_range,
+};
+use ndarray::{Array2, s};
+use rayon::ThreadPoolBuilder;
+
+const SAMPLES: usize = 512;
+const DIMS: usize = 512;
+const CLASSES: usize = 100_000;
 
 /// Rows without a pattern: an additive sequence for each entry.
-fn weights(classes: usize, dims: usize) -> Array2<f32> {
-    Array2::from_shape_fn((classes, dims), |(j, k)| {
+fn rows(count: usize) -> Array2<f32> {
+    Array2::from_shape_fn((count, DIMS), |(j, k)| {
         let turns = (j as f64 + 1.0) * ((k as f64 + 2.0).sqrt() + 0.1 * j as f64);
         (turns.fract() - 0.5) as f32
     })
 }
 
-fn energies(c: &mut Criterion) {
-    let mut group = c.benchmark_group("energy");
+struct Problem {
+    x: Array2<f32>,
+    w: Array2<f32>,
+    labels: Vec<usize>,
+}
+
+impl Problem {
+    fn new() -> Self {
+        let labels = (0..SAMPLES).map(|i| i * 7919 % CLASSES).collect();
+        Problem { x: rows(SAMPLES), w: rows(CLASSES), labels }
+    }
+
+    fn batch(&self) -> Batch<'_, f32> {
+        Batch::new(&self.x, &self.w, &self.labels).unwrap()
+    }
+}
+
+fn sampling(c: &mut Criterion) {
+    let problem = Problem::new();
+    let batch = problem.batch();
+    let mut group = c.benchmark_group("step at 512/512/100k");
     group.sample_size(10);
-    for (classes, dims) in [(1_000, 128), (10_000, 512)] {
-        let w = weights(classes, dims);
-        let shape = format!("{classes}x{dims}");
-        group.throughput(Throughput::Elements((classes * classes) as u64));
-        for (name, riesz, space) in [
-            ("log, full", Riesz::Log, Space::Full),
-            ("two, full", Riesz::Two, Space::Full),
-            ("two, half", Riesz::Two, Space::Half),
-        ] {
-            group.bench_with_input(BenchmarkId::new(name, &shape), &w, |b, w| {
-                b.iter(|| hyperspherical_energy(black_box(w), riesz, space).unwrap());
+    group.bench_function("all classes", |b| {
+        let mut gradients = Gradients::zeros_for(&batch);
+        let mut head = Head::new(CosFace::default());
+        b.iter(|| head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap());
+    });
+    for rate in [0.1, 0.01] {
+        group.bench_function(BenchmarkId::new("draw and step, rate", rate), |b| {
+            let mut sampler = ClassSampler::new(CLASSES, rate, 1).unwrap();
+            let mut gradients = SampledGradients::default();
+            let mut head = Head::new(CosFace::default());
+            b.iter(|| {
+                let sample = sampler.sample(black_box(&problem.labels)).unwrap();
+                let reduction = Reduction::Mean;
+                head.forward_backward_sampled(&batch, &sample, reduction, &mut gradients).unwrap()
             });
-        }
-        let cluster = &w * 0.1 + 1.0;
-        group.bench_with_input(BenchmarkId::new("two, all near", &shape), &cluster, |b, w| {
-            b.iter(|| hyperspherical_energy(black_box(w), Riesz::Two, Space::Full).unwrap());
         });
-        group.bench_with_input(BenchmarkId::new("ndarray's W·Wᵀ, twice", &shape), &w, |b, w| {
-            b.iter(|| (black_box(w).dot(&w.t()), black_box(w).dot(&w.t())));
+        group.bench_function(BenchmarkId::new("draw alone, rate", rate), |b| {
+            let mut sampler = ClassSampler::new(CLASSES, rate, 1).unwrap();
+            b.iter(|| sampler.sample(black_box(&problem.labels)).unwrap());
         });
     }
     group.finish();
 }
 
-fn batches(c: &mut Criterion) {
-    let mut group = c.benchmark_group("energy of a batch");
+/// One rank's steps, with its share of the cores; all ranks begin together, in the first of them.
+fn steps(
+    problem: &Problem,
+    collective: ThreadCollective,
+    range: Range<usize>,
+    (threads, count): (usize, u64),
+) -> Duration {
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.install(|| {
+        let w = problem.w.slice(s![range.clone(), ..]);
+        let shard = Shard::new(&problem.x, &w, &problem.labels);
+        let mut gradients = Gradients::zeros_for_shard(&shard);
+        let mut head = ClassParallel::new(CosFace::default(), collective, range);
+        let mut step = || head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
+        step();
+        let start = Instant::now();
+        (0..count).for_each(|_| drop(step()));
+        start.elapsed()
+    })
+}
+
+fn ranks(c: &mut Criterion) {
+    let problem = Problem::new();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut group = c.benchmark_group("ranks on one machine at 512/512/100k");
     group.sample_size(10);
-    for (samples, classes, dims) in [(256, 10_000, 512), (512, 100_000, 512)] {
-        let w = weights(classes, dims);
-        let labels: Vec<usize> = (0..samples).map(|i| i * 7919 % classes).collect();
-        group.throughput(Throughput::Elements((samples * classes) as u64));
-        let shape = format!("{samples}/{dims}/{classes}");
-        group.bench_with_input(BenchmarkId::new("two", shape), &w, |b, w| {
-            b.iter(|| hyperspherical_energy_of_batch(black_box(w), &labels, Riesz::Two).unwrap());
+    for size in [1, 2, 4].into_iter().filter(|&size| size <= cores) {
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter_custom(|count| {
+                std::thread::scope(|scope| {
+                    let group = ThreadCollective::group(size).into_iter().enumerate();
+                    let ranks: Vec<_> = group
+                        .map(|(rank, collective)| {
+                            let range = class_range(CLASSES, rank, size);
+                            let problem = &problem;
+                            scope.spawn(move || {
+                                steps(problem, collective, range, (cores / size, count))
+                            })
+                        })
+                        .collect();
+                    let times = ranks.into_iter().map(|rank| rank.join().unwrap());
+                    times.max().unwrap_or_default()
+                })
+            });
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, energies, batches);
+criterion_group!(benches, sampling, ranks);
 criterion_main!(benches);

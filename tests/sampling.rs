@@ -1,0 +1,314 @@
+//! Sampled classes: what is drawn, and that a step over them is a step over those rows.
+
+mod common;
+
+use std::collections::HashMap;
+
+use common::layout::Layout;
+use common::oracle::Problem;
+use common::random::Rng;
+use common::spec::{Spec, menu};
+use margin_softmax::{
+    Batch, ClassSample, ClassSampler, Error, Gradients, Head, Real, Reduction, SampledGradients,
+};
+use ndarray::{Array1, Array2, Axis, concatenate};
+
+fn problem(seed: u64, (n, d, c): (usize, usize, usize), bias: bool) -> Problem {
+    let mut rng = Rng::new(seed);
+    let x = rng.matrix(n, d) * (6.0 / (d as f64).sqrt());
+    let (w, labels) = (rng.matrix(c, d), rng.labels(n, c));
+    let b = bias.then(|| rng.vector(c));
+    Problem { x, w, b, labels, upstream: rng.vector(n) }
+}
+
+fn sorted(labels: &[usize]) -> Vec<usize> {
+    let mut classes = labels.to_vec();
+    classes.sort_unstable();
+    classes.dedup();
+    classes
+}
+
+#[test]
+fn a_sample_holds_every_class_of_the_batch_and_the_quota() {
+    let mut rng = Rng::new(1);
+    for turn in 0..3000 {
+        let classes = 1 + rng.below(300);
+        let rate = rng.uniform(0.0, 1.0).max(1e-3);
+        let n = 1 + rng.below(40);
+        let labels = rng.labels(n, classes);
+        let mut sampler = ClassSampler::new(classes, rate, turn).unwrap();
+        let sample = sampler.sample(&labels).unwrap();
+        let quota = (classes as f64 * rate * (1.0 + f64::EPSILON)) as usize;
+        let positives = sorted(&labels);
+        assert_eq!(sample.classes.len(), quota.max(positives.len()));
+        assert!(sample.classes.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(sample.classes.iter().all(|&class| class < classes));
+        let back: Vec<_> = sample.labels.iter().map(|&place| sample.classes[place]).collect();
+        assert_eq!(back, labels);
+    }
+}
+
+#[test]
+fn a_share_that_is_a_whole_number_of_classes_loses_none_to_rounding() {
+    for percent in 1..=100 {
+        let rate = f64::from(percent) / 100.0;
+        let sample = ClassSampler::new(100, rate, 1).unwrap().sample(&[5]).unwrap();
+        assert_eq!(sample.classes.len(), percent as usize, "{rate}");
+    }
+}
+
+#[test]
+fn rate_one_is_all_classes() {
+    let sample = ClassSampler::new(50, 1.0, 9).unwrap().sample(&[3, 49]).unwrap();
+    assert_eq!(sample.classes, (0..50).collect::<Vec<_>>());
+    assert_eq!(sample.labels, [3, 49]);
+}
+
+/// Every set of k others out of 7 is equally likely, by the χ² of their counts.
+#[test]
+fn every_set_of_others_is_equally_likely() {
+    for (rate, sets) in [(0.25, 7), (0.375, 21), (0.5, 35), (0.625, 35), (0.875, 7)] {
+        let mut sampler = ClassSampler::new(8, rate, 3).unwrap();
+        let mut counts = HashMap::<Vec<usize>, usize>::new();
+        for _ in 0..1000 * sets {
+            *counts.entry(sampler.sample(&[4]).unwrap().classes).or_default() += 1;
+        }
+        assert_eq!(counts.len(), sets, "rate {rate}");
+        let chi: f64 = counts.values().map(|&n| (n as f64 - 1000.0).powi(2) / 1000.0).sum();
+        let freedom = sets as f64 - 1.0;
+        assert!((chi - freedom).abs() < 4.0 * (2.0 * freedom).sqrt(), "χ² {chi} of {freedom}");
+    }
+}
+
+#[test]
+fn a_resumed_sampler_draws_on_as_if_it_had_never_stopped() {
+    let mut one = ClassSampler::new(1000, 0.1, 5).unwrap().with_correction(true);
+    let mut rng = Rng::new(2);
+    for _ in 0..20 {
+        let mut resumed = ClassSampler::from_state(one.state()).unwrap();
+        let labels = rng.labels(30, 1000);
+        assert_eq!(resumed.sample(&labels), one.sample(&labels));
+        assert_eq!(resumed.state(), one.state());
+    }
+    let labels = [1, 2, 3];
+    let other = ClassSampler::new(1000, 0.1, 6).unwrap().sample(&labels);
+    let first = ClassSampler::new(1000, 0.1, 5).unwrap().sample(&labels);
+    assert_eq!(first, ClassSampler::new(1000, 0.1, 5).unwrap().sample(&labels));
+    assert_ne!(first, other);
+    assert_ne!(one.sample(&labels), one.sample(&labels));
+}
+
+#[test]
+fn bad_samplers_and_labels_are_refused() {
+    for rate in [0.0, -0.1, 1.0 + 1e-9, f64::NAN, f64::INFINITY] {
+        let refused = ClassSampler::new(10, rate, 0).unwrap_err();
+        assert!(matches!(refused, Error::Parameter { parameter: "sampling rate", .. }), "{rate}");
+        let state =
+            margin_softmax::SamplerState { rate, ..ClassSampler::new(10, 0.5, 0).unwrap().state() };
+        assert!(ClassSampler::from_state(state).is_err());
+    }
+    assert!(matches!(ClassSampler::new(0, 0.5, 0), Err(Error::Empty { .. })));
+    let mut sampler = ClassSampler::new(10, 0.5, 0).unwrap();
+    let before = sampler.state();
+    let refused = sampler.sample(&[3, 10]).unwrap_err();
+    assert_eq!(refused, Error::Label { row: 1, label: 10, classes: 10 });
+    assert_eq!(sampler.state(), before);
+}
+
+/// Both steps of one problem: over the sample, and over a batch of only its rows.
+fn both<F: Real>(
+    spec: &Spec,
+    problem: &Problem,
+    sample: &ClassSample,
+) -> ((margin_softmax::Forward<F>, SampledGradients<F>), (margin_softmax::Forward<F>, Gradients<F>))
+{
+    let inputs = problem.inputs::<F>([Layout::Standard; 2]);
+    let mut gradients = SampledGradients::default();
+    let reduction = Reduction::Weighted(&inputs.upstream);
+    let forward = Head::new(spec.build())
+        .forward_backward_sampled(&inputs.batch(), sample, reduction, &mut gradients)
+        .unwrap();
+    let picked = Problem {
+        w: problem.w.select(Axis(0), &sample.classes),
+        b: problem.b.as_ref().map(|b| b.select(Axis(0), &sample.classes)),
+        labels: sample.labels.clone(),
+        ..problem.clone()
+    };
+    let picked = picked.inputs::<F>([Layout::Standard; 2]);
+    ((forward, gradients), picked.by_head(&mut Head::new(spec.build())))
+}
+
+fn assert_same_step<F: Real>(spec: &Spec, problem: &Problem, sample: &ClassSample) {
+    let ((forward, gradients), (expected, picked)) = both::<F>(spec, problem, sample);
+    assert_eq!(forward.losses, expected.losses, "{spec:?}");
+    assert_eq!(forward.target_angles(), expected.target_angles());
+    assert_eq!(forward.accuracy(), expected.accuracy());
+    let predicted = expected.predictions().iter().map(|&place| sample.classes[place]);
+    assert_eq!(forward.predictions(), predicted.collect::<Vec<_>>());
+    assert_eq!(gradients.embeddings, picked.embeddings);
+    assert_eq!(gradients.weights, picked.weights);
+    assert_eq!(gradients.bias, picked.bias);
+}
+
+/// Bit for bit, for every loss, with N below and above D.
+#[test]
+fn a_sampled_step_is_the_step_over_the_sampled_rows() {
+    for (seed, shape) in [(9, 4, 700), (6, 16, 40), (70, 20, 900)].into_iter().enumerate() {
+        for spec in menu() {
+            let problem = problem(seed as u64, shape, spec == Spec::Softmax);
+            let sample =
+                ClassSampler::new(shape.2, 0.3, 4).unwrap().sample(&problem.labels).unwrap();
+            assert_same_step::<f64>(&spec, &problem, &sample);
+            assert_same_step::<f32>(&spec, &problem, &sample);
+        }
+    }
+}
+
+/// ln(n/k) on every class that is not in the batch: as a bias of plain softmax, where logits
+/// have one.
+#[test]
+fn the_correction_is_a_bias_of_the_drawn_classes() {
+    let problem = problem(3, (7, 5, 60), true);
+    let mut sampler = ClassSampler::new(60, 0.4, 1).unwrap().with_correction(true);
+    let sample = sampler.sample(&problem.labels).unwrap();
+    let positives = sorted(&problem.labels);
+    let (n, k) = (60 - positives.len(), 24 - positives.len());
+    assert_eq!(sample.correction(), (n as f64 / k as f64).ln());
+    let mut b = problem.b.clone().unwrap();
+    for (class, b) in b.iter_mut().enumerate() {
+        if positives.binary_search(&class).is_err() {
+            *b += sample.correction();
+        }
+    }
+    let mut plain = ClassSampler::new(60, 0.4, 1).unwrap();
+    let plain = plain.sample(&problem.labels).unwrap();
+    assert_eq!(plain.classes, sample.classes);
+    let shifted = Problem { b: Some(b), ..problem.clone() };
+    let corrected = both::<f64>(&Spec::Softmax, &problem, &sample).0;
+    let expected = both::<f64>(&Spec::Softmax, &shifted, &plain).0;
+    for (a, b) in corrected.0.losses.iter().zip(&expected.0.losses) {
+        assert!((a - b).abs() <= 1e-14 * b);
+    }
+    approx::assert_abs_diff_eq!(
+        corrected.1.embeddings.as_slice().unwrap(),
+        expected.1.embeddings.as_slice().unwrap(),
+        epsilon = 1e-14
+    );
+}
+
+/// With the correction the mean of e^L − 1, which is Σ_j e^(z_j − z_y), over many draws is that
+/// of all classes; without it, it falls short by the share that is left out.
+#[test]
+fn the_correction_makes_the_sum_of_exponentials_unbiased() {
+    let problem = problem(8, (1, 4, 12), false);
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let mut head = Head::new(Spec::Cos { s: 1.0, m: 0.1 }.build());
+    let full = head.forward(&batch).unwrap().losses[0].exp_m1();
+    let mut mean = |correction: bool| {
+        let mut sampler = ClassSampler::new(12, 0.25, 2).unwrap().with_correction(correction);
+        let draws = 20_000;
+        let mut gradients = SampledGradients::default();
+        let sum: f64 = (0..draws)
+            .map(|_| {
+                let sample = sampler.sample(&problem.labels).unwrap();
+                let (batch, gradients) = (&batch, &mut gradients);
+                let forward =
+                    head.forward_backward_sampled(batch, &sample, Reduction::Sum, gradients);
+                forward.unwrap().losses[0].exp_m1()
+            })
+            .sum();
+        sum / f64::from(draws)
+    };
+    assert!((mean(true) / full - 1.0).abs() < 0.01);
+    assert!((mean(false) / full - 2.0 / 11.0).abs() < 0.01);
+}
+
+#[test]
+fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
+    let problem = problem(5, (6, 4, 40), false);
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let mut sampler = ClassSampler::new(40, 0.5, 2).unwrap();
+    let good = sampler.sample(&problem.labels).unwrap();
+    let marked = SampledGradients {
+        embeddings: Array2::from_elem((6, 4), 7.0),
+        weights: Array2::from_elem((3, 3), 7.0),
+        bias: Some(Array1::zeros(1)),
+    };
+    let refuse = |sample: &ClassSample| {
+        let mut gradients = marked.clone();
+        let mut head = Head::new(Spec::Modified.build());
+        let answer = head.forward_backward_sampled(&batch, sample, Reduction::Mean, &mut gradients);
+        assert_eq!(gradients, marked);
+        answer.unwrap_err()
+    };
+    let changed = |change: &dyn Fn(&mut ClassSample)| {
+        let mut sample = good.clone();
+        change(&mut sample);
+        sample
+    };
+    assert_eq!(
+        refuse(&changed(&|s| s.classes.swap(3, 4))),
+        Error::Sample { field: "classes", position: 4 }
+    );
+    assert_eq!(
+        refuse(&changed(&|s| s.classes[19] = 40)),
+        Error::Sample { field: "classes", position: 19 }
+    );
+    let shifted = |s: &mut ClassSample| s.labels[2] = (s.labels[2] + 1) % 20;
+    assert_eq!(refuse(&changed(&shifted)), Error::Sample { field: "labels", position: 2 });
+    let lost = |s: &mut ClassSample| s.labels[1] = ClassSample::ELSEWHERE;
+    assert_eq!(refuse(&changed(&lost)), Error::Sample { field: "labels", position: 1 });
+    let short = changed(&|s| {
+        s.labels.pop();
+    });
+    assert!(matches!(refuse(&short), Error::Shape { .. }));
+    let mut other = ClassSampler::new(80, 0.5, 2).unwrap();
+    let others = other.sample(&problem.labels).unwrap();
+    assert!(matches!(refuse(&others), Error::Sample { .. }));
+}
+
+/// One gradient buffer through samples of different sizes.
+#[test]
+fn gradients_take_the_shape_of_each_sample() {
+    let problem = problem(6, (8, 3, 50), true);
+    let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
+    let mut head = Head::new(Spec::Softmax.build());
+    let mut kept = SampledGradients::default();
+    for rate in [0.5, 0.2, 0.9, 0.9, 0.01] {
+        let sample = ClassSampler::new(50, rate, 1).unwrap().sample(&problem.labels).unwrap();
+        let mut fresh = SampledGradients::zeros_for(&inputs.batch(), &sample);
+        for gradients in [&mut kept, &mut fresh] {
+            let batch = inputs.batch();
+            head.forward_backward_sampled(&batch, &sample, Reduction::Mean, gradients).unwrap();
+        }
+        assert_eq!(kept, fresh);
+        assert_eq!(kept.weights.nrows(), sample.classes.len());
+    }
+}
+
+/// Ranks draw from their own classes; together their samples hold the whole batch.
+#[test]
+fn samplers_of_ranges_pass_over_labels_elsewhere() {
+    let labels = [4, 19, 4, 11];
+    let ranges = [0..7, 7..7, 7..12, 12..20];
+    let mut seen = Array1::from_elem(4, 0);
+    let mut drawn = vec![];
+    for range in ranges {
+        let start = range.start;
+        let mut sampler = ClassSampler::for_range(range.clone(), 0.5, 3).unwrap();
+        assert_eq!(sampler.range(), range);
+        let sample = sampler.sample(&labels).unwrap();
+        assert!(sample.classes.iter().all(|&row| row < range.len()));
+        assert_eq!(sample.classes.len(), range.len() / 2);
+        for (i, &place) in sample.labels.iter().enumerate() {
+            if place != ClassSample::ELSEWHERE {
+                assert_eq!(start + sample.classes[place], labels[i]);
+                seen[i] += 1;
+            }
+        }
+        drawn.push(Array1::from(sample.classes));
+    }
+    assert_eq!(seen, Array1::from_elem(4, 1));
+    let all = drawn.iter().map(|rows| rows.view()).collect::<Vec<_>>();
+    assert_eq!(concatenate(Axis(0), &all).unwrap().len(), 9);
+}
