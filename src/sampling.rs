@@ -32,8 +32,8 @@ use crate::kernel::Real;
 /// | `seed` | none | any | where the random numbers begin |
 /// | correction | off | on, off | unbiased sum of exponentials |
 ///
-/// A run that is resumed draws on as if it had never stopped: keep [`state`](Self::state), five
-/// plain numbers and a switch, and go on [`from_state`](Self::from_state).
+/// A run that is resumed draws on as if it had never stopped: keep [`state`](Self::state), plain
+/// numbers and switches, and go on [`from_state`](Self::from_state).
 ///
 /// ```
 /// use margin_softmax::ClassSampler;
@@ -98,7 +98,8 @@ impl ClassSampler {
         Ok(ClassSampler { range, rate, correction: false, whole: false, rng })
     }
 
-    /// The same sampler, whose samples carry the correction or not.
+    /// The same sampler, whose samples carry the correction or not. With it, accuracy and
+    /// predictions are of the corrected logits, which favour classes outside the batch.
     pub fn with_correction(self, correction: bool) -> Self {
         ClassSampler { correction, ..self }
     }

@@ -132,6 +132,7 @@ impl<F: Real> Gradients<F> {
 /// others answer [`Error::Collective`], too; their gradients then hold nothing of use.
 ///
 /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
+///
 #[doc = include_str!("../../docs/scaling.md")]
 #[derive(Debug)]
 pub struct ClassParallel<L, C> {
