@@ -9,7 +9,8 @@ use common::oracle::Problem;
 use common::random::Rng;
 use common::spec::{Spec, menu};
 use margin_softmax::{
-    Batch, ClassSample, ClassSampler, Error, Gradients, Head, Real, Reduction, SampledGradients,
+    Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, Real, Reduction,
+    SampledGradients, SamplerState,
 };
 use ndarray::{Array1, Array2, Axis, concatenate};
 
@@ -103,8 +104,7 @@ fn bad_samplers_and_labels_are_refused() {
     for rate in [0.0, -0.1, 1.0 + 1e-9, f64::NAN, f64::INFINITY] {
         let refused = ClassSampler::new(10, rate, 0).unwrap_err();
         assert!(matches!(refused, Error::Parameter { parameter: "sampling rate", .. }), "{rate}");
-        let state =
-            margin_softmax::SamplerState { rate, ..ClassSampler::new(10, 0.5, 0).unwrap().state() };
+        let state = SamplerState { rate, ..ClassSampler::new(10, 0.5, 0).unwrap().state() };
         assert!(ClassSampler::from_state(state).is_err());
     }
     assert!(matches!(ClassSampler::new(0, 0.5, 0), Err(Error::Empty { .. })));
@@ -115,31 +115,39 @@ fn bad_samplers_and_labels_are_refused() {
     assert_eq!(sampler.state(), before);
 }
 
-/// Both steps of one problem: over the sample, and over a batch of only its rows.
-fn both<F: Real>(
+/// A step over the sample.
+fn sampled<F: Real>(
     spec: &Spec,
     problem: &Problem,
     sample: &ClassSample,
-) -> ((margin_softmax::Forward<F>, SampledGradients<F>), (margin_softmax::Forward<F>, Gradients<F>))
-{
+) -> (Forward<F>, SampledGradients<F>) {
     let inputs = problem.inputs::<F>([Layout::Standard; 2]);
     let mut gradients = SampledGradients::default();
     let reduction = Reduction::Weighted(&inputs.upstream);
     let forward = Head::new(spec.build())
         .forward_backward_sampled(&inputs.batch(), sample, reduction, &mut gradients)
         .unwrap();
+    (forward, gradients)
+}
+
+/// A step over a batch that has only the sample's rows.
+fn picked<F: Real>(
+    spec: &Spec,
+    problem: &Problem,
+    sample: &ClassSample,
+) -> (Forward<F>, Gradients<F>) {
     let picked = Problem {
         w: problem.w.select(Axis(0), &sample.classes),
         b: problem.b.as_ref().map(|b| b.select(Axis(0), &sample.classes)),
         labels: sample.labels.clone(),
         ..problem.clone()
     };
-    let picked = picked.inputs::<F>([Layout::Standard; 2]);
-    ((forward, gradients), picked.by_head(&mut Head::new(spec.build())))
+    picked.inputs::<F>([Layout::Standard; 2]).by_head(&mut Head::new(spec.build()))
 }
 
 fn assert_same_step<F: Real>(spec: &Spec, problem: &Problem, sample: &ClassSample) {
-    let ((forward, gradients), (expected, picked)) = both::<F>(spec, problem, sample);
+    let (forward, gradients) = sampled::<F>(spec, problem, sample);
+    let (expected, picked) = picked::<F>(spec, problem, sample);
     assert_eq!(forward.losses, expected.losses, "{spec:?}");
     assert_eq!(forward.target_angles(), expected.target_angles());
     assert_eq!(forward.accuracy(), expected.accuracy());
@@ -184,8 +192,8 @@ fn the_correction_is_a_bias_of_the_drawn_classes() {
     let plain = plain.sample(&problem.labels).unwrap();
     assert_eq!(plain.classes, sample.classes);
     let shifted = Problem { b: Some(b), ..problem.clone() };
-    let corrected = both::<f64>(&Spec::Softmax, &problem, &sample).0;
-    let expected = both::<f64>(&Spec::Softmax, &shifted, &plain).0;
+    let corrected = sampled::<f64>(&Spec::Softmax, &problem, &sample);
+    let expected = sampled::<f64>(&Spec::Softmax, &shifted, &plain);
     for (a, b) in corrected.0.losses.iter().zip(&expected.0.losses) {
         assert!((a - b).abs() <= 1e-14 * b);
     }

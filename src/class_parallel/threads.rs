@@ -69,6 +69,16 @@ impl ThreadCollective {
         (0..size).map(|rank| ThreadCollective { rank, shared: shared.clone() }).collect()
     }
 
+    /// The number of this rank.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// How many ranks the group has, those that are gone included.
+    pub fn size(&self) -> usize {
+        self.shared.lock().gone.len()
+    }
+
     /// The values that all ranks brought to this call, in the order of the ranks.
     fn exchange<F: Real>(
         &self,
@@ -147,11 +157,11 @@ impl Drop for ThreadCollective {
 
 impl<F: Real> Collective<F> for ThreadCollective {
     fn rank(&self) -> usize {
-        self.rank
+        self.rank()
     }
 
     fn size(&self) -> usize {
-        self.shared.lock().gone.len()
+        self.size()
     }
 
     fn all_reduce_max(&self, values: &mut [F]) -> Result<(), Error> {

@@ -6,6 +6,7 @@ pub mod golden;
 pub mod layout;
 pub mod oracle;
 pub mod random;
+pub mod ranks;
 pub mod refuse;
 pub mod run;
 pub mod spec;
