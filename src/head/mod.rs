@@ -237,6 +237,9 @@ impl<L: MarginLoss> Head<L> {
         let offsets = sample.and_then(ClassSample::offsets);
         let labels = match sample {
             Some(sample) => Cow::from(&sample.labels),
+            None if first == 0 && batch.labels.iter().all(|label| range.contains(label)) => {
+                Cow::from(batch.labels)
+            }
             None => batch.labels.iter().map(|&label| here(label, &range)).collect(),
         };
         let classes = Classes {

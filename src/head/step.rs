@@ -161,9 +161,14 @@ impl<F: Real> Step<'_, '_, F> {
     }
 
     /// Puts together what the chunks found, and what is found elsewhere.
-    fn record(&self, labels: &[usize], exchange: &impl Exchange<F>) -> Result<Forward<F>, Error> {
-        let samples = 0..self.workspace.samples.len();
-        let mut findings: Vec<_> = samples.map(|i| self.finding(i, labels)).collect();
+    fn record(
+        &mut self,
+        labels: &[usize],
+        exchange: &impl Exchange<F>,
+    ) -> Result<Forward<F>, Error> {
+        let mut findings = std::mem::take(&mut self.workspace.findings);
+        findings.clear();
+        findings.extend((0..self.workspace.samples.len()).map(|i| self.finding(i, labels)));
         exchange.complete(labels.len(), &mut findings)?;
         let mut forward = Forward::with_samples(labels.len());
         for finding in &findings {
@@ -171,6 +176,7 @@ impl<F: Real> Step<'_, '_, F> {
                 forward.record(finding.row, finding.label, outcome);
             }
         }
+        self.workspace.findings = findings;
         Ok(forward)
     }
 

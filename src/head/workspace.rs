@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use super::exchange::Finding;
 use super::plan::Plan;
 use super::samples::{FirstLook, Sample};
 use crate::kernel::Real;
@@ -17,6 +18,8 @@ pub(crate) struct Workspace<F> {
     pub factors: Vec<F>,
     /// What each chunk found of each sample (chunks × samples).
     pub found: Found<F>,
+    /// What all chunks together found of each sample.
+    pub findings: Vec<Finding>,
     /// Logits between the sweeps (stored classes × samples).
     pub logits: Vec<F>,
     /// Each chunk's share of the embeddings' gradient (chunks × samples × dims).
