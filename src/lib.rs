@@ -7,6 +7,7 @@ mod class_parallel;
 mod continuation;
 mod cross_entropy;
 mod energy;
+pub mod engine;
 mod error;
 mod geometry;
 mod gradcheck;
