@@ -153,9 +153,11 @@ fn a_hundred_thousand_classes_take_32_mb_and_later_steps_next_to_nothing() {
     }
 }
 
-/// What the system says, the libraries' own buffers included: new threads, so none are kept yet.
+/// What the system says, faer's own buffers included: new threads, so none are kept yet. Those of
+/// matrixmultiply come and go, and are counted above; how many freed ones stay resident is up to
+/// the C library.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "faer"))]
 fn resident_memory_grows_by_32_mb_at_most() {
     fn kib(field: &str) -> usize {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
