@@ -58,19 +58,15 @@ pub(crate) fn backward<F: Real, L: MarginLoss>(
     if !gradients.cosines.is_standard_layout() {
         gradients.cosines = Array2::zeros(logits.cosines.dim());
     }
+    let pull = |i: usize| upstream(i) * forward.misses[i];
     let rows = gradients.cosines.as_slice_mut().unwrap_or_default().chunks_exact_mut(classes);
     let vectors = gradients.target_angles.iter_mut().zip(&mut gradients.feature_norms);
-    work(
-        rows.zip(vectors).enumerate(),
-        &mut vec![(); workers()],
-        |(), (i, (row, (angle, norm)))| {
-            let upstream = reduction.weight(i, labels.len());
-            let pull = upstream * forward.misses[i];
-            (*angle, *norm) = view.row_gradient(i, &targets[i], pull, forward.negatives[i], row);
-        },
-    );
-    let pulls = (0..labels.len()).map(|i| upstream(i) * forward.misses[i]);
-    view.column_gradients(&targets, pulls, gradients);
+    let jobs = rows.zip(vectors).enumerate();
+    work(jobs, &mut vec![(); workers()], |(), (i, (row, (angle, norm)))| {
+        let negatives = forward.negatives[i];
+        (*angle, *norm) = view.row_gradient(i, &targets[i], pull(i), negatives, row);
+    });
+    view.column_gradients(&targets, (0..labels.len()).map(pull), gradients);
     Ok(())
 }
 
