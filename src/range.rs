@@ -5,6 +5,11 @@ use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::{Scale, Target};
 
+/// The largest bound that is accepted: sums and products on the way to a result stay finite.
+pub(crate) fn largest_safe<F: Real>() -> f64 {
+    F::MAX / 16.0
+}
+
 /// Bounds of everything that does not belong to one sample, and of the weight gradient so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -36,7 +41,7 @@ impl Bounds {
         target: Option<Target>,
         upstream: f64,
     ) -> Result<(), Error> {
-        let maximum = F::MAX / 16.0;
+        let maximum = largest_safe::<F>();
         let check = |quantity: &'static str, bound: f64| {
             if bound <= maximum {
                 return Ok(());

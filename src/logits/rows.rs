@@ -11,7 +11,7 @@ use crate::head::checked_target;
 use crate::kernel::{self, Real, RowLogits};
 use crate::loss::{Angle, MarginLoss, Scale, Target};
 use crate::parallel::work;
-use crate::range::Bounds;
+use crate::range::{Bounds, largest_safe};
 
 /// See [`MarginLoss::forward`].
 pub(crate) fn forward<F: Real, L: MarginLoss>(
@@ -174,7 +174,7 @@ impl<'a, F: Real> View<'a, F> {
             let norm = self.norms(i, self.labels[i]).0;
             bounds.check::<F>(i, norm, Some(target.target), upstream(i))?;
             let bound = upstream(i).abs() * target.scale * target.cosine_slope.abs();
-            let maximum = F::MAX / 16.0;
+            let maximum = largest_safe::<F>();
             if bound > maximum {
                 let quantity = "the gradient of the target's cosine";
                 return Err(Error::Overflow { quantity, row: i, bound, maximum });
