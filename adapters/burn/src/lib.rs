@@ -1,0 +1,1 @@
+//! The margin-based softmax losses of margin-softmax as a burn module.

@@ -1,0 +1,1 @@
+//! Classes of margin-softmax split over MPI ranks.
