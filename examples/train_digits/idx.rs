@@ -9,10 +9,29 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use ndarray::Array2;
 
-use crate::data::{CLASSES, Samples};
+use crate::digits::{CLASSES, Dataset, Samples};
+
+/// The four files of an MNIST-format directory, plain or gzipped.
+pub fn read_dataset(directory: &Path) -> Result<Dataset> {
+    let set = |prefix: &str| {
+        read_samples(
+            &locate(directory, &format!("{prefix}-images-idx3-ubyte"))?,
+            &locate(directory, &format!("{prefix}-labels-idx1-ubyte"))?,
+        )
+    };
+    let (train, held_out) = (set("train")?, set("t10k")?);
+    ensure!(
+        train.images.ncols() == held_out.images.ncols(),
+        "{}: the train images have {} pixels, the t10k images {}",
+        directory.display(),
+        train.images.ncols(),
+        held_out.images.ncols(),
+    );
+    Ok(Dataset::centered(train, held_out))
+}
 
 /// `directory/name`, or `directory/name.gz` where only that exists.
-pub fn locate(directory: &Path, name: &str) -> Result<PathBuf> {
+fn locate(directory: &Path, name: &str) -> Result<PathBuf> {
     let plain = directory.join(name);
     let gzipped = directory.join(format!("{name}.gz"));
     match [plain, gzipped].into_iter().find(|path| path.is_file()) {
@@ -25,7 +44,7 @@ pub fn locate(directory: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Images with their labels; every message names the file that is at fault.
-pub fn read_samples(images: &Path, labels: &Path) -> Result<Samples> {
+fn read_samples(images: &Path, labels: &Path) -> Result<Samples> {
     let ([count, height, width], pixels) = read(images)?;
     let ([label_count], digits) = read(labels)?;
     ensure!(count > 0 && height * width > 0, "{}: holds no pixels", images.display());

@@ -1,9 +1,11 @@
 //! Trains a small network on handwritten digits with each of the seven losses in turn, prints what
 //! they achieve, and draws 2-D features as the A-Softmax paper does.
 
-mod data;
+#[path = "../common/digits.rs"]
+mod digits;
 mod idx;
 mod model;
+#[path = "../common/network.rs"]
 mod network;
 mod pictures;
 #[path = "../common/plot.rs"]
@@ -20,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::data::Dataset;
+use crate::digits::Dataset;
 use crate::model::Evaluation;
 use crate::pictures::Portrait;
 use crate::recipe::{LossName, Recipe};
@@ -69,7 +71,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     let data = match &args.data {
-        Some(directory) => Dataset::from_idx(directory)?,
+        Some(directory) => idx::read_dataset(directory)?,
         None => Dataset::bundled()?,
     };
     // Before the training, so that it is not in vain.

@@ -6,7 +6,7 @@ use ndarray::{Array1, Array2, Ix1, Ix2};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-use crate::data::{CLASSES, Samples};
+use crate::digits::{CLASSES, Samples};
 use crate::network::{Network, Parameter, Step};
 use crate::recipe::Recipe;
 

@@ -13,7 +13,7 @@ use kuva::render::palette::Palette;
 use kuva::render::plots::Plot;
 use ndarray::Array2;
 
-use crate::data::CLASSES;
+use crate::digits::CLASSES;
 use crate::plot::save;
 use crate::recipe::Recipe;
 

@@ -6,7 +6,7 @@ use margin_softmax::{Gradients, Head, Reduction, Riesz, hyperspherical_energy_of
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
-use crate::data::Samples;
+use crate::digits::Samples;
 use crate::model::Model;
 use crate::network::Step;
 use crate::recipe::Recipe;

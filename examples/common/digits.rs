@@ -1,13 +1,9 @@
-//! The digits: 1,797 small ones that ship with the crate, or any set in MNIST's format.
-
-use std::path::Path;
+//! Digits to train on: 1,797 small ones that ship with the crate.
 
 use anyhow::{Context, Result, ensure};
 use ndarray::{Array2, Axis};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
-
-use crate::idx;
 
 /// Ten digits.
 pub const CLASSES: usize = 10;
@@ -52,27 +48,8 @@ impl Dataset {
         Ok(Self::centered(all.select(train), all.select(held_out)))
     }
 
-    /// The four files of an MNIST-format directory, plain or gzipped.
-    pub fn from_idx(directory: &Path) -> Result<Self> {
-        let set = |prefix: &str| {
-            idx::read_samples(
-                &idx::locate(directory, &format!("{prefix}-images-idx3-ubyte"))?,
-                &idx::locate(directory, &format!("{prefix}-labels-idx1-ubyte"))?,
-            )
-        };
-        let (train, held_out) = (set("train")?, set("t10k")?);
-        ensure!(
-            train.images.ncols() == held_out.images.ncols(),
-            "{}: the train images have {} pixels, the t10k images {}",
-            directory.display(),
-            train.images.ncols(),
-            held_out.images.ncols(),
-        );
-        Ok(Self::centered(train, held_out))
-    }
-
     /// Takes the mean training image off all images, which speeds up the first steps.
-    fn centered(mut train: Samples, mut held_out: Samples) -> Self {
+    pub fn centered(mut train: Samples, mut held_out: Samples) -> Self {
         let mean = train.images.sum_axis(Axis(0)) / train.len() as f32;
         train.images -= &mean;
         held_out.images -= &mean;
