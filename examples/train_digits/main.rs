@@ -4,6 +4,7 @@
 #[path = "../common/digits.rs"]
 mod digits;
 mod idx;
+#[path = "../common/model.rs"]
 mod model;
 #[path = "../common/network.rs"]
 mod network;
@@ -11,6 +12,7 @@ mod pictures;
 #[path = "../common/plot.rs"]
 mod plot;
 mod recipe;
+#[path = "../common/training.rs"]
 mod training;
 
 use std::fs;
@@ -23,10 +25,10 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::digits::Dataset;
-use crate::model::Evaluation;
+use crate::model::{Evaluation, Model};
 use crate::pictures::Portrait;
 use crate::recipe::{LossName, Recipe};
-use crate::training::{Schedule, default_epochs, steps_per_epoch, train};
+use crate::training::{RATE, Schedule, default_epochs, steps_per_epoch, train};
 
 /// Train a small network on handwritten digits with margin softmax losses
 #[derive(Parser)]
@@ -80,6 +82,7 @@ fn run(args: &Args) -> Result<()> {
     let samples = data.train.len();
     let schedule = Schedule {
         epochs: args.epochs.map_or_else(|| default_epochs(samples), |epochs| epochs as usize),
+        rate: RATE,
         seed: args.seed,
         energy: args.energy,
     };
@@ -118,14 +121,34 @@ fn progress_bar(steps: usize) -> Result<ProgressBar> {
     Ok(ProgressBar::new(steps as u64).with_style(style))
 }
 
-fn measure(r: Recipe, data: &Dataset, schedule: &Schedule, progress: &ProgressBar) -> Result<Row> {
-    let start = Instant::now();
-    let model = train(r, 16, &data.train, schedule, progress)?;
-    Ok(Row {
-        recipe: r,
-        evaluation: model.evaluate(r, &data.held_out)?,
-        seconds: start.elapsed().as_secs_f64(),
+/// Trains by a recipe in so many `dimensions`.
+fn follow(
+    recipe: Recipe,
+    dimensions: usize,
+    data: &Dataset,
+    schedule: &Schedule,
+    progress: &ProgressBar,
+) -> Result<Model> {
+    let epoch = steps_per_epoch(data.train.len()) as u64;
+    train(|step| recipe.loss_at(step), dimensions, &data.train, schedule, |loss, _| {
+        progress.inc(1);
+        if progress.position().is_multiple_of(epoch) {
+            let name = recipe.name();
+            progress.set_message(format!("{name} in {dimensions}-D: loss {loss:.3}"));
+        }
     })
+}
+
+fn measure(
+    recipe: Recipe,
+    data: &Dataset,
+    schedule: &Schedule,
+    progress: &ProgressBar,
+) -> Result<Row> {
+    let start = Instant::now();
+    let model = follow(recipe, 16, data, schedule, progress)?;
+    let evaluation = model.evaluate(recipe.loss_at(0)?, &data.held_out)?;
+    Ok(Row { recipe, evaluation, seconds: start.elapsed().as_secs_f64() })
 }
 
 fn portray(
@@ -137,13 +160,13 @@ fn portray(
     /// More dots would hide each other.
     const DOTS: usize = 1000;
     let recipe = Recipe::in_the_plane(name);
-    let model = train(recipe, 2, &data.train, schedule, progress)?;
+    let model = follow(recipe, 2, data, schedule, progress)?;
     let rows: Vec<usize> = (0..data.held_out.len().min(DOTS)).collect();
     let drawn = data.held_out.select(&rows);
     Ok(Portrait {
         recipe,
         uneased: Recipe::with_room(name),
-        accuracy: model.evaluate(recipe, &data.held_out)?.accuracy,
+        accuracy: model.evaluate(recipe.loss_at(0)?, &data.held_out)?.accuracy,
         features: model.embed(&drawn),
         labels: drawn.labels,
         class_weights: model.classes.value,

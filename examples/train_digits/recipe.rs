@@ -97,11 +97,6 @@ impl Recipe {
         }
     }
 
-    /// Of all seven, only softmax's logits carry a bias.
-    pub fn has_bias(self) -> bool {
-        matches!(self, Self::Softmax)
-    }
-
     /// The loss for a training step: SphereFace's margin, too hard for a fresh network, is annealed.
     pub fn loss_at(self, step: usize) -> Result<Box<dyn MarginLoss>> {
         Ok(match self {

@@ -1,14 +1,13 @@
 //! What is trained: a network, and the class weights on top of it.
 
 use anyhow::Result;
-use margin_softmax::{Batch, Gradients, Head, NormalizedLogits};
+use margin_softmax::{Batch, Gradients, Head, MarginLoss, NormalizedLogits, Scale};
 use ndarray::{Array1, Array2, Ix1, Ix2};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
 use crate::digits::{CLASSES, Samples};
 use crate::network::{Network, Parameter, Step};
-use crate::recipe::Recipe;
 
 const HIDDEN: usize = 128;
 
@@ -20,6 +19,7 @@ pub struct Model {
 }
 
 /// Results without margin; the angles are means over the samples, in radians.
+#[derive(Clone, Copy)]
 pub struct Evaluation {
     pub accuracy: f64,
     pub target_angle: f32,
@@ -27,11 +27,13 @@ pub struct Evaluation {
 }
 
 impl Model {
-    pub fn new(pixels: usize, dimensions: usize, recipe: Recipe, rng: &mut Pcg64) -> Self {
+    /// A fresh model for a loss with this scale: only softmax's logits carry a bias.
+    pub fn new(pixels: usize, dimensions: usize, scale: Scale, rng: &mut Pcg64) -> Self {
+        let biased = scale == Scale::Unnormalized;
         Self {
             network: Network::new(&[pixels, HIDDEN, dimensions], rng),
             classes: Parameter::new(initial_class_weights(dimensions, rng)),
-            bias: recipe.has_bias().then(|| Parameter::new(Array1::zeros(CLASSES))),
+            bias: biased.then(|| Parameter::new(Array1::zeros(CLASSES))),
         }
     }
 
@@ -61,10 +63,10 @@ impl Model {
         self.network.forward(samples.images.clone()).swap_remove(self.network.depth())
     }
 
-    pub fn evaluate(&self, recipe: Recipe, samples: &Samples) -> Result<Evaluation> {
+    /// How well the model does on `samples`; of the loss only the kind matters, not the margin.
+    pub fn evaluate(&self, loss: impl MarginLoss, samples: &Samples) -> Result<Evaluation> {
         let embeddings = self.embed(samples);
-        let forward =
-            Head::new(recipe.loss_at(0)?).forward(&self.batch(&embeddings, &samples.labels)?)?;
+        let forward = Head::new(loss).forward(&self.batch(&embeddings, &samples.labels)?)?;
         let logits = NormalizedLogits::new(&embeddings, &self.classes.value)?;
         let nearest_wrong =
             logits.cosines().rows().into_iter().zip(&samples.labels).map(|(cosines, &label)| {

@@ -1,18 +1,20 @@
 //! The training loop.
 
 use anyhow::Result;
-use indicatif::ProgressBar;
-use margin_softmax::{Gradients, Head, Reduction, Riesz, hyperspherical_energy_of_batch};
+use margin_softmax::{
+    Gradients, Head, MarginLoss, Reduction, Riesz, hyperspherical_energy_of_batch,
+};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
 use crate::digits::Samples;
 use crate::model::Model;
 use crate::network::Step;
-use crate::recipe::Recipe;
+
+/// The learning rate at which every loss trains well with its published margin.
+pub const RATE: f32 = 0.03;
 
 const BATCH: usize = 32;
-const RATE: f32 = 0.03;
 const MOMENTUM: f32 = 0.9;
 const DECAY: f32 = 1e-3;
 
@@ -21,6 +23,8 @@ const STEPS: usize = 4500;
 
 pub struct Schedule {
     pub epochs: usize,
+    pub rate: f32,
+    /// Of the initial weights and of the order of the samples.
     pub seed: u64,
     /// The weight of SphereFace+'s hyperspherical energy beside the loss.
     pub energy: f32,
@@ -34,52 +38,49 @@ pub fn steps_per_epoch(samples: usize) -> usize {
     samples.div_ceil(BATCH)
 }
 
-/// Trains a fresh model with embeddings of so many `dimensions`.
+/// Trains a fresh model with embeddings of so many `dimensions` by the loss of each step, and shows
+/// `watch` the step's mean loss and gradients.
 pub fn train(
-    recipe: Recipe,
+    loss_at: impl Fn(usize) -> Result<Box<dyn MarginLoss>>,
     dimensions: usize,
     samples: &Samples,
     schedule: &Schedule,
-    progress: &ProgressBar,
+    mut watch: impl FnMut(f32, &Gradients<f32>),
 ) -> Result<Model> {
     let mut rng = Pcg64::seed_from_u64(schedule.seed);
-    let mut model = Model::new(samples.images.ncols(), dimensions, recipe, &mut rng);
-    let mut head = Head::new(recipe.loss_at(0)?);
+    let mut head = Head::new(loss_at(0)?);
+    let mut model = Model::new(samples.images.ncols(), dimensions, head.loss().scale(), &mut rng);
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let steps = schedule.epochs * steps_per_epoch(samples.len());
     let mut done = 0;
-    for epoch in 1..=schedule.epochs {
+    for _ in 0..schedule.epochs {
         order.shuffle(&mut rng);
-        let mut loss = 0.0;
         for rows in order.chunks(BATCH) {
-            *head.loss_mut() = recipe.loss_at(done)?;
+            *head.loss_mut() = loss_at(done)?;
             let Samples { images, labels } = samples.select(rows);
             let signals = model.network.forward(images);
             let batch = model.batch(&signals[signals.len() - 1], &labels)?;
             let mut gradients = Gradients::zeros_for(&batch);
             let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
-            loss = forward.mean();
+            let mut loss = forward.mean();
             if schedule.energy > 0.0 {
                 let (energy, gradient) =
                     hyperspherical_energy_of_batch(&model.classes.value, &labels, Riesz::Two)?;
                 loss += schedule.energy * energy;
                 gradients.weights.scaled_add(schedule.energy, &gradient);
             }
-            model.descend(&signals, &gradients, step_at(done as f32 / steps as f32));
-
+            watch(loss, &gradients);
+            model.descend(&signals, &gradients, schedule.step_at(done as f32 / steps as f32));
             done += 1;
-            progress.inc(1);
         }
-        progress.set_message(format!(
-            "{} in {dimensions}-D, epoch {epoch}: loss {loss:.3}",
-            recipe.name()
-        ));
     }
     Ok(model)
 }
 
-/// The learning rate falls along half a cosine, from all of it to nothing.
-fn step_at(progress: f32) -> Step {
-    let rate = 0.5 * RATE * (1.0 + (std::f32::consts::PI * progress).cos());
-    Step { rate, momentum: MOMENTUM, decay: DECAY }
+impl Schedule {
+    /// The learning rate falls along half a cosine, from all of it to nothing.
+    fn step_at(&self, progress: f32) -> Step {
+        let rate = 0.5 * self.rate * (1.0 + (std::f32::consts::PI * progress).cos());
+        Step { rate, momentum: MOMENTUM, decay: DECAY }
+    }
 }
