@@ -130,13 +130,14 @@ fn follow(
     progress: &ProgressBar,
 ) -> Result<Model> {
     let epoch = steps_per_epoch(data.train.len()) as u64;
-    train(|step| recipe.loss_at(step), dimensions, &data.train, schedule, |loss, _| {
+    let watch = |loss, _: &_| {
         progress.inc(1);
         if progress.position().is_multiple_of(epoch) {
             let name = recipe.name();
             progress.set_message(format!("{name} in {dimensions}-D: loss {loss:.3}"));
         }
-    })
+    };
+    train(|step| recipe.loss_at(step), dimensions, &data.train, schedule, watch)
 }
 
 fn measure(
