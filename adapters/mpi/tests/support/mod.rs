@@ -1,0 +1,111 @@
+//! Tests whose bodies run on the ranks of a job: the test starts `mpirun` with its own program,
+//! which then runs this one test on each rank.
+#![allow(dead_code)] // each test file uses its own part
+
+mod mpirun;
+
+use std::any::type_name;
+use std::env;
+use std::fmt::Display;
+use std::process::{ExitCode, Output};
+use std::time::Duration;
+
+use assert_cmd::Command;
+use margin_softmax::{Error, Real};
+use margin_softmax_mpi::MpiCollective;
+use ndarray::{ArrayView, Dimension};
+
+/// Set on the ranks.
+const ON_A_RANK: &str = "MARGIN_SOFTMAX_MPI_TEST";
+
+/// What a rank prints where `work` came to a good end.
+const DONE: &str = "this rank is done";
+
+/// Seconds after which `mpirun` ends a job, and this process ends `mpirun`.
+const LIMITS: [u64; 2] = [90, 120];
+
+/// Runs `work` on every rank of a job of each of these sizes; it must succeed on all.
+pub fn on_ranks<E: Display>(
+    sizes: &[usize],
+    work: impl FnOnce(&MpiCollective) -> Result<(), E>,
+) -> ExitCode {
+    on_ranks_judged(sizes, work, |size, job| {
+        assert!(job.output.status.success(), "{size} ranks: {job:?}");
+        assert_eq!(job.stdout().matches(DONE).count(), size, "{size} ranks: {job:?}");
+    })
+}
+
+/// Runs `work` on every rank of a job of each of these sizes, and `judge` on what comes of each.
+pub fn on_ranks_judged<W, E: Display>(
+    sizes: &[usize],
+    work: W,
+    judge: impl Fn(usize, &Job),
+) -> ExitCode
+where
+    W: FnOnce(&MpiCollective) -> Result<(), E>,
+{
+    if env::var_os(ON_A_RANK).is_some() {
+        return margin_softmax_mpi::run(|collective| work(collective).map(|()| println!("{DONE}")));
+    }
+    for &size in sizes {
+        judge(size, &Job::run(size, test_name::<W>()));
+    }
+    ExitCode::SUCCESS
+}
+
+/// The path of the test that the closure `W` is written in.
+fn test_name<W>() -> &'static str {
+    let path = type_name::<W>();
+    let path = path.split_once("::").map_or(path, |(_crate, path)| path);
+    path.split("::{{closure}}").next().unwrap_or(path)
+}
+
+/// A job that has ended.
+#[derive(Debug)]
+pub struct Job {
+    pub output: Output,
+}
+
+impl Job {
+    fn run(size: usize, test: &str) -> Self {
+        let mut command = mpirun::mpirun(size, 1);
+        command
+            .args(["--timeout", &LIMITS[0].to_string()])
+            .arg(env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(ON_A_RANK, "1");
+        let output = Command::from_std(command).timeout(Duration::from_secs(LIMITS[1])).output();
+        Job { output: output.expect(mpirun::MISSING) }
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.output.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+}
+
+/// Within `tolerance` of the largest entry.
+pub fn assert_close<F: Real, D: Dimension>(
+    what: &str,
+    found: ArrayView<'_, F, D>,
+    expected: ArrayView<'_, F, D>,
+    tolerance: f64,
+) {
+    assert_eq!(found.shape(), expected.shape(), "{what}");
+    let wide = |value: &F| value.to_f64().unwrap();
+    let size = expected.iter().fold(0.0_f64, |size, value| size.max(wide(value).abs()));
+    for (a, b) in found.iter().zip(&expected) {
+        assert!((wide(a) - wide(b)).abs() <= tolerance * size, "{what}: {a:e} for {b:e}");
+    }
+}
+
+/// The rank and the words of an error that the ranks share.
+pub fn said(error: Error) -> (usize, String) {
+    match error {
+        Error::Collective { rank, reason } => (rank, reason),
+        other => panic!("{other:?}"),
+    }
+}
