@@ -50,10 +50,10 @@ pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> Ex
     let own = fingerprint(Some(&complaint));
     if complaints.iter().all(|&other| other == own) {
         if rank == 0 {
-            eprintln!("every rank: {complaint}");
+            eprintln!("error on every rank: {complaint}");
         }
     } else if !complaints[..rank].contains(&own) {
-        eprintln!("rank {rank}: {complaint}");
+        eprintln!("error on rank {rank}: {complaint}");
     }
     ExitCode::FAILURE
 }

@@ -92,7 +92,7 @@ impl Roll {
             if let Some(complaint) = complaint
                 && start.elapsed() > PATIENCE
             {
-                eprintln!("rank {}: {complaint}", self.rank());
+                eprintln!("error on rank {}: {complaint}", self.rank());
                 self.communicator.abort(1);
             }
         };
