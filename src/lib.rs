@@ -19,6 +19,7 @@ mod losses;
 mod parallel;
 mod range;
 mod sampling;
+mod schedule;
 
 pub use batch::{Batch, Forward, Gradients, Reduction};
 pub use boundary::Boundary;
@@ -35,3 +36,4 @@ pub use losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
 };
 pub use sampling::{ClassSample, ClassSampler, SampledGradients, SamplerState};
+pub use schedule::{LambdaAnnealing, MarginWarmup, adacos_scale};
