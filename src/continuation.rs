@@ -21,6 +21,7 @@ use crate::loss::{Angle, Target};
 /// All four agree wherever $\varphi \le \pi$ (`EasyMargin`: $\theta < \pi/2$). `Linear` and
 /// `EasyMargin` are defined for $m_0 = 1$ only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Continuation {
     /// Falls on, smoothly: the default of every loss.
     #[default]

@@ -4,6 +4,8 @@
 mod batch;
 mod boundary;
 mod class_parallel;
+#[cfg(feature = "serde")]
+mod config;
 mod continuation;
 mod cross_entropy;
 mod energy;
@@ -24,6 +26,8 @@ mod schedule;
 pub use batch::{Batch, Forward, Gradients, Reduction};
 pub use boundary::Boundary;
 pub use class_parallel::{ClassParallel, Collective, Shard, ThreadCollective, class_range};
+#[cfg(feature = "serde")]
+pub use config::LossConfig;
 pub use continuation::Continuation;
 pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 pub use error::Error;

@@ -62,7 +62,15 @@ pub struct ClassSampler {
 }
 
 /// All that a [`ClassSampler`] is, to be written down and read again.
+///
+/// With the feature `serde` it is written as it stands, `random` as 32 hexadecimal digits: few
+/// formats have numbers of 128 bits.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(deny_unknown_fields)
+)]
 pub struct SamplerState {
     /// The classes that it draws from.
     pub range: Range<usize>,
@@ -72,7 +80,8 @@ pub struct SamplerState {
     pub rate: f64,
     /// Whether samples carry the correction.
     pub correction: bool,
-    /// Where the random numbers stand.
+    /// Where the random numbers stand: an odd number.
+    #[cfg_attr(feature = "serde", serde(with = "crate::config::hexadecimal"))]
     pub random: u128,
 }
 
@@ -107,10 +116,15 @@ impl ClassSampler {
     /// The sampler that goes on where `state` was taken.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless the rate is in (0, 1].
+    /// [`Error::Parameter`] for what no sampler's state is: a rate outside (0, 1], a range that
+    /// ends before it starts or, where it is of all classes, does not start at 0 or is empty, and
+    /// an even `random`.
     pub fn from_state(state: SamplerState) -> Result<Self, Error> {
         let SamplerState { range, whole, rate, correction, random } = state;
         let rate = check_rate(rate)?;
+        check_range(&range, whole)?;
+        let odd = random % 2 == 1;
+        Error::check_parameter("random state of the sampler", random as f64, "odd", odd)?;
         Ok(ClassSampler { range, rate, correction, whole, rng: Pcg64Mcg::new(random) })
     }
 
@@ -195,6 +209,17 @@ impl ClassSampler {
 
 fn check_rate(rate: f64) -> Result<f64, Error> {
     Error::check_parameter("sampling rate", rate, "in (0, 1]", rate > 0.0 && rate <= 1.0)
+}
+
+/// A range that is the `whole` of the classes starts at the first, and there are some.
+fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
+    let (start, end) = (range.start as f64, range.end as f64);
+    let valid = !whole || range.start == 0;
+    Error::check_parameter("range start of all classes", start, "0", valid)?;
+    let valid = range.start <= range.end && !(whole && range.end == 0);
+    let expected = "no less than its start, and > 0 for all classes";
+    Error::check_parameter("range end of the sampler", end, expected, valid)?;
+    Ok(())
 }
 
 /// The numbers below `below` that are not in `except`, which is ascending.
