@@ -3,8 +3,8 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use margin_softmax::{
-    ArcFace, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Softmax,
-    SphereFace,
+    ArcFace, CosFace, FNormSphereFace, Generalized, LambdaAnnealing, MarginLoss, ModifiedSoftmax,
+    Softmax, SphereFace,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -27,8 +27,8 @@ const SCALE: f64 = 16.0;
 pub enum Recipe {
     Softmax,
     ModifiedSoftmax,
-    SphereFace { m: u32, floor: f64 },
-    FNormSphereFace { s: f64, m: u32, floor: f64 },
+    SphereFace { m: u32 },
+    FNormSphereFace { s: f64, m: u32 },
     CosFace { s: f64, m: f64 },
     ArcFace { s: f64, m: f64 },
     Generalized { s: f64, m0: f64, m1: f64, m2: f64 },
@@ -40,8 +40,8 @@ impl Recipe {
         match name {
             LossName::Softmax => Self::Softmax,
             LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
-            LossName::SphereFace => Self::SphereFace { m: 4, floor: 5.0 },
-            LossName::FNormSphereFace => Self::FNormSphereFace { s: SCALE, m: 4, floor: 5.0 },
+            LossName::SphereFace => Self::SphereFace { m: 4 },
+            LossName::FNormSphereFace => Self::FNormSphereFace { s: SCALE, m: 4 },
             LossName::CosFace => Self::CosFace { s: SCALE, m: 0.35 },
             LossName::ArcFace => Self::ArcFace { s: SCALE, m: 0.5 },
             LossName::Generalized => Self::Generalized { s: SCALE, m0: 1.0, m1: 0.3, m2: 0.2 },
@@ -54,8 +54,8 @@ impl Recipe {
         match name {
             LossName::Softmax => Self::Softmax,
             LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
-            LossName::SphereFace => Self::SphereFace { m: 4, floor: 5.0 },
-            LossName::FNormSphereFace => Self::FNormSphereFace { s: SCALE, m: 4, floor: 5.0 },
+            LossName::SphereFace => Self::SphereFace { m: 4 },
+            LossName::FNormSphereFace => Self::FNormSphereFace { s: SCALE, m: 4 },
             LossName::CosFace => Self::CosFace { s: SCALE, m: 0.1 },
             LossName::ArcFace => Self::ArcFace { s: SCALE, m: 0.15 },
             LossName::Generalized => Self::Generalized { s: SCALE, m0: 1.0, m1: 0.1, m2: 0.05 },
@@ -89,8 +89,8 @@ impl Recipe {
         match self {
             Self::Softmax => "bias, no margin".into(),
             Self::ModifiedSoftmax => "no margin".into(),
-            Self::SphereFace { m, floor } | Self::FNormSphereFace { m, floor, .. } => {
-                format!("m={m}, λ→{floor}")
+            Self::SphereFace { m } | Self::FNormSphereFace { m, .. } => {
+                format!("m={m}, λ→{}", LambdaAnnealing::default().minimum())
             }
             Self::CosFace { m, .. } | Self::ArcFace { m, .. } => format!("m={m}"),
             Self::Generalized { m0, m1, m2, .. } => format!("m=({m0}, {m1}, {m2})"),
@@ -99,23 +99,17 @@ impl Recipe {
 
     /// The loss for a training step: SphereFace's margin, too hard for a fresh network, is annealed.
     pub fn loss_at(self, step: usize) -> Result<Box<dyn MarginLoss>> {
+        let lambda = LambdaAnnealing::default().at(step);
         Ok(match self {
             Self::Softmax => Box::new(Softmax::new()),
             Self::ModifiedSoftmax => Box::new(ModifiedSoftmax::new()),
-            Self::SphereFace { m, floor } => {
-                Box::new(SphereFace::new(m)?.with_annealing(lambda(step, floor))?)
-            }
-            Self::FNormSphereFace { s, m, floor } => {
-                Box::new(FNormSphereFace::new(s, m)?.with_annealing(lambda(step, floor))?)
+            Self::SphereFace { m } => Box::new(SphereFace::new(m)?.with_annealing(lambda)?),
+            Self::FNormSphereFace { s, m } => {
+                Box::new(FNormSphereFace::new(s, m)?.with_annealing(lambda)?)
             }
             Self::CosFace { s, m } => Box::new(CosFace::new(s, m)?),
             Self::ArcFace { s, m } => Box::new(ArcFace::new(s, m)?),
             Self::Generalized { s, m0, m1, m2 } => Box::new(Generalized::new(s, m0, m1, m2)?),
         })
     }
-}
-
-/// The schedule of the A-Softmax paper's code: from 1000 down to the floor.
-fn lambda(step: usize, floor: f64) -> f64 {
-    (1000.0 / (1.0 + 0.12 * step as f64)).max(floor)
 }
