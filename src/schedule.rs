@@ -26,12 +26,13 @@ use crate::error::Error;
 /// | `minimum` | 5 | finite, ≥ 0 | where it stops; 0 is the margin alone |
 ///
 /// ```
-/// use margin_softmax::{LambdaAnnealing, SphereFace};
+/// use margin_softmax::{Head, LambdaAnnealing, SphereFace};
 ///
 /// let annealing = LambdaAnnealing::default();
+/// let mut head = Head::new(SphereFace::new(4)?);
 /// for step in 0..3 {
-///     let loss = SphereFace::new(4)?.with_annealing(annealing.at(step))?;
-///     println!("step {step}: λ = {}", loss.lambda());
+///     *head.loss_mut() = SphereFace::new(4)?.with_annealing(annealing.at(step))?;
+///     // and a step of training with this head
 /// }
 /// assert_eq!(annealing.at(0), 1000.0);
 /// assert_eq!(annealing.at(100), 1000.0 / 13.0);
@@ -119,12 +120,13 @@ impl Default for LambdaAnnealing {
 /// | `delay` | 0 | any | how many steps it stays at `start` first |
 ///
 /// ```
-/// use margin_softmax::{ArcFace, MarginWarmup};
+/// use margin_softmax::{ArcFace, Head, MarginWarmup};
 ///
 /// let warmup = MarginWarmup::new(0.5, 1000)?;
-/// for step in [0, 500, 1000, 100_000] {
-///     let loss = ArcFace::new(64.0, warmup.at(step))?;
-///     println!("step {step}: m = {}", loss.m());
+/// let mut head = Head::new(ArcFace::default());
+/// for step in 0..3 {
+///     *head.loss_mut() = ArcFace::new(64.0, warmup.at(step))?;
+///     // and a step of training with this head
 /// }
 /// assert_eq!([warmup.at(0), warmup.at(500), warmup.at(1000)], [0.0, 0.25, 0.5]);
 ///
