@@ -1,0 +1,124 @@
+//! Which margin? Trains the digits' network with each loss over a range of margins, several times
+//! each, says which margins train and which do not, and draws accuracy and angles against them.
+
+mod csv;
+mod curves;
+#[path = "../common/digits.rs"]
+mod digits;
+mod findings;
+#[path = "../common/model.rs"]
+mod model;
+#[path = "../common/network.rs"]
+mod network;
+#[path = "../common/plot.rs"]
+mod plot;
+mod ranges;
+mod report;
+mod runs;
+mod study;
+#[path = "../common/training.rs"]
+mod training;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::digits::Dataset;
+use crate::runs::{Plan, Point};
+use crate::study::LossName;
+use crate::training::{RATE, default_epochs};
+
+/// Train a small network on handwritten digits over a range of margins
+#[derive(Parser)]
+struct Args {
+    /// Sweep the margin of this loss only
+    #[arg(long, value_name = "NAME", ignore_case = true)]
+    loss: Option<LossName>,
+    /// Train with every margin from so many seeds
+    #[arg(long, value_name = "N", default_value_t = 5,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Passes over the training digits [default: as many as make 4500 steps]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: Option<u32>,
+    /// Learning rates: a careful step, and a careless one
+    #[arg(long, value_name = "RATES", value_delimiter = ',', default_values_t = [RATE, 0.3],
+        value_parser = learning_rate)]
+    rates: Vec<f32>,
+    /// The scale of every loss that has one
+    #[arg(long, value_name = "S", default_value_t = 16.0)]
+    scale: f64,
+    /// Where the pictures and the table of all runs go
+    #[arg(long, value_name = "DIR", default_value = "target/margin_sweep")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let data = Dataset::bundled()?;
+    // Before the training, so that it is not in vain.
+    fs::create_dir_all(&args.out)
+        .with_context(|| format!("cannot create {}", args.out.display()))?;
+    let plan = Plan {
+        scale: args.scale,
+        epochs: args.epochs.map_or_else(|| default_epochs(data.train.len()), |n| n as usize),
+        seeds: args.seeds,
+    };
+    let mut points = points(args)?;
+    println!(
+        "{} margins from {} seeds each, {} epochs a run, s = {} where there is a scale",
+        points.len(),
+        plan.seeds,
+        plan.epochs,
+        plan.scale,
+    );
+    let progress = progress_bar(points.len() as u64 * plan.seeds)?;
+    runs::run(&mut points, &plan, &data, &progress)?;
+    progress.finish_and_clear();
+
+    let sweeps = findings::sweeps(&points);
+    report::print(&sweeps);
+    csv::write(&points, &args.out.join("margin_sweep.csv"))?;
+    plot::save(&curves::figure(&sweeps).render(), &args.out.join("margin_sweep"))?;
+    plot::save(&ranges::figure(&sweeps)?.render(), &args.out.join("usable_ranges"))?;
+    println!("\npictures and the table of all runs: {}", args.out.display());
+    Ok(())
+}
+
+/// What is to be trained: sweep after sweep, the margins of each in order.
+fn points(args: &Args) -> Result<Vec<Point>> {
+    let names = args.loss.as_ref().map_or(LossName::value_variants(), std::slice::from_ref);
+    let mut points = Vec::new();
+    for &rate in &args.rates {
+        for curve in names.iter().flat_map(|name| name.curves()) {
+            for margin in curve.name.margins() {
+                points.push(Point::new(curve, margin, rate)?);
+            }
+        }
+    }
+    Ok(points)
+}
+
+fn learning_rate(text: &str) -> Result<f32> {
+    let rate = text.parse::<f32>()?;
+    ensure!(rate.is_finite() && rate > 0.0, "a learning rate is finite and above 0");
+    Ok(rate)
+}
+
+fn progress_bar(runs: u64) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} runs, {eta} left")?;
+    Ok(ProgressBar::new(runs).with_style(style))
+}

@@ -1,0 +1,181 @@
+//! What was found, in words; every one follows from the runs.
+
+use std::cmp::Ordering;
+
+use crate::findings::{Reach, Sweep, find};
+use crate::runs::{Fate, Outcome, Point};
+use crate::study::{Course, LossName, widest_angle};
+
+pub fn print(sweeps: &[Sweep]) {
+    table(sweeps);
+    let mut rates: Vec<f32> = sweeps.iter().map(|sweep| sweep.rate()).collect();
+    rates.sort_by(f32::total_cmp);
+    rates.dedup();
+    let (careful, careless) = (rates[0], rates[rates.len() - 1]);
+    let mut findings: Vec<String> = Vec::new();
+    findings.extend(rates.iter().filter_map(|&rate| which_is_smaller(sweeps, rate)));
+    if careful < careless {
+        findings.push(careless_step(sweeps, careful, careless));
+    }
+    findings.extend(rates.iter().filter_map(|&rate| brought_in_slowly(sweeps, rate)));
+    findings.extend(rates.iter().filter_map(|&rate| past_pi(sweeps, rate)));
+    findings.push(finiteness(sweeps));
+    println!("\nWhat these runs say:");
+    for finding in findings {
+        println!("- {finding}");
+    }
+}
+
+/// How far each sweep trains, and what happens beyond.
+fn table(sweeps: &[Sweep]) {
+    println!(
+        "\nA margin trains if from every seed the held-out accuracy is at least {} and the mean \
+         target angle\nbelow 90°. Collapsed: the accuracy is less. Inside out: the accuracy is \
+         there, the angle is not.\nThe band is what the margin keeps free between two of ten \
+         classes evenly apart ({:.1}°).\n",
+        Outcome::ACCURATE,
+        widest_angle().to_degrees(),
+    );
+    println!(
+        "{:<18} {:<23} {:>5} {:>10} {:>7} {:>6}  {:<13}  first that fails",
+        "loss", "margin comes in", "rate", "published", "trains", "band", "accuracy"
+    );
+    for &sweep in sweeps {
+        let curve = sweep.curve();
+        let (margin, band) = match sweep.reach() {
+            Some(reach) => (format!("≤ {}", short(reach.margin)), format!("{:.1}°", reach.band)),
+            None => ("never".into(), "–".into()),
+        };
+        println!(
+            "{:<18} {:<23} {:>5} {:>10} {:>7} {:>6}  {:<13}  {}",
+            curve.name.title(),
+            curve.course.title(),
+            sweep.rate(),
+            curve.name.published(),
+            margin,
+            band,
+            accuracies(sweep.usable()),
+            sweep.first_failure().map_or("none that was swept".into(), failure),
+        );
+    }
+}
+
+/// To a tenth, as fine as margins are swept.
+pub fn short(margin: f64) -> f64 {
+    (10.0 * margin).round() / 10.0
+}
+
+/// From the least of the mean accuracies to the greatest.
+fn accuracies(points: &[Point]) -> String {
+    let means = || points.iter().map(Point::mean_accuracy);
+    match (means().reduce(f64::min), means().reduce(f64::max)) {
+        (Some(least), Some(greatest)) => format!("{least:.3}–{greatest:.3}"),
+        _ => "–".into(),
+    }
+}
+
+fn failure(point: &Point) -> String {
+    let told = [(Fate::Collapsed, "collapsed"), (Fate::InsideOut, "inside out")]
+        .into_iter()
+        .map(|(fate, name)| (point.count(fate), name))
+        .filter(|&(count, _)| count > 0)
+        .map(|(count, name)| format!("{count} of {} {name}", point.outcomes.len()));
+    format!("{}: {}", short(point.margin), told.collect::<Vec<_>>().join(", "))
+}
+
+/// The published remark: SphereFace and ArcFace are sensitive to m, and ArcFace's range is smaller.
+fn which_is_smaller(sweeps: &[Sweep], rate: f32) -> Option<String> {
+    let at_once = |name| find(sweeps, name, Course::AtOnce, rate)?.reach();
+    let (sphere, arc) = (at_once(LossName::SphereFace)?, at_once(LossName::ArcFace)?);
+    let sensitive = match (sphere.whole, arc.whole) {
+        (false, false) => "Both fail",
+        (true, false) => "Only ArcFace fails",
+        (false, true) => "Only SphereFace fails",
+        (true, true) => "Neither fails",
+    };
+    let smaller = match arc.band.total_cmp(&sphere.band) {
+        Ordering::Less => "ArcFace's usable range is the smaller one",
+        Ordering::Equal => "their usable ranges are the same",
+        Ordering::Greater => "SphereFace's usable range is the smaller one",
+    };
+    let up_to =
+        |Reach { margin, band, .. }| format!("m = {} (a band of {band:.1}°)", short(margin));
+    Some(format!(
+        "Rate {rate}, whole margin at once: SphereFace trains up to {}, ArcFace up to {}. \
+         {sensitive} within what was swept; by the band {smaller}.",
+        up_to(sphere),
+        up_to(arc),
+    ))
+}
+
+/// What a careless step does to each sweep's range.
+fn careless_step(sweeps: &[Sweep], careful: f32, careless: f32) -> String {
+    let end = |sweep: Sweep| sweep.reach().map_or("none".into(), |r| short(r.margin).to_string());
+    let moved = sweeps.iter().filter(|sweep| sweep.rate() == careful).filter_map(|&before| {
+        let curve = before.curve();
+        let after = find(sweeps, curve.name, curve.course, careless)?;
+        let (from, to) = (end(before), end(after));
+        let name = format!("{} {}", curve.name.title(), curve.course.title());
+        (from != to).then(|| format!("{name} from {from} to {to}"))
+    });
+    let moved: Vec<_> = moved.collect();
+    let step = format!("A step of {careless} instead of {careful}");
+    match moved.as_slice() {
+        [] => format!("{step} moves the end of no usable range."),
+        _ => format!("{step} moves the end of the usable range: {}.", moved.join("; ")),
+    }
+}
+
+/// What is gained by bringing the margin in slowly.
+fn brought_in_slowly(sweeps: &[Sweep], rate: f32) -> Option<String> {
+    let slow = [Course::Annealed, Course::AnnealedAway, Course::WarmedUp];
+    let gains = sweeps.iter().filter(|sweep| sweep.rate() == rate).filter_map(|&sweep| {
+        let curve = sweep.curve();
+        let at_once = find(sweeps, curve.name, Course::AtOnce, rate)?.reach()?;
+        let reach = sweep.reach().filter(|_| slow.contains(&curve.course))?;
+        (reach.margin > at_once.margin).then(|| {
+            format!(
+                "{} ({}) {}{} instead of {}",
+                curve.name.title(),
+                curve.course.title(),
+                short(reach.margin),
+                if reach.whole { ", all that was swept," } else { "" },
+                short(at_once.margin),
+            )
+        })
+    });
+    let gains: Vec<_> = gains.collect();
+    (!gains.is_empty())
+        .then(|| format!("Rate {rate}, brought in slowly, trains up to: {}.", gains.join("; ")))
+}
+
+/// What ArcFace's continuations past π make of the first margin that does not train with Raw.
+fn past_pi(sweeps: &[Sweep], rate: f32) -> Option<String> {
+    let margin = find(sweeps, LossName::ArcFace, Course::Raw, rate)?.first_failure()?.margin;
+    let told = [("Raw", Course::Raw), ("Linear", Course::Linear), ("Monotone", Course::AtOnce)]
+        .into_iter()
+        .filter_map(|(name, course)| {
+            let sweep = find(sweeps, LossName::ArcFace, course, rate)?;
+            let point = sweep.points.iter().find(|point| point.margin == margin)?;
+            let angle = point.spread(|o| Some(o.evaluation?.target_angle.to_degrees().into()))?[1];
+            Some(format!("{name} {:.3} and {angle:.0}°", point.mean_accuracy()))
+        });
+    Some(format!(
+        "Rate {rate}, ArcFace at m = {} by its continuation past π, mean accuracy and target \
+         angle: {}.",
+        short(margin),
+        told.collect::<Vec<_>>().join("; ")
+    ))
+}
+
+fn finiteness(sweeps: &[Sweep]) -> String {
+    let outcomes = || sweeps.iter().flat_map(|sweep| sweep.points).flat_map(|p| &p.outcomes);
+    let steps: usize = outcomes().map(|outcome| outcome.steps).sum();
+    let not_finite: usize = outcomes().map(|outcome| outcome.not_finite).sum();
+    let refused = outcomes().filter(|outcome| outcome.evaluation.is_none()).count();
+    format!(
+        "{not_finite} of {steps} steps gave a loss or a gradient that is NaN or infinite. In \
+         {refused} of {} runs the network's own numbers ran away, and the loss refused them.",
+        outcomes().count(),
+    )
+}

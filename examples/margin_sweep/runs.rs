@@ -1,0 +1,129 @@
+//! The runs, side by side on all cores.
+
+use std::f32::consts::FRAC_PI_2;
+
+use anyhow::Result;
+use indicatif::ProgressBar;
+use margin_softmax::{Error, Gradients};
+use rayon::prelude::*;
+
+use crate::digits::Dataset;
+use crate::model::Evaluation;
+use crate::study::Curve;
+use crate::training::{Schedule, steps_per_epoch, train};
+
+/// What all runs share.
+pub struct Plan {
+    pub scale: f64,
+    pub epochs: usize,
+    pub seeds: u64,
+}
+
+/// One margin of a curve at one learning rate, trained from every seed.
+pub struct Point {
+    pub curve: Curve,
+    pub margin: f64,
+    pub rate: f32,
+    /// The margin as a band between two classes, in radians: see `Curve::band`.
+    pub band: Option<f64>,
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What became of one run.
+pub struct Outcome {
+    pub seed: u64,
+    /// None where the network's own numbers ran away, and the loss refused them.
+    pub evaluation: Option<Evaluation>,
+    pub steps: usize,
+    /// Steps whose loss or gradient is not finite.
+    pub not_finite: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Trained,
+    /// The classes are told apart, but by embeddings that point away from the weight of their own
+    /// class, and still more from the others'.
+    InsideOut,
+    Collapsed,
+}
+
+impl Point {
+    pub fn new(curve: Curve, margin: f64, rate: f32) -> Result<Self> {
+        let band = curve.band(margin)?;
+        Ok(Self { curve, margin, rate, band, outcomes: Vec::new() })
+    }
+}
+
+impl Outcome {
+    /// Held-out accuracy below this is a collapse: without margin it is 0.98.
+    pub const ACCURATE: f64 = 0.9;
+
+    /// On the held-out digits; a run whose numbers ran away tells none apart.
+    pub fn accuracy(&self) -> f64 {
+        self.evaluation.map_or(0.0, |evaluation| evaluation.accuracy)
+    }
+
+    pub fn fate(&self) -> Fate {
+        match self.evaluation {
+            Some(evaluation) if evaluation.accuracy >= Self::ACCURATE => {
+                if evaluation.target_angle < FRAC_PI_2 { Fate::Trained } else { Fate::InsideOut }
+            }
+            _ => Fate::Collapsed,
+        }
+    }
+}
+
+/// Trains every point from every seed.
+pub fn run(
+    points: &mut [Point],
+    plan: &Plan,
+    data: &Dataset,
+    progress: &ProgressBar,
+) -> Result<()> {
+    let places = 0..points.len();
+    let runs: Vec<_> =
+        places.flat_map(|place| (0..plan.seeds).map(move |seed| (place, seed))).collect();
+    let outcomes = runs
+        .par_iter()
+        .map(|&(place, seed)| {
+            let outcome = train_once(&points[place], seed, plan, data);
+            progress.inc(1);
+            outcome
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for ((place, _), outcome) in runs.into_iter().zip(outcomes) {
+        points[place].outcomes.push(outcome);
+    }
+    Ok(())
+}
+
+fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<Outcome> {
+    const DIMENSIONS: usize = 16;
+    let total = plan.epochs * steps_per_epoch(data.train.len());
+    let loss_at = |step| point.curve.loss_at(point.margin, plan.scale, step, total);
+    let (mut steps, mut not_finite) = (0, 0);
+    let watch = |loss: f32, gradients: &Gradients<f32>| {
+        let mut entries = gradients.embeddings.iter().chain(&gradients.weights);
+        steps += 1;
+        not_finite += usize::from(!loss.is_finite() || entries.any(|entry| !entry.is_finite()));
+    };
+    let schedule = Schedule { epochs: plan.epochs, rate: point.rate, seed, energy: 0.0 };
+    let trained = train(loss_at, DIMENSIONS, &data.train, &schedule, watch)
+        .and_then(|model| model.evaluate(loss_at(total)?, &data.held_out));
+    let evaluation = match trained {
+        Ok(evaluation) => Some(evaluation),
+        Err(error) if ran_away(&error) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Outcome { seed, evaluation, steps, not_finite })
+}
+
+/// Whether the loss refused what it was given, because the network let its numbers grow beyond
+/// bounds or shrink to nothing.
+fn ran_away(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(Error::NonFinite { .. } | Error::DegenerateNorm { .. } | Error::Overflow { .. })
+    )
+}

@@ -1,0 +1,166 @@
+//! What is swept: losses, how their margin is brought in, and the margins themselves.
+
+use anyhow::Result;
+use clap::ValueEnum;
+use margin_softmax::{
+    ArcFace, Boundary, Continuation, CosFace, FNormSphereFace, Generalized, LambdaAnnealing,
+    MarginLoss, MarginWarmup, SphereFace,
+};
+
+use crate::digits::CLASSES;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum LossName {
+    SphereFace,
+    FNormSphereFace,
+    CosFace,
+    ArcFace,
+    Generalized,
+}
+
+/// How the margin comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// All of it from the first step.
+    AtOnce,
+    /// All of it from the first step, and past π a cosine shifted down.
+    Linear,
+    /// All of it from the first step, and past π the cosine as it stands.
+    Raw,
+    /// λ falls from 1000 to 5, as in the A-Softmax paper's code.
+    Annealed,
+    /// λ falls from 1000 to nothing.
+    AnnealedAway,
+    /// In equal parts over the first third of training.
+    WarmedUp,
+}
+
+/// One curve of the pictures: a loss, and how its margin comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Curve {
+    pub name: LossName,
+    pub course: Course,
+}
+
+impl LossName {
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::SphereFace => "SphereFace",
+            Self::FNormSphereFace => "F-Norm SphereFace",
+            Self::CosFace => "CosFace",
+            Self::ArcFace => "ArcFace",
+            Self::Generalized => "Generalized",
+        }
+    }
+
+    /// What the swept number is.
+    pub fn margin_label(self) -> &'static str {
+        match self {
+            Self::SphereFace | Self::FNormSphereFace | Self::CosFace => "m",
+            Self::ArcFace => "m, radians",
+            Self::Generalized => "t, for m₁ = 0.3 t and m₂ = 0.2 t",
+        }
+    }
+
+    /// From no margin to well past what can be trained.
+    pub fn margins(self) -> Vec<f64> {
+        let multiples = |count: u32, step: f64| (0..=count).map(move |i| f64::from(i) * step);
+        match self {
+            Self::SphereFace | Self::FNormSphereFace => (1..=8).map(f64::from).collect(),
+            Self::CosFace => multiples(8, 0.2).collect(),
+            Self::ArcFace => multiples(13, 0.2).collect(),
+            Self::Generalized => multiples(12, 0.5).collect(),
+        }
+    }
+
+    /// The margin of the paper that the loss is from.
+    pub fn published(self) -> f64 {
+        match self {
+            Self::SphereFace | Self::FNormSphereFace => 4.0,
+            Self::CosFace => 0.35,
+            Self::ArcFace => 0.5,
+            Self::Generalized => 1.0,
+        }
+    }
+
+    pub fn curves(self) -> Vec<Curve> {
+        let courses: &[Course] = match self {
+            Self::SphereFace | Self::FNormSphereFace => {
+                &[Course::AtOnce, Course::Annealed, Course::AnnealedAway]
+            }
+            Self::CosFace | Self::Generalized => &[Course::AtOnce, Course::WarmedUp],
+            Self::ArcFace => &[Course::AtOnce, Course::Linear, Course::Raw, Course::WarmedUp],
+        };
+        courses.iter().map(|&course| Curve { name: self, course }).collect()
+    }
+}
+
+impl Course {
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at once",
+            Self::Linear => "at once, Linear past π",
+            Self::Raw => "at once, Raw past π",
+            Self::Annealed => "λ from 1000 to 5",
+            Self::AnnealedAway => "λ from 1000 to 0",
+            Self::WarmedUp => "warmed up",
+        }
+    }
+}
+
+impl Curve {
+    /// The loss with this margin for one of so many `steps`.
+    pub fn loss_at(
+        self,
+        margin: f64,
+        scale: f64,
+        step: usize,
+        steps: usize,
+    ) -> Result<Box<dyn MarginLoss>> {
+        let lambda = match self.course {
+            Course::Annealed => LambdaAnnealing::default().at(step),
+            Course::AnnealedAway => LambdaAnnealing::new(1000.0, 0.12, 2.0, 0.0)?.at(step),
+            _ => 0.0,
+        };
+        let margin = match self.course {
+            Course::WarmedUp => MarginWarmup::new(margin, steps / 3)?.at(step),
+            _ => margin,
+        };
+        let continuation = match self.course {
+            Course::Linear => Continuation::Linear,
+            Course::Raw => Continuation::Raw,
+            _ => Continuation::Monotone,
+        };
+        Ok(match self.name {
+            LossName::SphereFace => {
+                Box::new(SphereFace::new(margin as u32)?.with_annealing(lambda)?)
+            }
+            LossName::FNormSphereFace => {
+                Box::new(FNormSphereFace::new(scale, margin as u32)?.with_annealing(lambda)?)
+            }
+            LossName::CosFace => Box::new(CosFace::new(scale, margin)?),
+            LossName::ArcFace => {
+                Box::new(ArcFace::new(scale, margin)?.with_continuation(continuation))
+            }
+            LossName::Generalized => {
+                Box::new(Generalized::new(scale, 1.0, 0.3 * margin, 0.2 * margin)?)
+            }
+        })
+    }
+
+    /// How wide a band, in radians, the margin leaves between two classes as far apart as the ten
+    /// can all be: the one measure in which different losses' margins compare. None where the
+    /// margin is so large that no sample can satisfy it.
+    pub fn band(self, margin: f64) -> Result<Option<f64>> {
+        // The scale moves no boundary.
+        let at_the_end = self.loss_at(margin, 1.0, usize::MAX, 1)?;
+        Ok(Boundary::of(at_the_end).band(widest_angle()))
+    }
+}
+
+/// The angle at which as many classes as there are can all stand from each other, at the most: that
+/// of a simplex.
+pub fn widest_angle() -> f64 {
+    (-1.0 / (CLASSES as f64 - 1.0)).acos()
+}
