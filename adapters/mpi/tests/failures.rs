@@ -151,7 +151,9 @@ fn a_rank_that_fails_while_others_wait_elsewhere_ends_the_job() -> ExitCode {
         SimpleCommunicator::world().barrier();
         Ok(())
     };
-    on_ranks_judged(&[2], work, |_, job| assert_failed(job, ABORTED, "error on rank 0: this rank fails\n"))
+    on_ranks_judged(&[2], work, |_, job| {
+        assert_failed(job, ABORTED, "error on rank 0: this rank fails\n")
+    })
 }
 
 /// A rank that ended well is gone, too; so is one whose collective was dropped.

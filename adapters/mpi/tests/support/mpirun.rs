@@ -3,7 +3,6 @@
 use std::process::Command;
 
 /// What to do where there is no `mpirun`.
-#[allow(dead_code)] // not everyone who starts a job explains it
 pub const MISSING: &str = "cannot start mpirun; on Debian: \
                            apt-get install openmpi-bin libopenmpi-dev libclang-dev";
 

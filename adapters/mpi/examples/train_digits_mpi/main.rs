@@ -1,0 +1,57 @@
+//! Trains a small network on handwritten digits with the ten classes split over the ranks of a job:
+//! `mpirun -n 4 target/release/examples/train_digits_mpi`.
+
+#[path = "../../../../examples/common/digits.rs"]
+mod digits;
+#[path = "../../../../examples/common/network.rs"]
+mod network;
+mod training;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use margin_softmax::class_range;
+use margin_softmax_mpi::MpiCollective;
+
+use crate::digits::{CLASSES, Dataset};
+
+/// Train a small network on handwritten digits, the classes split over the ranks of an MPI job
+#[derive(Parser)]
+struct Args {
+    /// Passes over the training digits
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    epochs: usize,
+    /// Seed of the initial weights and of the order of the digits
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    margin_softmax_mpi::run(|collective| train(&args, collective))
+}
+
+fn train(args: &Args, collective: &MpiCollective) -> Result<()> {
+    let data = Dataset::bundled()?;
+    let (rank, size) = (collective.rank(), collective.size());
+    // What every rank knows, one prints.
+    let print = |text: String| {
+        if rank == 0 {
+            println!("{text}");
+        }
+    };
+    print(format!("{} digits to train on, {} held out", data.train.len(), data.held_out.len()));
+    for rank in 0..size {
+        print(format!("rank {rank}: classes {:?}", class_range(CLASSES, rank, size)));
+    }
+    let mut losses = Vec::new();
+    let schedule = (args.epochs, args.seed);
+    let mut model = training::train(&data.train, collective, schedule, |loss| losses.push(loss))?;
+    for (epoch, losses) in losses.chunks(losses.len() / args.epochs.max(1)).enumerate() {
+        let mean = losses.iter().sum::<f32>() / losses.len() as f32;
+        print(format!("epoch {}: mean loss {mean:.4}", epoch + 1));
+    }
+    print(format!("accuracy on held-out digits: {:.4}", model.accuracy(&data.held_out)?));
+    Ok(())
+}

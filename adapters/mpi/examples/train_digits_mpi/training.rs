@@ -1,0 +1,86 @@
+//! The training loop, with the classes split over ranks.
+
+use std::f32::consts::PI;
+
+use anyhow::Result;
+use margin_softmax::{
+    ClassParallel, Collective, CosFace, Gradients, Reduction, Shard, class_range,
+};
+use ndarray::{Array2, Ix2, s};
+use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use rand_pcg::Pcg64;
+
+use crate::digits::{CLASSES, Samples};
+use crate::network::{Network, Parameter, Step};
+
+const HIDDEN: usize = 128;
+const DIMENSIONS: usize = 16;
+const BATCH: usize = 32;
+const RATE: f32 = 0.03;
+
+/// What one rank holds: the network, the same on every rank, and its own classes.
+pub struct Model<'a, C> {
+    network: Network,
+    weights: Parameter<Ix2>,
+    head: ClassParallel<CosFace, &'a C>,
+}
+
+impl<'a, C: Collective<f32>> Model<'a, C> {
+    /// Every rank draws the same numbers, those that one machine draws, and keeps the weights of
+    /// its own classes.
+    fn new(pixels: usize, collective: &'a C, rng: &mut Pcg64) -> Result<Self> {
+        let network = Network::new(&[pixels, HIDDEN, DIMENSIONS], rng);
+        let random = || rng.random_range(-1.0..1.0);
+        let all = Array2::from_shape_simple_fn((CLASSES, DIMENSIONS), random);
+        let range = class_range(CLASSES, collective.rank(), collective.size());
+        let weights = Parameter::new(all.slice(s![range.clone(), ..]).to_owned());
+        let head = ClassParallel::new(CosFace::new(16.0, 0.35)?, collective, range);
+        Ok(Model { network, weights, head })
+    }
+
+    /// One step of gradient descent; answers the mean loss, which is the same on every rank.
+    fn descend(&mut self, Samples { images, labels }: Samples, step: Step) -> Result<f32> {
+        let signals = self.network.forward(images);
+        let shard = Shard::new(&signals[self.network.depth()], &self.weights.value, &labels);
+        let mut gradients = Gradients::zeros_for_shard(&shard);
+        let forward = self.head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
+        self.network.backward(&signals, &gradients.embeddings, step);
+        self.weights.update(&gradients.weights, step);
+        Ok(forward.mean())
+    }
+
+    /// The share of `samples` whose nearest class, of all ranks' classes, is the right one.
+    pub fn accuracy(&mut self, samples: &Samples) -> Result<f64> {
+        let signals = self.network.forward(samples.images.clone());
+        let embeddings = &signals[self.network.depth()];
+        let shard = Shard::new(embeddings, &self.weights.value, &samples.labels);
+        Ok(self.head.forward(&shard)?.accuracy())
+    }
+}
+
+/// Trains a fresh model with CosFace for some epochs, and shows `watch` each step's mean loss.
+pub fn train<'a, C: Collective<f32>>(
+    samples: &Samples,
+    collective: &'a C,
+    (epochs, seed): (usize, u64),
+    mut watch: impl FnMut(f32),
+) -> Result<Model<'a, C>> {
+    let mut rng = Pcg64::seed_from_u64(seed);
+    let mut model = Model::new(samples.images.ncols(), collective, &mut rng)?;
+    let mut order: Vec<usize> = (0..samples.len()).collect();
+    let steps = epochs * samples.len().div_ceil(BATCH);
+    let mut done = 0;
+    for _ in 0..epochs {
+        order.shuffle(&mut rng);
+        for rows in order.chunks(BATCH) {
+            watch(model.descend(samples.select(rows), step_at(done as f32 / steps as f32))?);
+            done += 1;
+        }
+    }
+    Ok(model)
+}
+
+/// The learning rate falls along half a cosine, from all of it to nothing.
+fn step_at(progress: f32) -> Step {
+    Step { rate: 0.5 * RATE * (1.0 + (PI * progress).cos()), momentum: 0.9, decay: 1e-3 }
+}
