@@ -98,7 +98,7 @@ impl<F: Real> Sweep<'_, '_, F> {
         let gradient = Mat::new(gradient, tile.len(), n);
         let partial = MatMut::new(job.partial, n, dims, dims);
         kernel::gemm(partial, !first, gradient.t(), Mat::new(weights, tile.len(), dims));
-        let embeddings = Mat::new(self.embeddings, n, dims);
+        let embeddings = Mat::new(self.embeddings, n, dims).in_panels(&self.panels[1]);
         let rows = &mut job.weights[at * dims..(at + tile.len()) * dims];
         kernel::gemm(MatMut::new(rows, tile.len(), dims, dims), false, gradient, embeddings);
         if self.scale != Scale::Unnormalized {

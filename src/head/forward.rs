@@ -29,6 +29,7 @@ pub(super) struct Sweep<'a, 'b, F> {
     pub scale: Scale,
     pub samples: &'a [Sample],
     pub embeddings: &'a [F],
+    pub panels: &'a [Vec<F>; 2],
     /// The factors of the first classes.
     pub factors: &'a [F],
 }
@@ -92,7 +93,7 @@ impl<F: Real> Sweep<'_, '_, F> {
     /// $w_j\cdot\tilde x_i$ of a tile.
     pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let embeddings = Mat::new(self.embeddings, n, dims).t();
+        let embeddings = Mat::new(self.embeddings, n, dims).t().in_panels(&self.panels[0]);
         kernel::gemm(MatMut::new(z, rows, n, n), false, Mat::new(weights, rows, dims), embeddings);
     }
 

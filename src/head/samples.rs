@@ -8,7 +8,7 @@ use super::classes::{Classes, contiguous, norm_of};
 use crate::batch::Reduction;
 use crate::error::Error;
 use crate::geometry::{Pair, check_norm};
-use crate::kernel::{self, Real};
+use crate::kernel::{self, Mat, Real};
 use crate::loss::{MarginLoss, Scale, Target};
 use crate::range::Bounds;
 
@@ -28,6 +28,8 @@ pub(crate) struct FirstLook<'a, F> {
     pub samples: &'a mut Vec<Sample>,
     /// Their scaled embeddings.
     pub embeddings: &'a mut Vec<F>,
+    /// The same as the kernel's panels, transposed and as they are.
+    pub panels: &'a mut [Vec<F>; 2],
     /// What multiplies the products of the first classes.
     pub factors: &'a mut Vec<F>,
 }
@@ -96,7 +98,7 @@ impl<F: Real> Inputs<'_, F> {
         look: FirstLook<'_, F>,
         parallel: bool,
     ) -> Result<(), Error> {
-        let FirstLook { samples, embeddings, factors } = look;
+        let FirstLook { samples, embeddings, panels, factors } = look;
         let scale = loss.scale().checked()?;
         if self.classes.bias.is_some() && scale != Scale::Unnormalized {
             return Err(Error::Bias);
@@ -114,6 +116,11 @@ impl<F: Real> Inputs<'_, F> {
         self.meet_targets(loss, scale, samples, parallel)?;
         self.check_range(scale, samples, norms)?;
         self.scale_embeddings(scale, samples, embeddings);
+        if counted > 0 {
+            let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
+            kernel::pack(embeddings.t(), &mut panels[0]);
+            kernel::pack(embeddings, &mut panels[1]);
+        }
         Ok(())
     }
 

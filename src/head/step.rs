@@ -141,7 +141,7 @@ impl<F: Real> Step<'_, '_, F> {
     /// The first sweep. With a weight gradient to come, the logits stay in its rows, if they fit,
     /// or in the workspace.
     fn forward(&mut self, gradient: Option<&mut [F]>) {
-        let Workspace { samples, embeddings, factors, found, logits, scratch, .. } =
+        let Workspace { samples, embeddings, panels, factors, found, logits, scratch, .. } =
             &mut *self.workspace;
         let n = self.plan.samples;
         let kept = match gradient {
@@ -155,6 +155,7 @@ impl<F: Real> Step<'_, '_, F> {
             scale: self.scale,
             samples,
             embeddings,
+            panels,
             factors,
         };
         sweep.forward(found, kept, &mut scratch[..self.workers]);
@@ -231,6 +232,7 @@ impl<F: Real> Step<'_, '_, F> {
         let Workspace {
             samples,
             embeddings,
+            panels,
             factors,
             logits,
             partials,
@@ -250,6 +252,7 @@ impl<F: Real> Step<'_, '_, F> {
             scale: self.scale,
             samples,
             embeddings,
+            panels,
             factors,
         };
         sweep.backward(shares, (weights, bias), stored, partials, scratch);

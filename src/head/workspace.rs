@@ -14,6 +14,8 @@ pub(crate) struct Workspace<F> {
     pub samples: Vec<Sample>,
     /// Their embeddings, scaled: $\tilde x_i = a_i u_i$ (samples × dims).
     pub embeddings: Vec<F>,
+    /// The same as the kernel's panels: transposed (dims × samples) and as they are.
+    pub panels: [Vec<F>; 2],
     /// What multiplies the products of each of the first classes: a bounded number of them.
     pub factors: Vec<F>,
     /// What each chunk found of each sample (chunks × samples).
@@ -61,8 +63,8 @@ pub(crate) struct Scratch<F> {
 impl<F: Real> Workspace<F> {
     /// What the first look at the inputs fills.
     pub fn first_look(&mut self) -> FirstLook<'_, F> {
-        let Workspace { samples, embeddings, factors, .. } = self;
-        FirstLook { samples, embeddings, factors }
+        let Workspace { samples, embeddings, panels, factors, .. } = self;
+        FirstLook { samples, embeddings, panels, factors }
     }
 
     /// Room for the first sweep.

@@ -9,26 +9,38 @@ pub(crate) trait Op {
     fn run<const FMA: bool>(self) -> Self::Output;
 }
 
+/// Whether the build is told to do as on the least of CPUs, so that any machine can test that.
+const BASELINE: bool = cfg!(margin_softmax_baseline);
+
 /// Runs `op` at the highest level that this CPU has.
 #[inline]
 pub(crate) fn dispatch<O: Op>(op: O) -> O::Output {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512bw")
-        {
+        if has_avx512() {
             // SAFETY: the features that `avx512` enables were detected just now; AVX-512F
             // implies AVX2 and FMA on every CPU.
             return unsafe { avx512(op) };
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if !BASELINE && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the features that `avx2` enables were detected just now.
             return unsafe { avx2(op) };
         }
     }
     op.run::<{ cfg!(target_arch = "aarch64") }>()
+}
+
+/// Whether this CPU has the vectors of 64 bytes that `avx512` compiles for.
+#[inline]
+pub(crate) fn has_avx512() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return !BASELINE
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 #[cfg(target_arch = "x86_64")]

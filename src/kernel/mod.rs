@@ -14,7 +14,7 @@ mod riesz;
 mod rows;
 mod softmax;
 
-pub(crate) use gemm::{Mat, MatMut, gemm};
+pub(crate) use gemm::{Mat, MatMut, gemm, pack};
 pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};

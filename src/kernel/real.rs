@@ -6,8 +6,10 @@ use std::iter::Sum;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
 
+use super::dispatch::dispatch;
 use super::exp::{exp_f32, exp_f64};
-use super::gemm::{Mat, MatMut};
+use super::gemm::registers::{Pack, Product, columns};
+use super::gemm::{Mat, MatMut, libraries};
 
 /// The type of the data: `f32` or `f64`. Sealed; hyper-parameters are always `f64`.
 pub trait Real:
@@ -54,8 +56,12 @@ pub trait Element: Sized + Copy {
     fn to_index(self) -> u64;
     /// $e^x$ for every $x$, branch-free.
     fn exp_inline<const FMA: bool>(self) -> Self;
-    /// $C = AB$, or $C \mathrel{+}= AB$.
-    fn gemm(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>);
+    /// Lays out B as the panels of `gemm_in_registers`.
+    fn pack(b: Mat<'_, Self>, panels: &mut Vec<Self>);
+    /// $C = AB$, or $C \mathrel{+}= AB$, where the columns of B lie side by side or are packed.
+    fn gemm_in_registers(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>);
+    /// The same for every B.
+    fn gemm_by_library(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>);
 }
 
 macro_rules! element {
@@ -89,17 +95,29 @@ macro_rules! element {
                 $exp::<FMA>(self)
             }
 
-            fn gemm(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>) {
+            fn pack(b: Mat<'_, Self>, panels: &mut Vec<Self>) {
+                dispatch(Pack::<_, { columns::<$float>() }> { b, panels });
+            }
+
+            fn gemm_in_registers(
+                c: MatMut<'_, Self>,
+                accumulate: bool,
+                a: Mat<'_, Self>,
+                b: Mat<'_, Self>,
+            ) {
+                dispatch(Product::<_, { columns::<$float>() }> { c, accumulate, a, b });
+            }
+
+            fn gemm_by_library(
+                c: MatMut<'_, Self>,
+                accumulate: bool,
+                a: Mat<'_, Self>,
+                b: Mat<'_, Self>,
+            ) {
                 #[cfg(all(feature = "faer", not(miri)))]
-                super::gemm::by_faer(c, accumulate, a, b);
+                libraries::by_faer(c, accumulate, a, b);
                 #[cfg(any(not(feature = "faer"), miri))]
-                super::gemm::by_matrixmultiply(
-                    matrixmultiply::$matrixmultiply,
-                    c,
-                    accumulate,
-                    a,
-                    b,
-                );
+                libraries::by_matrixmultiply(matrixmultiply::$matrixmultiply, c, accumulate, a, b);
             }
         }
     };

@@ -1,61 +1,9 @@
-//! Matrix products, single-threaded, by whichever library the build has.
+//! Products by the library that the build has: faer, or matrixmultiply.
 
-use super::real::Real;
-
-/// A matrix that is read: rows of `data`, a stride apart, or its transpose.
-#[derive(Clone, Copy)]
-pub struct Mat<'a, F> {
-    data: &'a [F],
-    rows: usize,
-    cols: usize,
-    row_stride: usize,
-    col_stride: usize,
-}
-
-impl<'a, F> Mat<'a, F> {
-    /// `rows` × `cols`, row after row.
-    pub fn new(data: &'a [F], rows: usize, cols: usize) -> Self {
-        assert!(rows > 0 && cols > 0 && rows * cols <= data.len());
-        Mat { data, rows, cols, row_stride: cols, col_stride: 1 }
-    }
-
-    /// The transpose; nothing moves.
-    pub fn t(self) -> Self {
-        Mat {
-            data: self.data,
-            rows: self.cols,
-            cols: self.rows,
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-        }
-    }
-}
-
-/// A matrix that is written: rows of `data`, `stride` apart.
-pub struct MatMut<'a, F> {
-    data: &'a mut [F],
-    rows: usize,
-    cols: usize,
-    stride: usize,
-}
-
-impl<'a, F> MatMut<'a, F> {
-    /// `rows` × `cols`, each row `stride` entries after the one before.
-    pub fn new(data: &'a mut [F], rows: usize, cols: usize, stride: usize) -> Self {
-        assert!(rows > 0 && cols > 0 && cols <= stride);
-        assert!((rows - 1) * stride + cols <= data.len());
-        MatMut { data, rows, cols, stride }
-    }
-}
-
-/// $C = AB$, or $C \mathrel{+}= AB$ with `accumulate`, on the calling thread.
-pub fn gemm<F: Real>(c: MatMut<'_, F>, accumulate: bool, a: Mat<'_, F>, b: Mat<'_, F>) {
-    assert!(c.rows == a.rows && a.cols == b.rows && b.cols == c.cols);
-    F::gemm(c, accumulate, a, b);
-}
+use super::{Mat, MatMut};
 
 #[cfg(all(feature = "faer", not(miri)))]
-pub(super) fn by_faer<F: faer::traits::ComplexField>(
+pub(in crate::kernel) fn by_faer<F: faer::traits::ComplexField>(
     c: MatMut<'_, F>,
     accumulate: bool,
     a: Mat<'_, F>,
@@ -78,7 +26,7 @@ pub(super) fn by_faer<F: faer::traits::ComplexField>(
 }
 
 #[cfg(any(not(feature = "faer"), miri))]
-pub(super) type RawGemm<F> = unsafe fn(
+pub(in crate::kernel) type RawGemm<F> = unsafe fn(
     usize,
     usize,
     usize,
@@ -96,7 +44,7 @@ pub(super) type RawGemm<F> = unsafe fn(
 );
 
 #[cfg(any(not(feature = "faer"), miri))]
-pub(super) fn by_matrixmultiply<F: num_traits::Float>(
+pub(in crate::kernel) fn by_matrixmultiply<F: num_traits::Float>(
     raw: RawGemm<F>,
     c: MatMut<'_, F>,
     accumulate: bool,
