@@ -13,6 +13,7 @@ pub mod engine;
 mod error;
 mod geometry;
 mod gradcheck;
+pub mod guide;
 mod head;
 mod kernel;
 mod logits;
