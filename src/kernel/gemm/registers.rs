@@ -37,18 +37,19 @@ impl<F: Real, const COLUMNS: usize> Op for Product<'_, F, COLUMNS> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Product { mut c, accumulate, a, b } = self;
-        let mut copy = [[F::zero(); COLUMNS]; DEPTH];
         let (packed, _) = b.panels.as_chunks::<COLUMNS>();
+        let mut copy = packed.is_empty().then(|| [[F::zero(); COLUMNS]; DEPTH]);
         for first in (0..a.cols).step_by(DEPTH) {
             let depth = DEPTH.min(a.cols - first);
             let accumulate = accumulate || first > 0;
             for column in (0..b.cols).step_by(COLUMNS) {
                 let width = COLUMNS.min(b.cols - column);
-                let panel = if packed.is_empty() {
-                    fill(&mut copy[..depth], &b, first, column);
-                    &copy[..depth]
-                } else {
-                    &packed[column / COLUMNS * b.rows + first..][..depth]
+                let panel = match &mut copy {
+                    Some(copy) => {
+                        fill(&mut copy[..depth], &b, first, column);
+                        &copy[..depth]
+                    }
+                    None => &packed[column / COLUMNS * b.rows + first..][..depth],
                 };
                 for row in (0..a.rows).step_by(ROWS) {
                     // The last block reaches back to rows that are done, which it leaves alone.
