@@ -19,7 +19,7 @@ const PIECE: usize = 1 << 24;
 ///
 /// **The same bits on every rank and in every run**: each rank joins its share of the values in the
 /// order of the ranks and hands the result to all, whatever algorithm the MPI library would
-/// choose. On $p$ ranks an all-reduce of $n$ numbers sends $2(p-1)n/p$ from each, as a ring does.
+/// choose. On p ranks an all-reduce of n numbers sends 2(p − 1)n/p of them from each, as a ring does.
 /// The sums are those of [`ThreadCollective`](margin_softmax::ThreadCollective), bit for bit.
 ///
 /// Before each call the ranks tell one another in 24 bytes what they call, so that calls that do

@@ -10,6 +10,7 @@ use mpi::topology::SimpleCommunicator;
 use mpi::traits::Communicator;
 
 use crate::collective::MpiCollective;
+use crate::report::report;
 use crate::roll::fingerprint;
 
 /// Starts MPI, runs `work` with a collective over all ranks, and ends MPI: the whole of `main`.
@@ -38,7 +39,7 @@ use crate::roll::fingerprint;
 /// ```
 pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> ExitCode {
     let Some((universe, _)) = mpi::initialize_with_threading(Threading::Funneled) else {
-        eprintln!("MPI runs already; margin_softmax_mpi::run starts it");
+        report("MPI runs already; margin_softmax_mpi::run starts it");
         return ExitCode::FAILURE;
     };
     abort_on_panic();
@@ -50,10 +51,10 @@ pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> Ex
     let own = fingerprint(Some(&complaint));
     if complaints.iter().all(|&other| other == own) {
         if rank == 0 {
-            eprintln!("error on every rank: {complaint}");
+            report(&format!("error on every rank: {complaint}"));
         }
     } else if !complaints[..rank].contains(&own) {
-        eprintln!("error on rank {rank}: {complaint}");
+        report(&format!("error on rank {rank}: {complaint}"));
     }
     ExitCode::FAILURE
 }
@@ -65,12 +66,13 @@ pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> Ex
 /// [`run`] does this. Elsewhere call it after MPI is initialised; before that, and once MPI is
 /// finalised, a panic stays what it was.
 pub fn abort_on_panic() {
-    let report = panic::take_hook();
+    let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        report(info);
+        previous(info);
         if is_initialized() && !is_finalized() {
             let world = SimpleCommunicator::world();
-            eprintln!("rank {} of {} panicked: the job ends", world.rank(), world.size());
+            let (rank, size) = (world.rank(), world.size());
+            report(&format!("rank {rank} of {size} panicked: the job ends"));
             world.abort(1);
         }
     }));

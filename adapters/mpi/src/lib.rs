@@ -4,6 +4,7 @@
 
 mod collective;
 mod job;
+mod report;
 mod roll;
 
 pub use collective::MpiCollective;

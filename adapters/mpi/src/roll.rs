@@ -10,6 +10,8 @@ use mpi::request;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
+use crate::report::report;
+
 /// How long a rank that failed waits for the others to notice: longer than ranks drift apart that
 /// return the same error, shorter than a person waits.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,7 +94,7 @@ impl Roll {
             if let Some(complaint) = complaint
                 && start.elapsed() > PATIENCE
             {
-                eprintln!("error on rank {}: {complaint}", self.rank());
+                report(&format!("error on rank {}: {complaint}", self.rank()));
                 self.communicator.abort(1);
             }
         };
