@@ -1,0 +1,93 @@
+//! Tensors in main memory, where the head reads them.
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{
+    DType, Device, Element, GradientCheckpointingStrategy, Int, IntDType, Tensor, TensorData,
+};
+use margin_softmax::{Error, Real};
+use ndarray::{ArrayView, Dimension, IntoDimension};
+
+/// The types that a head computes in: `f32` and `f64`. Sealed, as [`Real`] is.
+pub trait Precision: Real + Element {
+    /// The entries of a tensor of this type, if they lie one after the other.
+    #[doc(hidden)]
+    fn entries(tensor: &FlexTensor) -> Option<&[Self]>;
+}
+
+impl Precision for f32 {
+    fn entries(tensor: &FlexTensor) -> Option<&[Self]> {
+        tensor.as_slice()
+    }
+}
+
+impl Precision for f64 {
+    fn entries(tensor: &FlexTensor) -> Option<&[Self]> {
+        tensor.as_slice()
+    }
+}
+
+/// Main memory, with the autodiff settings of `device`.
+pub(crate) fn main_memory(device: &Device) -> Device {
+    let memory = Device::flex();
+    match device.gradient_checkpointing_strategy() {
+        None => memory,
+        Some(GradientCheckpointingStrategy::Disabled) => memory.autodiff(),
+        Some(GradientCheckpointingStrategy::Balanced) => memory.autodiff().gradient_checkpointing(),
+    }
+}
+
+/// The tensor in main memory as numbers of type `F`. What has to be moved or converted stays part
+/// of the autodiff graph.
+pub(crate) fn bring<F: Precision, const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    with_dtype(on_device(tensor.dequantize(), &Device::flex()), F::dtype())
+}
+
+/// The tensor on `device`: a step of the graph only where it is elsewhere.
+pub(crate) fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
+    if tensor.device() == *device { tensor } else { tensor.to_device(device) }
+}
+
+/// The tensor with numbers of type `dtype`: a step of the graph only where they are of another.
+pub(crate) fn with_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
+}
+
+/// Numbers as a tensor in main memory, without a copy.
+pub(crate) fn tensor_of<F: Precision>(numbers: Vec<F>, shape: &[usize]) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(numbers, shape))
+}
+
+/// The numbers of a tensor in order: no copy where the tensor holds them so in main memory.
+pub(crate) fn numbers_of<const D: usize>(tensor: &Tensor<D>) -> FlexTensor {
+    let tensor = tensor.clone().without_autodiff();
+    match tensor.clone().try_into_primitive::<Flex>() {
+        Ok(tensor) => tensor.to_contiguous(),
+        Err(_) => FlexTensor::from_data(tensor.into_data()),
+    }
+}
+
+/// Numbers in order, as ndarray sees them.
+///
+/// # Errors
+/// [`Error::Shape`] where these are not numbers of type `F` in a `shape` of their count.
+pub(crate) fn view<'a, F: Precision, D: Dimension>(
+    numbers: &'a FlexTensor,
+    argument: &'static str,
+    shape: impl IntoDimension<Dim = D>,
+) -> Result<ArrayView<'a, F, D>, Error> {
+    let shape = shape.into_dimension();
+    let entries = F::entries(numbers).unwrap_or_default();
+    ArrayView::from_shape(shape.clone(), entries).map_err(|_| Error::Shape {
+        argument,
+        expected: shape.slice().to_vec(),
+        actual: vec![entries.len()],
+    })
+}
+
+/// Labels as the core takes them. What is negative becomes `usize::MAX`, which names no class.
+pub(crate) fn labels_of(labels: Tensor<1, Int>) -> Vec<usize> {
+    let labels = labels.without_autodiff().to_device(&Device::flex()).cast(IntDType::I64);
+    let data = labels.into_data();
+    data.iter::<i64>().map(|label| usize::try_from(label).unwrap_or(usize::MAX)).collect()
+}
