@@ -173,13 +173,12 @@ impl MarginWarmup {
 
     /// The margin $m_t$ at a step; the first is 0.
     pub fn at(&self, step: usize) -> f64 {
-        let grown = step.saturating_sub(self.delay);
-        if step < self.delay {
-            self.start
-        } else if grown >= self.steps {
-            self.margin
-        } else {
-            self.start + (self.margin - self.start) * (grown as f64 / self.steps as f64)
+        match step.checked_sub(self.delay) {
+            None => self.start,
+            Some(grown) if grown >= self.steps => self.margin,
+            Some(grown) => {
+                self.start + (self.margin - self.start) * (grown as f64 / self.steps as f64)
+            }
         }
     }
 
