@@ -33,7 +33,8 @@ use crate::kernel::Real;
 /// | correction | off | on, off | unbiased sum of exponentials |
 ///
 /// A run that is resumed draws on as if it had never stopped: keep [`state`](Self::state), plain
-/// numbers and switches, and go on [`from_state`](Self::from_state).
+/// numbers and switches, and go on [`from_state`](Self::from_state). With the feature `serde` the
+/// sampler itself is written, as its state, and checked on reading.
 ///
 /// ```
 /// use margin_softmax::ClassSampler;

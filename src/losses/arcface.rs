@@ -18,6 +18,9 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// | `m` | 0.5 | radians, finite, ≥ 0 | additive angular margin |
 /// | `continuation` | `Monotone` | any | what happens past $\theta = \pi - m$ |
 ///
+/// [`adacos_scale`](crate::adacos_scale) is a scale for the number of classes, and
+/// [`MarginWarmup`](crate::MarginWarmup) lets the margin grow from 0.
+///
 /// ```
 /// use margin_softmax::{ArcFace, Batch, Head};
 /// use ndarray::array;

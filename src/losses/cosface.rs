@@ -13,6 +13,9 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
 /// | `m` | 0.35 | finite; usually 0 to 0.5 | cosine margin |
 ///
+/// [`adacos_scale`](crate::adacos_scale) is a scale for the number of classes, and
+/// [`MarginWarmup`](crate::MarginWarmup) lets the margin grow from 0.
+///
 /// ```
 /// use margin_softmax::{Batch, CosFace, Head};
 /// use ndarray::array;

@@ -19,6 +19,8 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
 /// | `lambda` | 0 | finite, ≥ 0 | annealing: a large λ trains without margin |
 ///
+/// λ is lowered step by step, as [`LambdaAnnealing`](crate::LambdaAnnealing) does.
+///
 /// ```
 /// use margin_softmax::{Batch, FNormSphereFace, Head};
 /// use ndarray::array;

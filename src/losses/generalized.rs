@@ -22,6 +22,9 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// | `lambda` | 0 | finite, ≥ 0 | annealing: a large λ trains without margin |
 /// | `continuation` | `Monotone` | any; `Linear` and `EasyMargin` need $m_0 = 1$ | what happens past $\pi$ |
 ///
+/// [`MarginWarmup`](crate::MarginWarmup) lets a margin grow step by step,
+/// [`LambdaAnnealing`](crate::LambdaAnnealing) lowers λ.
+///
 /// | loss | parameters |
 /// |---|---|
 /// | ModifiedSoftmax | `FeatureNorm`, 1, 0, 0 |

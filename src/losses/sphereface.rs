@@ -18,8 +18,8 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
 /// | `lambda` | 0 | finite, ≥ 0 | annealing: a large λ trains without margin |
 ///
-/// At $m = 4$ a network hardly starts from random weights: published practice lowers
-/// $\lambda_{it} = \max(5, 1000/(1 + 0.12\,it))$ step by step.
+/// At $m = 4$ a network hardly starts from random weights: published practice lowers λ step by
+/// step, as [`LambdaAnnealing`](crate::LambdaAnnealing) does, to 5.
 ///
 /// ```
 /// use margin_softmax::{Batch, Head, SphereFace};
