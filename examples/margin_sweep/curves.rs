@@ -17,7 +17,7 @@ const LEFT: f64 = 66.0;
 const RIGHT: f64 = 14.0;
 const ABOVE: f64 = 48.0;
 const BELOW: f64 = 52.0;
-const LEGEND_HEIGHT: f64 = 220.0;
+const LEGEND_HEIGHT: f64 = 240.0;
 
 const GREY: &str = "#8c8c8c";
 /// Where a run does not train.
@@ -43,7 +43,7 @@ pub fn figure(sweeps: &[Sweep]) -> Figure {
     let rows = 2 * rates.len() + 1;
     let (plots, layouts) = panels.into_iter().unzip();
     Figure::new(rows, losses)
-        .with_title("Which margin? Held-out digits, mean and range over the seeds")
+        .with_title("Which margin?")
         .with_title_size(28)
         .with_cell_size(WIDTH, HEIGHT)
         .with_row_height(rows - 1, LEGEND_HEIGHT)
@@ -156,6 +156,7 @@ fn legend(sweeps: &[Sweep]) -> Panel {
         entry(course.title(), color(course), LegendShape::Line, None)
     });
     let common = [
+        entry("mean of the seeds; shaded: range", GREY, LegendShape::Line, None),
         entry("angle to the own class", GREY, LegendShape::Line, None),
         entry("angle to the nearest wrong one", GREY, LegendShape::Line, Some("8 4")),
         entry("published margin", GREY, LegendShape::Line, Some("4 4")),

@@ -151,7 +151,11 @@ fn brought_in_slowly(sweeps: &[Sweep], rate: f32) -> Option<String> {
 
 /// What ArcFace's continuations past π make of the first margin that does not train with Raw.
 fn past_pi(sweeps: &[Sweep], rate: f32) -> Option<String> {
-    let margin = find(sweeps, LossName::ArcFace, Course::Raw, rate)?.first_failure()?.margin;
+    let raw = find(sweeps, LossName::ArcFace, Course::Raw, rate)?;
+    let margin = raw.first_failure()?.margin;
+    if margin == 0.0 {
+        return None;
+    }
     let told = [("Raw", Course::Raw), ("Linear", Course::Linear), ("Monotone", Course::AtOnce)]
         .into_iter()
         .filter_map(|(name, course)| {
