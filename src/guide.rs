@@ -1,7 +1,8 @@
 //! Which loss to take, and how to come here from another library.
 
-/// Which loss, which scale s, which margin m.
 pub mod which_loss {
+    //! Which loss, which scale s, which margin m.
+    //!
     #![doc = include_str!("../docs/which-loss.md")]
     //!
     #![doc = include_str!("../docs/usable-margins.svg")]
@@ -9,7 +10,8 @@ pub mod which_loss {
     #![doc = include_str!("../docs/which-margin.md")]
 }
 
-/// For those who come from insightface, pytorch-metric-learning or Paddle.
 pub mod coming_from {
+    //! For those who come from insightface, pytorch-metric-learning or Paddle.
+    //!
     #![doc = include_str!("../docs/coming-from.md")]
 }
