@@ -1,1 +1,12 @@
-//! The margin-based softmax losses of margin-softmax as candle operations.
+#![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod check;
+mod error;
+mod head;
+mod node;
+mod tensor;
+
+pub use error::refusal;
+pub use head::MarginHead;

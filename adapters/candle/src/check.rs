@@ -1,0 +1,36 @@
+//! What a head refuses before the core sees it.
+
+use candle_core::{DType, Error, Result, Tensor};
+
+use crate::error::refused;
+
+/// Refuses a head without classes or dimensions.
+pub(crate) fn not_empty(classes: usize, dims: usize) -> Result<()> {
+    if classes > 0 && dims > 0 {
+        return Ok(());
+    }
+    let actual = vec![classes, dims];
+    Err(refused(margin_softmax::Error::Empty { argument: "class weights", actual }))
+}
+
+/// Refuses what is not in main memory.
+pub(crate) fn in_main_memory(argument: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.device().is_cpu() {
+        return Ok(());
+    }
+    let device = tensor.device().location();
+    Err(Error::msg(format!(
+        "{argument} are on {device:?}, but a margin head keeps them on the CPU"
+    )))
+}
+
+/// Refuses a tensor of another type.
+pub(crate) fn same_type(msg: &'static str, expected: DType, tensor: &Tensor) -> Result<()> {
+    let got = tensor.dtype();
+    if got == expected { Ok(()) } else { Err(Error::UnexpectedDType { msg, expected, got }.bt()) }
+}
+
+/// What a type that the core does not compute in gets.
+pub(crate) fn unsupported(dtype: DType) -> Error {
+    Error::UnsupportedDTypeForOp(dtype, "a margin head, whose class weights are F32 or F64").bt()
+}

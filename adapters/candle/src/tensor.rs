@@ -1,0 +1,68 @@
+//! Tensors in main memory as ndarray's views, and arrays as tensors.
+
+use candle_core::{DType, Device, Error, Layout, Result, Storage, Tensor, WithDType};
+use ndarray::{Array, ArrayView1, ArrayView2, Dimension, ShapeBuilder};
+
+/// A matrix in main memory as it lies there, whatever its strides.
+pub(crate) fn matrix<'a, F: WithDType>(
+    storage: &'a Storage,
+    layout: &Layout,
+) -> Result<ArrayView2<'a, F>> {
+    let (rows, columns) = layout.shape().dims2()?;
+    let values = values(storage, layout)?;
+    // Strides that lead nowhere are out of bounds to ndarray.
+    let strides = match layout.stride() {
+        [row, column] if !values.is_empty() => (*row, *column),
+        _ => (0, 0),
+    };
+    ArrayView2::from_shape((rows, columns).strides(strides), values).map_err(Error::wrap)
+}
+
+/// A vector in main memory.
+pub(crate) fn vector<'a, F: WithDType>(
+    storage: &'a Storage,
+    layout: &Layout,
+) -> Result<ArrayView1<'a, F>> {
+    let length = layout.shape().dims1()?;
+    let values = values(storage, layout)?;
+    ArrayView1::from_shape(length.strides(layout.stride()[0]), values).map_err(Error::wrap)
+}
+
+/// What is stored from the tensor's first entry on.
+fn values<'a, F: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [F]> {
+    match storage {
+        Storage::Cpu(storage) => {
+            Ok(storage.as_slice()?.get(layout.start_offset()..).unwrap_or_default())
+        }
+        Storage::Cuda(_) | Storage::Metal(_) => {
+            Err(Error::msg("the margin head reads tensors in main memory only").bt())
+        }
+    }
+}
+
+/// An array as a tensor in main memory, without a copy where it is in standard layout.
+pub(crate) fn tensor<F: WithDType, D: Dimension>(array: Array<F, D>) -> Result<Tensor> {
+    let shape = array.shape().to_vec();
+    let values = if array.is_standard_layout() {
+        array.into_raw_vec_and_offset().0
+    } else {
+        array.into_iter().collect()
+    };
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// Labels (N) of any integer type as rows of the class weights.
+pub(crate) fn labels(labels: &Tensor, classes: usize) -> Result<Vec<usize>> {
+    labels.dims1()?;
+    if !labels.dtype().is_int() {
+        return Err(Error::UnsupportedDTypeForOp(labels.dtype(), "labels of a margin head").bt());
+    }
+    let labels = labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+    let class = |(row, label)| {
+        usize::try_from(label).map_err(|_| {
+            let range = format!("there are {classes} classes (0..{classes})");
+            Error::msg(format!("labels[{row}] is {label}, but {range}"))
+        })
+    };
+    labels.into_iter().enumerate().map(class).collect()
+}
