@@ -20,8 +20,8 @@ use crate::digits::{CLASSES, Dataset};
 #[derive(Parser)]
 struct Args {
     /// Passes over the training digits
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    epochs: usize,
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: u32,
     /// Seed of the initial weights and of the order of the digits
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -46,9 +46,10 @@ fn train(args: &Args, collective: &MpiCollective) -> Result<()> {
         print(format!("rank {rank}: classes {:?}", class_range(CLASSES, rank, size)));
     }
     let mut losses = Vec::new();
-    let schedule = (args.epochs, args.seed);
-    let mut model = training::train(&data.train, collective, schedule, |loss| losses.push(loss))?;
-    for (epoch, losses) in losses.chunks(losses.len() / args.epochs.max(1)).enumerate() {
+    let epochs = args.epochs as usize;
+    let mut model =
+        training::train(&data.train, collective, (epochs, args.seed), |loss| losses.push(loss))?;
+    for (epoch, losses) in losses.chunks(losses.len() / epochs).enumerate() {
         let mean = losses.iter().sum::<f32>() / losses.len() as f32;
         print(format!("epoch {}: mean loss {mean:.4}", epoch + 1));
     }
