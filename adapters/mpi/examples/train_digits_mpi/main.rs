@@ -20,7 +20,7 @@ use crate::digits::{CLASSES, Dataset};
 #[derive(Parser)]
 struct Args {
     /// Passes over the training digits
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
     /// Seed of the initial weights and of the order of the digits
     #[arg(long, value_name = "N", default_value_t = 0)]
