@@ -113,6 +113,7 @@ impl MarginHead {
         embeddings: Tensor<2>,
         labels: Tensor<1, Int>,
     ) -> Result<(Tensor<1>, Forward<F>), Error> {
+        let embeddings = embeddings.dequantize();
         let (device, dtype) = (embeddings.device(), embeddings.dtype());
         let (labels, inputs) = (labels_of(labels), Inputs::<F>::of(self, embeddings));
         let arrays = inputs.arrays()?;
@@ -145,6 +146,7 @@ impl MarginHead {
     }
 
     fn logits_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<2>, Error> {
+        let embeddings = embeddings.dequantize();
         let (device, dtype) = (embeddings.device().without_autodiff(), embeddings.dtype());
         let inputs = Inputs::<F>::of(self, embeddings);
         let arrays = inputs.arrays()?;

@@ -186,13 +186,17 @@ fn logits_of_softmax_have_its_bias() -> Result<(), Error> {
 }
 
 #[test]
-fn quantized_class_weights_still_infer() -> Result<(), Error> {
+fn quantized_class_weights_and_embeddings_still_infer() -> Result<(), Error> {
     let head = head(ArcFace::new(8.0, 0.5)?, false)?.valid();
     let mut quantizer = Quantizer::new(Calibration::MinMax, QuantScheme::default());
     let quantized = head.clone().quantize_weights(&mut quantizer);
     let x = embeddings(&memory().inner());
     // 8 bits: half of 1/127 of the largest number, in each of three dimensions.
-    assert_close("logits", quantized.logits(x.clone())?, head.logits(x)?, 0.02);
+    let expected = head.logits(x.clone())?;
+    assert_close("logits", quantized.logits(x.clone())?, expected.clone(), 0.02);
+    let x = x.quantize_dynamic(&QuantScheme::default());
+    assert_close("logits", head.logits(x.clone())?, expected, 0.02);
+    assert!(head.forward(x, labels(&memory()))?.dtype().is_float());
     Ok(())
 }
 
