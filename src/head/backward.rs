@@ -98,7 +98,7 @@ impl<F: Real> Sweep<'_, '_, F> {
         let gradient = Mat::new(gradient, tile.len(), n);
         let partial = MatMut::new(job.partial, n, dims, dims);
         kernel::gemm(partial, !first, gradient.t(), Mat::new(weights, tile.len(), dims));
-        let embeddings = Mat::new(self.embeddings, n, dims).in_panels(&self.panels[1]);
+        let embeddings = Mat::new(&self.look.embeddings, n, dims).in_panels(&self.look.panels[1]);
         let rows = &mut job.weights[at * dims..(at + tile.len()) * dims];
         kernel::gemm(MatMut::new(rows, tile.len(), dims, dims), false, gradient, embeddings);
         if self.scale != Scale::Unnormalized {
@@ -107,24 +107,35 @@ impl<F: Real> Sweep<'_, '_, F> {
                 kernel::project(row, w, factor);
             }
         }
-        if let Some(bias) = &mut job.bias {
-            for (bias, g) in
-                bias[at..].iter_mut().zip(scratch.tile.chunks_exact(n)).take(tile.len())
-            {
+        let mut bias = job.bias.as_mut().map(|bias| &mut bias[at..at + tile.len()]);
+        if let Some(bias) = &mut bias {
+            for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(n)) {
                 *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
             }
         }
-        let mut targets = self.targets(tile.start);
-        for j in 0..tile.len() {
+        self.meet_targets(shares, tile.start, rows, bias, &mut scratch.row);
+    }
+
+    /// Adds the target pairs of the classes from `first` on to the gradients of weights and bias.
+    fn meet_targets(
+        &self,
+        shares: Shares<'_, F>,
+        first: usize,
+        rows: &mut [F],
+        mut bias: Option<&mut [F]>,
+        wide: &mut [f64],
+    ) {
+        let mut targets = self.targets(first);
+        for (j, row) in rows.chunks_exact_mut(self.plan.dims).enumerate() {
             let targets = targets(j);
             if targets.is_empty() {
                 continue;
             }
-            if let Some(bias) = &mut job.bias {
+            if let Some(bias) = &mut bias {
                 let pull: f64 = shares.target_logits[targets.clone()].iter().sum();
-                bias[at + j] = F::narrow(bias[at + j].widen() + pull);
+                bias[j] = F::narrow(bias[j].widen() + pull);
             }
-            self.add_targets(shares, targets, &mut rows[j * dims..][..dims], &mut scratch.row);
+            self.add_targets(shares, targets, row, wide);
         }
     }
 
@@ -137,11 +148,13 @@ impl<F: Real> Sweep<'_, '_, F> {
         sum: &mut [f64],
     ) {
         let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
-        let w =
-            contiguous(self.inputs.classes.weight(self.samples[targets.start].class), &mut w_copy);
+        let w = contiguous(
+            self.inputs.classes.weight(self.look.samples[targets.start].class),
+            &mut w_copy,
+        );
         kernel::add_scaled(sum, 0.0, row, 1.0);
         for i in targets {
-            let sample = &self.samples[i];
+            let sample = &self.look.samples[i];
             let Some(target) = &sample.target else { continue };
             let x = contiguous(self.inputs.embeddings.row(sample.row), &mut x_copy);
             let pull = shares.target_logits[i];
@@ -170,7 +183,7 @@ pub(super) fn embedding_gradients<F: Real>(
     gradients.fill(F::zero());
     let (n, dims) = (sweep.plan.samples, sweep.plan.dims);
     let mut places = vec![None; gradients.nrows()];
-    for (i, sample) in sweep.samples.iter().enumerate() {
+    for (i, sample) in sweep.look.samples.iter().enumerate() {
         places[sample.row] = Some(i);
     }
     let rows = gradients.axis_iter_mut(Axis(0)).zip(places);
@@ -181,7 +194,7 @@ pub(super) fn embedding_gradients<F: Real>(
         finish_embedding(
             sweep.inputs,
             sweep.scale,
-            &sweep.samples[i],
+            &sweep.look.samples[i],
             shares.target_logits[i],
             sum,
         );

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::samples::{Inputs, Sample, factor_of};
+use super::samples::{FirstLook, Inputs, factor_of};
 use super::workspace::{Found, Scratch, Workspace};
 use crate::cross_entropy::Negatives;
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
@@ -27,11 +27,7 @@ pub(super) struct Sweep<'a, 'b, F> {
     pub plan: &'a Plan,
     pub inputs: &'a Inputs<'b, F>,
     pub scale: Scale,
-    pub samples: &'a [Sample],
-    pub embeddings: &'a [F],
-    pub panels: &'a [Vec<F>; 2],
-    /// The factors of the first classes.
-    pub factors: &'a [F],
+    pub look: &'a FirstLook<F>,
 }
 
 impl<F: Real> Sweep<'_, '_, F> {
@@ -93,7 +89,8 @@ impl<F: Real> Sweep<'_, '_, F> {
     /// $w_j\cdot\tilde x_i$ of a tile.
     pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let embeddings = Mat::new(self.embeddings, n, dims).t().in_panels(&self.panels[0]);
+        let FirstLook { embeddings, panels, .. } = self.look;
+        let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&panels[0]);
         kernel::gemm(MatMut::new(z, rows, n, n), false, Mat::new(weights, rows, dims), embeddings);
     }
 
@@ -105,7 +102,7 @@ impl<F: Real> Sweep<'_, '_, F> {
         weights: &[F],
         factors: &'s mut [F],
     ) -> &'s [F] {
-        if let Some(known) = self.factors.get(tile.clone()) {
+        if let Some(known) = self.look.factors.get(tile.clone()) {
             return known;
         }
         let factors = &mut factors[..tile.len()];
@@ -128,7 +125,7 @@ impl<F: Real> Sweep<'_, '_, F> {
 
     /// The samples of each class from `first` on, to be asked for in order.
     pub fn targets(&self, first: usize) -> impl FnMut(usize) -> Range<usize> {
-        let samples = self.samples;
+        let samples = &self.look.samples;
         let mut next = samples.partition_point(|sample| sample.class < first);
         move |row| {
             let start = next;

@@ -199,7 +199,7 @@ impl<L: MarginLoss> Head<L> {
             zero: self.zero,
         };
         let mut workspace = self.kept.take();
-        let answer = nearest(&self.loss, &inputs, &mut workspace);
+        let answer = nearest(&self.loss, inputs, &mut workspace);
         self.kept.put(workspace);
         answer
     }
@@ -253,7 +253,7 @@ impl<L: MarginLoss> Head<L> {
             Inputs { embeddings: batch.embeddings, classes, labels: &labels, zero: self.zero };
         let task = Task { inputs, labels: batch.labels, reduction, checked };
         let mut workspace = self.kept.take();
-        let answer = step(&self.loss, task, self.budget, &mut workspace, exchange, output);
+        let answer = step(&self.loss, &task, self.budget, &mut workspace, exchange, output);
         self.kept.put(workspace);
         answer
     }

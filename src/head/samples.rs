@@ -23,15 +23,16 @@ const KNOWN_FACTORS: usize = 1 << 16;
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
 
 /// What the first look leaves for the sweeps.
-pub(crate) struct FirstLook<'a, F> {
+#[derive(Debug, Default)]
+pub(crate) struct FirstLook<F> {
     /// The samples that count, sorted by class.
-    pub samples: &'a mut Vec<Sample>,
-    /// Their scaled embeddings.
-    pub embeddings: &'a mut Vec<F>,
-    /// The same as the kernel's panels, transposed and as they are.
-    pub panels: &'a mut [Vec<F>; 2],
-    /// What multiplies the products of the first classes.
-    pub factors: &'a mut Vec<F>,
+    pub samples: Vec<Sample>,
+    /// Their embeddings, scaled: $\tilde x_i = a_i u_i$ (samples × dims).
+    pub embeddings: Vec<F>,
+    /// The same as the kernel's panels: transposed (dims × samples) and as they are.
+    pub panels: [Vec<F>; 2],
+    /// What multiplies the products of each of the first classes: a bounded number of them.
+    pub factors: Vec<F>,
 }
 
 /// What a class's products are multiplied by.
@@ -95,7 +96,7 @@ impl<F: Real> Inputs<'_, F> {
         &self,
         loss: &L,
         reduction: Reduction<'_, F>,
-        look: FirstLook<'_, F>,
+        look: &mut FirstLook<F>,
         parallel: bool,
     ) -> Result<(), Error> {
         let FirstLook { samples, embeddings, panels, factors } = look;

@@ -3,7 +3,7 @@
 use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2};
 
 use super::backward::{Shares, embedding_gradients};
-use super::exchange::{Exchange, Finding, Own};
+use super::exchange::{Alone, Exchange, Finding, Own};
 use super::forward::Sweep;
 use super::plan::Plan;
 use super::samples::Inputs;
@@ -11,7 +11,7 @@ use super::workspace::Workspace;
 use crate::batch::{Forward, Reduction};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::loss::MarginLoss;
+use crate::loss::{MarginLoss, Scale};
 
 /// Where the gradients go.
 pub(crate) struct Output<'a, F> {
@@ -33,38 +33,24 @@ pub(crate) struct Task<'a, F> {
 /// Runs the step; `output` is untouched where the inputs are refused.
 pub(crate) fn step<F: Real, L: MarginLoss>(
     loss: &L,
-    task: Task<'_, F>,
+    task: &Task<'_, F>,
     budget: usize,
     workspace: &mut Workspace<F>,
     exchange: &impl Exchange<F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
-    let Task { inputs, labels, reduction, checked } = task;
-    let (rows, dims) = inputs.embeddings.dim();
-    let plan =
-        |samples: usize| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), budget);
-    let threads = rayon::current_num_threads();
-    let parallel = plan(rows).workers(threads) > 1;
-    let prepared = checked
-        .and_then(|()| inputs.prepare(loss, reduction, workspace.first_look(), parallel))
-        .map(|()| workspace.samples.len());
-    exchange.agree(prepared)?;
-    if workspace.samples.is_empty() {
+    let Some(mut step) = Step::begin(loss, task, budget, workspace, exchange)? else {
         if let Some(output) = output {
             output.clear();
         }
-        return Ok(Forward::with_samples(rows));
-    }
-    let plan = plan(workspace.samples.len());
-    let workers = plan.workers(threads);
-    let mut step = Step { inputs: &inputs, scale: loss.scale(), plan, workers, workspace };
+        return Ok(Forward::with_samples(task.labels.len()));
+    };
     match output {
         None => {
-            step.workspace.prepare(&plan, workers);
             step.forward(None);
-            step.record(labels, exchange)
+            step.record(task.labels, exchange)
         }
-        Some(output) => step.forward_backward(labels, exchange, output),
+        Some(output) => step.forward_backward(task.labels, exchange, output),
     }
 }
 
@@ -72,44 +58,63 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
 /// of their own.
 pub(crate) fn nearest<F: Real, L: MarginLoss>(
     loss: &L,
-    inputs: &Inputs<'_, F>,
+    inputs: Inputs<'_, F>,
     workspace: &mut Workspace<F>,
 ) -> Result<Vec<usize>, Error> {
-    let (rows, dims) = inputs.embeddings.dim();
-    let plan = |samples| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), 0);
-    let threads = rayon::current_num_threads();
-    let parallel = plan(rows).workers(threads) > 1;
-    inputs.prepare(loss, Reduction::Sum, workspace.first_look(), parallel)?;
-    let mut nearest = vec![0; rows];
-    if workspace.samples.is_empty() {
-        return Ok(nearest);
-    }
-    let plan = plan(workspace.samples.len());
-    let workers = plan.workers(threads);
-    workspace.prepare(&plan, workers);
-    Step { inputs, scale: loss.scale(), plan, workers, workspace }.forward(None);
-    for (i, sample) in workspace.samples.iter().enumerate() {
-        nearest[sample.row] = workspace.negatives(&plan, i).1.class;
+    let mut nearest = vec![0; inputs.labels.len()];
+    let task = Task { inputs, labels: inputs.labels, reduction: Reduction::Sum, checked: Ok(()) };
+    if let Some(mut step) = Step::begin(loss, &task, 0, workspace, &Alone)? {
+        step.forward(None);
+        for (i, sample) in step.workspace.look.samples.iter().enumerate() {
+            nearest[sample.row] = step.workspace.negatives(&step.plan, i).1.class;
+        }
     }
     Ok(nearest)
 }
 
 struct Step<'a, 'b, F> {
     inputs: &'a Inputs<'b, F>,
-    scale: crate::loss::Scale,
+    scale: Scale,
     plan: Plan,
     workers: usize,
     workspace: &'a mut Workspace<F>,
 }
 
-impl<F: Real> Step<'_, '_, F> {
+impl<'a, 'b, F: Real> Step<'a, 'b, F> {
+    /// Checks everything and makes room for the first sweep; `None` where no sample counts.
+    fn begin<L: MarginLoss>(
+        loss: &L,
+        task: &'a Task<'b, F>,
+        budget: usize,
+        workspace: &'a mut Workspace<F>,
+        exchange: &impl Exchange<F>,
+    ) -> Result<Option<Self>, Error> {
+        let Task { inputs, reduction, checked, .. } = task;
+        let (rows, dims) = inputs.embeddings.dim();
+        let plan = |samples| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), budget);
+        let threads = rayon::current_num_threads();
+        let parallel = plan(rows).workers(threads) > 1;
+        let prepared = checked
+            .clone()
+            .and_then(|()| inputs.prepare(loss, *reduction, &mut workspace.look, parallel))
+            .map(|()| workspace.look.samples.len());
+        exchange.agree(prepared)?;
+        let samples = workspace.look.samples.len();
+        if samples == 0 {
+            return Ok(None);
+        }
+        let plan = plan(samples);
+        let workers = plan.workers(threads);
+        workspace.prepare(&plan, workers);
+        Ok(Some(Step { inputs, scale: loss.scale(), plan, workers, workspace }))
+    }
+
     fn forward_backward(
         &mut self,
         labels: &[usize],
         exchange: &impl Exchange<F>,
         mut output: Output<'_, F>,
     ) -> Result<Forward<F>, Error> {
-        self.workspace.prepare(&self.plan, self.workers);
         self.workspace.prepare_gradients(&self.plan, self.workers);
         let mut copy = Vec::new();
         let weights = match output.weights.as_slice_mut() {
@@ -141,23 +146,15 @@ impl<F: Real> Step<'_, '_, F> {
     /// The first sweep. With a weight gradient to come, the logits stay in its rows, if they fit,
     /// or in the workspace.
     fn forward(&mut self, gradient: Option<&mut [F]>) {
-        let Workspace { samples, embeddings, panels, factors, found, logits, scratch, .. } =
-            &mut *self.workspace;
+        let Workspace { look, found, logits, scratch, .. } = &mut *self.workspace;
         let n = self.plan.samples;
         let kept = match gradient {
             Some(gradient) if self.plan.logits_fit_in_gradient() => (gradient, self.plan.dims),
             Some(_) => (&mut logits[..self.plan.stored * n], n),
             None => (&mut [][..], n),
         };
-        let sweep = Sweep {
-            plan: &self.plan,
-            inputs: self.inputs,
-            scale: self.scale,
-            samples,
-            embeddings,
-            panels,
-            factors,
-        };
+        let Step { plan, inputs, scale, .. } = self;
+        let sweep = Sweep { plan, inputs, scale: *scale, look };
         sweep.forward(found, kept, &mut scratch[..self.workers]);
     }
 
@@ -169,7 +166,7 @@ impl<F: Real> Step<'_, '_, F> {
     ) -> Result<Forward<F>, Error> {
         let mut findings = std::mem::take(&mut self.workspace.findings);
         findings.clear();
-        findings.extend((0..self.workspace.samples.len()).map(|i| self.finding(i, labels)));
+        findings.extend((0..self.workspace.look.samples.len()).map(|i| self.finding(i, labels)));
         exchange.complete(labels.len(), &mut findings)?;
         let mut forward = Forward::with_samples(labels.len());
         for finding in &findings {
@@ -183,7 +180,7 @@ impl<F: Real> Step<'_, '_, F> {
 
     /// What the chunks together found of sample `i`.
     fn finding(&self, i: usize, labels: &[usize]) -> Finding {
-        let sample = &self.workspace.samples[i];
+        let sample = &self.workspace.look.samples[i];
         let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
         let plain = self.workspace.target_logit(&self.plan, i, sample.class);
         let beaten = nearest.max > plain || (nearest.max == plain && nearest.class < sample.class);
@@ -207,8 +204,8 @@ impl<F: Real> Step<'_, '_, F> {
     /// Fills each sample's shift and coefficient for the second sweep; answers
     /// $\gamma = -g\sigma$.
     fn share(&mut self, forward: &Forward<F>) -> Vec<f64> {
-        let Workspace { samples, shift, coefficients, .. } = &mut *self.workspace;
-        let shares = samples.iter().zip(shift).zip(coefficients);
+        let Workspace { look, shift, coefficients, .. } = &mut *self.workspace;
+        let shares = look.samples.iter().zip(shift).zip(coefficients);
         shares
             .map(|((sample, shift), coefficient)| {
                 let negatives = forward.negatives[sample.row];
@@ -229,32 +226,15 @@ impl<F: Real> Step<'_, '_, F> {
         bias: Option<&mut [F]>,
         gradients: ArrayViewMut2<'_, F>,
     ) {
-        let Workspace {
-            samples,
-            embeddings,
-            panels,
-            factors,
-            logits,
-            partials,
-            shift,
-            coefficients,
-            scratch,
-            ..
-        } = &mut *self.workspace;
+        let Workspace { look, logits, partials, shift, coefficients, scratch, .. } =
+            &mut *self.workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let shares = Shares { shift: &shift[..n], coefficients: &coefficients[..n], target_logits };
         let scratch = &mut scratch[..self.workers];
         let partials = &mut partials[..self.plan.chunks * n * dims];
         let stored = &logits[..self.plan.stored * n];
-        let sweep = Sweep {
-            plan: &self.plan,
-            inputs: self.inputs,
-            scale: self.scale,
-            samples,
-            embeddings,
-            panels,
-            factors,
-        };
+        let Step { plan, inputs, scale, .. } = self;
+        let sweep = Sweep { plan, inputs, scale: *scale, look };
         sweep.backward(shares, (weights, bias), stored, partials, scratch);
         embedding_gradients(&sweep, shares, partials, gradients, scratch);
     }

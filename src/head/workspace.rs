@@ -4,20 +4,13 @@ use std::any::Any;
 
 use super::exchange::Finding;
 use super::plan::Plan;
-use super::samples::{FirstLook, Sample};
+use super::samples::FirstLook;
 use crate::kernel::Real;
 
 /// The buffers of one working type.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
-    /// The samples that count, sorted by class.
-    pub samples: Vec<Sample>,
-    /// Their embeddings, scaled: $\tilde x_i = a_i u_i$ (samples × dims).
-    pub embeddings: Vec<F>,
-    /// The same as the kernel's panels: transposed (dims × samples) and as they are.
-    pub panels: [Vec<F>; 2],
-    /// What multiplies the products of each of the first classes: a bounded number of them.
-    pub factors: Vec<F>,
+    pub look: FirstLook<F>,
     /// What each chunk found of each sample (chunks × samples).
     pub found: Found<F>,
     /// What all chunks together found of each sample.
@@ -61,12 +54,6 @@ pub(crate) struct Scratch<F> {
 }
 
 impl<F: Real> Workspace<F> {
-    /// What the first look at the inputs fills.
-    pub fn first_look(&mut self) -> FirstLook<'_, F> {
-        let Workspace { samples, embeddings, panels, factors, .. } = self;
-        FirstLook { samples, embeddings, panels, factors }
-    }
-
     /// Room for the first sweep.
     pub fn prepare(&mut self, plan: &Plan, workers: usize) {
         let found = plan.chunks * plan.samples;
