@@ -144,6 +144,21 @@ fn what_nobody_tracks_gets_no_gradient() -> Result<()> {
 }
 
 #[test]
+fn weights_and_bias_learn_from_constant_embeddings() -> Result<()> {
+    let bias = Var::zeros(3, DType::F32, &CPU)?;
+    for weight in [plane()?.weight().clone(), plane()?.weight().detach()] {
+        let core = Head::new(Arc::new(Softmax::new()) as _);
+        let head = MarginHead::from_parts(core, weight.clone(), Some(bias.as_tensor().clone()))?;
+        let gradients = head.forward(&embeddings()?, &labels()?)?.backward()?;
+        let gradient = gradients.get(&bias).expect("a gradient").to_vec1::<f32>()?;
+        // Probabilities less the labels' ones, summed over the samples.
+        assert!(gradient.iter().sum::<f32>().abs() < 1e-6 && gradient[1] > 0.1, "{gradient:?}");
+        assert!(gradients.get(&weight).is_some() || !weight.is_variable());
+    }
+    Ok(())
+}
+
+#[test]
 fn details_are_those_of_the_core() -> Result<()> {
     let head = plane()?;
     let (loss, forward) = head.forward_detailed::<f32>(&embeddings()?, &labels()?)?;
