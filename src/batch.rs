@@ -83,7 +83,7 @@ pub enum Reduction<'a, F> {
     Mean,
     /// The sum over the samples: $\sum_i L_i$.
     Sum,
-    /// $\partial\,\text{objective}/\partial L_i$ for each sample (N): per-sample weights, upstream
+    /// $\partial \text{objective}/\partial L_i$ for each sample (N): per-sample weights, upstream
     /// gradients, or their product. Nothing is divided by N.
     Weighted(&'a ArrayRef1<F>),
 }
@@ -96,7 +96,7 @@ impl<F: Real> Reduction<'_, F> {
         check_finite("reduction weights", &weights.view())
     }
 
-    /// $g_i = \partial\,\text{objective}/\partial L_i$, where `counted` samples have a loss.
+    /// $g_i = \partial \text{objective}/\partial L_i$, where `counted` samples have a loss.
     pub(crate) fn weight(&self, sample: usize, counted: usize) -> f64 {
         match self {
             Reduction::Mean => 1.0 / counted as f64,

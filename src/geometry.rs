@@ -54,13 +54,13 @@ impl Pair {
         }
     }
 
-    /// `out` $\mathrel{+}= c\,t^x$, the tangent at the embedding; nothing where it has no direction.
+    /// `out` $\mathrel{+}= c t^x$, the tangent at the embedding; nothing where it has no direction.
     pub fn add_tangent_x<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
         let (at, toward) = ((x, self.inverse_x), (w, self.inverse_w));
         kernel::add_tangent(out, at, toward, (self.side, self.along_x), c * self.unit_x);
     }
 
-    /// `out` $\mathrel{+}= c\,t^w$, the tangent at the class weight; nothing where it has no direction.
+    /// `out` $\mathrel{+}= c t^w$, the tangent at the class weight; nothing where it has no direction.
     pub fn add_tangent_w<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
         let (at, toward) = ((w, self.inverse_w), (x, self.inverse_x));
         kernel::add_tangent(out, at, toward, (self.side, self.along_w), c * self.unit_w);

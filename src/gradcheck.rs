@@ -13,7 +13,7 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// The worst disagreement that [`check_loss`] found between gradients and finite differences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientCheck {
-    /// The disagreement: relative to the largest entry of the gradient, or to $\max(1, |f'|)$ for
+    /// The disagreement: relative to the largest entry of the gradient, or to $\max(1, |f^\prime|)$ for
     /// a slope.
     pub error: f64,
     /// Where it is.

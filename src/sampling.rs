@@ -15,8 +15,8 @@ use crate::kernel::Real;
 /// likely, until $\lfloor rate\cdot C\rfloor$ are together. More classes in the batch than that
 /// are all kept.
 ///
-/// $$ J = \{y_i\} \cup \text{a uniform draw from the others}, \qquad
-///    L_i = \log\Big(1 + \sum_{j\in J,\, j\ne y_i} e^{z_{ij} - z_{iy}}\Big) $$
+/// $$ J = \lbrace y_i\rbrace \cup \text{a uniform draw from the others}, \qquad
+///    L_i = \log\Big(1 + \sum_{j\in J, j\ne y_i} e^{z_{ij} - z_{iy}}\Big) $$
 ///
 /// The gradient is that of the sampled loss, exactly; of the full loss it is an estimate that is
 /// biased downwards, since negatives are missing. [`with_correction`](Self::with_correction) adds

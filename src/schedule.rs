@@ -205,7 +205,7 @@ impl MarginWarmup {
 
 /// The scale that suits a number of classes: AdaCos with a fixed scale.
 ///
-/// $$ s = \sqrt2\,\log(C - 1) $$
+/// $$ s = \sqrt2 \log(C - 1) $$
 ///
 /// With it a sample half a right angle from its class, and at right angles to all others, has
 /// probability 1/2 without a margin: training pulls hardest there. 10,000 classes ask for 13.0, far

@@ -81,9 +81,9 @@ impl<F: Real> Gradients<F> {
 ///
 /// With rank $\rho$ holding the classes $J_\rho$,
 ///
-/// $$ M_i = \max_\rho \max_{j\in J_\rho,\, j\ne y_i} z_{ij}, \qquad
-///    \Sigma_i = \sum_\rho \sum_{j\in J_\rho,\, j\ne y_i} e^{z_{ij} - M_i}, \qquad
-///    L_i = \log\big(1 + \Sigma_i\, e^{M_i - z_{iy}}\big), \qquad
+/// $$ M_i = \max_\rho \max_{j\in J_\rho, j\ne y_i} z_{ij}, \qquad
+///    \Sigma_i = \sum_\rho \sum_{j\in J_\rho, j\ne y_i} e^{z_{ij} - M_i}, \qquad
+///    L_i = \log\big(1 + \Sigma_i e^{M_i - z_{iy}}\big), \qquad
 ///    \frac{\partial L}{\partial x_i} = \sum_\rho \Big(\frac{\partial L}{\partial x_i}\Big)_\rho $$
 ///
 /// Three N-vectors ($M$, $\Sigma$ and $z_{iy} - M_i$ from the rank of the target) and one N×D

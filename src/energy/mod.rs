@@ -50,14 +50,14 @@ impl Riesz {
 /// $d^+_{jk} = \lVert v_j + v_k\rVert$,
 ///
 /// $$ E_\text{full} = \frac{1}{C(C-1)}\sum_{j\ne k} f_s(d_{jk}), \qquad
-/// E_\text{half} = \frac{2}{2C(2C-1)}\Big[\sum_{j\ne k}\big(f_s(d_{jk}) + f_s(d^+_{jk})\big)
-/// + C f_s(2)\Big], $$
+/// E_\text{half} = \frac{2}{2C(2C-1)}\Big[\sum_{j\ne k}\big(f_s(d_{jk}) + f_s(d^+_{jk})\big) +
+/// C f_s(2)\Big], $$
 ///
-/// the second being the first for the $2C$ vectors $\{v_j, -v_j\}$. The less energy, the more
+/// the second being the first for the $2C$ vectors $\lbrace v_j, -v_j\rbrace$. The less energy, the more
 /// evenly the rows are spread. The norms do not matter, so the gradient is tangent to the sphere:
 ///
 /// $$ \frac{\partial E_\text{full}}{\partial w_j} = \frac{2}{C(C-1)\lVert w_j\rVert}
-/// (I - v_jv_j^\top)\sum_{k\ne j}\kappa_s d_{jk}^{-s-2}v_k, \qquad \kappa_0 = 1,\ \kappa_s = s. $$
+/// (I - v_jv_j^\top)\sum_{k\ne j}\kappa_s d_{jk}^{-s-2}v_k, \qquad \kappa_0 = 1, \quad \kappa_s = s. $$
 ///
 /// **Shapes**: `w` (C, D) in any layout, C ≥ 1; the gradient (C, D). At C = 1 there is no pair:
 /// energy ($f_s(2)$ in half space) and gradient are what is left, the latter 0.

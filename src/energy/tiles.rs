@@ -1,7 +1,7 @@
 //! The sums over all pairs, tile by tile.
 //!
 //! One form serves all: with counts $n_j$, the energy is $\sum_j n_j\sum_{k\ne j} f(d_{jk})$ and
-//! the gradient with respect to $v_j$ is $P_j\sum_{k\ne j}(n_j + n_k)\,\kappa d_{jk}^{-s-2}v_k$,
+//! the gradient with respect to $v_j$ is $P_j\sum_{k\ne j}(n_j + n_k) \kappa d_{jk}^{-s-2}v_k$,
 //! $P_j = I - v_jv_j^\top$. For the whole matrix every count is 1; for a batch it is how often the
 //! label occurs. A row that counts meets every row, any other only those that count.
 //!

@@ -63,7 +63,7 @@ pub(crate) struct Sample {
     pub class: usize,
     /// $|x|$.
     pub norm: f64,
-    /// $g = \partial\,\text{objective}/\partial L$.
+    /// $g = \partial \text{objective}/\partial L$.
     pub upstream: f64,
     /// Its target pair, where its class is here.
     pub target: Option<TargetPair>,

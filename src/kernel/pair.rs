@@ -113,7 +113,7 @@ impl<F: Real> Op for TangentsOp<'_, F> {
     }
 }
 
-/// `out` $\mathrel{+}= c\,((b - sa) + k a)$ for the unit vectors along `a` and `b`.
+/// `out` $\mathrel{+}= c ((b - sa) + k a)$ for the unit vectors along `a` and `b`.
 pub(crate) fn add_tangent<F: Real>(
     out: &mut [f64],
     (a, inverse_a): (&[F], f64),
@@ -149,7 +149,7 @@ impl<F: Real> Op for AddTangent<'_, F> {
     }
 }
 
-/// `out` $\leftarrow$ `keep` $\cdot$ `out` $+\, c\,a$.
+/// `out` $\leftarrow$ `keep` $\cdot$ `out` $+ c a$.
 pub(crate) fn add_scaled<F: Real>(out: &mut [f64], keep: f64, a: &[F], c: f64) {
     assert_eq!(out.len(), a.len());
     dispatch(AddScaled { out, keep, a, c });

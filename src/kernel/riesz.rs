@@ -12,7 +12,7 @@ use super::real::Real;
 const LANES: usize = 32;
 /// A cosine beyond this, $d^2 < 1/4$, is near. An error $\varepsilon$ in a cosine that is not
 /// near puts at most $2\varepsilon/d^2 \le 8\varepsilon$ into the relative error of $d^2$, and
-/// $(s/2 + 1)\,8\varepsilon \le 16\varepsilon$ into that of the force.
+/// $(s/2 + 1) 8\varepsilon \le 16\varepsilon$ into that of the force.
 const NEAR: f64 = 0.875;
 /// Most columns in a row: the product of so many squared distances, each in $[1/4, 4]$ (with
 /// `HALF` twice as many, each pair's product at most 4), stays in the range of f64.

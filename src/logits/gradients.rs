@@ -50,6 +50,13 @@ impl<F: Real> LogitGradients<F> {
         let shape = |bias: &Option<Array1<F>>| bias.iter().map(|b| b.len()).collect::<Vec<_>>();
         Error::check_shape("gradients of bias", &shape(&logits.bias), &shape(&self.bias))
     }
+
+    /// Refuses gradients whose labels are those of other logits, whatever their shapes.
+    pub(super) fn check_labels(&self, logits: &NormalizedLogits<F>) -> Result<(), Error> {
+        let (n, c) = logits.cosines.dim();
+        Error::check_shape("labels of the gradients", &[n], &[self.labels.len()])?;
+        Error::check_labels(&self.labels, c)
+    }
 }
 
 /// Classes or samples that are carried on together.
@@ -117,13 +124,14 @@ impl<F: Real> Carry<'_, F> {
     fn finish_embedding(&self, i: usize, out: &mut [F]) {
         let label = self.gradients.labels[i];
         let (x, w, pair) = (self.source.x(i), self.source.w(label), &self.pairs[i]);
-        let inverse = pair.inverse_x;
+        // With a unit row nothing is of the square of the norm, which may be beyond any range.
+        let unit: Vec<f64> = x.iter().map(|v| v.widen() * pair.inverse_x).collect();
         let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
-        let along = kernel::dot(&sum, x) * inverse;
-        kernel::add_scaled(&mut sum, 1.0, x, -along * inverse);
+        let along = kernel::dot(&sum, &unit);
+        kernel::add_scaled(&mut sum, 1.0, &unit, -along);
         pair.add_tangent_x(&mut sum, x, w, -self.gradients.target_angles[i].widen());
         let along_norm = self.gradients.feature_norms[i].widen();
-        kernel::add_scaled(&mut sum, inverse, x, along_norm * inverse);
+        kernel::add_scaled(&mut sum, pair.inverse_x, &unit, along_norm);
         for (out, sum) in out.iter_mut().zip(sum) {
             *out = F::narrow(sum);
         }

@@ -189,10 +189,11 @@ impl<F: Real> NormalizedLogits<F> {
     ///
     /// # Errors
     /// [`Error::Detached`] where the logits were built [`from_cosines`](Self::from_cosines);
-    /// [`Error::Shape`] where the gradients are those of other logits.
+    /// [`Error::Shape`] or [`Error::Label`] where the gradients are those of other logits.
     pub fn backward(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
         let source = self.source.as_ref().ok_or(Error::Detached)?;
         gradients.check(self)?;
+        gradients.check_labels(self)?;
         Ok(gradients::through_normalisation(source, gradients))
     }
 }

@@ -5,7 +5,7 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 
 /// ArcFace: a margin added to the target's angle.
 ///
-/// $$ z_{iy} = s\,\psi(\theta_{iy} + m), \qquad z_{ij} = s\cos\theta_{ij} $$
+/// $$ z_{iy} = s \psi(\theta_{iy} + m), \qquad z_{ij} = s\cos\theta_{ij} $$
 ///
 /// $\psi$ is the cosine up to $\pi$ and goes on falling beyond it, as the
 /// [`Continuation`] says: $\cos(\theta + m)$ itself would rise for $\theta > \pi - m$.

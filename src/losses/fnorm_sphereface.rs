@@ -6,7 +6,7 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// F-Norm SphereFace: SphereFace's margin on a hypersphere of one radius, the embeddings
 /// normalised too.
 ///
-/// $$ z_{iy} = s\,\frac{\lambda\cos\theta_{iy} + \psi(\theta_{iy})}{1+\lambda},
+/// $$ z_{iy} = s \frac{\lambda\cos\theta_{iy} + \psi(\theta_{iy})}{1+\lambda},
 /// \qquad z_{ij} = s\cos\theta_{ij}, $$
 ///
 /// with $\psi$ as in [`SphereFace`](crate::SphereFace).

@@ -6,7 +6,7 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 /// The general form, with all three margins: every other loss of this crate is a choice of its
 /// parameters.
 ///
-/// $$ z_{iy} = a_i\,\frac{\lambda\cos\theta_{iy} + \psi(m_0\theta_{iy} + m_1) - m_2}{1+\lambda},
+/// $$ z_{iy} = a_i \frac{\lambda\cos\theta_{iy} + \psi(m_0\theta_{iy} + m_1) - m_2}{1+\lambda},
 /// \qquad z_{ij} = a_i\cos\theta_{ij} $$
 ///
 /// $\psi$ is the cosine up to $\pi$ and goes on as the [`Continuation`] says.

@@ -5,7 +5,7 @@ use crate::loss::{Angle, MarginLoss, Scale, Target};
 
 /// SphereFace (A-Softmax): the target's angle counts $m$-fold.
 ///
-/// $$ z_{iy} = \lVert x_i\rVert\,\frac{\lambda\cos\theta_{iy} + \psi(\theta_{iy})}{1+\lambda},
+/// $$ z_{iy} = \lVert x_i\rVert \frac{\lambda\cos\theta_{iy} + \psi(\theta_{iy})}{1+\lambda},
 /// \qquad z_{ij} = \lVert x_i\rVert\cos\theta_{ij}, $$
 ///
 /// with $\psi(\theta) = (-1)^k\cos(m\theta) - 2k$ for $\theta\in[\frac{k\pi}{m}, \frac{(k+1)\pi}{m}]$,
