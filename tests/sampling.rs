@@ -65,6 +65,38 @@ fn rate_one_is_all_classes() {
     assert_eq!(sample.labels, [3, 49]);
 }
 
+/// A seed means the same draws in every version: runs are resumed across them.
+#[test]
+fn draws_of_a_seed_stay_what_they_are() {
+    let mut sampler = ClassSampler::new(11, 0.5, 42).unwrap();
+    let expected = [
+        [0, 2, 3, 5, 7],
+        [0, 2, 3, 4, 5],
+        [0, 2, 3, 5, 9],
+        [0, 1, 3, 5, 7],
+        [0, 3, 5, 6, 9],
+        [0, 2, 3, 4, 5],
+    ];
+    for expected in expected {
+        assert_eq!(sampler.sample(&[3, 0]).unwrap().classes, expected);
+    }
+    let mut sampler = ClassSampler::new(9, 0.8, 42).unwrap();
+    assert_eq!(sampler.sample(&[4]).unwrap().classes, [0, 2, 3, 4, 6, 7, 8]);
+}
+
+#[test]
+fn a_small_share_of_very_many_classes_is_drawn_at_once() {
+    let sample = ClassSampler::new(1 << 40, 1e-9, 7).unwrap().sample(&[1 << 39]).unwrap();
+    assert_eq!(sample.classes.len(), 1099);
+    assert_eq!(sample.classes[sample.labels[0]], 1 << 39);
+}
+
+#[test]
+fn a_batch_of_all_classes_needs_no_correction() {
+    let mut sampler = ClassSampler::new(3, 0.5, 1).unwrap().with_correction(true);
+    assert_eq!(sampler.sample(&[2, 0, 1]).unwrap().correction(), 0.0);
+}
+
 /// Every set of k others out of 7 is equally likely, by the χ² of their counts.
 #[test]
 fn every_set_of_others_is_equally_likely() {
@@ -259,6 +291,10 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
         Error::Sample { field: "classes", position: 4 }
     );
     assert_eq!(
+        refuse(&changed(&|s| s.classes[4] = s.classes[3])),
+        Error::Sample { field: "classes", position: 4 }
+    );
+    assert_eq!(
         refuse(&changed(&|s| s.classes[19] = 40)),
         Error::Sample { field: "classes", position: 19 }
     );
@@ -275,14 +311,24 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
     assert!(matches!(refuse(&others), Error::Sample { .. }));
 }
 
-/// One gradient buffer through samples of different sizes.
+/// One gradient buffer through samples and batches of different sizes, with a bias and without.
 #[test]
 fn gradients_take_the_shape_of_each_sample() {
-    let problem = problem(6, (8, 3, 50), true);
-    let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
+    let steps = [
+        (0.5, 8, true),
+        (0.5, 8, false),
+        (0.2, 8, false),
+        (0.2, 8, true),
+        (0.9, 8, true),
+        (0.9, 8, true),
+        (0.9, 5, true),
+        (0.01, 5, true),
+    ];
     let mut head = Head::new(Spec::Softmax.build());
     let mut kept = SampledGradients::default();
-    for rate in [0.5, 0.2, 0.9, 0.9, 0.01] {
+    for (rate, n, bias) in steps {
+        let problem = problem(6, (n, 3, 50), bias);
+        let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
         let sample = ClassSampler::new(50, rate, 1).unwrap().sample(&problem.labels).unwrap();
         let mut fresh = SampledGradients::zeros_for(&inputs.batch(), &sample);
         for gradients in [&mut kept, &mut fresh] {
