@@ -1,0 +1,173 @@
+//! The tiled level: forward, backward, over sampled classes, and inference.
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use margin_softmax::{
+    Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, MarginLoss,
+    SampledGradients, ZeroEmbedding,
+};
+use margin_softmax_fuzz::{
+    Labels, Loss, Matrix, Number, Reduce, UNTOUCHED, Vector, Working, assert_forward,
+    assert_readable, assert_written,
+};
+use ndarray::{Array1, Array2};
+
+#[derive(Debug, Arbitrary)]
+struct Case {
+    wide: bool,
+    samples: u8,
+    dims: u8,
+    classes: u16,
+    loss: Loss,
+    x: Matrix,
+    w: Matrix,
+    labels: Labels,
+    bias: Option<Vector>,
+    reduce: Reduce,
+    budget: u64,
+    skip: bool,
+    /// Beyond 250, gradients of other shapes.
+    misfit: u8,
+    sampling: Sampling,
+}
+
+#[derive(Debug, Arbitrary)]
+struct Sampling {
+    rate: Number,
+    seed: u64,
+    correction: bool,
+    /// What a caller did to the sample between draw and step.
+    classes: Vec<(u8, u16)>,
+    labels: Vec<(u8, u64)>,
+}
+
+/// A batch, and how many samples and classes it has.
+struct Step<'a, F> {
+    case: &'a Case,
+    batch: Batch<'a, F>,
+    labels: &'a [usize],
+    classes: usize,
+}
+
+fuzz_target!(|case: Case| {
+    let answer = if case.wide { check::<f64>(&case) } else { check::<f32>(&case) };
+    if let Err(error) = answer {
+        assert_readable(&error);
+    }
+});
+
+fn check<F: Working>(case: &Case) -> Result<(), Error> {
+    let (samples, dims) = (usize::from(case.samples % 80), usize::from(case.dims % 24));
+    let classes = usize::from(case.classes % 600);
+    let (x, w) = (case.x.fill::<F>(samples, dims), case.w.fill::<F>(classes, dims));
+    let (x, w) = (x.view(), w.view());
+    let labels = case.labels.fill(samples, classes);
+    let bias = case.bias.as_ref().map(|bias| bias.fill::<F>(classes));
+    let zero = if case.skip { ZeroEmbedding::Skip } else { ZeroEmbedding::Error };
+    let mut head = Head::new(case.loss.build()?)
+        .with_memory_budget(case.budget as usize)
+        .with_zero_embeddings(zero);
+
+    if let Ok(nearest) = head.predict(&x, &w, bias.as_deref()) {
+        assert_eq!(nearest.len(), samples);
+        assert!(nearest.iter().all(|&class| class < classes));
+    }
+    let mut batch = Batch::new(&x, &w, &labels)?;
+    if let Some(bias) = &bias {
+        batch = batch.with_bias(bias)?;
+    }
+    let step = Step { case, batch, labels: &labels, classes };
+    let forward = head.forward(&batch);
+    if let Ok(forward) = &forward {
+        assert_forward(forward, samples, classes);
+    }
+    let whole = step.whole(&mut head);
+    // Forward alone is refused where the gradients of the summed losses would be.
+    if let (Ok(whole), Ok(forward)) = (&whole, &forward) {
+        assert_eq!(whole, forward, "a step has the losses of forward");
+    }
+    step.sampled(&mut head)?;
+    forward.and(whole).map(drop)
+}
+
+impl<F: Working> Step<'_, F> {
+    /// Forward and backward over all classes.
+    fn whole<L: MarginLoss>(&self, head: &mut Head<L>) -> Result<Forward<F>, Error> {
+        let mut gradients = Gradients::zeros_for(&self.batch);
+        match self.case.misfit {
+            251 => gradients.embeddings = Array2::zeros((1, 1)),
+            252 => gradients.weights = Array2::zeros((0, 3)),
+            253 => gradients.bias = Some(Array1::zeros(1)),
+            254 => gradients.bias = None,
+            _ => {}
+        }
+        let Gradients { embeddings, weights, bias } = &mut gradients;
+        fill(embeddings, weights, bias);
+        let upstream = self.case.reduce.weights(self.labels.len());
+        let reduction = self.case.reduce.with(upstream.as_ref());
+        let forward = head.forward_backward(&self.batch, reduction, &mut gradients);
+        let Gradients { embeddings, weights, bias } = &gradients;
+        assert_all(forward.is_ok(), embeddings, weights, bias);
+        forward
+    }
+
+    /// Forward and backward over a sample of the classes, which may have been tampered with.
+    fn sampled<L: MarginLoss>(&self, head: &mut Head<L>) -> Result<(), Error> {
+        let sample = self.draw()?;
+        let mut gradients = match self.case.misfit {
+            251.. => SampledGradients::default(),
+            _ => SampledGradients::zeros_for(&self.batch, &sample),
+        };
+        let SampledGradients { embeddings, weights, bias } = &mut gradients;
+        fill(embeddings, weights, bias);
+        let upstream = self.case.reduce.weights(self.labels.len());
+        let reduction = self.case.reduce.with(upstream.as_ref());
+        let forward =
+            head.forward_backward_sampled(&self.batch, &sample, reduction, &mut gradients);
+        let SampledGradients { embeddings, weights, bias } = &gradients;
+        assert_all(forward.is_ok(), embeddings, weights, bias);
+        assert_forward(&forward?, self.labels.len(), self.classes);
+        assert_eq!(weights.nrows(), sample.classes.len());
+        Ok(())
+    }
+
+    fn draw(&self) -> Result<ClassSample, Error> {
+        let Sampling { rate, seed, correction, classes, labels } = &self.case.sampling;
+        let sampler = ClassSampler::new(self.classes, rate.value().abs(), *seed)?;
+        let mut sample = sampler.with_correction(*correction).sample(self.labels)?;
+        for &(place, class) in classes {
+            match sample.classes.get_mut(usize::from(place)) {
+                Some(entry) => *entry = usize::from(class),
+                None => sample.classes.push(usize::from(class)),
+            }
+        }
+        for &(place, label) in labels {
+            match sample.labels.get_mut(usize::from(place)) {
+                Some(entry) => *entry = label as usize,
+                None => sample.labels.push(label as usize),
+            }
+        }
+        Ok(sample)
+    }
+}
+
+fn fill<F: Working>(
+    embeddings: &mut Array2<F>,
+    weights: &mut Array2<F>,
+    bias: &mut Option<Array1<F>>,
+) {
+    let entries = embeddings.iter_mut().chain(weights).chain(bias.iter_mut().flatten());
+    entries.for_each(|entry| *entry = F::of(UNTOUCHED));
+}
+
+fn assert_all<F: Working>(
+    succeeded: bool,
+    embeddings: &Array2<F>,
+    weights: &Array2<F>,
+    bias: &Option<Array1<F>>,
+) {
+    assert_written(succeeded, "gradient of the embeddings", embeddings);
+    assert_written(succeeded, "gradient of the class weights", weights);
+    assert_written(succeeded, "gradient of the bias", bias.iter().flatten());
+}

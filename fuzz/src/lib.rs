@@ -1,0 +1,85 @@
+//! What the fuzz targets are fed with, made of whatever bytes the fuzzer finds, and what they ask
+//! of every answer: an [`Error`](margin_softmax::Error) and nothing written, or finite numbers.
+
+mod losses;
+mod numbers;
+mod tensors;
+
+pub use losses::Loss;
+pub use numbers::{Number, Working};
+pub use tensors::{Labels, Matrix, Tensor2, Vector};
+
+use margin_softmax::{Error, Forward, Reduction};
+use ndarray::Array1;
+
+/// What gradients hold before a call: a refused call leaves it there.
+pub const UNTOUCHED: f64 = 1234.5;
+
+/// Asserts that every number is finite.
+pub fn assert_finite<'a, F: Working>(name: &str, values: impl IntoIterator<Item = &'a F>) {
+    for (index, value) in values.into_iter().enumerate() {
+        assert!(value.is_finite(), "{name}: entry {index} is {value}");
+    }
+}
+
+/// Asserts that a call that succeeded wrote finite numbers, and one that was refused nothing.
+pub fn assert_written<'a, F: Working>(
+    succeeded: bool,
+    name: &str,
+    values: impl IntoIterator<Item = &'a F>,
+) {
+    if succeeded {
+        return assert_finite(name, values);
+    }
+    let untouched = F::of(UNTOUCHED);
+    for (index, value) in values.into_iter().enumerate() {
+        assert!(*value == untouched, "{name}: entry {index} is {value} after an error");
+    }
+}
+
+/// Asserts what is true of the answer of every forward pass.
+pub fn assert_forward<F: Working>(forward: &Forward<F>, samples: usize, classes: usize) {
+    assert_eq!(forward.losses.len(), samples);
+    assert_finite("losses", &forward.losses);
+    assert!(forward.losses.iter().all(|&loss| loss >= F::of(0.0)), "a negative loss");
+    assert!(forward.mean().is_finite() && forward.sum().is_finite());
+    assert!((0.0..=1.0).contains(&forward.accuracy()));
+    assert!(forward.predictions().iter().all(|&class| class < classes));
+    let straight = F::of(std::f64::consts::PI);
+    assert!(forward.target_angles().iter().all(|&theta| theta >= F::of(0.0) && theta <= straight));
+}
+
+/// Asserts that a message can be made of an error.
+pub fn assert_readable(error: &Error) {
+    assert!(!error.to_string().is_empty());
+}
+
+/// How the losses are reduced.
+#[derive(Debug, Clone, arbitrary::Arbitrary)]
+pub enum Reduce {
+    Mean,
+    Sum,
+    /// Weights; beyond 250 not one for each sample.
+    Weighted(Vector, u8),
+}
+
+impl Reduce {
+    /// The weights, where there are any, for `samples` samples.
+    pub fn weights<F: Working>(&self, samples: usize) -> Option<Array1<F>> {
+        match self {
+            Reduce::Mean | Reduce::Sum => None,
+            Reduce::Weighted(weights, misfit) => {
+                Some(weights.fill(samples + usize::from(misfit.saturating_sub(250))))
+            }
+        }
+    }
+
+    /// The reduction by these weights.
+    pub fn with<'a, F: Working>(&self, weights: Option<&'a Array1<F>>) -> Reduction<'a, F> {
+        match (self, weights) {
+            (_, Some(weights)) => Reduction::Weighted(weights),
+            (Reduce::Mean, None) => Reduction::Mean,
+            (_, None) => Reduction::Sum,
+        }
+    }
+}
