@@ -2,7 +2,6 @@
 //! takes: the memory beside the weights and their gradient does not grow with the classes.
 
 use std::fs;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -41,17 +40,8 @@ fn count() -> clap::builder::RangedU64ValueParser<u64> {
     value_parser!(u64).range(1..1 << 30)
 }
 
-fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(args: &Args) -> Result<()> {
+fn main() -> Result<()> {
+    let args = &Args::parse();
     let [classes, samples, dims] = [args.classes, args.samples, args.dims].map(|n| n as usize);
     println!("{samples} embeddings, {dims} dimensions, {classes} classes, ArcFace in f32");
     let started = Instant::now();
