@@ -65,6 +65,19 @@ impl Pair {
         let (at, toward) = ((w, self.inverse_w), (x, self.inverse_x));
         kernel::add_tangent(out, at, toward, (self.side, self.along_w), c * self.unit_w);
     }
+
+    /// `out` $\mathrel{+}= c\,u$: along the embedding. The row is divided by its norm first, for
+    /// $c$ over the norm may be out of range.
+    pub fn add_unit_x<F: Real>(&self, out: &mut [f64], x: &[F], c: f64) {
+        let unit = (x, self.inverse_x);
+        kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
+    }
+
+    /// `out` $\mathrel{+}= c\,v$: along the class weight.
+    pub fn add_unit_w<F: Real>(&self, out: &mut [f64], w: &[F], c: f64) {
+        let unit = (w, self.inverse_w);
+        kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
+    }
 }
 
 /// Refuses a row whose norm, as computed, cannot be divided by: `row` names it.

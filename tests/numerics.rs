@@ -14,7 +14,7 @@ use common::run::Inputs;
 use common::spec::{Spec, menu};
 use margin_softmax::{
     ArcFace, Batch, Continuation, CosFace, FNormSphereFace, Forward, Gradients, Head, MarginLoss,
-    ModifiedSoftmax, NormalizedLogits, Real, Reduction, Scale, SphereFace,
+    ModifiedSoftmax, NormalizedLogits, Real, Reduction, Scale, Softmax, SphereFace,
 };
 use ndarray::{Array1, Array2, array};
 
@@ -342,4 +342,36 @@ fn mean_and_sum_are_those_of_the_losses() {
     assert_near("sum", forward.sum(), expected.sum(), 1e-15);
     assert_near("mean", forward.mean(), expected.sum() / 2.0, 1e-15);
     assert_near("angle", forward.target_angles()[1], FRAC_PI_4, 1e-15);
+}
+
+/// The logits are the same whatever the embeddings are multiplied by, if the class weights are
+/// divided by it; the gradients go the other way. The ratio of the norms is out of range here.
+#[test]
+fn softmax_takes_embeddings_and_class_weights_of_opposite_magnitudes() {
+    let matrix = |rows: usize, turn: f64| {
+        Array2::from_shape_fn((rows, 5), |(i, k)| (turn * (5 * i + k + 1) as f64).sin())
+    };
+    let (x, w, labels) = (matrix(6, 0.7), matrix(4, 1.9), [0, 3, 2, 2, 1, 0]);
+    let by_head = |x: &Array2<f64>, w: &Array2<f64>| {
+        let batch = Batch::new(x, w, &labels).unwrap();
+        let mut gradients = Gradients::zeros_for(&batch);
+        let mut head = Head::new(Softmax::new());
+        head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
+        gradients
+    };
+    let by_logits = |x: &Array2<f64>, w: &Array2<f64>| {
+        let (loss, logits) = (Softmax::new(), NormalizedLogits::new(x, w).unwrap());
+        let forward = loss.forward(&logits, &labels).unwrap();
+        let gradients = loss.backward(&logits, &labels, &forward, Reduction::Sum).unwrap();
+        logits.backward(&gradients).unwrap()
+    };
+    let expected = by_head(&x, &w);
+    for factor in [2.0_f64.powi(700), 0.5_f64.powi(700)] {
+        let (x, w) = (&x * factor, &w / factor);
+        for found in [by_head(&x, &w), by_logits(&x, &w)] {
+            let (embeddings, weights) = (&found.embeddings * factor, &found.weights / factor);
+            approx::assert_abs_diff_eq!(embeddings, expected.embeddings, epsilon = 1e-13);
+            approx::assert_abs_diff_eq!(weights, expected.weights, epsilon = 1e-13);
+        }
+    }
 }

@@ -159,12 +159,12 @@ impl<F: Real> Sweep<'_, '_, F> {
             let x = contiguous(self.inputs.embeddings.row(sample.row), &mut x_copy);
             let pull = shares.target_logits[i];
             let (tangential, radial) = match self.scale {
-                Scale::Unnormalized => (sample.norm, sample.norm * target.pair.inverse_w),
+                Scale::Unnormalized => (sample.norm, sample.norm),
                 _ => (target.scale * target.pair.inverse_w, 0.0),
             };
             target.pair.add_tangent_w(sum, x, w, -pull * tangential * target.target.slope);
             if radial != 0.0 {
-                kernel::add_scaled(sum, 1.0, w, pull * radial * target.target.value);
+                target.pair.add_unit_w(sum, w, pull * radial * target.target.value);
             }
         }
         kernel::rounded(row, sum);
@@ -226,7 +226,7 @@ fn finish_embedding<F: Real>(
         let pull = if scale == Scale::Unnormalized { pull / pair.inverse_w } else { pull };
         pair.add_tangent_x(sum, x, w, -pull * target.slope);
         if !matches!(scale, Scale::Fixed(_)) {
-            kernel::add_scaled(sum, 1.0, x, pull * target.value * inverse);
+            pair.add_unit_x(sum, x, pull * target.value);
         }
     }
     if let Scale::Fixed(s) = scale {

@@ -177,7 +177,8 @@ impl<F: Real> Carry<'_, F> {
             let pull = self.gradients.target_angles[i].widen() * inverse;
             self.pairs[i].add_tangent_w(&mut sum, self.source.x(i), w, -pull);
         }
-        kernel::add_scaled(&mut sum, 1.0, w, self.gradients.weight_norms[j].widen() * inverse);
+        let unit: Vec<f64> = w.iter().map(|v| v.widen() * inverse).collect();
+        kernel::add_scaled(&mut sum, 1.0, &unit, self.gradients.weight_norms[j].widen());
         for (out, sum) in out.iter_mut().zip(sum) {
             *out = F::narrow(sum);
         }
