@@ -147,6 +147,17 @@ fn bad_samplers_and_labels_are_refused() {
     assert_eq!(sampler.state(), before);
 }
 
+#[test]
+fn states_of_no_sampler_are_refused() {
+    let state = ClassSampler::new(9, 0.5, 1).unwrap().state();
+    let read = |range, whole| {
+        ClassSampler::from_state(SamplerState { range, whole, ..state.clone() }).is_ok()
+    };
+    assert!(read(0..9, true) && read(5..9, false) && read(0..0, false) && read(5..5, false));
+    let reversed = std::ops::Range { start: 9, end: 5 };
+    assert!(!read(5..9, true) && !read(0..0, true) && !read(reversed, false));
+}
+
 /// A step over the sample.
 fn sampled<F: Real>(
     spec: &Spec,
