@@ -111,7 +111,9 @@ impl<L: MarginLoss> Boundary<L> {
     /// over $[0, \pi]$: one curve for each stretch on which it is defined, its ends included.
     pub fn class_one(&self, steps: u32) -> Vec<Vec<(f64, f64)>> {
         let step = PI / f64::from(steps);
-        let thetas: Vec<f64> = (0..=steps).map(|i| f64::from(i) * step).collect();
+        // The quotient first: a step times their number may be rounded beyond π.
+        let theta = |i: u32| PI * (f64::from(i) / f64::from(steps));
+        let thetas: Vec<f64> = (0..=steps).map(theta).collect();
         let defined = |theta: f64| self.opposite(theta).is_some();
         let runs = thetas.chunk_by(|&a, &b| defined(a) == defined(b));
         let curve = |run: &[f64]| {

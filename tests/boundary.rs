@@ -251,3 +251,12 @@ fn arguments_out_of_range_have_no_boundary_or_are_refused() {
     }
     assert!(matches!(softmax.with_bias(f64::NAN), Err(Error::Parameter { .. })));
 }
+
+#[test]
+fn curves_end_at_half_a_turn_in_any_number_of_steps() {
+    for steps in 1..500 {
+        let points = Boundary::of(ModifiedSoftmax::new()).class_one(steps).concat();
+        assert!(points.is_sorted_by(|a, b| a.0 < b.0), "{steps} steps");
+        assert_eq!(points.last(), Some(&(PI, PI)), "{steps} steps");
+    }
+}

@@ -47,7 +47,7 @@ fn check(case: &Case) -> Result<(), Error> {
         angle(two);
         assert!(boundary.band(between).is_some_and(f64::is_finite));
     }
-    let steps = u32::from(case.steps);
+    let steps = 1 + u32::from(case.steps);
     let curves = [boundary.class_one(steps), boundary.class_two(steps)];
     for &(one, two) in curves.iter().flatten().flatten() {
         angle(one);
