@@ -66,14 +66,14 @@ impl Pair {
         kernel::add_tangent(out, at, toward, (self.side, self.along_w), c * self.unit_w);
     }
 
-    /// `out` $\mathrel{+}= c\,u$: along the embedding. The row is divided by its norm first, for
+    /// `out` $\mathrel{+}= cu$: along the embedding. The row is divided by its norm first, for
     /// $c$ over the norm may be out of range.
     pub fn add_unit_x<F: Real>(&self, out: &mut [f64], x: &[F], c: f64) {
         let unit = (x, self.inverse_x);
         kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
     }
 
-    /// `out` $\mathrel{+}= c\,v$: along the class weight.
+    /// `out` $\mathrel{+}= cv$: along the class weight.
     pub fn add_unit_w<F: Real>(&self, out: &mut [f64], w: &[F], c: f64) {
         let unit = (w, self.inverse_w);
         kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);

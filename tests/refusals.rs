@@ -363,3 +363,17 @@ fn skip_leaves_out_embeddings_too_short_to_have_a_direction() {
     let forward = head.forward(&batch).unwrap();
     assert_eq!((forward.losses[0], forward.mean()), (0.0, forward.losses[1]));
 }
+
+#[test]
+fn losses_are_known_where_only_the_gradient_is_out_of_range() {
+    let (x, w) = (array![[1e-10_f32, 0.0]], array![[1.0_f32, 0.0], [0.0, 1.0]]);
+    let batch = Batch::new(&x, &w, &[1]).unwrap();
+    let mut head = Head::new(ArcFace::new(1e30, 0.5).unwrap());
+    let mut gradients = Gradients::zeros_for(&batch);
+    let refused = head.forward_backward(&batch, Reduction::Mean, &mut gradients);
+    assert!(matches!(refused, Err(Error::Overflow { .. })), "{refused:?}");
+    let loss = head.forward(&batch).unwrap().losses[0];
+    // From 90° away the logits are s and -s sin m.
+    let expected = 1e30 * (1.0 + 0.5_f32.sin());
+    assert!((loss - expected).abs() <= 4.0 * f32::EPSILON * expected, "{loss}");
+}

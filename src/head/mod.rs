@@ -251,6 +251,7 @@ impl<L: MarginLoss> Head<L> {
         };
         let inputs =
             Inputs { embeddings: batch.embeddings, classes, labels: &labels, zero: self.zero };
+        let reduction = output.is_some().then_some(reduction);
         let task = Task { inputs, labels: batch.labels, reduction, checked };
         let mut workspace = self.kept.take();
         let answer = step(&self.loss, &task, self.budget, &mut workspace, exchange, output);

@@ -95,7 +95,7 @@ impl<F: Real> Inputs<'_, F> {
     pub fn prepare<L: MarginLoss>(
         &self,
         loss: &L,
-        reduction: Reduction<'_, F>,
+        reduction: Option<Reduction<'_, F>>,
         look: &mut FirstLook<F>,
         parallel: bool,
     ) -> Result<(), Error> {
@@ -104,7 +104,9 @@ impl<F: Real> Inputs<'_, F> {
         if self.classes.bias.is_some() && scale != Scale::Unnormalized {
             return Err(Error::Bias);
         }
-        reduction.check(self.labels.len())?;
+        if let Some(reduction) = &reduction {
+            reduction.check(self.labels.len())?;
+        }
         if let Some(bias) = &self.classes.bias {
             crate::batch::check_finite("bias", bias)?;
         }
@@ -112,7 +114,7 @@ impl<F: Real> Inputs<'_, F> {
         let norms = self.check_weights(scale, factors, parallel)?;
         let counted = samples.len();
         for sample in samples.iter_mut() {
-            sample.upstream = reduction.weight(sample.row, counted);
+            sample.upstream = reduction.map_or(0.0, |r| r.weight(sample.row, counted));
         }
         self.meet_targets(loss, scale, samples, parallel)?;
         self.check_range(scale, samples, norms)?;

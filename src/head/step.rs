@@ -25,7 +25,8 @@ pub(crate) struct Task<'a, F> {
     pub inputs: Inputs<'a, F>,
     /// The class of each embedding, by the caller's numbers.
     pub labels: &'a [usize],
-    pub reduction: Reduction<'a, F>,
+    /// What the gradients are those of; `None` where there are to be none.
+    pub reduction: Option<Reduction<'a, F>>,
     /// What was found wrong before any number was looked at.
     pub checked: Result<(), Error>,
 }
@@ -62,7 +63,7 @@ pub(crate) fn nearest<F: Real, L: MarginLoss>(
     workspace: &mut Workspace<F>,
 ) -> Result<Vec<usize>, Error> {
     let mut nearest = vec![0; inputs.labels.len()];
-    let task = Task { inputs, labels: inputs.labels, reduction: Reduction::Sum, checked: Ok(()) };
+    let task = Task { inputs, labels: inputs.labels, reduction: None, checked: Ok(()) };
     if let Some(mut step) = Step::begin(loss, &task, 0, workspace, &Alone)? {
         step.forward(None);
         for (i, sample) in step.workspace.look.samples.iter().enumerate() {
