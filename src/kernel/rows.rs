@@ -48,18 +48,23 @@ impl<F: Real> Op for SumSquares<'_, F> {
 }
 
 /// `out` $\leftarrow$ `row` $\cdot$ `factor`, rounded once.
-pub(crate) fn scaled<F: Real>(out: &mut [F], row: &[F], factor: f64) {
+pub(crate) fn scaled<F: Real, G: Real>(out: &mut [F], row: &[G], factor: f64) {
     assert_eq!(out.len(), row.len());
     dispatch(Scaled { out, row, factor });
 }
 
-struct Scaled<'a, F> {
+/// `out` $\leftarrow$ `row`, rounded.
+pub(crate) fn rounded<F: Real>(out: &mut [F], row: &[f64]) {
+    scaled(out, row, 1.0);
+}
+
+struct Scaled<'a, F, G> {
     out: &'a mut [F],
-    row: &'a [F],
+    row: &'a [G],
     factor: f64,
 }
 
-impl<F: Real> Op for Scaled<'_, F> {
+impl<F: Real, G: Real> Op for Scaled<'_, F, G> {
     type Output = ();
 
     #[inline(always)]
@@ -131,28 +136,6 @@ impl<F: Real> Op for SumRows<'_, F> {
                 }
             }
             out.copy_from_slice(&sums[..out.len()]);
-        }
-    }
-}
-
-/// `out` $\leftarrow$ `sum`, rounded.
-pub(crate) fn rounded<F: Real>(out: &mut [F], sum: &[f64]) {
-    assert_eq!(out.len(), sum.len());
-    dispatch(Rounded { out, sum });
-}
-
-struct Rounded<'a, F> {
-    out: &'a mut [F],
-    sum: &'a [f64],
-}
-
-impl<F: Real> Op for Rounded<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<const FMA: bool>(self) {
-        for (out, sum) in self.out.iter_mut().zip(self.sum) {
-            *out = F::narrow(*sum);
         }
     }
 }
