@@ -2,8 +2,10 @@
 
 use std::f64::consts::PI;
 
+use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::{Angle, MarginLoss, Scale};
+use crate::loss::MarginLoss;
+use crate::math::Angle;
 
 /// Steps in which an arc is searched for the first point that a class does not reach.
 const ARC_STEPS: u32 = 256;

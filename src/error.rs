@@ -1,5 +1,7 @@
 //! The one error type: every refusal names the argument, the place and the value.
 
+use std::ops::Range;
+
 /// Why a call was refused. Nothing was written to the caller's buffers.
 ///
 /// ```
@@ -44,15 +46,37 @@ pub enum Error {
     },
 
     /// A label names a class that does not exist.
-    #[error("labels[{row}] is {label}, but there are {classes} classes (0..{classes})")]
+    #[error("labels[{row}] is {}, but there are {classes} classes (0..{classes})", signed(.label))]
     Label {
         /// The sample.
         row: usize,
-        /// Its label.
+        /// Its label. The message shows the upper half of the range as negative numbers: a -1 that
+        /// was cast to `usize` reads -1, and so does [`IGNORED`](crate::IGNORED).
         label: usize,
         /// How many classes there are.
         classes: usize,
     },
+
+    /// A label is negative, or too large for `usize`.
+    #[error("labels[{row}] is {label}: a label is the number of a class, 0 or more")]
+    LabelValue {
+        /// The sample.
+        row: usize,
+        /// Its label.
+        label: i128,
+    },
+
+    /// A gradient of logits does not say which class each sample belongs to.
+    #[error(
+        "these gradients hold no labels: take them from MarginLoss::backward, or name the labels by LogitGradients::with_labels"
+    )]
+    UnknownLabels,
+
+    /// Feature norms were given to logits that hold the norms of their own embeddings.
+    #[error(
+        "these logits hold the norms of the embeddings they were built from: only logits of NormalizedLogits::from_cosines take feature norms"
+    )]
+    FeatureNorms,
 
     /// A number is NaN or infinite.
     #[error("{argument}[{row}, {column}] is {value}: every entry must be finite")]
@@ -103,9 +127,9 @@ pub enum Error {
         value: f64,
     },
 
-    /// A loss answered with a target logit or a slope that is NaN or infinite.
+    /// A loss returned a target logit or a slope that is NaN or infinite.
     #[error(
-        "labels[{row}]: the loss answers value {value} and slope {slope} at the target angle {theta}"
+        "labels[{row}]: the loss returns value {value} and slope {slope} at the target angle {theta}"
     )]
     Target {
         /// The sample.
@@ -133,9 +157,9 @@ pub enum Error {
         maximum: f64,
     },
 
-    /// The forward pass handed to `backward` is not that of these logits and labels.
+    /// The forward pass handed to `backward` is not that of this loss, these logits and labels.
     #[error(
-        "forward was not made from these logits and labels: sample {row} has another target angle"
+        "forward was not made by this loss from these logits and labels: sample {row} has another target logit"
     )]
     Forward {
         /// The first sample that differs.
@@ -169,13 +193,35 @@ pub enum Error {
         position: usize,
     },
 
+    /// The sampled classes were drawn for another number of classes than there are weights.
+    #[error(
+        "the class sample was drawn from classes {sampled:?}, but the class weights are those of {held:?}"
+    )]
+    SampledRange {
+        /// The classes that the sampler draws from.
+        sampled: Range<usize>,
+        /// The classes whose weights take part in the step.
+        held: Range<usize>,
+    },
+
+    /// A range of classes ends before it starts, or beyond the largest number.
+    #[error("{argument} is {start}..{end}: a range of classes must not end before it starts")]
+    ClassRange {
+        /// The argument that holds the range.
+        argument: &'static str,
+        /// The first class.
+        start: usize,
+        /// The class after the last.
+        end: usize,
+    },
+
     /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
-    /// gone. Every rank answers the same.
+    /// gone. Every rank returns the same error.
     #[error("rank {rank}: {reason}")]
     Collective {
         /// The first rank that is at fault.
         rank: usize,
-        /// What that rank says, or what is said of it.
+        /// The refusal of that rank, or how it differs from the others.
         reason: String,
     },
 
@@ -208,12 +254,22 @@ impl Error {
         Ok(())
     }
 
-    /// Refuses the first label that names no class.
-    pub(crate) fn check_labels(labels: &[usize], classes: usize) -> Result<(), Error> {
-        match labels.iter().position(|&label| label >= classes) {
+    /// Refuses the first label that neither names a class nor is `ignored`.
+    pub(crate) fn check_labels(
+        labels: &[usize],
+        classes: usize,
+        ignored: Option<usize>,
+    ) -> Result<(), Error> {
+        match labels.iter().position(|&label| label >= classes && Some(label) != ignored) {
             Some(row) => Err(Error::Label { row, label: labels[row], classes }),
             None => Ok(()),
         }
+    }
+
+    /// Refuses a range that ends before it starts.
+    pub(crate) fn check_range(argument: &'static str, range: &Range<usize>) -> Result<(), Error> {
+        let (start, end) = (range.start, range.end);
+        if start <= end { Ok(()) } else { Err(Error::ClassRange { argument, start, end }) }
     }
 
     /// Refuses a hyper-parameter for which `valid` is false.
@@ -225,4 +281,9 @@ impl Error {
     ) -> Result<f64, Error> {
         if valid { Ok(value) } else { Err(Error::Parameter { parameter, value, expected }) }
     }
+}
+
+/// A label as it was before a cast to `usize`: numbers of the upper half are negative.
+fn signed(label: &usize) -> isize {
+    *label as isize
 }

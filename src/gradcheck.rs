@@ -5,10 +5,11 @@ use std::fmt;
 
 use ndarray::{Array2, array};
 
-use crate::batch::{Batch, Gradients, Reduction};
+use crate::data::{Batch, Gradients, Reduction, Scale};
 use crate::error::Error;
 use crate::head::Head;
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Target};
 
 /// The worst disagreement that [`check_loss`] found between gradients and finite differences.
 #[derive(Debug, Clone, PartialEq)]
@@ -191,7 +192,7 @@ fn check_gradients<L: MarginLoss>(
     let labels = [0, 1, 2];
     let batch = Batch::new(&x, &w, &labels)?;
     let mut gradients = Gradients::zeros_for(&batch);
-    let mut head = Head::new(loss);
+    let head = Head::new(loss);
     head.forward_backward(&batch, Reduction::Sum, &mut gradients)?;
     // Small against the angle, on which f depends, and against the norms.
     let h = 0.02 * theta.min(PI - theta).min(0.05);

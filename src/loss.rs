@@ -1,108 +1,38 @@
-//! What a loss is: a scale, and what the margin does to the target's angle.
+//! The trait of all losses: a scale, and what the margin does to the target's angle.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use ndarray::Array2;
 
-use crate::batch::{Forward, Reduction};
+use crate::data::{Forward, LogitForm, Reduction, Scale};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::logits::{LogitGradients, NormalizedLogits};
+use crate::logits::{LogitGradients, NormalizedLogits, TargetAnswer};
+use crate::math::{Angle, SINGULAR, Target};
 
-/// What multiplies the cosine to make a logit.
+/// A margin-based softmax loss: a scale and a target function, from which all else follows.
 ///
-/// | scale | logit of class $j$ for sample $i$ | used by |
-/// |---|---|---|
-/// | `Fixed(s)` | $s\cos\theta_{ij}$ | F-Norm SphereFace, CosFace, ArcFace, Generalized |
-/// | `FeatureNorm` | $\lVert x_i\rVert\cos\theta_{ij}$ | ModifiedSoftmax, SphereFace, Generalized |
-/// | `Unnormalized` | $\lVert w_j\rVert\lVert x_i\rVert\cos\theta_{ij} + b_j$ | Softmax |
+/// For sample i with label y, scale a_i and cosines cos θ_ij, the loss is the cross-entropy of the
+/// logits z in its softplus form:
 ///
-/// A plain number is a fixed scale: `Scale::from(64.0)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Scale {
-    /// One factor $s > 0$ for every logit: embeddings and class weights are both normalised.
-    Fixed(f64),
-    /// The norm of the embedding: only the class weights are normalised.
-    FeatureNorm,
-    /// The norms of embedding and class weight: the plain inner product, plus a bias if one is given.
-    Unnormalized,
-}
-
-impl From<f64> for Scale {
-    fn from(s: f64) -> Self {
-        Scale::Fixed(s)
-    }
-}
-
-impl Scale {
-    /// Refuses a fixed scale that is not finite and positive.
-    pub(crate) fn checked(self) -> Result<Self, Error> {
-        if let Scale::Fixed(s) = self {
-            let valid = s.is_finite() && s > 0.0;
-            Error::check_parameter("scale s", s, "finite and > 0", valid)?;
-        }
-        Ok(self)
-    }
-}
-
-/// The angle between an embedding and the weight of its own class.
+/// ```text
+/// z_ij = a_i·cos θ_ij  (j ≠ y)      z_iy = a_i·f(θ_iy)
+/// L_i  = log(1 + e^{S_i − z_iy})    S_i  = log Σ_{j≠y} e^{z_ij}
+/// ```
 ///
-/// Cosine and sine come from the same geometry as the angle, so that each is accurate where the
-/// others lose digits: `sin` has full relative accuracy down to $\theta = 0$ and up to $\pi$.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Angle {
-    /// $\theta \in [0, \pi]$, in radians.
-    pub theta: f64,
-    /// $\cos\theta$.
-    pub cos: f64,
-    /// $\sin\theta \ge 0$.
-    pub sin: f64,
-}
-
-impl Angle {
-    /// The angle of `theta` radians, $\theta \in [0, \pi]$.
-    pub fn from_theta(theta: f64) -> Self {
-        Angle { theta, cos: theta.cos(), sin: theta.sin() }
-    }
-
-    /// The angle of a cosine; what rounding put beyond ±1 is read as ±1.
-    pub fn from_cos(cos: f64) -> Self {
-        let cos = cos.clamp(-1.0, 1.0);
-        let sin = ((1.0 - cos) * (1.0 + cos)).sqrt();
-        Angle { theta: sin.atan2(cos), cos, sin }
-    }
-}
-
-/// The target logit before the scale, and how it changes with the angle.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Target {
-    /// $f(\theta)$.
-    pub value: f64,
-    /// $df/d\theta$.
-    pub slope: f64,
-}
-
-/// A margin-based softmax loss: two short answers, from which all else follows.
-///
-/// For sample $i$ with label $y$, scale $a_i$ and cosines $\cos\theta_{ij}$ the logits are
-/// $z_{ij} = a_i\cos\theta_{ij}$ for $j \ne y$ and $z_{iy} = a_i f(\theta_{iy})$, and the loss is
-/// the cross-entropy in its softplus form,
-///
-/// $$ L_i = \log(1 + e^{S_i - z_{iy}}), \qquad S_i = \log\sum_{j\ne y} e^{z_{ij}}. $$
-///
-/// A new loss writes [`scale`](Self::scale) and [`target`](Self::target) and runs everywhere:
+/// A new loss implements [`scale`](Self::scale) and [`target`](Self::target) and runs everywhere:
 /// here, in [`Head`](crate::Head), with sampled classes and with classes split over ranks.
-/// [`check_loss`](crate::check_loss) tells whether its slope is the derivative of its value.
+/// [`check_loss`](crate::check_loss) tests whether its slope is the derivative of its value.
 ///
 /// The trait is implemented for `&L`, `Box<L>` and `Arc<L>`, so that a `Box<dyn MarginLoss>`
-/// chosen at run time serves wherever a loss does.
+/// chosen at run time is a loss as well.
 ///
 /// ```
 /// use margin_softmax::{Angle, Error, MarginLoss, NormalizedLogits, Reduction, Scale, Target};
 /// use ndarray::array;
 ///
-/// /// s cos θ − m sin²θ: a margin that presses hardest at right angles.
+/// /// s·(cos θ − m·sin²θ): a margin that is largest at right angles.
 /// #[derive(Debug)]
 /// struct Equator { s: f64, m: f64 }
 ///
@@ -128,16 +58,17 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// What multiplies the cosines.
     fn scale(&self) -> Scale;
 
-    /// The target logit before the scale, $f(\theta)$, and its slope $df/d\theta$.
+    /// The target logit before the scale, f(θ), and its slope df/dθ.
     ///
-    /// Both must be finite for every $\theta \in [0, \pi]$; if not, the step is refused with
+    /// Both must be finite for every θ in [0, π]; if not, the step is refused with
     /// [`Error::Target`].
     fn target(&self, angle: &Angle) -> Target;
 
-    /// The losses of a batch whose cosines are at hand.
+    /// The losses of a batch whose cosines are materialised.
     ///
     /// # Errors
-    /// `labels` that do not fit the cosines, and a bias where the loss has none.
+    /// `labels` that do not fit the cosines, a bias where the loss has none, and
+    /// [`Error::DegenerateNorm`] for zero rows, which only Softmax accepts.
     fn forward<F: Real>(
         &self,
         logits: &NormalizedLogits<F>,
@@ -146,16 +77,17 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
-        crate::logits::forward(self, logits, labels)
+        crate::logits::forward(form_of(self)?, logits, labels, answer(self))
     }
 
     /// The gradients of the reduced losses with respect to cosines, target angles, norms and bias.
     ///
-    /// `forward` is what [`forward`](Self::forward) answered for the same logits and labels.
+    /// `forward` is what [`forward`](Self::forward) returned for the same logits and labels.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), and where `forward` or the weights of the reduction do not
-    /// have one entry a sample, or are not finite.
+    /// As [`forward`](Self::forward), where the weights of the reduction are not one finite number
+    /// per sample, and [`Error::Forward`] where `forward` is that of another loss (also of this
+    /// loss before its margin or scale was changed), of other logits or of other labels.
     fn backward<F: Real>(
         &self,
         logits: &NormalizedLogits<F>,
@@ -167,12 +99,12 @@ pub trait MarginLoss: Debug + Send + Sync {
         Self: Sized,
     {
         let mut gradients = LogitGradients::zeros_for(logits);
-        crate::logits::backward(self, logits, labels, forward, reduction, &mut gradients)?;
+        self.backward_into(logits, labels, forward, reduction, &mut gradients)?;
         Ok(gradients)
     }
 
-    /// As [`backward`](Self::backward), into gradients that are there already: nothing of the size
-    /// of the cosines is allocated.
+    /// As [`backward`](Self::backward), into existing gradients: nothing of the size of the cosines
+    /// is allocated.
     ///
     /// # Errors
     /// As [`backward`](Self::backward), and where `gradients` are not
@@ -188,11 +120,12 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
-        crate::logits::backward(self, logits, labels, forward, reduction, gradients)
+        let form = form_of(self)?;
+        crate::logits::backward(form, logits, labels, answer(self), forward, reduction, gradients)
     }
 
-    /// The logits of inference (N, C), without margin: $a_{ij}\cos\theta_{ij}$, plus the bias of
-    /// Softmax. The cosines themselves are [`NormalizedLogits::cosines`]; the nearest class of every
+    /// The logits of inference (N, C), without margin: a_ij·cos θ_ij, plus the bias of Softmax.
+    /// The cosines themselves are [`NormalizedLogits::cosines`]; the nearest class of every
     /// embedding, without N×C numbers, is [`Head::predict`](crate::Head::predict).
     ///
     /// ```
@@ -206,12 +139,13 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Bias`] where the logits have a bias and the loss has none, [`Error::Overflow`].
+    /// [`Error::Bias`] where the logits have a bias and the loss has none, [`Error::Overflow`],
+    /// [`Error::DegenerateNorm`].
     fn margin_free_logits<F: Real>(&self, logits: &NormalizedLogits<F>) -> Result<Array2<F>, Error>
     where
         Self: Sized,
     {
-        crate::logits::margin_free(self, logits)
+        crate::logits::margin_free(form_of(self)?, logits)
     }
 }
 
@@ -230,3 +164,54 @@ macro_rules! through_pointer {
 }
 
 through_pointer!(&L, Box<L>, Arc<L>);
+
+/// The form of the logits of `loss`.
+pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Error> {
+    let scale = loss.scale().checked()?;
+    // Where a loss agrees with the plain cosine at these angles it may be Softmax; each target is
+    // compared once more at its own angle before it is treated as an inner product.
+    let probes = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
+    let is_plain = |angle: &Angle| loss.target(angle) == Target::plain(angle);
+    let plain = scale == Scale::Unnormalized
+        && probes.iter().chain([&Angle::RIGHT]).all(is_plain);
+    Ok(LogitForm { scale, plain })
+}
+
+/// The target of `loss` at the angle of sample `row`; refused unless it is finite.
+pub(crate) fn checked_target<L: MarginLoss + ?Sized>(
+    loss: &L,
+    angle: &Angle,
+    row: usize,
+) -> Result<Target, Error> {
+    let target = loss.target(angle);
+    if target.is_finite() {
+        return Ok(target);
+    }
+    let Target { value, slope } = target;
+    Err(Error::Target { row, theta: angle.theta, value, slope })
+}
+
+/// What the materialised level asks of `loss` about each sample.
+fn answer<L: MarginLoss + ?Sized>(
+    loss: &L,
+) -> impl Fn(usize, &Angle) -> Result<TargetAnswer, Error> + '_ {
+    move |row, angle| {
+        let target = checked_target(loss, angle, row)?;
+        Ok(TargetAnswer { target, cosine_slope: cosine_slope(loss, angle, target) })
+    }
+}
+
+/// df/dcos θ = −f′/sin θ: its limit where sine and slope vanish together, and 0, the convention for
+/// a cone, where only the sine does (docs/math.md, section 2).
+fn cosine_slope<L: MarginLoss + ?Sized>(loss: &L, angle: &Angle, target: Target) -> f64 {
+    const NEARBY: f64 = 1e-6;
+    if angle.sin > SINGULAR {
+        return -target.slope / angle.sin;
+    }
+    if target.slope.abs() > NEARBY {
+        return 0.0;
+    }
+    let theta = if angle.cos > 0.0 { NEARBY } else { std::f64::consts::PI - NEARBY };
+    let nearby = Angle { theta, cos: angle.cos, sin: NEARBY.sin() };
+    -loss.target(&nearby).slope / nearby.sin
+}

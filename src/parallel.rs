@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 /// Hands jobs out in their order, one at a time to each worker, until there are none. With one
 /// worker everything runs on the calling thread.
-pub(crate) fn work<J: Send, S: Send>(
+///
+/// The lock is held while a job is taken, never while one runs: a job may itself wait for rayon.
+pub(crate) fn run_jobs<J: Send, S: Send>(
     mut jobs: impl Iterator<Item = J> + Send,
     workers: &mut [S],
     run: impl Fn(&mut S, J) + Sync,
@@ -23,7 +25,7 @@ pub(crate) fn work<J: Send, S: Send>(
     });
 }
 
-/// Splits `rest` after `len` entries, or fewer if there are no more, and answers the first part.
+/// Splits `rest` after `len` entries, or fewer if there are no more, and returns the first part.
 pub(crate) fn split_off<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T] {
     let all = std::mem::take(rest);
     let (first, others) = all.split_at_mut(len.min(all.len()));
@@ -31,7 +33,7 @@ pub(crate) fn split_off<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T
     first
 }
 
-/// Splits `rest` before entry `at`, or at its end if that comes first, and answers the last part.
+/// Splits `rest` before entry `at`, or at its end if that comes first, and returns the last part.
 pub(crate) fn split_tail<'a, T>(rest: &mut &'a mut [T], at: usize) -> &'a mut [T] {
     let all = std::mem::take(rest);
     let (others, last) = all.split_at_mut(at.min(all.len()));

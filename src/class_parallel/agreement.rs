@@ -1,87 +1,130 @@
-//! Before data moves: whether every rank's inputs are good and fit together. Every rank comes to
-//! the same answer.
+//! Before data moves: whether every rank's input is valid and fits the others'. Every rank comes to
+//! the same result.
 
+use std::f64::consts::PI;
 use std::ops::Range;
 
+use ndarray::ArrayView2;
+
 use super::collective::Collective;
-use crate::batch::Reduction;
+use crate::data::{Reduction, Scale};
 use crate::error::Error;
+use crate::head::StepReport;
 use crate::kernel::Real;
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Target};
 
-/// Numbers that a rank tells of itself: state, rows, dims, counted samples, range, digest.
-const TOLD: usize = 7;
+/// Numbers in a [`Summary`].
+const SUMMARY: usize = 11;
 
-/// What one rank's inputs look like to the others.
+/// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Told {
+struct Summary {
     /// 0, or the length of the refusal.
-    state: u64,
+    refusal: u64,
     rows: u64,
     dims: u64,
     counted: u64,
     start: u64,
     end: u64,
-    digest: u64,
+    /// Whether the gradient of the embeddings is asked for.
+    embeddings_wanted: u64,
+    labels: u64,
+    reduction: u64,
+    loss: u64,
+    embeddings: u64,
 }
 
-impl Told {
-    fn from_numbers<F: Real>(told: &[F]) -> Self {
-        let number = |i: usize| told[i].to_index();
-        Told {
-            state: number(0),
+impl Summary {
+    fn from_numbers<F: Real>(numbers: &[F]) -> Self {
+        let number = |i: usize| numbers[i].to_index();
+        Summary {
+            refusal: number(0),
             rows: number(1),
             dims: number(2),
             counted: number(3),
             start: number(4),
             end: number(5),
-            digest: number(6),
+            embeddings_wanted: number(6),
+            labels: number(7),
+            reduction: number(8),
+            loss: number(9),
+            embeddings: number(10),
         }
     }
 
-    fn into_numbers<F: Real>(self) -> [F; TOLD] {
-        let Told { state, rows, dims, counted, start, end, digest } = self;
-        [state, rows, dims, counted, start, end, digest].map(F::from_index)
+    fn into_numbers<F: Real>(self) -> [F; SUMMARY] {
+        [
+            self.refusal,
+            self.rows,
+            self.dims,
+            self.counted,
+            self.start,
+            self.end,
+            self.embeddings_wanted,
+            self.labels,
+            self.reduction,
+            self.loss,
+            self.embeddings,
+        ]
+        .map(F::from_index)
     }
 }
 
-/// One rank's inputs.
-pub(super) struct Inputs<'a, F> {
-    pub dims: (usize, usize),
+/// One rank's input.
+pub(super) struct RankInput<'a, F> {
+    pub embeddings: ArrayView2<'a, F>,
     pub range: Range<usize>,
     pub labels: &'a [usize],
-    pub reduction: Reduction<'a, F>,
+    pub ignored: Option<usize>,
+    pub reduction: Option<Reduction<'a, F>>,
 }
 
-impl<F: Real> Inputs<'_, F> {
-    /// Tells all ranks of this one and judges what they tell.
-    pub fn agree(
+impl<F: Real> RankInput<'_, F> {
+    /// Shares a summary of this rank with all ranks and compares theirs.
+    pub fn agree<L: MarginLoss>(
         &self,
         collective: &impl Collective<F>,
-        counted: Result<usize, Error>,
+        loss: &L,
+        report: Result<StepReport, Error>,
     ) -> Result<(), Error> {
-        let counted = counted.and_then(|counted| self.check_numbers(collective).map(|()| counted));
-        let refusal = counted.as_ref().err().map(Error::to_string).unwrap_or_default();
-        let told = Told {
-            state: refusal.len() as u64,
-            rows: self.dims.0 as u64,
-            dims: self.dims.1 as u64,
-            counted: counted.as_ref().map_or(0, |&counted| counted as u64),
-            start: self.range.start as u64,
-            end: self.range.end as u64,
-            digest: self.digest(),
-        };
-        let gathered = collective.all_gather(&told.into_numbers())?;
-        let all: Vec<Told> = gathered.chunks_exact(TOLD).map(Told::from_numbers).collect();
+        let report = report.and_then(|report| self.check_numbers(collective).map(|()| report));
+        let refusal = report.as_ref().err().map(Error::to_string).unwrap_or_default();
+        let summary = self.summary(loss, refusal.len(), report.as_ref().ok());
+        let gathered = collective.all_gather(&summary.into_numbers())?;
+        let all: Vec<Summary> = gathered.chunks_exact(SUMMARY).map(Summary::from_numbers).collect();
         if all.len() != collective.size() {
             let reason = format!("gathered the numbers of {} ranks", all.len());
             return Err(Error::Collective { rank: collective.rank(), reason });
         }
-        if all.iter().any(|told| told.state > 0) {
-            return Err(first_refusal(collective, &all, &refusal, counted.err())?);
+        if all.iter().any(|summary| summary.refusal > 0) {
+            return Err(first_refusal(collective, &all, &refusal, report.err())?);
         }
         check_alike(&all)?;
         let classes = check_ranges(&all)?;
-        Error::check_labels(self.labels, classes)
+        Error::check_labels(self.labels, classes, self.ignored)
+    }
+
+    fn summary<L: MarginLoss>(
+        &self,
+        loss: &L,
+        refusal: usize,
+        report: Option<&StepReport>,
+    ) -> Summary {
+        let (rows, dims) = self.embeddings.dim();
+        Summary {
+            refusal: refusal as u64,
+            rows: rows as u64,
+            dims: dims as u64,
+            counted: report.map_or(0, |report| report.counted as u64),
+            start: self.range.start as u64,
+            end: self.range.end as u64,
+            embeddings_wanted: report.map_or(0, |report| u64::from(report.embeddings)),
+            labels: self.labels_digest(),
+            reduction: self.reduction_digest(),
+            loss: loss_digest(loss),
+            embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
+        }
     }
 
     /// Refuses numbers that the working type cannot carry.
@@ -93,29 +136,56 @@ impl<F: Real> Inputs<'_, F> {
         Err(Error::Collective { rank: collective.rank(), reason })
     }
 
-    /// A number that differs, almost surely, where labels or reduction do: FNV-1a, cut to what
-    /// every working type carries.
-    fn digest(&self) -> u64 {
-        let (kind, weights) = match &self.reduction {
-            Reduction::Mean => (1, None),
-            Reduction::Sum => (2, None),
-            Reduction::Weighted(weights) => (3, Some(weights.iter().map(|g| g.widen().to_bits()))),
-        };
+    fn labels_digest(&self) -> u64 {
         let labels = self.labels.iter().map(|&label| label as u64);
-        let words = labels.chain([kind]).chain(weights.into_iter().flatten());
-        let hash =
-            words.flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        hash >> 34
+        let ignored = self.ignored.map(|label| label as u64);
+        digest(labels.chain([u64::from(ignored.is_some()), ignored.unwrap_or_default()]))
+    }
+
+    fn reduction_digest(&self) -> u64 {
+        let (kind, weights) = match &self.reduction {
+            None => (0, None),
+            Some(Reduction::Mean) => (1, None),
+            Some(Reduction::Sum) => (2, None),
+            Some(Reduction::Weighted(weights)) => (3, Some(weights.iter())),
+        };
+        digest([kind].into_iter().chain(weights.into_iter().flatten().map(|g| g.widen().to_bits())))
     }
 }
 
-/// What every rank answers where some refuse: the refusal itself where all say the same, else the
-/// words of the first rank that refuses.
+/// The digest of a loss: its scale, and its targets at angles from 0 to π. Two losses that agree
+/// there agree in every parameter that changes them.
+fn loss_digest<L: MarginLoss>(loss: &L) -> u64 {
+    const STEPS: u32 = 64;
+    let scale = match loss.scale() {
+        Scale::Fixed(s) => [0, s.to_bits()],
+        Scale::FeatureNorm => [1, 0],
+        Scale::Unnormalized => [2, 0],
+    };
+    let angles = (0..=STEPS).map(|step| f64::from(step) * (PI / f64::from(STEPS)));
+    let targets = angles.flat_map(|theta| {
+        let Target { value, slope } = loss.target(&Angle::from_theta(theta));
+        [value.to_bits(), slope.to_bits()]
+    });
+    digest(scale.into_iter().chain(targets))
+}
+
+/// A number that differs, almost surely, where the words do: cut to what every working type
+/// carries.
+fn digest(words: impl Iterator<Item = u64>) -> u64 {
+    // One multiplication per word, its high bits mixed into the low ones.
+    let hash = words.fold(0xcbf2_9ce4_8422_2325, |hash: u64, word| {
+        let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        product ^ (product >> 29)
+    });
+    hash >> 34
+}
+
+/// What every rank returns where some refuse: the refusal itself where all refuse alike, else the
+/// message of the first rank that refuses.
 fn first_refusal<F: Real>(
     collective: &impl Collective<F>,
-    all: &[Told],
+    all: &[Summary],
     refusal: &str,
     own: Option<Error>,
 ) -> Result<Error, Error> {
@@ -124,8 +194,8 @@ fn first_refusal<F: Real>(
     let bytes: Vec<u8> = gathered.iter().map(|byte| byte.to_index() as u8).collect();
     let mut rest = &bytes[..];
     let mut texts = Vec::with_capacity(all.len());
-    for told in all {
-        let (text, others) = rest.split_at((told.state as usize).min(rest.len()));
+    for summary in all {
+        let (text, others) = rest.split_at((summary.refusal as usize).min(rest.len()));
         texts.push(text);
         rest = others;
     }
@@ -134,23 +204,32 @@ fn first_refusal<F: Real>(
     {
         return Ok(own);
     }
-    let rank = all.iter().position(|told| told.state > 0).unwrap_or_default();
+    let rank = all.iter().position(|summary| summary.refusal > 0).unwrap_or_default();
     Ok(Error::Collective { rank, reason: String::from_utf8_lossy(texts[rank]).into_owned() })
 }
 
-/// Refuses the first rank whose batch is not that of rank 0.
-fn check_alike(all: &[Told]) -> Result<(), Error> {
+/// Refuses the first rank whose step is not that of rank 0.
+fn check_alike(all: &[Summary]) -> Result<(), Error> {
     let first = all[0];
-    for (rank, told) in all.iter().enumerate() {
-        let reason = if (told.rows, told.dims) != (first.rows, first.dims) {
+    let differs = |what: &str| format!("{what} not those of rank 0");
+    for (rank, summary) in all.iter().enumerate() {
+        let reason = if (summary.rows, summary.dims) != (first.rows, first.dims) {
             format!(
                 "embeddings have shape [{}, {}], rank 0's [{}, {}]",
-                told.rows, told.dims, first.rows, first.dims
+                summary.rows, summary.dims, first.rows, first.dims
             )
-        } else if told.counted != first.counted {
-            format!("{} samples count, on rank 0 {}", told.counted, first.counted)
-        } else if told.digest != first.digest {
-            "labels or reduction are not those of rank 0".into()
+        } else if summary.embeddings != first.embeddings {
+            differs("the values of the embeddings are")
+        } else if summary.labels != first.labels {
+            differs("labels are")
+        } else if summary.reduction != first.reduction {
+            "the reduction is not that of rank 0".into()
+        } else if summary.loss != first.loss {
+            "the loss or one of its parameters is not that of rank 0".into()
+        } else if summary.counted != first.counted {
+            format!("{} samples count, on rank 0 {}", summary.counted, first.counted)
+        } else if summary.embeddings_wanted != first.embeddings_wanted {
+            "the gradient of the embeddings is asked for on some ranks only".into()
         } else {
             continue;
         };
@@ -159,9 +238,9 @@ fn check_alike(all: &[Told]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses ranges that leave a class out or hold one twice; answers how many classes there are.
-fn check_ranges(all: &[Told]) -> Result<usize, Error> {
-    let mut ranges: Vec<_> = all.iter().map(|told| (told.start, told.end)).zip(0..).collect();
+/// Refuses ranges that leave a class out or hold one twice; returns how many classes there are.
+fn check_ranges(all: &[Summary]) -> Result<usize, Error> {
+    let mut ranges: Vec<_> = all.iter().map(|summary| (summary.start, summary.end)).zip(0..).collect();
     ranges.retain(|((start, end), _)| start < end);
     ranges.sort_unstable();
     let mut next = 0;

@@ -1,14 +1,15 @@
 use crate::error::Error;
 
-/// What ranks need to speak with one another: threads, MPI, NCCL, anything that can do this.
+/// The collective operations that ranks exchange numbers by, whatever implements them: threads, MPI,
+/// NCCL.
 ///
 /// Every rank makes the same calls in the same order with buffers of the same length (but for
-/// [`all_gather`](Self::all_gather)). All ranks must get the same bits. An implementation answers
+/// [`all_gather`](Self::all_gather)). All ranks must get the same bits. An implementation returns
 /// [`Error::Collective`] instead of waiting for a rank that will not come. Numbers only pass
 /// through, are compared or added; with zeros as the other terms a sum must keep the bits of a
 /// normal number, as every sum does.
 ///
-/// A rank that holds a reference to a collective has one, too.
+/// The trait is implemented for references, too.
 pub trait Collective<F> {
     /// The number of this rank, below [`size`](Self::size).
     fn rank(&self) -> usize;

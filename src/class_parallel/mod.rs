@@ -12,13 +12,12 @@ use ndarray::{ArrayRef1, ArrayRef2};
 pub use collective::Collective;
 pub use threads::ThreadCollective;
 
-use crate::batch::{Batch, Forward, Gradients, Reduction};
+use crate::data::{Batch, ClassSample, Forward, Gradients, Reduction, SampledGradients};
 use crate::error::Error;
-use crate::head::{Head, Output, Part, ZeroEmbedding};
+use crate::head::{Head, StepInput, ZeroEmbedding};
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::sampling::{ClassSample, SampledGradients};
-use agreement::Inputs;
+use agreement::RankInput;
 use ranks::Ranks;
 
 /// The classes of `rank` where `classes` are split evenly over `size` ranks: contiguous, in the
@@ -36,7 +35,7 @@ use ranks::Ranks;
 pub fn class_range(classes: usize, rank: usize, size: usize) -> Range<usize> {
     let size = size.max(1);
     let edge = |rank: usize| rank * (classes / size) + rank.min(classes % size);
-    edge(rank.min(size))..edge((rank + 1).min(size))
+    edge(rank.min(size))..edge(rank.saturating_add(1).min(size))
 }
 
 /// What one rank brings to a step: the whole batch, and the rows of the class weights that it
@@ -51,7 +50,8 @@ impl<'a, F: Real> Shard<'a, F> {
     /// All embeddings `x` (N, D) with their `labels` (N), which number all classes, and the rows
     /// `w` of this rank's classes, (c, D).
     pub fn new(x: &'a ArrayRef2<F>, w: &'a ArrayRef2<F>, labels: &'a [usize]) -> Self {
-        Shard(Batch { embeddings: x.view(), weights: w.view(), labels, bias: None })
+        let (embeddings, weights) = (x.view(), w.view());
+        Shard(Batch { embeddings, weights, labels, bias: None, ignored: None })
     }
 
     /// The same with the bias `b` (c) of this rank's classes, for Softmax.
@@ -59,13 +59,9 @@ impl<'a, F: Real> Shard<'a, F> {
         Shard(Batch { bias: Some(b.view()), ..self.0 })
     }
 
-    fn check(&self, range: &Range<usize>) -> Result<(), Error> {
-        let Batch { embeddings, weights, labels, bias } = self.0;
-        let (rows, dims) = embeddings.dim();
-        Error::check_not_empty("embeddings", embeddings.shape())?;
-        Error::check_shape("class weights", &[range.len(), dims], weights.shape())?;
-        Error::check_shape("labels", &[rows], &[labels.len()])?;
-        bias.map_or(Ok(()), |bias| Error::check_shape("bias", &[range.len()], bias.shape()))
+    /// As [`Batch::with_ignored_label`]: the same on every rank.
+    pub fn with_ignored_label(self, label: usize) -> Self {
+        Shard(self.0.with_ignored_label(label))
     }
 }
 
@@ -74,24 +70,35 @@ impl<F: Real> Gradients<F> {
     pub fn zeros_for_shard(shard: &Shard<'_, F>) -> Self {
         Self::zeros_for(&shard.0)
     }
+
+    /// As [`embeddings_only`](Self::embeddings_only), for `shard`: on every rank or on none.
+    pub fn embeddings_only_for_shard(shard: &Shard<'_, F>) -> Self {
+        Self::embeddings_only(&shard.0)
+    }
+
+    /// As [`weights_only`](Self::weights_only), for `shard`: on every rank or on none.
+    pub fn weights_only_for_shard(shard: &Shard<'_, F>) -> Self {
+        Self::weights_only(&shard.0)
+    }
 }
 
 /// A [`Head`] whose classes are split over ranks: each holds a contiguous range of them and sees
 /// the whole batch; all get the losses and gradients of one machine.
 ///
-/// With rank $\rho$ holding the classes $J_\rho$,
+/// With rank ρ holding the classes J_ρ:
 ///
-/// $$ M_i = \max_\rho \max_{j\in J_\rho, j\ne y_i} z_{ij}, \qquad
-///    \Sigma_i = \sum_\rho \sum_{j\in J_\rho, j\ne y_i} e^{z_{ij} - M_i}, \qquad
-///    L_i = \log\big(1 + \Sigma_i e^{M_i - z_{iy}}\big), \qquad
-///    \frac{\partial L}{\partial x_i} = \sum_\rho \Big(\frac{\partial L}{\partial x_i}\Big)_\rho $$
+/// ```text
+/// M_i = max_ρ max_{j∈J_ρ, j≠y_i} z_ij     Σ_i = Σ_ρ Σ_{j∈J_ρ, j≠y_i} e^{z_ij − M_i}
+/// L_i = log(1 + Σ_i·e^{M_i − z_iy})       ∂L/∂x_i = Σ_ρ (∂L/∂x_i)_ρ
+/// ```
 ///
-/// Three N-vectors ($M$, $\Sigma$ and $z_{iy} - M_i$ from the rank of the target) and one N×D
-/// array carry loss and gradient across. Two more N-vectors carry what those three do not hold,
-/// the target angles and the predictions, so that [`Forward`] is whole on every rank. Before them
-/// go seven numbers a rank: whether its inputs are good, and what they look like.
+/// Three N-vectors (M, Σ, and z_iy − M_i from the rank of the target) and one N×D array carry loss
+/// and gradient between the ranks. Three more N-vectors carry what is needed for reporting only,
+/// the target angles, the predictions and the margin-free target logits, so that [`Forward`] is
+/// complete on every rank. Eleven numbers per rank precede them: whether its input is valid, its
+/// shapes, and digests of labels, reduction, loss and embeddings.
 ///
-/// The gradient of the embeddings is whole on every rank, with no factor of the number of ranks;
+/// The gradient of the embeddings is complete on every rank, with no factor of the number of ranks;
 /// the gradient of its rows stays on each rank. [`Reduction::Mean`] divides by the N of the whole
 /// batch.
 ///
@@ -125,11 +132,12 @@ impl<F: Real> Gradients<F> {
 /// ```
 ///
 /// # Errors
-/// Where any rank refuses its input, where the batches or reductions differ, where the ranges
-/// overlap or leave a class out, and for a label that no rank holds, every rank answers the same
-/// error, before any gradient is written: the refusal itself where every rank has the same, else
-/// [`Error::Collective`] with the first rank's words. Where a rank is lost during a step the
-/// others answer [`Error::Collective`], too; their gradients then hold nothing of use.
+/// Where any rank refuses its input, where embeddings, labels, reductions or losses (with all their
+/// parameters) differ, where the ranges overlap or leave a class out, and for a label that no rank
+/// holds, every rank returns the same error, before any gradient is written: the refusal itself
+/// where every rank has the same, else [`Error::Collective`] with the first rank's message. Where a
+/// rank is lost during a step the others return [`Error::Collective`], too; their gradients then
+/// hold nothing of use.
 ///
 /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
 ///
@@ -186,7 +194,8 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     where
         C: Collective<F>,
     {
-        self.run(shard, Reduction::Sum, Ok(()), None)
+        let (input, ranks) = self.input(shard, None);
+        self.head.run(&input, &ranks, None)
     }
 
     /// The losses of the batch, and the gradients of the reduced losses with respect to all
@@ -203,8 +212,8 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     where
         C: Collective<F>,
     {
-        let checked = gradients.check(&shard.0);
-        self.run(shard, reduction, checked, Some(gradients.output()))
+        let (input, ranks) = self.input(shard, Some(reduction));
+        self.head.run(&input, &ranks, Some(gradients.output()))
     }
 
     /// The same over the classes that each rank drew from its own, by a
@@ -223,43 +232,21 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     where
         C: Collective<F>,
     {
-        let ranks = ranks(&self.collective, shard, &self.range, reduction);
-        let checked = shard.check(&self.range);
-        let part = Part {
-            batch: shard.0.reborrow(),
-            first: self.range.start,
-            sample: Some(sample),
-            checked,
-        };
-        self.head.run_sampled(part, reduction, &ranks, gradients)
+        let (input, ranks) = self.input(shard, Some(reduction));
+        let input = StepInput { sample: Some(sample), ..input };
+        self.head.run_sampled(&input, &ranks, gradients)
     }
 
-    fn run<F: Real>(
-        &mut self,
-        shard: &Shard<'_, F>,
-        reduction: Reduction<'_, F>,
-        checked: Result<(), Error>,
-        output: Option<Output<'_, F>>,
-    ) -> Result<Forward<F>, Error>
-    where
-        C: Collective<F>,
-    {
-        let ranks = ranks(&self.collective, shard, &self.range, reduction);
-        let checked = shard.check(&self.range).and(checked);
-        let part =
-            Part { batch: shard.0.reborrow(), first: self.range.start, sample: None, checked };
-        self.head.run(part, reduction, &ranks, output)
+    /// The input of a step on this rank, and how it reaches the others.
+    fn input<'a, F: Real>(
+        &'a self,
+        shard: &'a Shard<'_, F>,
+        reduction: Option<Reduction<'a, F>>,
+    ) -> (StepInput<'a, F>, Ranks<'a, F, C>) {
+        let input = StepInput { reduction, ..self.head.input_of(&shard.0, self.range.clone()) };
+        let Batch { embeddings, labels, ignored, .. } = shard.0.reborrow();
+        let input_of_rank =
+            RankInput { embeddings, range: self.range.clone(), labels, ignored, reduction };
+        (input, Ranks { collective: &self.collective, input: input_of_rank })
     }
-}
-
-/// How this rank speaks with the others in one step.
-fn ranks<'a, F: Real, C: Collective<F>>(
-    collective: &'a C,
-    shard: &'a Shard<'_, F>,
-    range: &Range<usize>,
-    reduction: Reduction<'a, F>,
-) -> Ranks<'a, F, C> {
-    let Batch { embeddings, labels, .. } = shard.0;
-    let inputs = Inputs { dims: embeddings.dim(), range: range.clone(), labels, reduction };
-    Ranks { collective, inputs }
 }

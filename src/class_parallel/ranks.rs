@@ -2,30 +2,35 @@
 
 use ndarray::{ArrayView1, ArrayViewMut2};
 
-use super::agreement::Inputs;
+use super::agreement::RankInput;
 use super::collective::Collective;
-use crate::cross_entropy::Negatives;
 use crate::error::Error;
-use crate::head::{Exchange, Finding, Own};
+use crate::head::{Communication, SampleStats, StepReport, TargetLogit};
 use crate::kernel::Real;
+use crate::loss::MarginLoss;
+use crate::math::LogSumExp;
 
-/// A step whose classes are split.
+/// The communication of a step whose classes are split.
 pub(super) struct Ranks<'a, F, C> {
     pub collective: &'a C,
-    pub inputs: Inputs<'a, F>,
+    pub input: RankInput<'a, F>,
 }
 
-impl<F: Real, C: Collective<F>> Exchange<F> for Ranks<'_, F, C> {
-    fn agree(&self, counted: Result<usize, Error>) -> Result<(), Error> {
-        self.inputs.agree(self.collective, counted)
+impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
+    fn agree<L: MarginLoss>(
+        &self,
+        loss: &L,
+        report: Result<StepReport, Error>,
+    ) -> Result<(), Error> {
+        self.input.agree(self.collective, loss, report)
     }
 
-    fn complete(&self, rows: usize, findings: &mut [Finding]) -> Result<(), Error> {
-        let maxima = self.negatives(rows, findings)?;
-        self.look_around(&maxima, findings)
+    fn complete(&self, rows: usize, stats: &mut [SampleStats]) -> Result<(), Error> {
+        let maxima = self.log_sum_exps(rows, stats)?;
+        self.share_reports(&maxima, stats)
     }
 
-    fn add_up(&self, mut embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error> {
+    fn sum_embeddings(&self, mut embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error> {
         if let Some(embeddings) = embeddings.as_slice_mut() {
             return self.collective.all_reduce_sum(embeddings);
         }
@@ -40,63 +45,65 @@ impl<F: Real, C: Collective<F>> Exchange<F> for Ranks<'_, F, C> {
 }
 
 impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
-    /// The three vectors behind loss and gradient: the largest negatives; their exponentials' sums
-    /// and the target logits, these by their distance from the largest negative. Answers the first.
-    fn negatives(&self, rows: usize, findings: &mut [Finding]) -> Result<Vec<F>, Error> {
+    /// All-reduces what loss and gradient need: the largest negatives; the sums of their
+    /// exponentials; and the target logits, with and without margin, as distances from the largest
+    /// negative. Returns the first.
+    fn log_sum_exps(&self, rows: usize, stats: &mut [SampleStats]) -> Result<Vec<F>, Error> {
         let mut maxima = vec![F::neg_infinity(); rows];
-        for finding in findings.iter() {
-            maxima[finding.row] = F::narrow(finding.negatives.max);
+        for sample in stats.iter() {
+            maxima[sample.row] = F::narrow(sample.negatives.max);
         }
         self.collective.all_reduce_max(&mut maxima)?;
-        let mut sums = vec![F::zero(); 2 * rows];
-        let (exponentials, targets) = sums.split_at_mut(rows);
-        for Finding { row, negatives, own, .. } in findings.iter() {
+        let mut sums = vec![F::zero(); 3 * rows];
+        for SampleStats { row, negatives, target, .. } in stats.iter() {
             let max = maxima[*row].widen();
             if negatives.sum > 0.0 {
-                exponentials[*row] = F::narrow(negatives.sum * (negatives.max - max).exp());
+                sums[*row] = F::narrow(negatives.sum * (negatives.max - max).exp());
             }
-            // Without a negative anywhere there is no loss, whatever the target logit.
-            if let Some(own) = own.filter(|_| max.is_finite()) {
-                targets[*row] = F::narrow(own.logit - max);
+            // Without a negative on any rank there is no loss, whatever the target logit.
+            if let Some(target) = target.filter(|_| max.is_finite()) {
+                sums[rows + *row] = F::narrow(target.logit - max);
+                sums[2 * rows + *row] = F::narrow(target.margin_free - max);
             }
         }
         self.collective.all_reduce_sum(&mut sums)?;
-        for finding in findings {
-            let max = maxima[finding.row].widen();
-            finding.negatives = Negatives { max, sum: sums[finding.row].widen() };
-            let logit = max + sums[rows + finding.row].widen();
-            let angle = finding.own.map_or(0.0, |own| own.angle);
-            finding.own = Some(Own { logit, angle });
+        for sample in stats {
+            let max = maxima[sample.row].widen();
+            let entry = |vector: usize| sums[vector * rows + sample.row].widen();
+            sample.negatives = LogSumExp::new(max, entry(0));
+            let angle = sample.target.map_or(0.0, |target| target.angle);
+            let (logit, margin_free) = (max + entry(1), max + entry(2));
+            sample.target = Some(TargetLogit { logit, margin_free, angle });
         }
         Ok(maxima)
     }
 
-    /// The two vectors that people look at: the angle, which the rank of the target knows, and the
-    /// nearest class, which the rank that found the largest logit knows. Of several ranks the
+    /// All-reduces what is needed for reporting only: the target angle, known to the rank of the
+    /// target, and the nearest class, known to the rank with the largest logit. Of several ranks the
     /// lowest class counts.
-    fn look_around(&self, maxima: &[F], findings: &mut [Finding]) -> Result<(), Error> {
+    fn share_reports(&self, maxima: &[F], stats: &mut [SampleStats]) -> Result<(), Error> {
         let rows = maxima.len();
-        let mut told = vec![F::neg_infinity(); 2 * rows];
-        let (angles, nearest) = told.split_at_mut(rows);
-        for finding in findings.iter() {
-            let max = maxima[finding.row].widen();
-            let Some(own) = finding.own else { continue };
-            angles[finding.row] = F::narrow(own.angle);
-            if finding.best > max {
-                nearest[finding.row] = F::one();
-            } else if finding.best == max && max.is_finite() {
+        let mut reports = vec![F::neg_infinity(); 2 * rows];
+        let (angles, nearest) = reports.split_at_mut(rows);
+        for sample in stats.iter() {
+            let max = maxima[sample.row].widen();
+            let Some(target) = sample.target else { continue };
+            angles[sample.row] = F::narrow(target.angle);
+            if sample.best > max {
+                nearest[sample.row] = F::one();
+            } else if sample.best == max && max.is_finite() {
                 // The more negative, the higher the class.
-                nearest[finding.row] = -F::from_index(finding.prediction as u64);
+                nearest[sample.row] = -F::from_index(sample.prediction as u64);
             }
         }
-        self.collective.all_reduce_max(&mut told)?;
-        for finding in findings {
-            if let Some(own) = &mut finding.own {
-                own.angle = told[finding.row].widen();
+        self.collective.all_reduce_max(&mut reports)?;
+        for sample in stats {
+            if let Some(target) = &mut sample.target {
+                target.angle = reports[sample.row].widen();
             }
-            let nearest = told[rows + finding.row];
-            finding.prediction =
-                if nearest < F::zero() { (-nearest).to_index() as usize } else { finding.label };
+            let nearest = reports[rows + sample.row];
+            sample.prediction =
+                if nearest < F::zero() { (-nearest).to_index() as usize } else { sample.label };
         }
         Ok(())
     }

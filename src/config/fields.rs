@@ -5,9 +5,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::read;
-use crate::continuation::Continuation;
+use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::{MarginLoss, Scale};
+use crate::loss::MarginLoss;
+use crate::math::Continuation;
 use crate::losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
 };

@@ -7,8 +7,6 @@ mod scale;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub(crate) use sampler::hexadecimal;
-
 use crate::loss::MarginLoss;
 use crate::losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,

@@ -17,20 +17,3 @@ impl<'de> Deserialize<'de> for ClassSampler {
         ClassSampler::from_state(read(deserializer)?).map_err(D::Error::custom)
     }
 }
-
-/// 128 bits as hexadecimal digits.
-pub(crate) mod hexadecimal {
-    use serde::de::{Error as _, Unexpected};
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(bits: &u128, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{bits:032x}"))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
-        let digits = String::deserialize(from)?;
-        let expected = &"up to 32 hexadecimal digits";
-        u128::from_str_radix(&digits, 16)
-            .map_err(|_| D::Error::invalid_value(Unexpected::Str(&digits), expected))
-    }
-}

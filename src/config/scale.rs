@@ -6,7 +6,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::loss::Scale;
+use crate::data::Scale;
 
 /// The scale as serde would write it by itself.
 #[derive(Serialize, Deserialize)]

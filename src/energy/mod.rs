@@ -167,7 +167,7 @@ pub fn hyperspherical_energy_of_batch<F: Real>(
     riesz: Riesz,
 ) -> Result<(F, Array2<F>), Error> {
     Error::check_not_empty("labels", &[labels.len()])?;
-    Error::check_labels(labels, w.nrows())?;
+    Error::check_labels(labels, w.nrows(), None)?;
     let mut counts = vec![0; w.nrows()];
     for &label in labels {
         counts[label] += 1;

@@ -18,11 +18,11 @@
 use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1};
 use rayon::prelude::*;
 
+use crate::data::{check_norm, contiguous, norm_of};
 use crate::error::Error;
-use crate::geometry::{SINGULAR, check_norm};
-use crate::head::{contiguous, norm_of};
 use crate::kernel::{self, Mat, MatMut, Moments, Real};
-use crate::parallel::work;
+use crate::math::SINGULAR;
+use crate::parallel::run_jobs;
 
 /// Rows in a job: enough to feed the matrix product, few enough that the classes of a batch
 /// occupy several threads.
@@ -120,7 +120,7 @@ impl<'a, F: Real> Sphere<'a, F> {
         let jobs = long.chain(short).zip(&mut energies);
         let mut workers: Vec<Scratch<F>> = Vec::new();
         workers.resize_with(self.workers, Scratch::default);
-        work(jobs, &mut workers, |scratch, ((rows, columns), energy)| {
+        run_jobs(jobs, &mut workers, |scratch, ((rows, columns), energy)| {
             *energy = self.meet(scratch, rows, columns).and_then(|energy| {
                 self.finish(scratch, rows, scale)?;
                 Ok(energy)
@@ -246,7 +246,7 @@ fn inverse_norms<F: Real>(w: ArrayView2<'_, F>, parallel: bool) -> Result<Vec<f6
         let mut copy = Vec::new();
         inverse_norms.iter_mut().zip(block * BLOCK..).find_map(|(inverse, index)| {
             let row = w.row(index);
-            let norm = check_norm("class weights", index, row, norm_of(row, &mut copy));
+            let norm = check_norm("class weights", index, row, norm_of(row, &mut copy), true);
             norm.map(|norm| *inverse = norm.recip()).err()
         })
     };

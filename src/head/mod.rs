@@ -1,39 +1,38 @@
 //! Embeddings and class weights straight to losses and gradients, tile by tile.
 //!
-//! Two sweeps over the classes: the first ([`forward`]) finds each sample's negatives, the second
-//! ([`backward`]) spends each sample's share on the gradients. [`samples`] looks at everything
-//! first and refuses what is wrong; [`plan`] cuts the classes into tiles; [`workspace`] keeps the
-//! buffers.
+//! A step takes one way: [`prepare`] checks the input and computes norms and target pairs; the
+//! [`first_sweep`] over the classes finds the log-sum-exp of each sample's negatives; [`step`] turns
+//! it into losses and coefficients, with the other ranks where the classes are split
+//! ([`communication`]); the [`second_sweep`] turns these into gradients. [`plan`] cuts the classes
+//! into tiles; [`workspace`] holds the buffers.
 
-mod backward;
-mod classes;
-mod exchange;
-mod forward;
+mod communication;
+mod first_sweep;
 mod plan;
-mod samples;
+mod prepare;
+mod second_sweep;
 mod step;
 mod workspace;
 
-use step::{nearest, step};
-use workspace::Kept;
+pub(crate) use communication::{
+    Communication, SampleStats, SingleRank, StepReport, TargetLogit,
+};
+pub use prepare::ZeroEmbedding;
+pub(crate) use prepare::StepInput;
 
-pub(crate) use classes::{Classes, contiguous, norm_of};
-use exchange::Alone;
-pub(crate) use exchange::{Exchange, Finding, Own};
-pub use samples::ZeroEmbedding;
-pub(crate) use samples::{ELSEWHERE, Inputs, checked_target};
-pub(crate) use step::{Output, Task};
-
-use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::{ArrayRef1, ArrayRef2};
+use ndarray::{Array1, ArrayRef1, ArrayRef2};
 
-use crate::batch::{Batch, Forward, Gradients, Reduction, check_matrices};
+use crate::data::{
+    Batch, ClassSample, Classes, Forward, Gradients, Output, Reduction, SampledGradients,
+    check_matrices,
+};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::sampling::{ClassSample, SampledGradients};
+use step::{nearest, step};
+use workspace::{Workspace, WorkspaceCache};
 
 /// Bytes that logits may take between the sweeps, unless the caller says otherwise.
 const MEMORY_BUDGET: usize = 256 << 20;
@@ -41,10 +40,14 @@ const MEMORY_BUDGET: usize = 256 << 20;
 /// A loss applied to embeddings and class weights, without ever holding the N×C logits.
 ///
 /// One step costs three matrix products. Besides what it is given, a step needs memory that does
-/// not grow with the number of classes: where $N \le D$ the logits wait in the rows of the weight
-/// gradient; where $N > D$ they wait in a workspace of at most
+/// not grow with the number of classes: where N ≤ D the logits wait in the rows of the weight
+/// gradient; where N > D they wait in a workspace of at most
 /// [`with_memory_budget`](Self::with_memory_budget) bytes (256 MB by default), and what does not
 /// fit is computed twice. The head keeps its buffers: use one head for a whole training run.
+///
+/// Every method takes `&self`, and no lock is held during a step: steps of one head may run side by
+/// side, on threads of your own or inside rayon's, each with buffers of its own. A clone starts
+/// without buffers.
 ///
 /// The results are the same, bit for bit, from run to run and for any number of threads (rayon's
 /// pool).
@@ -55,7 +58,7 @@ const MEMORY_BUDGET: usize = 256 << 20;
 ///
 /// let x = array![[0.9_f32, 0.1], [-0.2, 0.8]];
 /// let w = array![[1.0_f32, 0.0], [0.0, 1.0]];
-/// let mut head = Head::new(ArcFace::new(64.0, 0.5)?);
+/// let head = Head::new(ArcFace::new(64.0, 0.5)?);
 /// let batch = Batch::new(&x, &w, &[0, 1])?;
 /// let mut gradients = Gradients::zeros_for(&batch);
 /// let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
@@ -68,16 +71,25 @@ pub struct Head<L> {
     loss: L,
     budget: usize,
     zero: ZeroEmbedding,
-    kept: Kept,
+    workspaces: WorkspaceCache,
+}
+
+impl<L: Clone> Clone for Head<L> {
+    fn clone(&self) -> Self {
+        let Head { loss, budget, zero, .. } = self;
+        let workspaces = WorkspaceCache::default();
+        Head { loss: loss.clone(), budget: *budget, zero: *zero, workspaces }
+    }
 }
 
 impl<L: MarginLoss> Head<L> {
     /// A head for `loss`.
     pub fn new(loss: L) -> Self {
-        Head { loss, budget: MEMORY_BUDGET, zero: ZeroEmbedding::Error, kept: Kept::default() }
+        let (budget, zero) = (MEMORY_BUDGET, ZeroEmbedding::Error);
+        Head { loss, budget, zero, workspaces: WorkspaceCache::default() }
     }
 
-    /// The same head, whose logits may take `bytes` between the sweeps where $N > D$. With 0 they
+    /// The same head, whose logits may take `bytes` between the sweeps where N > D. With 0 they
     /// are always computed twice: four matrix products instead of three.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         Head { budget: bytes, ..self }
@@ -103,8 +115,8 @@ impl<L: MarginLoss> Head<L> {
     /// # Errors
     /// [`Error::Bias`], [`Error::NonFinite`], [`Error::DegenerateNorm`], [`Error::Overflow`],
     /// [`Error::Target`].
-    pub fn forward<F: Real>(&mut self, batch: &Batch<'_, F>) -> Result<Forward<F>, Error> {
-        self.run(Part::whole(batch), Reduction::Sum, &Alone, None)
+    pub fn forward<F: Real>(&self, batch: &Batch<'_, F>) -> Result<Forward<F>, Error> {
+        self.run(&self.input(batch)?, &SingleRank, None)
     }
 
     /// The losses of a batch, and the gradients of the reduced losses, which are overwritten.
@@ -112,22 +124,21 @@ impl<L: MarginLoss> Head<L> {
     /// # Errors
     /// As [`forward`](Self::forward), and where `gradients` are not in the shapes of `batch` or
     /// the weights of the reduction are not one finite number for each sample. `gradients` are
-    /// then as they were.
+    /// then unchanged.
     pub fn forward_backward<F: Real>(
-        &mut self,
+        &self,
         batch: &Batch<'_, F>,
         reduction: Reduction<'_, F>,
         gradients: &mut Gradients<F>,
     ) -> Result<Forward<F>, Error> {
-        let checked = gradients.check(batch);
-        let part = Part { checked, ..Part::whole(batch) };
-        self.run(part, reduction, &Alone, Some(gradients.output()))
+        let input = StepInput { reduction: Some(reduction), ..self.input(batch)? };
+        self.run(&input, &SingleRank, Some(gradients.output()))
     }
 
     /// The losses of a batch among the classes of `sample` alone, and the gradients of their
     /// rows: a step whose time and memory follow the sampled count. `batch` holds all class
-    /// weights and the original labels; the predictions of the answer are classes of the batch,
-    /// too. `gradients` take the shapes of the sample.
+    /// weights and the original labels; the predictions are classes of the batch, too. `gradients`
+    /// take the shapes of the sample.
     ///
     /// The gradient with respect to every row that was not drawn is exactly 0.
     ///
@@ -138,7 +149,7 @@ impl<L: MarginLoss> Head<L> {
     /// let w = Array2::from_shape_fn((100, 2), |(j, k)| (j as f64 + 1.5 * k as f64).sin());
     /// let (x, labels) = (array![[0.3, 1.0], [-0.8, 0.1]], [7, 31]);
     /// let batch = Batch::new(&x, &w, &labels)?;
-    /// let mut head = Head::new(CosFace::default());
+    /// let head = Head::new(CosFace::default());
     /// let mut sampler = ClassSampler::new(100, 0.1, 42)?;
     /// let mut gradients = SampledGradients::default();
     ///
@@ -149,17 +160,19 @@ impl<L: MarginLoss> Head<L> {
     /// ```
     ///
     /// # Errors
-    /// As [`forward_backward`](Self::forward_backward), and [`Error::Sample`] where `sample` was
-    /// drawn for another batch. `gradients` are then as they were.
+    /// As [`forward_backward`](Self::forward_backward), and [`Error::Sample`] or
+    /// [`Error::SampledRange`] where `sample` was drawn for another batch or for another number of
+    /// classes. `gradients` are then unchanged.
     pub fn forward_backward_sampled<F: Real>(
-        &mut self,
+        &self,
         batch: &Batch<'_, F>,
         sample: &ClassSample,
         reduction: Reduction<'_, F>,
         gradients: &mut SampledGradients<F>,
     ) -> Result<Forward<F>, Error> {
-        let part = Part { sample: Some(sample), ..Part::whole(batch) };
-        self.run_sampled(part, reduction, &Alone, gradients)
+        let input = self.input(batch)?;
+        let input = StepInput { reduction: Some(reduction), sample: Some(sample), ..input };
+        self.run_sampled(&input, &SingleRank, gradients)
     }
 
     /// The nearest class of every embedding (N), without margin: inference. Embeddings `x` (N, D),
@@ -182,7 +195,7 @@ impl<L: MarginLoss> Head<L> {
     /// [`Error::Empty`], [`Error::Shape`], [`Error::Bias`], [`Error::NonFinite`],
     /// [`Error::DegenerateNorm`], [`Error::Overflow`].
     pub fn predict<F: Real>(
-        &mut self,
+        &self,
         x: &ArrayRef2<F>,
         w: &ArrayRef2<F>,
         bias: Option<&ArrayRef1<F>>,
@@ -191,95 +204,96 @@ impl<L: MarginLoss> Head<L> {
         if let Some(bias) = bias {
             Error::check_shape("bias", &[w.nrows()], bias.shape())?;
         }
-        let (bias, labels) = (bias.map(|bias| bias.view()), vec![ELSEWHERE; x.nrows()]);
-        let inputs = Inputs {
+        let input = StepInput {
             embeddings: x.view(),
-            classes: Classes::all(w.view(), bias),
-            labels: &labels,
+            classes: Classes::all(w.view(), bias.map(|bias| bias.view())),
+            labels: None,
+            ignored: None,
+            range: 0..w.nrows(),
+            sample: None,
             zero: self.zero,
+            reduction: None,
         };
-        let mut workspace = self.kept.take();
-        let answer = nearest(&self.loss, inputs, &mut workspace);
-        self.kept.put(workspace);
-        answer
+        self.workspaces.with(|workspace| nearest(&self.loss, &input, workspace))
     }
 
-    /// A step over sampled classes, on one rank or on all there is.
+    /// The angle between each embedding and the weight of its class, in radians (N), without a
+    /// sweep over the classes: what a loss that adapts to the batch reads before a step. π/2 for a
+    /// sample that is left out.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Batch, Head};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[1.0, 1.0], [0.0, 3.0]], array![[2.0, 0.0], [0.0, 1.0]]);
+    /// let angles = Head::new(ArcFace::default()).target_angles(&Batch::new(&x, &w, &[0, 1])?)?;
+    /// approx::assert_relative_eq!(angles, array![std::f64::consts::FRAC_PI_4, 0.0]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), as far as embeddings and the weights of the batch's classes
+    /// are concerned: no other weight is read.
+    pub fn target_angles<F: Real>(&self, batch: &Batch<'_, F>) -> Result<Array1<F>, Error> {
+        let input = self.input(batch)?;
+        input.check_shapes()?;
+        let angles = self.workspaces.with(|workspace: &mut Workspace<F>| {
+            input.target_angles(&self.loss, &mut workspace.prepared.samples)
+        });
+        Ok(angles?.into_iter().map(F::narrow).collect())
+    }
+
+    /// The input of a step on one rank: all classes, no gradients.
+    fn input<'a, F: Real>(&self, batch: &'a Batch<'_, F>) -> Result<StepInput<'a, F>, Error> {
+        let classes = batch.weights.nrows();
+        Error::check_labels(batch.labels, classes, batch.ignored)?;
+        Ok(self.input_of(batch, 0..classes))
+    }
+
+    /// The input of a step over the classes of `range`, whose weights the batch holds, without
+    /// gradients. Nothing is checked yet.
+    pub(crate) fn input_of<'a, F: Real>(
+        &self,
+        batch: &'a Batch<'_, F>,
+        range: Range<usize>,
+    ) -> StepInput<'a, F> {
+        let Batch { embeddings, weights, labels, bias, ignored } = batch.reborrow();
+        let first = range.start;
+        let classes = Classes { weights, bias, selected: None, offsets: None, first };
+        let (zero, labels) = (self.zero, Some(labels));
+        let (sample, reduction) = (None, None);
+        StepInput { embeddings, classes, labels, ignored, range, sample, zero, reduction }
+    }
+
+    /// Runs a step over sampled classes; `gradients` take the shapes of the sample.
     pub(crate) fn run_sampled<F: Real>(
-        &mut self,
-        part: Part<'_, F>,
-        reduction: Reduction<'_, F>,
-        exchange: &impl Exchange<F>,
+        &self,
+        input: &StepInput<'_, F>,
+        communication: &impl Communication<F>,
         gradients: &mut SampledGradients<F>,
     ) -> Result<Forward<F>, Error> {
-        let mut fresh = gradients.fresh_unless_fit(&part.batch, part.sample);
+        let mut fresh = input.sample.and_then(|sample| gradients.fresh_unless_fit(input.embeddings.dim(), input.classes.bias.is_some(), sample));
+        let offsets = input.sample.and_then(ClassSample::offsets);
+        let selected = input.sample.map(|sample| &sample.classes[..]);
+        let classes = Classes { selected, offsets: offsets.as_deref(), ..input.classes };
+        let input = StepInput { classes, ..input.clone() };
         let output = fresh.as_mut().unwrap_or(gradients).output();
-        let forward = self.run(part, reduction, exchange, Some(output))?;
+        let forward = self.run(&input, communication, Some(output))?;
         if let Some(fresh) = fresh {
             *gradients = fresh;
         }
         Ok(forward)
     }
 
-    /// Every step there is.
+    /// Runs one step; every public method that returns losses ends here.
     pub(crate) fn run<F: Real>(
-        &mut self,
-        part: Part<'_, F>,
-        reduction: Reduction<'_, F>,
-        exchange: &impl Exchange<F>,
+        &self,
+        input: &StepInput<'_, F>,
+        communication: &impl Communication<F>,
         output: Option<Output<'_, F>>,
     ) -> Result<Forward<F>, Error> {
-        let Part { batch, first, sample, checked } = part;
-        let range = first..first + batch.weights.nrows();
-        let checked = checked.and_then(|()| {
-            sample.map_or(Ok(()), |sample| sample.check(batch.labels, range.clone()))
-        });
-        let offsets = sample.and_then(ClassSample::offsets);
-        let labels = match sample {
-            Some(sample) => Cow::from(&sample.labels),
-            None if first == 0 && batch.labels.iter().all(|label| range.contains(label)) => {
-                Cow::from(batch.labels)
-            }
-            None => batch.labels.iter().map(|&label| here(label, &range)).collect(),
-        };
-        let classes = Classes {
-            weights: batch.weights,
-            bias: batch.bias,
-            selected: sample.map(|sample| &sample.classes[..]),
-            offsets: offsets.as_deref(),
-            first,
-        };
-        let inputs =
-            Inputs { embeddings: batch.embeddings, classes, labels: &labels, zero: self.zero };
-        let reduction = output.is_some().then_some(reduction);
-        let task = Task { inputs, labels: batch.labels, reduction, checked };
-        let mut workspace = self.kept.take();
-        let answer = step(&self.loss, &task, self.budget, &mut workspace, exchange, output);
-        self.kept.put(workspace);
-        answer
-    }
-}
-
-/// The row of a class among those in `range`.
-pub(crate) fn here(class: usize, range: &Range<usize>) -> usize {
-    if range.contains(&class) { class - range.start } else { ELSEWHERE }
-}
-
-/// The part of all classes that a step sees.
-pub(crate) struct Part<'a, F> {
-    /// The rows that are here; the labels name all classes.
-    pub batch: Batch<'a, F>,
-    /// The class of the first row.
-    pub first: usize,
-    /// Which of the rows take part, if not all.
-    pub sample: Option<&'a ClassSample>,
-    /// What is already found wrong.
-    pub checked: Result<(), Error>,
-}
-
-impl<'a, F> Part<'a, F> {
-    /// All classes.
-    fn whole(batch: &'a Batch<'_, F>) -> Self {
-        Part { batch: batch.reborrow(), first: 0, sample: None, checked: Ok(()) }
+        self.workspaces.with(|workspace| {
+            step(&self.loss, input, self.budget, workspace, communication, output)
+        })
     }
 }

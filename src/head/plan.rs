@@ -23,27 +23,32 @@ pub(super) struct Plan {
     pub dims: usize,
     pub classes: usize,
     pub chunks: usize,
-    /// Classes whose logits are kept in the workspace between the sweeps, where they do not fit
+    /// Whether the logits wait in the rows of the weight gradient, which are long enough.
+    pub in_weight_rows: bool,
+    /// Classes whose logits are kept in the workspace between the sweeps, where they do not wait
     /// in the rows of the weight gradient; those of the rest are computed again.
     pub stored: usize,
 }
 
 impl Plan {
-    pub fn new(samples: usize, dims: usize, classes: usize, number: usize, budget: usize) -> Self {
+    /// The plan for so many samples, dims and classes of `bytes` per number, whose logits may take
+    /// `budget` bytes; `weight_rows` says whether there are rows of a weight gradient to hold them.
+    pub fn new(
+        (samples, dims, classes): (usize, usize, usize),
+        bytes: usize,
+        budget: usize,
+        weight_rows: bool,
+    ) -> Self {
         let tiles = classes.div_ceil(TILE);
-        let by_memory = PARTIAL_BYTES / (samples * dims * number).max(1);
+        let by_memory = PARTIAL_BYTES / (samples * dims * bytes).max(1);
         let by_work = (tiles / TILES_IN_CHUNK).clamp(LEAST_CHUNKS, MOST_CHUNKS);
         let chunks = tiles.min(by_memory.clamp(4, by_work));
         // A multiple of four shares evenly among the usual numbers of cores.
         let chunks = if chunks > 4 { chunks / 4 * 4 } else { chunks };
-        let affordable = budget / (samples * number).max(1);
-        let stored = if samples <= dims { 0 } else { classes.min(affordable / TILE * TILE) };
-        Plan { samples, dims, classes, chunks, stored }
-    }
-
-    /// Whether the rows of the weight gradient are long enough to hold a class's logits.
-    pub fn logits_fit_in_gradient(&self) -> bool {
-        self.samples <= self.dims
+        let affordable = budget / (samples * bytes).max(1);
+        let in_weight_rows = weight_rows && samples <= dims;
+        let stored = if in_weight_rows { 0 } else { classes.min(affordable / TILE * TILE) };
+        Plan { samples, dims, classes, chunks, in_weight_rows, stored }
     }
 
     /// The classes of one chunk: whole tiles.

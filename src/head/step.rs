@@ -1,253 +1,250 @@
-//! One step, from inputs to losses and gradients.
+//! One step, from its input to losses and gradients.
 
-use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{ArrayView1, ArrayViewMut2};
 
-use super::backward::{Shares, embedding_gradients};
-use super::exchange::{Alone, Exchange, Finding, Own};
-use super::forward::Sweep;
+use super::communication::{Communication, SampleStats, StepReport, TargetLogit};
+use super::first_sweep::Sweep;
 use super::plan::Plan;
-use super::samples::Inputs;
+use super::prepare::StepInput;
+use super::second_sweep::{LogitCoefficients, SweepOutput};
 use super::workspace::Workspace;
-use crate::batch::{Forward, Reduction};
+use crate::data::{Forward, IGNORED, Output};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::loss::{MarginLoss, Scale};
+use crate::loss::MarginLoss;
+use crate::math::sample_terms;
 
-/// Where the gradients go.
-pub(crate) struct Output<'a, F> {
-    pub embeddings: ArrayViewMut2<'a, F>,
-    pub weights: ArrayViewMut2<'a, F>,
-    pub bias: Option<ArrayViewMut1<'a, F>>,
-}
-
-/// What a step is asked to do.
-pub(crate) struct Task<'a, F> {
-    pub inputs: Inputs<'a, F>,
-    /// The class of each embedding, by the caller's numbers.
-    pub labels: &'a [usize],
-    /// What the gradients are those of; `None` where there are to be none.
-    pub reduction: Option<Reduction<'a, F>>,
-    /// What was found wrong before any number was looked at.
-    pub checked: Result<(), Error>,
-}
-
-/// Runs the step; `output` is untouched where the inputs are refused.
+/// Runs the step; `output` is untouched where this rank or another refuses its input.
 pub(crate) fn step<F: Real, L: MarginLoss>(
     loss: &L,
-    task: &Task<'_, F>,
+    input: &StepInput<'_, F>,
     budget: usize,
     workspace: &mut Workspace<F>,
-    exchange: &impl Exchange<F>,
+    communication: &impl Communication<F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
-    let Some(mut step) = Step::begin(loss, task, budget, workspace, exchange)? else {
-        if let Some(output) = output {
-            output.clear();
-        }
-        return Ok(Forward::with_samples(task.labels.len()));
+    let prepared = Step::prepare(loss, input, budget, workspace, output.as_ref());
+    let report = match &prepared {
+        Ok(step) => Ok(StepReport {
+            counted: step.plan.samples,
+            embeddings: output.as_ref().is_some_and(|output| output.embeddings.is_some()),
+        }),
+        Err(error) => Err(error.clone()),
     };
-    match output {
-        None => {
-            step.forward(None);
-            step.record(task.labels, exchange)
-        }
-        Some(output) => step.forward_backward(task.labels, exchange, output),
+    communication.agree(loss, report)?;
+    let mut step = prepared?;
+    let Some(output) = output else {
+        step.first_sweep(None);
+        return step.forward(communication);
+    };
+    if step.plan.samples == 0 {
+        output.clear();
+        return step.forward(communication);
     }
+    step.forward_backward(communication, output)
 }
 
 /// The nearest class of every embedding, without margin: a first sweep whose samples have no class
 /// of their own.
 pub(crate) fn nearest<F: Real, L: MarginLoss>(
     loss: &L,
-    inputs: Inputs<'_, F>,
+    input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
 ) -> Result<Vec<usize>, Error> {
-    let mut nearest = vec![0; inputs.labels.len()];
-    let task = Task { inputs, labels: inputs.labels, reduction: None, checked: Ok(()) };
-    if let Some(mut step) = Step::begin(loss, &task, 0, workspace, &Alone)? {
-        step.forward(None);
-        for (i, sample) in step.workspace.look.samples.iter().enumerate() {
-            nearest[sample.row] = step.workspace.negatives(&step.plan, i).1.class;
-        }
+    let mut step = Step::prepare(loss, input, 0, workspace, None)?;
+    step.first_sweep(None);
+    let mut nearest = vec![IGNORED; input.embeddings.nrows()];
+    for (i, sample) in step.workspace.prepared.samples.iter().enumerate() {
+        let class = step.workspace.negatives(&step.plan, i).1.class;
+        nearest[sample.row] = class.map_or(IGNORED, |class| input.classes.label_of(class));
     }
     Ok(nearest)
 }
 
 struct Step<'a, 'b, F> {
-    inputs: &'a Inputs<'b, F>,
-    scale: Scale,
+    input: &'a StepInput<'b, F>,
     plan: Plan,
     workers: usize,
     workspace: &'a mut Workspace<F>,
 }
 
 impl<'a, 'b, F: Real> Step<'a, 'b, F> {
-    /// Checks everything and makes room for the first sweep; `None` where no sample counts.
-    fn begin<L: MarginLoss>(
+    /// Checks everything and makes room for the sweeps.
+    fn prepare<L: MarginLoss>(
         loss: &L,
-        task: &'a Task<'b, F>,
+        input: &'a StepInput<'b, F>,
         budget: usize,
         workspace: &'a mut Workspace<F>,
-        exchange: &impl Exchange<F>,
-    ) -> Result<Option<Self>, Error> {
-        let Task { inputs, reduction, checked, .. } = task;
-        let (rows, dims) = inputs.embeddings.dim();
-        let plan = |samples| Plan::new(samples, dims, inputs.classes.len(), size_of::<F>(), budget);
+        output: Option<&Output<'_, F>>,
+    ) -> Result<Self, Error> {
+        input.check_shapes()?;
+        let (rows, dims) = input.embeddings.dim();
+        let classes = input.classes.len();
+        if let Some(output) = output {
+            output.check((rows, dims), classes, input.classes.bias.is_some())?;
+        }
+        let weight_rows = output.is_some_and(|output| output.weights.is_some());
+        // Without gradients no logit waits for a second sweep.
+        let budget = if output.is_some() { budget } else { 0 };
+        let plan =
+            |samples| Plan::new((samples, dims, classes), size_of::<F>(), budget, weight_rows);
         let threads = rayon::current_num_threads();
         let parallel = plan(rows).workers(threads) > 1;
-        let prepared = checked
-            .clone()
-            .and_then(|()| inputs.prepare(loss, *reduction, &mut workspace.look, parallel))
-            .map(|()| workspace.look.samples.len());
-        exchange.agree(prepared)?;
-        let samples = workspace.look.samples.len();
-        if samples == 0 {
-            return Ok(None);
-        }
-        let plan = plan(samples);
+        input.prepare(loss, &mut workspace.prepared, parallel)?;
+        let plan = plan(workspace.prepared.samples.len());
         let workers = plan.workers(threads);
         workspace.prepare(&plan, workers);
-        Ok(Some(Step { inputs, scale: loss.scale(), plan, workers, workspace }))
+        if let Some(output) = output {
+            workspace.prepare_gradients(&plan, workers, output.embeddings.is_some());
+        }
+        Ok(Step { input, plan, workers, workspace })
     }
 
     fn forward_backward(
         &mut self,
-        labels: &[usize],
-        exchange: &impl Exchange<F>,
-        mut output: Output<'_, F>,
+        communication: &impl Communication<F>,
+        output: Output<'_, F>,
     ) -> Result<Forward<F>, Error> {
-        self.workspace.prepare_gradients(&self.plan, self.workers);
-        let mut copy = Vec::new();
-        let weights = match output.weights.as_slice_mut() {
-            Some(weights) => weights,
-            None => {
-                copy.resize(self.plan.classes * self.plan.dims, F::zero());
-                &mut copy[..]
-            }
-        };
-        self.forward(Some(weights));
-        let forward = self.record(labels, exchange)?;
-        let target_logits = self.share(&forward);
-        let mut bias = output.bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
-        self.backward(&target_logits, weights, bias.as_deref_mut(), output.embeddings.view_mut());
-        if !copy.is_empty() {
-            for (mut row, copy) in
-                output.weights.rows_mut().into_iter().zip(copy.chunks_exact(self.plan.dims))
-            {
-                row.assign(&ArrayView1::from(copy));
-            }
+        let Output { mut embeddings, weights, bias } = output;
+        let mut weights = weights.map(StandardLayout::new);
+        self.first_sweep(weights.as_mut().map(StandardLayout::rows));
+        let forward = self.forward(communication)?;
+        let mut bias_row = bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
+        let rows = weights.as_mut().map(StandardLayout::rows);
+        self.second_sweep(rows, bias_row.as_deref_mut(), embeddings.as_mut().map(|e| e.view_mut()));
+        if let Some(weights) = weights {
+            weights.finish();
         }
-        if let (Some(mut out), Some(bias)) = (output.bias, bias) {
+        if let (Some(mut out), Some(bias)) = (bias, bias_row) {
             out.assign(&ArrayView1::from(&bias));
         }
-        exchange.add_up(output.embeddings)?;
+        if let Some(embeddings) = embeddings {
+            communication.sum_embeddings(embeddings)?;
+        }
         Ok(forward)
     }
 
-    /// The first sweep. With a weight gradient to come, the logits stay in its rows, if they fit,
-    /// or in the workspace.
-    fn forward(&mut self, gradient: Option<&mut [F]>) {
-        let Workspace { look, found, logits, scratch, .. } = &mut *self.workspace;
+    /// The first sweep. With a second sweep to come, the logits wait in the rows of the weights'
+    /// gradient, if these are long enough, or in the workspace.
+    fn first_sweep(&mut self, rows: Option<&mut [F]>) {
+        if self.plan.samples == 0 {
+            return;
+        }
+        let Workspace { prepared, chunks, logits, scratch, .. } = &mut *self.workspace;
         let n = self.plan.samples;
-        let kept = match gradient {
-            Some(gradient) if self.plan.logits_fit_in_gradient() => (gradient, self.plan.dims),
-            Some(_) => (&mut logits[..self.plan.stored * n], n),
-            None => (&mut [][..], n),
+        let stored = match rows {
+            Some(rows) if self.plan.in_weight_rows => (rows, self.plan.dims),
+            _ => (&mut logits[..self.plan.stored * n], n),
         };
-        let Step { plan, inputs, scale, .. } = self;
-        let sweep = Sweep { plan, inputs, scale: *scale, look };
-        sweep.forward(found, kept, &mut scratch[..self.workers]);
+        let sweep = Sweep { plan: &self.plan, input: self.input, prepared };
+        sweep.forward(chunks, stored, &mut scratch[..self.workers]);
     }
 
-    /// Puts together what the chunks found, and what is found elsewhere.
-    fn record(
-        &mut self,
-        labels: &[usize],
-        exchange: &impl Exchange<F>,
-    ) -> Result<Forward<F>, Error> {
-        let mut findings = std::mem::take(&mut self.workspace.findings);
-        findings.clear();
-        findings.extend((0..self.workspace.look.samples.len()).map(|i| self.finding(i, labels)));
-        exchange.complete(labels.len(), &mut findings)?;
-        let mut forward = Forward::with_samples(labels.len());
-        for finding in &findings {
-            if let Some(outcome) = finding.outcome() {
-                forward.record(finding.row, finding.label, outcome);
+    /// Puts together what the chunks and the other ranks found; leaves each sample's terms for the
+    /// second sweep.
+    fn forward(&mut self, communication: &impl Communication<F>) -> Result<Forward<F>, Error> {
+        let rows = self.input.embeddings.nrows();
+        let mut stats = std::mem::take(&mut self.workspace.stats);
+        stats.clear();
+        let samples = 0..self.workspace.prepared.samples.len();
+        stats.extend(samples.map(|i| self.sample_stats(i)));
+        if !stats.is_empty() {
+            communication.complete(rows, &mut stats)?;
+        }
+        let Workspace { prepared, terms, .. } = &mut *self.workspace;
+        let mut forward = Forward::with_samples(rows, prepared.form.scale);
+        terms.clear();
+        for (sample, stats) in prepared.samples.iter().zip(&stats) {
+            let outcome = stats.outcome();
+            let target_logit = outcome.map_or(f64::INFINITY, |outcome| outcome.target_logit);
+            terms.push(sample_terms(stats.negatives, target_logit, sample.upstream));
+            if let (Some(outcome), Some(terms)) = (outcome, terms.last()) {
+                forward.record(stats.row, stats.label, terms.loss, &outcome);
             }
         }
-        self.workspace.findings = findings;
+        self.workspace.stats = stats;
         Ok(forward)
     }
 
-    /// What the chunks together found of sample `i`.
-    fn finding(&self, i: usize, labels: &[usize]) -> Finding {
-        let sample = &self.workspace.look.samples[i];
+    /// What the chunks together found for sample `i`.
+    fn sample_stats(&self, i: usize) -> SampleStats {
+        let sample = &self.workspace.prepared.samples[i];
+        let label = self.input.labels.map_or(IGNORED, |labels| labels[sample.row]);
         let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
-        let plain = self.workspace.target_logit(&self.plan, i, sample.class);
-        let beaten = nearest.max > plain || (nearest.max == plain && nearest.class < sample.class);
-        let own = sample.target.map(|t| Own { logit: t.logit, angle: t.pair.angle.theta });
-        Finding {
-            row: sample.row,
-            label: labels[sample.row],
-            negatives,
-            own,
-            prediction: match own {
-                Some(_) if !beaten => labels[sample.row],
-                _ if nearest.class < self.plan.classes => {
-                    self.inputs.classes.number_of(nearest.class)
-                }
-                _ => usize::MAX,
-            },
-            best: nearest.max.max(plain).widen(),
-        }
+        let own = self.workspace.target_logit(&self.plan, i, sample.class);
+        let nearer = |class: usize| {
+            nearest.max > own || (nearest.max == own && sample.class.is_some_and(|own| class < own))
+        };
+        let target = sample.target.map(|target| TargetLogit {
+            logit: target.logit,
+            margin_free: target.margin_free_logit,
+            angle: target.angle.theta,
+        });
+        let prediction = match nearest.class {
+            Some(class) if target.is_none() || nearer(class) => self.input.classes.label_of(class),
+            _ if target.is_some() => label,
+            _ => IGNORED,
+        };
+        let best = nearest.max.max(own).widen();
+        SampleStats { row: sample.row, label, norm: sample.norm, negatives, target, prediction, best }
     }
 
-    /// Fills each sample's shift and coefficient for the second sweep; answers
-    /// $\gamma = -g\sigma$.
-    fn share(&mut self, forward: &Forward<F>) -> Vec<f64> {
-        let Workspace { look, shift, coefficients, .. } = &mut *self.workspace;
-        let shares = look.samples.iter().zip(shift).zip(coefficients);
-        shares
-            .map(|((sample, shift), coefficient)| {
-                let negatives = forward.negatives[sample.row];
-                let pull = sample.upstream * forward.misses[sample.row];
-                // Without a negative the shift is -inf and nothing is shared.
-                *shift = F::narrow(negatives.max).max(F::min_value());
-                *coefficient =
-                    if negatives.sum > 0.0 { F::narrow(pull / negatives.sum) } else { F::zero() };
-                -pull
-            })
-            .collect()
-    }
-
-    fn backward(
+    fn second_sweep(
         &mut self,
-        target_logits: &[f64],
-        weights: &mut [F],
+        weights: Option<&mut [F]>,
         bias: Option<&mut [F]>,
-        gradients: ArrayViewMut2<'_, F>,
+        embeddings: Option<ArrayViewMut2<'_, F>>,
     ) {
-        let Workspace { look, logits, partials, shift, coefficients, scratch, .. } =
+        let Workspace { prepared, logits, partials, shift, coefficients, scratch, terms, .. } =
             &mut *self.workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let shares = Shares { shift: &shift[..n], coefficients: &coefficients[..n], target_logits };
+        for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
+            *shift = F::narrow(terms.shift);
+            *coefficient = F::narrow(terms.coefficient);
+        }
+        let terms = &terms[..];
+        let factors = LogitCoefficients {
+            shift: &shift[..n],
+            coefficients: &coefficients[..n],
+            terms,
+        };
         let scratch = &mut scratch[..self.workers];
-        let partials = &mut partials[..self.plan.chunks * n * dims];
+        let asked_for = if embeddings.is_some() { self.plan.chunks * n * dims } else { 0 };
+        let partials = &mut partials[..asked_for];
         let stored = &logits[..self.plan.stored * n];
-        let Step { plan, inputs, scale, .. } = self;
-        let sweep = Sweep { plan, inputs, scale: *scale, look };
-        sweep.backward(shares, (weights, bias), stored, partials, scratch);
-        embedding_gradients(&sweep, shares, partials, gradients, scratch);
+        let sweep = Sweep { plan: &self.plan, input: self.input, prepared };
+        sweep.backward(factors, SweepOutput { weights, bias, partials }, stored, scratch);
+        if let Some(embeddings) = embeddings {
+            sweep.embedding_gradients(terms, partials, embeddings, scratch);
+        }
     }
 }
 
-impl<F: Real> Output<'_, F> {
-    /// Zeros: the gradient of nothing.
-    fn clear(mut self) {
-        self.embeddings.fill(F::zero());
-        self.weights.fill(F::zero());
-        if let Some(mut bias) = self.bias {
-            bias.fill(F::zero());
+/// The rows of a gradient one after the other: in place, or in a copy where they lie otherwise.
+struct StandardLayout<'a, F> {
+    target: ArrayViewMut2<'a, F>,
+    copy: Vec<F>,
+}
+
+impl<'a, F: Real> StandardLayout<'a, F> {
+    fn new(mut target: ArrayViewMut2<'a, F>) -> Self {
+        let in_place = target.as_slice_mut().is_some();
+        let copy = if in_place { Vec::new() } else { vec![F::zero(); target.len()] };
+        StandardLayout { target, copy }
+    }
+
+    fn rows(&mut self) -> &mut [F] {
+        match self.target.as_slice_mut() {
+            Some(rows) => rows,
+            None => &mut self.copy,
+        }
+    }
+
+    fn finish(mut self) {
+        if self.target.as_slice_mut().is_none() {
+            let dims = self.target.ncols();
+            let rows = self.target.rows_mut().into_iter().zip(self.copy.chunks_exact(dims));
+            rows.for_each(|(mut row, copy)| row.assign(&ArrayView1::from(copy)));
         }
     }
 }

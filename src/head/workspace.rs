@@ -1,34 +1,38 @@
-//! What a head keeps between steps, so that a step at a shape already seen allocates nothing.
+//! The buffers that a head keeps between steps: a step at a shape already seen allocates nothing.
 
 use std::any::Any;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::exchange::Finding;
+use super::communication::SampleStats;
 use super::plan::Plan;
-use super::samples::FirstLook;
+use super::prepare::Prepared;
 use crate::kernel::Real;
+use crate::math::SampleTerms;
 
 /// The buffers of one working type.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
-    pub look: FirstLook<F>,
-    /// What each chunk found of each sample (chunks × samples).
-    pub found: Found<F>,
-    /// What all chunks together found of each sample.
-    pub findings: Vec<Finding>,
+    pub prepared: Prepared<F>,
+    /// What each chunk finds for each sample (chunks × samples).
+    pub chunks: ChunkStats<F>,
+    /// What all chunks together find for each sample.
+    pub stats: Vec<SampleStats>,
+    /// What lies between the sweeps, for each sample.
+    pub terms: Vec<SampleTerms>,
     /// Logits between the sweeps (stored classes × samples).
     pub logits: Vec<F>,
-    /// Each chunk's share of the embeddings' gradient (chunks × samples × dims).
+    /// Each chunk's part of the embeddings' gradient (chunks × samples × dims).
     pub partials: Vec<F>,
-    /// The negatives' shift of each sample, for the second sweep.
+    /// [`SampleTerms::shift`] of each sample, in the working type.
     pub shift: Vec<F>,
-    /// $g_i\sigma_i/\Sigma_i$ of each sample, for the second sweep.
+    /// [`SampleTerms::coefficient`] of each sample, in the working type.
     pub coefficients: Vec<F>,
     pub scratch: Vec<Scratch<F>>,
 }
 
 /// Statistics of the first sweep, chunk by chunk.
 #[derive(Debug, Default)]
-pub(crate) struct Found<F> {
+pub(crate) struct ChunkStats<F> {
     pub max: Vec<F>,
     pub class: Vec<usize>,
     pub sum: Vec<f64>,
@@ -41,7 +45,7 @@ pub(crate) struct Scratch<F> {
     /// Logits or their gradients, one tile (rows × samples).
     pub tile: Vec<F>,
     /// Logits computed again, one tile.
-    pub again: Vec<F>,
+    pub recomputed: Vec<F>,
     /// Weights copied together, one tile (rows × dims).
     pub packed: Vec<F>,
     pub factors: Vec<F>,
@@ -56,11 +60,11 @@ pub(crate) struct Scratch<F> {
 impl<F: Real> Workspace<F> {
     /// Room for the first sweep.
     pub fn prepare(&mut self, plan: &Plan, workers: usize) {
-        let found = plan.chunks * plan.samples;
-        self.found.max.resize(found, F::zero());
-        self.found.class.resize(found, 0);
-        self.found.sum.resize(found, 0.0);
-        self.found.target.resize(found, F::zero());
+        let entries = plan.chunks * plan.samples;
+        self.chunks.max.resize(entries, F::zero());
+        self.chunks.class.resize(entries, 0);
+        self.chunks.sum.resize(entries, 0.0);
+        self.chunks.target.resize(entries, F::zero());
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
         for scratch in &mut self.scratch[..workers] {
             scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());
@@ -73,34 +77,45 @@ impl<F: Real> Workspace<F> {
         }
     }
 
-    /// Room for the second sweep too.
-    pub fn prepare_gradients(&mut self, plan: &Plan, workers: usize) {
+    /// Room for the second sweep too; `embeddings` says whether their gradient is asked for.
+    pub fn prepare_gradients(&mut self, plan: &Plan, workers: usize, embeddings: bool) {
         self.logits.resize(plan.stored * plan.samples, F::zero());
-        self.partials.resize(plan.chunks * plan.samples * plan.dims, F::zero());
+        if embeddings {
+            self.partials.resize(plan.chunks * plan.samples * plan.dims, F::zero());
+        }
         self.shift.resize(plan.samples, F::zero());
         self.coefficients.resize(plan.samples, F::zero());
-        if !plan.logits_fit_in_gradient() && plan.stored < plan.classes {
+        if !plan.in_weight_rows && plan.stored < plan.classes {
             for scratch in &mut self.scratch[..workers] {
-                scratch.again.resize(plan.tile_rows() * plan.samples, F::zero());
+                scratch.recomputed.resize(plan.tile_rows() * plan.samples, F::zero());
             }
         }
     }
 }
 
-/// The workspaces of a head, at most one for each working type.
+/// The workspaces of a head that no step is using. It is locked only while one is taken or
+/// returned, never during a step, so that steps of one head run side by side, each with its own.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(Vec<Box<dyn Any + Send + Sync>>);
+pub(crate) struct WorkspaceCache(Mutex<Vec<Box<dyn Any + Send>>>);
 
-impl Kept {
-    /// Takes the workspace of type `F` out, or makes one.
-    pub fn take<F: Real>(&mut self) -> Box<Workspace<F>> {
-        let at = self.0.iter().position(|kept| kept.is::<Workspace<F>>());
-        let kept = at.map(|at| self.0.swap_remove(at).downcast());
-        kept.and_then(Result::ok).unwrap_or_default()
+impl WorkspaceCache {
+    /// Runs `step` with a workspace of type `F`, which is kept for a later step.
+    pub fn with<F: Real, T>(&self, step: impl FnOnce(&mut Workspace<F>) -> T) -> T {
+        let mut workspace = self.take();
+        let result = step(&mut workspace);
+        self.lock().push(workspace);
+        result
     }
 
-    /// Puts it back for the next step.
-    pub fn put<F: Real>(&mut self, workspace: Box<Workspace<F>>) {
-        self.0.push(workspace);
+    fn take<F: Real>(&self) -> Box<Workspace<F>> {
+        let mut cache = self.lock();
+        let at = cache.iter().position(|workspace| workspace.is::<Workspace<F>>());
+        let workspace = at.map(|at| cache.swap_remove(at).downcast());
+        workspace.and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Box<dyn Any + Send>>> {
+        // A panic cannot leave the list half changed: at worst a workspace is lost.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -173,18 +173,18 @@ impl<F: Real> Op for AddScaled<'_, F> {
     }
 }
 
-/// $a\cdot b$ of an f64 row and a row of data.
-pub(crate) fn dot<F: Real>(a: &[f64], b: &[F]) -> f64 {
+/// a·b in f64.
+pub(crate) fn dot<F: Real, G: Real>(a: &[F], b: &[G]) -> f64 {
     assert_eq!(a.len(), b.len());
     dispatch(Dot { a, b })
 }
 
-struct Dot<'a, F> {
-    a: &'a [f64],
-    b: &'a [F],
+struct Dot<'a, F, G> {
+    a: &'a [F],
+    b: &'a [G],
 }
 
-impl<F: Real> Op for Dot<'_, F> {
+impl<F: Real, G: Real> Op for Dot<'_, F, G> {
     type Output = f64;
 
     #[inline(always)]
@@ -194,10 +194,10 @@ impl<F: Real> Op for Dot<'_, F> {
         let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
         for (a, b) in a_blocks.iter().zip(b_blocks) {
             for ((sum, &a), b) in sums.iter_mut().zip(a).zip(b) {
-                *sum = madd::<_, FMA>(a, b.widen(), *sum);
+                *sum = madd::<_, FMA>(a.widen(), b.widen(), *sum);
             }
         }
         let rest = a_rest.iter().zip(b_rest);
-        rest.fold(sums.iter().sum(), |dot, (&a, b)| madd::<_, FMA>(a, b.widen(), dot))
+        rest.fold(sums.iter().sum(), |dot, (a, b)| madd::<_, FMA>(a.widen(), b.widen(), dot))
     }
 }

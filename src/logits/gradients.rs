@@ -2,32 +2,76 @@
 
 use ndarray::{Array1, Array2, Axis};
 
-use super::{NormalizedLogits, Source, units, workers};
-use crate::batch::Gradients;
+use super::{NormalizedLogits, Source, slice, slice_mut, units, workers};
+use crate::data::{Gradients, IGNORED, has_direction};
 use crate::error::Error;
-use crate::geometry::Pair;
 use crate::kernel::{self, Mat, MatMut, Real};
-use crate::parallel::work;
+use crate::math::Pair;
+use crate::parallel::run_jobs;
 
 /// Gradients with respect to what [`NormalizedLogits`] holds, each with all others held fixed.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct LogitGradients<F> {
-    /// $\partial L/\partial c_{ij}$ (N, C). Always finite: where a margin has no derivative by the
-    /// cosine (an embedding on its class, under ArcFace), the target's entry is 0.
+    /// ∂L/∂c_ij (N, C). Always finite: where a margin has no derivative by the cosine (an embedding
+    /// on its class, under ArcFace), the target's entry is 0.
     pub cosines: Array2<F>,
-    /// $\partial L/\partial\theta_{iy}$ (N), exact at every angle.
+    /// ∂L/∂θ_iy (N), exact at every angle.
     pub target_angles: Array1<F>,
-    /// $\partial L/\partial\lVert x_i\rVert$ (N); 0 under a fixed scale.
+    /// ∂L/∂‖x_i‖ (N); 0 under a fixed scale.
     pub feature_norms: Array1<F>,
-    /// $\partial L/\partial\lVert w_j\rVert$ (C); 0 but for Softmax.
+    /// ∂L/∂‖w_j‖ (C); 0 but for Softmax.
     pub weight_norms: Array1<F>,
-    /// $\partial L/\partial b_j$ (C), where the logits have a bias.
+    /// ∂L/∂b_j (C), where the logits have a bias.
     pub bias: Option<Array1<F>>,
-    pub(super) labels: Vec<usize>,
+    labels: Option<Vec<usize>>,
+    pub(super) undirected: Undirected,
+}
+
+/// Gradients of the logits themselves for vectors without a direction, which cosines and norms
+/// cannot carry: zero rows under Softmax.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Undirected {
+    /// Embeddings (row, gradients of its logits).
+    rows: Vec<(usize, Vec<f64>)>,
+    /// Class weights (row, gradients of its logits by sample).
+    columns: Vec<(usize, Vec<f64>)>,
+}
+
+impl Undirected {
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.columns.clear();
+    }
+
+    /// Keeps what is needed of the gradients of sample `i`'s logits.
+    pub fn keep<F: Real>(&mut self, source: &Source<F>, i: usize, by_logit: &[f64]) {
+        if !has_direction::<F>(source.x_norms[i]) {
+            self.rows.push((i, by_logit.to_vec()));
+        }
+        let samples = source.x.nrows();
+        for (at, &j) in source.undirected_weights.iter().enumerate() {
+            if at == self.columns.len() {
+                self.columns.push((j, vec![0.0; samples]));
+            }
+            self.columns[at].1[i] = by_logit[j];
+        }
+    }
+
+    fn row(&self, i: usize) -> Option<&[f64]> {
+        self.rows.iter().find(|(row, _)| *row == i).map(|(_, gradients)| &gradients[..])
+    }
+
+    fn column(&self, j: usize) -> Option<&[f64]> {
+        let at = self.columns.binary_search_by_key(&j, |(column, _)| *column).ok()?;
+        Some(&self.columns[at].1)
+    }
 }
 
 impl<F: Real> LogitGradients<F> {
-    /// Zeros in the shapes of `logits`.
+    /// Zeros in the shapes of `logits`. They hold no labels until
+    /// [`MarginLoss::backward_into`](crate::MarginLoss::backward_into) or
+    /// [`with_labels`](Self::with_labels) gives them some.
     pub fn zeros_for(logits: &NormalizedLogits<F>) -> Self {
         let (n, c) = logits.cosines.dim();
         LogitGradients {
@@ -36,8 +80,43 @@ impl<F: Real> LogitGradients<F> {
             feature_norms: Array1::zeros(n),
             weight_norms: Array1::zeros(c),
             bias: logits.bias.as_ref().map(|_| Array1::zeros(c)),
-            labels: vec![0; n],
+            labels: None,
+            undirected: Undirected::default(),
         }
+    }
+
+    /// The same gradients, filled by hand, for samples of these classes: the target pair's share is
+    /// read from `target_angles`, all other classes' from `cosines`. A sample labelled [`IGNORED`]
+    /// has no target pair.
+    ///
+    /// ```
+    /// use margin_softmax::{Error, LogitGradients, NormalizedLogits};
+    /// use ndarray::array;
+    ///
+    /// let logits = NormalizedLogits::new(&array![[1.0, 0.0]], &array![[1.0, 0.0], [0.0, 2.0]])?;
+    /// let mut gradients = LogitGradients::zeros_for(&logits);
+    /// gradients.cosines[[0, 1]] = 3.0;
+    /// assert_eq!(logits.backward(&gradients).unwrap_err(), Error::UnknownLabels);
+    /// let gradients = logits.backward(&gradients.with_labels(&[0])?)?;
+    /// assert_eq!(gradients.embeddings, array![[0.0, 3.0]]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Label`] where the labels do not fit the gradients.
+    pub fn with_labels(self, labels: &[usize]) -> Result<Self, Error> {
+        let (n, c) = self.cosines.dim();
+        Error::check_shape("labels of the gradients", &[n], &[labels.len()])?;
+        Error::check_labels(labels, c, Some(IGNORED))?;
+        Ok(LogitGradients { labels: Some(labels.to_vec()), ..self })
+    }
+
+    /// Takes over the labels of a step on `logits`.
+    pub(super) fn set_labels(&mut self, labels: &[usize], logits: &NormalizedLogits<F>) {
+        let own = self.labels.get_or_insert_default();
+        let counts = |label: usize| if Some(label) == logits.ignored { IGNORED } else { label };
+        own.clear();
+        own.extend(labels.iter().map(|&label| counts(label)));
     }
 
     /// Refuses gradients that do not have the shapes of `logits`.
@@ -51,25 +130,37 @@ impl<F: Real> LogitGradients<F> {
         Error::check_shape("gradients of bias", &shape(&logits.bias), &shape(&self.bias))
     }
 
-    /// Refuses gradients whose labels are those of other logits, whatever their shapes.
-    pub(super) fn check_labels(&self, logits: &NormalizedLogits<F>) -> Result<(), Error> {
+    /// The class of each sample among those of `logits`; refused where there are none or others.
+    pub(super) fn checked_labels(
+        &self,
+        logits: &NormalizedLogits<F>,
+    ) -> Result<Vec<Option<usize>>, Error> {
+        let labels = self.labels.as_ref().ok_or(Error::UnknownLabels)?;
         let (n, c) = logits.cosines.dim();
-        Error::check_shape("labels of the gradients", &[n], &[self.labels.len()])?;
-        Error::check_labels(&self.labels, c)
+        Error::check_shape("labels of the gradients", &[n], &[labels.len()])?;
+        Error::check_labels(labels, c, Some(IGNORED))?;
+        Ok(labels.iter().map(|&label| Some(label).filter(|&label| label != IGNORED)).collect())
     }
 }
 
 /// Classes or samples that are carried on together.
 const BLOCK: usize = 64;
 
+/// The gradients of embeddings, class weights and bias, from those of the logits of samples of
+/// these classes.
 pub(super) fn through_normalisation<F: Real>(
     source: &Source<F>,
     gradients: &LogitGradients<F>,
+    labels: &[Option<usize>],
 ) -> Gradients<F> {
-    let pairs: Vec<Pair> = (gradients.labels.iter().enumerate())
-        .map(|(i, &y)| Pair::new(source.x(i), source.w(y), source.x_norms[i], source.w_norms[y]))
-        .collect();
-    let carry = Carry { source, gradients, pairs: &pairs };
+    let pair = |(i, label): (usize, &Option<usize>)| {
+        let y = (*label)?;
+        let (r, q) = (source.x_norms[i], source.w_norms[y]);
+        let directed = has_direction::<F>(r) && has_direction::<F>(q);
+        directed.then(|| Pair::new(source.x(i), source.w(y), r, q))
+    };
+    let pairs: Vec<Option<Pair>> = labels.iter().enumerate().map(pair).collect();
+    let carry = Carry { source, gradients, labels, pairs: &pairs };
     Gradients {
         embeddings: carry.to_embeddings(),
         weights: carry.to_weights(),
@@ -80,31 +171,31 @@ pub(super) fn through_normalisation<F: Real>(
 struct Carry<'a, F> {
     source: &'a Source<F>,
     gradients: &'a LogitGradients<F>,
-    pairs: &'a [Pair],
+    labels: &'a [Option<usize>],
+    pairs: &'a [Option<Pair>],
 }
 
 impl<F: Real> Carry<'_, F> {
-    /// $\frac1r[(I - uu^\top)\sum_{j\ne y}\frac{\partial L}{\partial c_{ij}}v_j
-    /// - \frac{\partial L}{\partial\theta}t^x] + \frac{\partial L}{\partial r}u$.
+    /// The rows (I − uuᵀ)/r · Σ_{j≠y} ∂L/∂c_ij·v_j − ∂L/∂θ_i·tˣ/r + ∂L/∂r_i·u.
     fn to_embeddings(&self) -> Array2<F> {
         let (n, dims) = self.source.x.dim();
         let classes = self.source.w.nrows();
-        let weights = self.source.w.as_slice().unwrap_or_default();
+        let weights = slice(&self.source.w);
         let mut out = Array2::zeros((n, dims));
         let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();
-        work(blocks, &mut vec![(); workers()], |(), (block, mut out)| {
+        run_jobs(blocks, &mut vec![(); workers()], |(), (block, mut out)| {
             let (first, rows) = (block * BLOCK, out.nrows());
-            let out = out.as_slice_mut().unwrap_or_default();
+            let out = slice_mut(&mut out);
             for tile in (0..classes).step_by(BLOCK) {
                 let columns = BLOCK.min(classes - tile);
-                let mut shares = Vec::with_capacity(rows * columns);
+                let mut factors = Vec::with_capacity(rows * columns);
                 for i in first..first + rows {
-                    shares.extend((tile..tile + columns).map(|j| self.share(i, j)));
+                    factors.extend((tile..tile + columns).map(|j| self.factor(i, j)));
                 }
                 let weights = &weights[tile * dims..(tile + columns) * dims];
-                let (shares, weights) =
-                    (Mat::new(&shares, rows, columns), Mat::new(weights, columns, dims));
-                kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, shares, weights);
+                let (factors, weights) =
+                    (Mat::new(&factors, rows, columns), Mat::new(weights, columns, dims));
+                kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, factors, weights);
             }
             for (i, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_embedding(i, out);
@@ -113,54 +204,69 @@ impl<F: Real> Carry<'_, F> {
         out
     }
 
-    /// A non-target share of sample `i` in class `j`, over the norm of the class.
-    fn share(&self, i: usize, j: usize) -> F {
-        if j == self.gradients.labels[i] {
+    /// ∂L/∂c_ij over the norm of the class weight; 0 for the target pair and for a class weight
+    /// without a direction.
+    fn factor(&self, i: usize, j: usize) -> F {
+        let norm = self.source.w_norms[j];
+        if self.labels[i] == Some(j) || !has_direction::<F>(norm) {
             return F::zero();
         }
-        F::narrow(self.gradients.cosines[[i, j]].widen() / self.source.w_norms[j])
+        F::narrow(self.gradients.cosines[[i, j]].widen() / norm)
     }
 
     fn finish_embedding(&self, i: usize, out: &mut [F]) {
-        let label = self.gradients.labels[i];
-        let (x, w, pair) = (self.source.x(i), self.source.w(label), &self.pairs[i]);
-        // With a unit row nothing is of the square of the norm, which may be beyond any range.
-        let unit: Vec<f64> = x.iter().map(|v| v.widen() * pair.inverse_x).collect();
+        let x = self.source.x(i);
+        if let Some(by_logit) = self.gradients.undirected.row(i) {
+            let mut sum = vec![0.0; out.len()];
+            for (j, &gradient) in by_logit.iter().enumerate() {
+                kernel::add_scaled(&mut sum, 1.0, self.source.w(j), gradient);
+            }
+            return kernel::rounded(out, &sum);
+        }
+        if !has_direction::<F>(self.source.x_norms[i]) {
+            return out.fill(F::zero()); // left out, and whatever it holds
+        }
+        let inverse = self.source.x_norms[i].recip();
+        // With a unit row no step holds the square of the norm, which may be beyond any range.
+        let unit: Vec<f64> = x.iter().map(|v| v.widen() * inverse).collect();
         let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
+        for (j, by_logit) in &self.gradients.undirected.columns {
+            kernel::add_scaled(&mut sum, 1.0, self.source.w(*j), by_logit[i]);
+        }
         let along = kernel::dot(&sum, &unit);
         kernel::add_scaled(&mut sum, 1.0, &unit, -along);
-        pair.add_tangent_x(&mut sum, x, w, -self.gradients.target_angles[i].widen());
-        let along_norm = self.gradients.feature_norms[i].widen();
-        kernel::add_scaled(&mut sum, pair.inverse_x, &unit, along_norm);
-        for (out, sum) in out.iter_mut().zip(sum) {
-            *out = F::narrow(sum);
+        if let (Some(label), Some(pair)) = (self.labels[i], &self.pairs[i]) {
+            let gradient = self.gradients.target_angles[i].widen();
+            pair.add_tangent_x(&mut sum, x, self.source.w(label), -gradient);
         }
+        let along_norm = self.gradients.feature_norms[i].widen();
+        kernel::add_scaled(&mut sum, inverse, &unit, along_norm);
+        kernel::rounded(out, &sum);
     }
 
-    /// $\frac1q[(I - vv^\top)\sum_{i: y_i\ne j}\frac{\partial L}{\partial c_{ij}}u_i
-    /// - \sum_{i: y_i = j}\frac{\partial L}{\partial\theta_i}t^w_i] + \frac{\partial L}{\partial q}v$.
+    /// The rows (I − vvᵀ)/q · Σ_{i: y_i≠j} ∂L/∂c_ij·u_i − Σ_{i: y_i=j} ∂L/∂θ_i·tʷ/q + ∂L/∂q_j·v.
     fn to_weights(&self) -> Array2<F> {
         let (classes, dims) = self.source.w.dim();
         let n = self.source.x.nrows();
         let units = units(&self.source.x, &self.source.x_norms);
         let units = Mat::new(&units, n, dims);
         let mut own = vec![Vec::new(); classes];
-        for (i, &label) in self.gradients.labels.iter().enumerate() {
-            own[label].push(i);
+        for (i, label) in self.labels.iter().enumerate() {
+            own[label.unwrap_or_default()].extend(label.map(|_| i));
         }
         let mut out = Array2::zeros((classes, dims));
         let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();
-        work(blocks, &mut vec![(); workers()], |(), (block, mut out)| {
+        run_jobs(blocks, &mut vec![(); workers()], |(), (block, mut out)| {
             let (first, rows) = (block * BLOCK, out.nrows());
-            let out = out.as_slice_mut().unwrap_or_default();
-            let mut shares = vec![F::zero(); rows * n];
+            let out = slice_mut(&mut out);
+            let mut factors = vec![F::zero(); rows * n];
             for i in 0..n {
                 for j in 0..rows {
-                    shares[j * n + i] = self.share(i, first + j);
+                    factors[j * n + i] = self.factor(i, first + j);
                 }
             }
-            let shares = Mat::new(&shares, rows, n);
-            kernel::gemm(MatMut::new(out, rows, dims, dims), false, shares, units);
+            let factors = Mat::new(&factors, rows, n);
+            kernel::gemm(MatMut::new(out, rows, dims, dims), false, factors, units);
             for (j, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_weight(j, &own[j], out);
             }
@@ -170,17 +276,32 @@ impl<F: Real> Carry<'_, F> {
 
     fn finish_weight(&self, j: usize, own: &[usize], out: &mut [F]) {
         let w = self.source.w(j);
+        let undirected = &self.gradients.undirected;
+        if !has_direction::<F>(self.source.w_norms[j]) {
+            let mut sum = vec![0.0; out.len()];
+            for (i, &gradient) in undirected.column(j).unwrap_or_default().iter().enumerate() {
+                kernel::add_scaled(&mut sum, 1.0, self.source.x(i), gradient);
+            }
+            return kernel::rounded(out, &sum);
+        }
         let inverse = self.source.w_norms[j].recip();
+        for (i, by_logit) in &undirected.rows {
+            // Over the norm as the other samples' terms are, which are divided by it above.
+            let gradient = F::narrow(by_logit[j] * inverse);
+            for (out, &x) in out.iter_mut().zip(self.source.x(*i)) {
+                *out += gradient * x;
+            }
+        }
         kernel::project(out, w, F::narrow(inverse));
         let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
         for &i in own {
-            let pull = self.gradients.target_angles[i].widen() * inverse;
-            self.pairs[i].add_tangent_w(&mut sum, self.source.x(i), w, -pull);
+            let gradient = self.gradients.target_angles[i].widen() * inverse;
+            if let Some(pair) = &self.pairs[i] {
+                pair.add_tangent_w(&mut sum, self.source.x(i), w, -gradient);
+            }
         }
         let unit: Vec<f64> = w.iter().map(|v| v.widen() * inverse).collect();
         kernel::add_scaled(&mut sum, 1.0, &unit, self.gradients.weight_norms[j].widen());
-        for (out, sum) in out.iter_mut().zip(sum) {
-            *out = F::narrow(sum);
-        }
+        kernel::rounded(out, &sum);
     }
 }

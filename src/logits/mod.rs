@@ -4,25 +4,25 @@ mod gradients;
 mod rows;
 
 pub use gradients::LogitGradients;
-pub(crate) use rows::{backward, forward, margin_free};
+pub(crate) use rows::{TargetAnswer, backward, forward, margin_free};
 
 use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1, Axis};
 
-use crate::batch::{Gradients, check_finite, check_matrices};
+use crate::data::{Gradients, check_finite, check_matrices, check_norm, has_direction, norm_of};
 use crate::error::Error;
-use crate::geometry::check_norm;
-use crate::head::norm_of;
 use crate::kernel::{self, Mat, MatMut, Real};
-use crate::parallel::work;
+use crate::parallel::run_jobs;
 
 /// Cosines made elsewhere may exceed 1 by this much: rounding, not a mistake.
 const COSINE_SLACK: f64 = 1e-3;
 
-/// The cosines of N embeddings with C class weights, and the norms that they were freed of.
+/// The cosines of N embeddings with C class weights, and the norms that were divided out.
 ///
-/// $$ c_{ij} = \frac{x_i\cdot w_j}{\lVert x_i\rVert\lVert w_j\rVert} $$
+/// ```text
+/// c_ij = x_i·w_j / (‖x_i‖·‖w_j‖)
+/// ```
 ///
-/// It holds N×C numbers, to be looked at or changed; [`Head`](crate::Head) gives the same losses
+/// It holds N×C numbers, which can be read or changed; [`Head`](crate::Head) gives the same losses
 /// and gradients without holding them. Losses and gradients are those of
 /// [`MarginLoss::forward`](crate::MarginLoss::forward) and
 /// [`backward`](crate::MarginLoss::backward).
@@ -49,16 +49,19 @@ pub struct NormalizedLogits<F> {
     feature_norms: Array1<F>,
     weight_norms: Array1<F>,
     bias: Option<Array1<F>>,
+    ignored: Option<usize>,
     source: Option<Source<F>>,
 }
 
-/// What the cosines were made of: the target pairs' angles and the gradients come from here.
+/// What the cosines were made of: the target pairs' angles and the gradients are computed from it.
 #[derive(Debug, Clone)]
 struct Source<F> {
     x: Array2<F>,
     w: Array2<F>,
     x_norms: Vec<f64>,
     w_norms: Vec<f64>,
+    /// Class weights that are too short or too long to be normalised, ascending.
+    undirected_weights: Vec<usize>,
 }
 
 impl<F: Real> Source<F> {
@@ -69,34 +72,56 @@ impl<F: Real> Source<F> {
     fn w(&self, j: usize) -> &[F] {
         row(&self.w, j)
     }
+
+    /// c_ij in f64, 0 for a zero row.
+    fn cosine(&self, i: usize, j: usize) -> F {
+        let (r, q) = (self.x_norms[i], self.w_norms[j]);
+        if r == 0.0 || q == 0.0 {
+            return F::zero();
+        }
+        let terms = self.x(i).iter().zip(self.w(j));
+        F::narrow(terms.map(|(x, w)| (x.widen() / r) * (w.widen() / q)).sum())
+    }
 }
 
 /// Row `i` of a matrix in standard layout.
 fn row<F>(matrix: &Array2<F>, i: usize) -> &[F] {
     let columns = matrix.ncols();
-    &matrix.as_slice().unwrap_or_default()[i * columns..(i + 1) * columns]
+    &slice(matrix)[i * columns..(i + 1) * columns]
 }
+
+/// The numbers of a matrix that this room made.
+fn slice<F>(matrix: &ArrayRef2<F>) -> &[F] {
+    matrix.as_slice().expect(OWN_LAYOUT)
+}
+
+fn slice_mut<F>(matrix: &mut ArrayRef2<F>) -> &mut [F] {
+    matrix.as_slice_mut().expect(OWN_LAYOUT)
+}
+
+const OWN_LAYOUT: &str = "matrices made here, and blocks of their rows, are in standard layout";
 
 impl<F: Real> NormalizedLogits<F> {
     /// The cosines of embeddings `x` (N, D) with class weights `w` (C, D), in any layout. Both are
     /// copied: the angles of the target pairs, which a cosine near ±1 no longer holds, are taken
-    /// from them.
+    /// from them. A zero row has cosine 0 with everything; only Softmax accepts one, and any other
+    /// loss returns [`Error::DegenerateNorm`].
     ///
     /// # Errors
-    /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`], [`Error::DegenerateNorm`].
+    /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`].
     pub fn new(x: &ArrayRef2<F>, w: &ArrayRef2<F>) -> Result<Self, Error> {
         check_matrices(x, w)?;
         let x_norms = norms("embeddings", x)?;
         let w_norms = norms("class weights", w)?;
         let narrow = |norms: &[f64]| norms.iter().map(|&norm| F::narrow(norm)).collect();
+        let (feature_norms, weight_norms) = (narrow(&x_norms), narrow(&w_norms));
         let (x, w) = (x.as_standard_layout().into_owned(), w.as_standard_layout().into_owned());
-        Ok(NormalizedLogits {
-            cosines: cosines(&x, &w, &x_norms, &w_norms),
-            feature_norms: narrow(&x_norms),
-            weight_norms: narrow(&w_norms),
-            bias: None,
-            source: Some(Source { x, w, x_norms, w_norms }),
-        })
+        let undirected = |&j: &usize| !has_direction::<F>(w_norms[j]);
+        let undirected_weights = (0..w.nrows()).filter(undirected).collect();
+        let source = Source { x, w, x_norms, w_norms, undirected_weights };
+        let (cosines, source) = (cosines(&source), Some(source));
+        let (bias, ignored) = (None, None);
+        Ok(NormalizedLogits { cosines, feature_norms, weight_norms, bias, ignored, source })
     }
 
     /// Cosines (N, C) made elsewhere; all norms are taken as 1. Gradients end at the cosines and
@@ -129,29 +154,30 @@ impl<F: Real> NormalizedLogits<F> {
             feature_norms: Array1::ones(n),
             weight_norms: Array1::ones(c),
             bias: None,
+            ignored: None,
             source: None,
         })
     }
 
-    /// The same cosines with the norms `r` (N) of the embeddings, for losses whose scale is the
-    /// feature norm.
+    /// The same cosines, made elsewhere, with the norms `r` (N) of the embeddings, for losses whose
+    /// scale is the feature norm.
     ///
     /// # Errors
+    /// [`Error::FeatureNorms`] for logits that were built from embeddings and hold their norms;
     /// [`Error::Shape`], [`Error::NonFinite`], [`Error::DegenerateNorm`].
     pub fn with_feature_norms(self, r: Array1<F>) -> Result<Self, Error> {
+        if self.source.is_some() {
+            return Err(Error::FeatureNorms);
+        }
         Error::check_shape("feature norms", &[self.cosines.nrows()], r.shape())?;
         for (row, norm) in r.iter().enumerate() {
-            check_norm(
-                "feature norms",
-                row,
-                ArrayView1::from(std::slice::from_ref(norm)),
-                norm.widen(),
-            )?;
+            let values = ArrayView1::from(std::slice::from_ref(norm));
+            check_norm("feature norms", row, values, norm.widen(), true)?;
         }
         Ok(NormalizedLogits { feature_norms: r, ..self })
     }
 
-    /// The same logits with a bias `b` (C). Only Softmax takes it; any other loss answers
+    /// The same logits with a bias `b` (C). Only Softmax takes it; any other loss returns
     /// [`Error::Bias`].
     ///
     /// # Errors
@@ -160,6 +186,13 @@ impl<F: Real> NormalizedLogits<F> {
         Error::check_shape("bias", &[self.cosines.ncols()], b.shape())?;
         check_finite("bias", &b.view())?;
         Ok(NormalizedLogits { bias: Some(b.to_owned()), ..self })
+    }
+
+    /// The same logits without the samples of this label: their loss and gradient are 0, they count
+    /// neither in the mean nor in the accuracy, and their prediction is [`IGNORED`](crate::IGNORED).
+    /// `label` is the number of a class, or [`IGNORED`](crate::IGNORED), which no class has.
+    pub fn with_ignored_label(self, label: usize) -> Self {
+        NormalizedLogits { ignored: Some(label), ..self }
     }
 
     /// The cosines (N, C).
@@ -189,48 +222,61 @@ impl<F: Real> NormalizedLogits<F> {
     ///
     /// # Errors
     /// [`Error::Detached`] where the logits were built [`from_cosines`](Self::from_cosines);
-    /// [`Error::Shape`] or [`Error::Label`] where the gradients are those of other logits.
+    /// [`Error::UnknownLabels`] for gradients filled by hand without
+    /// [`with_labels`](LogitGradients::with_labels); [`Error::Shape`] or [`Error::Label`] where the
+    /// gradients are those of other logits.
     pub fn backward(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
         let source = self.source.as_ref().ok_or(Error::Detached)?;
         gradients.check(self)?;
-        gradients.check_labels(self)?;
-        Ok(gradients::through_normalisation(source, gradients))
+        let labels = gradients.checked_labels(self)?;
+        Ok(gradients::through_normalisation(source, gradients, &labels))
     }
 }
 
 fn norms<F: Real>(argument: &'static str, matrix: &ArrayRef2<F>) -> Result<Vec<f64>, Error> {
     let mut buffer = Vec::new();
     let rows = matrix.rows().into_iter().enumerate();
-    rows.map(|(row, values)| check_norm(argument, row, values, norm_of(values, &mut buffer)))
+    rows.map(|(row, values)| check_norm(argument, row, values, norm_of(values, &mut buffer), false))
         .collect()
 }
 
-fn cosines<F: Real>(x: &Array2<F>, w: &Array2<F>, x_norms: &[f64], w_norms: &[f64]) -> Array2<F> {
+fn cosines<F: Real>(source: &Source<F>) -> Array2<F> {
     const ROWS: usize = 64;
+    let Source { x, w, x_norms, w_norms, undirected_weights } = source;
     let (n, dims) = x.dim();
     let units = units(x, x_norms);
-    let weights = Mat::new(w.as_slice().unwrap_or_default(), w.nrows(), dims).t();
-    let factors: Vec<F> = w_norms.iter().map(|norm| F::narrow(norm.recip())).collect();
+    let weights = Mat::new(slice(w), w.nrows(), dims).t();
+    let inverse = |&norm: &f64| if has_direction::<F>(norm) { norm.recip() } else { 0.0 };
+    let factors: Vec<F> = w_norms.iter().map(|norm| F::narrow(inverse(norm))).collect();
     let mut cosines = Array2::zeros((n, w.nrows()));
     let blocks = cosines.axis_chunks_iter_mut(Axis(0), ROWS).zip(units.chunks(ROWS * dims));
-    work(blocks, &mut vec![(); workers()], |(), (mut block, units)| {
+    run_jobs(blocks, &mut vec![(); workers()], |(), (mut block, units)| {
         let (rows, classes) = block.dim();
-        let slice = block.as_slice_mut().unwrap_or_default();
+        let out = slice_mut(&mut block);
         let units = Mat::new(units, rows, dims);
-        kernel::gemm(MatMut::new(slice, rows, classes, classes), false, units, weights);
-        for row in slice.chunks_exact_mut(classes) {
+        kernel::gemm(MatMut::new(out, rows, classes, classes), false, units, weights);
+        for row in out.chunks_exact_mut(classes) {
             for (c, &factor) in row.iter_mut().zip(&factors) {
                 *c *= factor;
             }
         }
     });
+    // Rows so short or so long that only Softmax accepts them: their cosines in f64, one by one.
+    for i in 0..n {
+        if has_direction::<F>(x_norms[i]) {
+            undirected_weights.iter().for_each(|&j| cosines[[i, j]] = source.cosine(i, j));
+        } else {
+            (0..w.nrows()).for_each(|j| cosines[[i, j]] = source.cosine(i, j));
+        }
+    }
     cosines
 }
 
-/// The rows of a matrix divided by their norms.
+/// The rows of a matrix divided by their norms; zeros where a row has no direction.
 fn units<F: Real>(x: &Array2<F>, norms: &[f64]) -> Vec<F> {
     let rows = x.rows().into_iter().zip(norms);
-    rows.flat_map(|(row, norm)| row.into_iter().map(move |v| F::narrow(v.widen() / norm))).collect()
+    let unit = |v: F, norm: f64| if has_direction::<F>(norm) { v.widen() / norm } else { 0.0 };
+    rows.flat_map(|(row, &norm)| row.into_iter().map(move |&v| F::narrow(unit(v, norm)))).collect()
 }
 
 fn workers() -> usize {

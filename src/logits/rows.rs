@@ -3,87 +3,116 @@
 use ndarray::Array2;
 
 use super::{LogitGradients, NormalizedLogits, workers};
-use crate::batch::{Forward, Outcome, Reduction};
-use crate::cross_entropy::Negatives;
+use crate::data::{
+    Bounds, Forward, IGNORED, LogitForm, Outcome, Reduction, Scale, TargetPair, check_norm,
+    has_direction, largest_safe,
+};
 use crate::error::Error;
-use crate::geometry::{Pair, SINGULAR};
-use crate::head::checked_target;
 use crate::kernel::{self, Real, RowLogits};
-use crate::loss::{Angle, MarginLoss, Scale, Target};
-use crate::parallel::work;
-use crate::range::{Bounds, largest_safe};
+use crate::math::{Angle, LogSumExp, SampleTerms, Target, sample_terms};
+use crate::parallel::run_jobs;
 
-/// See [`MarginLoss::forward`].
-pub(crate) fn forward<F: Real, L: MarginLoss>(
-    loss: &L,
+/// What a loss returns for the target angle of one sample.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetAnswer {
+    pub target: Target,
+    /// df/dcos θ, or its convention at the ends.
+    pub cosine_slope: f64,
+}
+
+/// The target pair of a sample that counts.
+#[derive(Clone, Copy)]
+struct RowTarget {
+    pair: TargetPair,
+    cosine_slope: f64,
+}
+
+/// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` asks the loss about the target
+/// angle of a sample.
+pub(crate) fn forward<F: Real>(
+    form: LogitForm,
     logits: &NormalizedLogits<F>,
     labels: &[usize],
+    answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
 ) -> Result<Forward<F>, Error> {
-    let view = View::new(loss, logits, labels)?;
-    let targets = view.targets(loss, |_| 0.0)?;
+    let view = View::new(form, logits, labels)?;
+    let targets = view.targets(answer, |_| 0.0)?;
     let mut outcomes: Vec<Option<Outcome>> = vec![None; labels.len()];
-    work(outcomes.iter_mut().enumerate(), &mut vec![(); workers()], |(), (i, outcome)| {
-        *outcome = Some(view.outcome(i, &targets[i]));
+    run_jobs(outcomes.iter_mut().zip(&targets).enumerate(), &mut vec![(); workers()], {
+        |(), (i, (outcome, target))| *outcome = target.map(|target| view.outcome(i, &target))
     });
-    let mut forward = Forward::with_samples(labels.len());
-    for (i, outcome) in outcomes.into_iter().flatten().enumerate() {
-        forward.record(i, labels[i], outcome);
+    let mut forward = Forward::with_samples(labels.len(), form.scale);
+    for (i, outcome) in outcomes.into_iter().enumerate() {
+        if let Some(outcome) = outcome {
+            let terms = sample_terms(outcome.negatives, outcome.target_logit, 0.0);
+            forward.record(i, labels[i], terms.loss, &outcome);
+        }
     }
     Ok(forward)
 }
 
-/// See [`MarginLoss::backward`]; overwrites `gradients`, which have the shapes of `logits`.
-pub(crate) fn backward<F: Real, L: MarginLoss>(
-    loss: &L,
+/// See [`MarginLoss::backward_into`](crate::MarginLoss::backward_into).
+pub(crate) fn backward<F: Real>(
+    form: LogitForm,
     logits: &NormalizedLogits<F>,
     labels: &[usize],
+    answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
     forward: &Forward<F>,
     reduction: Reduction<'_, F>,
     gradients: &mut LogitGradients<F>,
 ) -> Result<(), Error> {
-    let view = View::new(loss, logits, labels)?;
+    let view = View::new(form, logits, labels)?;
     Error::check_shape("forward", &[labels.len()], forward.losses.shape())?;
     gradients.check(logits)?;
     reduction.check(labels.len())?;
-    let upstream = |i| reduction.weight(i, labels.len());
-    let targets = view.targets(loss, upstream)?;
-    let angles = forward.target_angles();
-    let differs = |i: &usize| F::narrow(targets[*i].angle.theta) != angles[*i];
-    if let Some(row) = (0..labels.len()).find(differs) {
+    let counted = (0..labels.len()).filter(|&i| view.label(i).is_some()).count();
+    let upstream = |i| reduction.weight(i, counted);
+    let targets = view.targets(answer, upstream)?;
+    let differs = |(i, target): (usize, &Option<RowTarget>)| match target {
+        Some(target) => !forward.fits(i, form.scale, &target.pair),
+        None => forward.predictions()[i] != IGNORED,
+    };
+    if let Some(row) = targets.iter().enumerate().position(differs) {
         return Err(Error::Forward { row });
     }
+    let terms: Vec<Option<SampleTerms>> = (targets.iter().enumerate())
+        .map(|(i, target)| Some(view.terms(forward.negatives[i], target.as_ref()?, upstream(i))))
+        .collect();
     let classes = logits.cosines.ncols();
-    gradients.labels.clear();
-    gradients.labels.extend_from_slice(labels);
+    gradients.set_labels(labels, logits);
     if !gradients.cosines.is_standard_layout() {
         gradients.cosines = Array2::zeros(logits.cosines.dim());
     }
-    let pull = |i: usize| upstream(i) * forward.misses[i];
-    let rows = gradients.cosines.as_slice_mut().unwrap_or_default().chunks_exact_mut(classes);
+    let rows = super::slice_mut(&mut gradients.cosines).chunks_exact_mut(classes);
     let vectors = gradients.target_angles.iter_mut().zip(&mut gradients.feature_norms);
     let jobs = rows.zip(vectors).enumerate();
-    work(jobs, &mut vec![(); workers()], |(), (i, (row, (angle, norm)))| {
-        let negatives = forward.negatives[i];
-        (*angle, *norm) = view.row_gradient(i, &targets[i], pull(i), negatives, row);
+    run_jobs(jobs, &mut vec![(); workers()], |(), (i, (row, (angle, norm)))| {
+        (*angle, *norm) = match (&targets[i], &terms[i]) {
+            (Some(target), Some(terms)) => view.row_gradient(i, target, terms, row),
+            _ => {
+                row.fill(F::zero());
+                (F::zero(), F::zero())
+            }
+        };
     });
-    view.column_gradients(&targets, (0..labels.len()).map(pull), gradients);
+    view.column_gradients(&targets, &terms, gradients);
     Ok(())
 }
 
-/// See [`MarginLoss::margin_free_logits`].
-pub(crate) fn margin_free<F: Real, L: MarginLoss>(
-    loss: &L,
+/// See [`MarginLoss::margin_free_logits`](crate::MarginLoss::margin_free_logits).
+pub(crate) fn margin_free<F: Real>(
+    form: LogitForm,
     logits: &NormalizedLogits<F>,
 ) -> Result<Array2<F>, Error> {
     let labels = vec![0; logits.cosines.nrows()];
-    let view = View::new(loss, logits, &labels)?;
+    let view = View::new(form, logits, &labels)?;
     let mut out = logits.cosines.clone();
     let mut bounds = view.bounds();
     for (i, mut row) in out.rows_mut().into_iter().enumerate() {
         bounds.check::<F>(i, view.norms(i, 0).0, None, 0.0)?;
         let scale = F::narrow(view.row_scale(i));
         row.mapv_inplace(|c| scale * c);
-        if view.scale == Scale::Unnormalized {
+        if form.scale == Scale::Unnormalized {
             row *= &logits.weight_norms;
         }
         if let Some(bias) = &logits.bias {
@@ -97,36 +126,45 @@ pub(crate) fn margin_free<F: Real, L: MarginLoss>(
 struct View<'a, F> {
     logits: &'a NormalizedLogits<F>,
     labels: &'a [usize],
-    scale: Scale,
-}
-
-/// The target pair of a sample.
-struct TargetLogit {
-    angle: Angle,
-    target: Target,
-    /// $df/d\cos\theta$, or its convention at the ends.
-    cosine_slope: f64,
-    /// $a_{iy}$.
-    scale: f64,
-    logit: f64,
+    form: LogitForm,
 }
 
 impl<'a, F: Real> View<'a, F> {
-    fn new<L: MarginLoss>(
-        loss: &L,
+    fn new(
+        form: LogitForm,
         logits: &'a NormalizedLogits<F>,
         labels: &'a [usize],
     ) -> Result<Self, Error> {
-        let scale = loss.scale().checked()?;
-        if logits.bias.is_some() && scale != Scale::Unnormalized {
-            return Err(Error::Bias);
-        }
+        form.check_bias(logits.bias.is_some())?;
         Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
-        Error::check_labels(labels, logits.cosines.ncols())?;
-        Ok(View { logits, labels, scale })
+        Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;
+        let view = View { logits, labels, form };
+        view.check_directions()?;
+        Ok(view)
     }
 
-    /// $|x_i|$ and $|w_j|$, with all the digits there are.
+    /// Refuses zero rows unless the logits are plain inner products. The embedding of a sample that
+    /// is left out may be anything finite.
+    fn check_directions(&self) -> Result<(), Error> {
+        let Some(source) = &self.logits.source else { return Ok(()) };
+        if self.form.plain {
+            return Ok(());
+        }
+        for (i, (x, &norm)) in source.x.rows().into_iter().zip(&source.x_norms).enumerate() {
+            check_norm("embeddings", i, x, norm, self.label(i).is_some())?;
+        }
+        for (j, (w, &norm)) in source.w.rows().into_iter().zip(&source.w_norms).enumerate() {
+            check_norm("class weights", j, w, norm, true)?;
+        }
+        Ok(())
+    }
+
+    /// The class of sample `i`; `None` where the sample is left out.
+    fn label(&self, i: usize) -> Option<usize> {
+        Some(self.labels[i]).filter(|&label| Some(label) != self.logits.ignored)
+    }
+
+    /// |x_i| and |w_j|, with all the digits there are.
     fn norms(&self, i: usize, j: usize) -> (f64, f64) {
         match &self.logits.source {
             Some(source) => (source.x_norms[i], source.w_norms[j]),
@@ -136,20 +174,18 @@ impl<'a, F: Real> View<'a, F> {
 
     /// What multiplies the cosines of sample `i`, apart from a class's own norm.
     fn row_scale(&self, i: usize) -> f64 {
-        match self.scale {
-            Scale::Fixed(s) => s,
-            Scale::FeatureNorm | Scale::Unnormalized => self.norms(i, 0).0,
-        }
+        self.form.row_scale(self.norms(i, 0).0)
     }
 
     fn row(&self, i: usize) -> RowLogits<'a, F> {
         let logits = self.logits;
-        let columns = (self.scale == Scale::Unnormalized).then_some(&logits.weight_norms);
+        let contiguous = "a vector that this type made lies in one piece";
+        let columns = (self.form.scale == Scale::Unnormalized).then_some(&logits.weight_norms);
         RowLogits {
             cosines: super::row(&logits.cosines, i),
             scale: F::narrow(self.row_scale(i)),
-            columns: columns.and_then(|norms| norms.as_slice()),
-            biases: logits.bias.as_ref().and_then(|bias| bias.as_slice()),
+            columns: columns.map(|norms| norms.as_slice().expect(contiguous)),
+            biases: logits.bias.as_ref().map(|bias| bias.as_slice().expect(contiguous)),
             target: self.labels[i],
         }
     }
@@ -158,54 +194,68 @@ impl<'a, F: Real> View<'a, F> {
         let norms = (0..self.logits.cosines.ncols()).map(|j| self.norms(0, j).1);
         let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
         let norms = norms.fold((f64::INFINITY, 0.0), widest);
-        Bounds::new(self.scale, norms, self.logits.bias.iter().flatten())
+        Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
     }
 
-    /// Geometry and margin of every target pair; refuses what may leave the type's range, the loss
-    /// of sample `i` counting `upstream(i)` times.
-    fn targets<L: MarginLoss>(
+    /// The target pair of every sample that counts; refuses what may leave the type's range, the
+    /// loss of sample `i` counting `upstream(i)` times.
+    fn targets(
         &self,
-        loss: &L,
+        answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
         upstream: impl Fn(usize) -> f64,
-    ) -> Result<Vec<TargetLogit>, Error> {
+    ) -> Result<Vec<Option<RowTarget>>, Error> {
         let mut bounds = self.bounds();
         let targets = (0..self.labels.len()).map(|i| {
-            let target = self.target(loss, i)?;
-            let norm = self.norms(i, self.labels[i]).0;
-            bounds.check::<F>(i, norm, Some(target.target), upstream(i))?;
-            let bound = upstream(i).abs() * target.scale * target.cosine_slope.abs();
+            let Some(label) = self.label(i) else { return Ok(None) };
+            let target = self.target(&answer, i, label)?;
+            let norm = self.norms(i, label).0;
+            bounds.check::<F>(i, norm, Some(target.pair.target), upstream(i))?;
+            let bound = upstream(i).abs() * target.pair.scale * target.cosine_slope.abs();
             let maximum = largest_safe::<F>();
             if bound > maximum {
                 let quantity = "the gradient of the target's cosine";
                 return Err(Error::Overflow { quantity, row: i, bound, maximum });
             }
-            Ok(target)
+            Ok(Some(target))
         });
         targets.collect()
     }
 
-    fn target<L: MarginLoss>(&self, loss: &L, i: usize) -> Result<TargetLogit, Error> {
-        let label = self.labels[i];
-        let (r, q) = self.norms(i, label);
-        let angle = match &self.logits.source {
-            Some(source) => Pair::new(source.x(i), source.w(label), r, q).angle,
-            None => Angle::from_cos(self.logits.cosines[[i, label]].widen()),
-        };
-        let target = checked_target(loss, &angle, i)?;
-        let scale = match self.scale {
-            Scale::Unnormalized => r * q,
-            _ => self.row_scale(i),
-        };
+    fn target(
+        &self,
+        answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
+        i: usize,
+        label: usize,
+    ) -> Result<RowTarget, Error> {
+        let (norm, weight_norm) = self.norms(i, label);
         let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());
-        let cosine_slope = cosine_slope(loss, &angle, target);
-        Ok(TargetLogit { angle, target, cosine_slope, scale, logit: scale * target.value + bias })
+        let mut cosine_slope = 0.0;
+        let answer = |angle: &Angle| {
+            let answer = answer(i, angle)?;
+            cosine_slope = answer.cosine_slope;
+            Ok(answer.target)
+        };
+        let pair = match &self.logits.source {
+            Some(source) => {
+                let (x, w) = ((source.x(i), norm), (source.w(label), weight_norm));
+                TargetPair::new(self.form, x, w, bias, answer)?
+            }
+            None => {
+                let angle = Angle::from_cos(self.logits.cosines[[i, label]].widen());
+                TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
+            }
+        };
+        Ok(RowTarget { pair, cosine_slope })
     }
 
-    fn outcome(&self, i: usize, target: &TargetLogit) -> Outcome {
+    fn terms(&self, negatives: LogSumExp, target: &RowTarget, upstream: f64) -> SampleTerms {
+        sample_terms(negatives, target.pair.logit, upstream)
+    }
+
+    fn outcome(&self, i: usize, target: &RowTarget) -> Outcome {
         let label = self.labels[i];
         let row = self.row(i);
         let found = kernel::row_negatives(row);
-        let negatives = Negatives { max: found.max.widen(), sum: found.sum };
         let mut own = row.scale * row.cosines[label];
         if let Some(columns) = row.columns {
             own *= columns[label];
@@ -215,84 +265,96 @@ impl<'a, F: Real> View<'a, F> {
         }
         let beaten = found.max > own || (found.max == own && found.class < label);
         Outcome {
-            negatives,
-            cross_entropy: negatives.cross_entropy(target.logit),
-            target_angle: target.angle.theta,
+            negatives: LogSumExp::new(found.max.widen(), found.sum),
+            target_logit: target.pair.logit,
+            margin_free_logit: target.pair.margin_free_logit,
+            target_angle: target.pair.angle.theta,
+            norm: self.norms(i, label).0,
             prediction: if beaten { found.class } else { label },
         }
     }
 
-    /// Writes the gradient of one row's cosines; answers those of its target angle and of the norm
+    /// Writes the gradient of one row's cosines; returns those of its target angle and of the norm
     /// of its embedding.
     fn row_gradient(
         &self,
         i: usize,
-        target: &TargetLogit,
-        pull: f64,
-        negatives: Negatives,
+        target: &RowTarget,
+        terms: &SampleTerms,
         out: &mut [F],
     ) -> (F, F) {
         let row = self.row(i);
-        let share = if negatives.sum > 0.0 { pull / negatives.sum } else { 0.0 };
-        let shift = F::narrow(negatives.max).max(F::min_value());
-        kernel::row_gradient(row, shift, F::narrow(share), out);
-        let along_norm = match self.scale {
+        kernel::row_gradient(row, F::narrow(terms.shift), F::narrow(terms.coefficient), out);
+        let by_function = terms.target_gradient * target.pair.scale;
+        let norm = self.norms(i, 0).0;
+        let along_norm = match self.form.scale {
             Scale::Fixed(_) => 0.0,
+            _ if norm == 0.0 => 0.0,
             _ => {
                 let terms = out.iter().zip(row.cosines).map(|(g, c)| g.widen() * c.widen());
-                let own = -pull * target.scale * target.target.value;
-                (terms.sum::<f64>() + own) / self.norms(i, 0).0
+                (terms.sum::<f64>() + by_function * target.pair.target.value) / norm
             }
         };
-        let by_cosine = -pull * target.scale * target.cosine_slope;
-        out[self.labels[i]] = F::narrow(by_cosine);
-        (F::narrow(-pull * target.scale * target.target.slope), F::narrow(along_norm))
+        out[self.labels[i]] = F::narrow(by_function * target.cosine_slope);
+        (F::narrow(by_function * target.pair.target.slope), F::narrow(along_norm))
     }
 
-    /// The gradients that sum over samples: of the norms of the class weights and of the bias.
+    /// The gradients that sum over samples, of the norms of the class weights and of the bias; and
+    /// the gradients of the logits themselves wherever a vector has no direction.
     fn column_gradients(
         &self,
-        targets: &[TargetLogit],
-        pulls: impl Iterator<Item = f64>,
+        targets: &[Option<RowTarget>],
+        terms: &[Option<SampleTerms>],
         gradients: &mut LogitGradients<F>,
     ) {
         gradients.weight_norms.fill(F::zero());
-        if self.scale != Scale::Unnormalized {
+        gradients.undirected.clear();
+        if self.form.scale != Scale::Unnormalized {
             return;
         }
         let classes = self.logits.cosines.ncols();
         let (mut norms, mut biases) = (vec![0.0; classes], vec![0.0; classes]);
-        for ((i, target), pull) in targets.iter().enumerate().zip(pulls) {
+        let mut by_logit = vec![0.0; classes];
+        let samples = targets.iter().zip(terms).enumerate();
+        for (i, (target, terms)) in samples {
+            let (Some(target), Some(terms)) = (target, terms) else { continue };
             let label = self.labels[i];
-            let (r, q) = self.norms(i, label);
             let row = self.row(i);
-            let out = super::row(&gradients.cosines, i);
+            let norm = self.norms(i, label).0;
+            let cosines = super::row(&gradients.cosines, i);
+            self.logit_gradients(i, terms, cosines, &mut by_logit);
             for j in (0..classes).filter(|&j| j != label) {
-                let by_product = out[j].widen() / self.norms(i, j).1;
-                norms[j] += by_product * row.cosines[j].widen();
-                biases[j] += by_product / r;
+                norms[j] += by_logit[j] * norm * row.cosines[j].widen();
+                biases[j] += by_logit[j];
             }
-            norms[label] -= pull * target.scale * target.target.value / q;
-            biases[label] -= pull;
+            norms[label] += terms.target_gradient * norm * target.pair.target.value;
+            biases[label] += terms.target_gradient;
+            by_logit[label] = terms.target_gradient;
+            if let Some(source) = &self.logits.source {
+                gradients.undirected.keep(source, i, &by_logit);
+            }
         }
         gradients.weight_norms = norms.into_iter().map(F::narrow).collect();
         if let Some(bias) = &mut gradients.bias {
             *bias = biases.into_iter().map(F::narrow).collect();
         }
     }
-}
 
-/// $df/d\cos\theta = -f'/\sin\theta$: its limit where sine and slope vanish together, and 0, the
-/// convention for a cone, where only the sine does.
-fn cosine_slope<L: MarginLoss>(loss: &L, angle: &Angle, target: Target) -> f64 {
-    const NEARBY: f64 = 1e-6;
-    if angle.sin > SINGULAR {
-        return -target.slope / angle.sin;
+    /// ∂objective/∂z_ij for the negatives of sample `i`: from the gradients of their cosines where
+    /// embedding and class weight have norms to divide by, else from the logits.
+    fn logit_gradients(&self, i: usize, terms: &SampleTerms, cosines: &[F], out: &mut [f64]) {
+        let row = self.row(i);
+        let shift = F::narrow(terms.shift);
+        for (j, out) in out.iter_mut().enumerate() {
+            let (r, q) = self.norms(i, j);
+            *out = if has_direction::<F>(r) && has_direction::<F>(q) {
+                cosines[j].widen() / q / r
+            } else {
+                let factor = row.columns.map_or(F::one(), |columns| columns[j]);
+                let bias = row.biases.map_or(F::zero(), |biases| biases[j]);
+                let z = row.scale * row.cosines[j] * factor + bias;
+                terms.coefficient * (z - shift).exp().widen()
+            };
+        }
     }
-    if target.slope.abs() > NEARBY {
-        return 0.0;
-    }
-    let theta = if angle.cos > 0.0 { NEARBY } else { std::f64::consts::PI - NEARBY };
-    let nearby = Angle { theta, cos: angle.cos, sin: NEARBY.sin() };
-    -loss.target(&nearby).slope / nearby.sin
 }

@@ -1,7 +1,8 @@
 use super::check_additive;
-use crate::continuation::Continuation;
+use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Continuation, Target};
 
 /// ArcFace: a margin added to the target's angle.
 ///

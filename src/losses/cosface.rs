@@ -1,6 +1,8 @@
 use super::check_cosine;
+use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Target};
 
 /// CosFace: a margin taken off the target's cosine.
 ///

@@ -1,7 +1,8 @@
 use super::{check_integer, check_lambda};
-use crate::continuation::{Continuation, annealed};
+use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Continuation, Target, annealed};
 
 /// F-Norm SphereFace: SphereFace's margin on a hypersphere of one radius, the embeddings
 /// normalised too.

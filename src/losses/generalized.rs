@@ -1,7 +1,8 @@
 use super::{check_additive, check_cosine, check_lambda};
-use crate::continuation::{Continuation, annealed};
+use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Continuation, Target, annealed};
 
 /// The general form, with all three margins: every other loss of this crate is a choice of its
 /// parameters.

@@ -1,4 +1,6 @@
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::data::Scale;
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Target};
 
 /// Softmax with unit class weights and no bias: only angles decide, and there is no margin yet.
 ///

@@ -1,4 +1,6 @@
-use crate::loss::{Angle, MarginLoss, Scale, Target};
+use crate::data::Scale;
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Target};
 
 /// Plain softmax cross-entropy on inner products: no margin, nothing normalised.
 ///

@@ -3,7 +3,7 @@
 use std::f64::consts::PI;
 
 use crate::error::Error;
-use crate::loss::{Angle, Target};
+use super::angle::{Angle, Target};
 
 /// How $\psi(\varphi)$, $\varphi = m_0\theta + m_1$, goes on where $\cos\varphi$ would rise again.
 ///
@@ -45,7 +45,7 @@ impl Continuation {
 
     /// $\psi(m_0\theta + m_1)$ and its slope $d\psi/d\theta$.
     pub(crate) fn target(self, angle: &Angle, m0: f64, m1: f64) -> Target {
-        let plain = Target { value: angle.cos, slope: -angle.sin };
+        let plain = Target::plain(angle);
         if m0 == 1.0 && m1 == 0.0 {
             return plain;
         }

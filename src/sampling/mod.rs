@@ -2,34 +2,32 @@
 
 use std::ops::Range;
 
-use ndarray::{Array1, Array2};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::batch::Batch;
+use crate::data::{ClassSample, IGNORED};
 use crate::error::Error;
-use crate::head::{ELSEWHERE, Output, here};
-use crate::kernel::Real;
 
 /// Draws the classes that take part in a step: all classes of the batch, and others, each equally
-/// likely, until $\lfloor rate\cdot C\rfloor$ are together. More classes in the batch than that
-/// are all kept.
+/// likely, up to ⌊rate·C⌋ together. More classes in the batch than that are all kept.
 ///
-/// $$ J = \lbrace y_i\rbrace \cup \text{a uniform draw from the others}, \qquad
-///    L_i = \log\Big(1 + \sum_{j\in J, j\ne y_i} e^{z_{ij} - z_{iy}}\Big) $$
+/// ```text
+/// J   = {y_i} ∪ a uniform draw from the others
+/// L_i = log(1 + Σ_{j∈J, j≠y_i} e^{z_ij − z_iy})
+/// ```
 ///
 /// The gradient is that of the sampled loss, exactly; of the full loss it is an estimate that is
 /// biased downwards, since negatives are missing. [`with_correction`](Self::with_correction) adds
-/// $\log(n/k)$ to the logit of each of the $k$ classes that were drawn from the $n$ outside the
-/// batch, which makes $\sum_j e^{z_{ij}}$ unbiased (its logarithm stays biased downwards, by
-/// Jensen's inequality). Off by default, as published.
+/// log(n/k) to the logit of each of the k classes that were drawn from the n outside the batch,
+/// which makes Σ_j e^{z_ij} unbiased (its logarithm stays biased downwards, by Jensen's
+/// inequality). Off by default, as published.
 ///
 /// A draw takes time and memory in proportion to what is sampled, whatever the number of classes.
 ///
 /// | parameter | default | range | purpose |
 /// |---|---|---|---|
 /// | `rate` | none; 0.1 in the paper | (0, 1] | share of the classes in a step |
-/// | `seed` | none | any | where the random numbers begin |
+/// | `seed` | none | any | the seed of the random numbers |
 /// | correction | off | on, off | unbiased sum of exponentials |
 ///
 /// A run that is resumed draws on as if it had never stopped: keep [`state`](Self::state), plain
@@ -62,9 +60,9 @@ pub struct ClassSampler {
     rng: Pcg64Mcg,
 }
 
-/// All that a [`ClassSampler`] is, to be written down and read again.
+/// The state of a [`ClassSampler`], to be saved and restored.
 ///
-/// With the feature `serde` it is written as it stands, `random` as 32 hexadecimal digits: few
+/// With the feature `serde` it is written field by field, `random` as 32 hexadecimal digits: few
 /// formats have numbers of 128 bits.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(
@@ -75,14 +73,14 @@ pub struct ClassSampler {
 pub struct SamplerState {
     /// The classes that it draws from.
     pub range: Range<usize>,
-    /// Whether labels outside the range are refused, as beyond all classes.
+    /// Whether the range holds all classes, so that labels outside it are refused.
     pub whole: bool,
     /// The share of the classes in a step.
     pub rate: f64,
     /// Whether samples carry the correction.
     pub correction: bool,
-    /// Where the random numbers stand: an odd number.
-    #[cfg_attr(feature = "serde", serde(with = "crate::config::hexadecimal"))]
+    /// The generator's state: an odd number.
+    #[cfg_attr(feature = "serde", serde(with = "hexadecimal"))]
     pub random: u128,
 }
 
@@ -97,14 +95,16 @@ impl ClassSampler {
     }
 
     /// A sampler of the classes that one rank of a [`ClassParallel`](crate::ClassParallel) step
-    /// holds: any, even none. Labels elsewhere are passed over. Samplers of different ranges with
-    /// the same seed draw independently.
+    /// holds: any, even none. Labels of classes that other ranks hold are passed over. Samplers of
+    /// different ranges draw independently, with the same seed and with any other.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `rate` is in (0, 1].
+    /// [`Error::Parameter`] unless `rate` is in (0, 1], [`Error::ClassRange`] for a range that ends
+    /// before it starts.
     pub fn for_range(range: Range<usize>, rate: f64, seed: u64) -> Result<Self, Error> {
         let rate = check_rate(rate)?;
-        let rng = Pcg64Mcg::seed_from_u64(seed.wrapping_add(range.start as u64));
+        Error::check_range("range of the sampler", &range)?;
+        let rng = generator(seed, range.start as u64);
         Ok(ClassSampler { range, rate, correction: false, whole: false, rng })
     }
 
@@ -114,12 +114,12 @@ impl ClassSampler {
         ClassSampler { correction, ..self }
     }
 
-    /// The sampler that goes on where `state` was taken.
+    /// The sampler that continues from `state`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for what no sampler's state is: a rate outside (0, 1], a range that
-    /// ends before it starts or, where it is of all classes, does not start at 0 or is empty, and
-    /// an even `random`.
+    /// [`Error::Parameter`] for what is no sampler's state: a rate outside (0, 1], a range of all
+    /// classes that does not start at 0 or is empty, and an even `random`; [`Error::ClassRange`] for
+    /// a range that ends before it starts.
     pub fn from_state(state: SamplerState) -> Result<Self, Error> {
         let SamplerState { range, whole, rate, correction, random } = state;
         let rate = check_rate(rate)?;
@@ -129,7 +129,7 @@ impl ClassSampler {
         Ok(ClassSampler { range, rate, correction, whole, rng: Pcg64Mcg::new(random) })
     }
 
-    /// Where this sampler stands.
+    /// The state of this sampler.
     pub fn state(&self) -> SamplerState {
         SamplerState {
             range: self.range.clone(),
@@ -150,17 +150,18 @@ impl ClassSampler {
         self.rate
     }
 
-    /// Draws the classes of one step, for a batch with these labels.
+    /// Draws the classes of one step, for a batch with these labels. A sample labelled
+    /// [`IGNORED`] brings no class.
     ///
     /// # Errors
     /// [`Error::Label`] for a label that is no class; nothing is drawn then.
     pub fn sample(&mut self, labels: &[usize]) -> Result<ClassSample, Error> {
         if self.whole {
-            Error::check_labels(labels, self.range.end)?;
+            Error::check_labels(labels, self.range.end, Some(IGNORED))?;
         }
-        let rows: Vec<usize> = labels.iter().map(|&label| here(label, &self.range)).collect();
-        let mut positives: Vec<usize> =
-            rows.iter().copied().filter(|&row| row != ELSEWHERE).collect();
+        let row = |&label: &usize| self.range.contains(&label).then(|| label - self.range.start);
+        let rows: Vec<Option<usize>> = labels.iter().map(row).collect();
+        let mut positives: Vec<usize> = rows.iter().copied().flatten().collect();
         positives.sort_unstable();
         positives.dedup();
         // The product may fall short of an integer by its last bit: 0.29 · 100 < 29.
@@ -169,11 +170,12 @@ impl ClassSampler {
         let drawn = (quota as usize).saturating_sub(positives.len()).min(others);
         let ranks = self.distinct(drawn, others);
         let classes = merged(&positives, &ranks);
-        let find = |row: usize| classes.binary_search(&row).unwrap_or(ELSEWHERE);
-        let labels = rows.into_iter().map(find).collect();
+        let place = |row: usize| classes.binary_search(&row).ok();
+        let labels = rows.into_iter().map(|row| row.and_then(place).unwrap_or(ClassSample::ABSENT));
+        let labels = labels.collect();
         let correction =
             if self.correction && drawn > 0 { (others as f64 / drawn as f64).ln() } else { 0.0 };
-        Ok(ClassSample { classes, labels, correction })
+        Ok(ClassSample::new(classes, labels, correction, self.range.clone()))
     }
 
     /// `count` distinct numbers below `below`, ascending; every set of them is equally likely.
@@ -208,18 +210,29 @@ impl ClassSampler {
     }
 }
 
+/// The generator of a sampler whose range starts at `start`. Seed and start are mixed one after the
+/// other, not added: (10, 0) and (0, 10) must not draw the same.
+fn generator(seed: u64, start: u64) -> Pcg64Mcg {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    if start == 0 {
+        return rng;
+    }
+    let mixed = rng.next_u64() ^ start.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Pcg64Mcg::seed_from_u64(mixed)
+}
+
 fn check_rate(rate: f64) -> Result<f64, Error> {
     Error::check_parameter("sampling rate", rate, "in (0, 1]", rate > 0.0 && rate <= 1.0)
 }
 
-/// A range that is the `whole` of the classes starts at the first, and there are some.
+/// A range that is the `whole` of the classes starts at the first, and is not empty.
 fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
+    Error::check_range("range of the sampler", range)?;
     let (start, end) = (range.start as f64, range.end as f64);
     let valid = !whole || range.start == 0;
     Error::check_parameter("range start of all classes", start, "0", valid)?;
-    let valid = range.start <= range.end && !(whole && range.end == 0);
-    let expected = "no less than its start, and > 0 for all classes";
-    Error::check_parameter("range end of the sampler", end, expected, valid)?;
+    let valid = !(whole && range.end == 0);
+    Error::check_parameter("range end of all classes", end, "> 0", valid)?;
     Ok(())
 }
 
@@ -246,105 +259,20 @@ fn merged(positives: &[usize], ranks: &[usize]) -> Vec<usize> {
     classes
 }
 
-/// The classes of one step and the labels among them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClassSample {
-    /// The rows that take part (S), ascending.
-    pub classes: Vec<usize>,
-    /// For each sample the place of its class in `classes` (N); [`ELSEWHERE`](Self::ELSEWHERE)
-    /// where another rank has it.
-    pub labels: Vec<usize>,
-    correction: f64,
-}
+/// 128 bits as hexadecimal digits.
+#[cfg(feature = "serde")]
+mod hexadecimal {
+    use serde::de::{Error as _, Unexpected};
+    use serde::{Deserialize, Deserializer, Serializer};
 
-impl ClassSample {
-    /// The label of a sample whose class another rank holds.
-    pub const ELSEWHERE: usize = ELSEWHERE;
-
-    /// What is added to the logit of each class that is not in the batch; 0 without correction.
-    pub fn correction(&self) -> f64 {
-        self.correction
+    pub(super) fn serialize<S: Serializer>(bits: &u128, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{bits:032x}"))
     }
 
-    /// Refuses a sample that was not drawn for these labels of classes in `range`.
-    pub(crate) fn check(&self, labels: &[usize], range: Range<usize>) -> Result<(), Error> {
-        Error::check_shape("labels of the class sample", &[labels.len()], &[self.labels.len()])?;
-        let bad = |field, position| Err(Error::Sample { field, position });
-        let mut next = 0;
-        for (position, &class) in self.classes.iter().enumerate() {
-            if class < next || class >= range.len() {
-                return bad("classes", position);
-            }
-            next = class + 1;
-        }
-        for (row, (&label, &place)) in labels.iter().zip(&self.labels).enumerate() {
-            let class = self.classes.get(place).copied().unwrap_or(ELSEWHERE);
-            if class != here(label, &range) || (class == ELSEWHERE && place != ELSEWHERE) {
-                return bad("labels", row);
-            }
-        }
-        Ok(())
-    }
-
-    /// What is added to the logit of each sampled class, where anything is.
-    pub(crate) fn offsets<F: Real>(&self) -> Option<Vec<F>> {
-        if self.correction == 0.0 {
-            return None;
-        }
-        let mut offsets = vec![F::narrow(self.correction); self.classes.len()];
-        for &place in &self.labels {
-            if let Some(offset) = offsets.get_mut(place) {
-                *offset = F::zero();
-            }
-        }
-        Some(offsets)
-    }
-}
-
-/// Gradients of a step over sampled classes; the step gives them their shapes and overwrites
-/// them.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct SampledGradients<F> {
-    /// With respect to the embeddings (N, D).
-    pub embeddings: Array2<F>,
-    /// With respect to the rows [`ClassSample::classes`] of the class weights (S, D).
-    pub weights: Array2<F>,
-    /// With respect to the bias of the same classes (S), where the batch has one.
-    pub bias: Option<Array1<F>>,
-}
-
-impl<F: Real> SampledGradients<F> {
-    /// Zeros in the shapes of `batch` and `sample`.
-    pub fn zeros_for(batch: &Batch<'_, F>, sample: &ClassSample) -> Self {
-        let (samples, dims) = batch.embeddings.dim();
-        let classes = sample.classes.len();
-        SampledGradients {
-            embeddings: Array2::zeros((samples, dims)),
-            weights: Array2::zeros((classes, dims)),
-            bias: batch.bias.map(|_| Array1::zeros(classes)),
-        }
-    }
-
-    /// Zeros to be written instead, where these have other shapes.
-    pub(crate) fn fresh_unless_fit(
-        &self,
-        batch: &Batch<'_, F>,
-        sample: Option<&ClassSample>,
-    ) -> Option<Self> {
-        let sample = sample?;
-        let classes = sample.classes.len();
-        let fit = self.embeddings.dim() == batch.embeddings.dim()
-            && self.weights.dim() == (classes, batch.embeddings.ncols())
-            && self.bias.as_ref().map(Array1::len) == batch.bias.map(|_| classes);
-        if fit { None } else { Some(Self::zeros_for(batch, sample)) }
-    }
-
-    /// Where a step writes.
-    pub(crate) fn output(&mut self) -> Output<'_, F> {
-        Output {
-            embeddings: self.embeddings.view_mut(),
-            weights: self.weights.view_mut(),
-            bias: self.bias.as_mut().map(|bias| bias.view_mut()),
-        }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
+        let digits = String::deserialize(from)?;
+        let expected = &"up to 32 hexadecimal digits";
+        u128::from_str_radix(&digits, 16)
+            .map_err(|_| D::Error::invalid_value(Unexpected::Str(&digits), expected))
     }
 }

@@ -1,9 +1,10 @@
-//! Whether logits and gradients stay within the range of the working type: asked before a step
+//! Whether logits and gradients stay within the range of the working type: checked before a step
 //! writes anything.
 
+use super::form::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::loss::{Scale, Target};
+use crate::math::Target;
 
 /// The largest bound that is accepted: sums and products on the way to a result stay finite.
 pub(crate) fn largest_safe<F: Real>() -> f64 {
@@ -32,8 +33,8 @@ impl Bounds {
         Bounds { scale, weight_norms, bias, weight_gradient: 0.0, losses: 0.0 }
     }
 
-    /// Refuses a sample of this norm and target (none, where its class is elsewhere), whose loss
-    /// counts `upstream` times, where a logit or a gradient may leave the type's range.
+    /// Refuses a sample of this norm and target (none where another rank holds its class), whose
+    /// loss counts `upstream` times, where a logit or a gradient may leave the type's range.
     pub fn check<F: Real>(
         &mut self,
         row: usize,
@@ -49,10 +50,10 @@ impl Bounds {
             Err(Error::Overflow { quantity, row, bound, maximum })
         };
         let Target { value, slope } = target.unwrap_or(Target { value: 1.0, slope: 1.0 });
-        let pull = upstream.abs() * (1.0 + value.abs() + slope.abs());
+        let gradient = upstream.abs() * (1.0 + value.abs() + slope.abs());
         let (least, most) = self.weight_norms;
         // The factor of a logit, a product before its class's norm is divided out, and what
-        // multiplies the pull in the gradients of embedding and class weight.
+        // multiplies the target's gradient in those of embedding and class weight.
         let (factor, product, embedding, weight) = match self.scale {
             Scale::Fixed(s) => (s, s * most, (s / norm).max(1.0 / least), s / least),
             Scale::FeatureNorm => (norm, norm * most, 1.0_f64.max(1.0 / least), norm / least),
@@ -64,8 +65,8 @@ impl Bounds {
         self.losses += 2.0 * logit + 64.0;
         check("the target logit", logit)?;
         check("the sum of the losses", self.losses)?;
-        check("the gradient of the embedding", pull * embedding)?;
-        self.weight_gradient += pull * weight;
+        check("the gradient of the embedding", gradient * embedding)?;
+        self.weight_gradient += gradient * weight;
         check("the gradient of the class weights", self.weight_gradient)
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Near cos θ = ±1 the cosine holds no digits of the angle, and the gradient of the cosine is 0/0.
 //! So the angle comes from the lengths of difference and sum (Kahan), and the tangents
-//! $t^x = (v - cu)/\sin\theta$, $t^w = (u - cv)/\sin\theta$ from the same vectors, made orthogonal
-//! once more and divided by their own length.
+//! t^x = (v − cos θ·u)/sin θ and t^w = (u − cos θ·v)/sin θ from the same vectors, made orthogonal
+//! once more and divided by their own length (docs/math.md, section 2).
 
+use super::angle::Angle;
 use crate::kernel::{self, Real};
-use crate::loss::Angle;
+
 
 /// Tangents shorter than this have no direction: the pair is parallel or opposed.
 pub(crate) const SINGULAR: f64 = 4.0 * f64::EPSILON;
@@ -16,9 +17,9 @@ pub(crate) const SINGULAR: f64 = 4.0 * f64::EPSILON;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pair {
     pub angle: Angle,
-    /// $1/|x|$.
+    /// 1/‖x‖.
     pub inverse_x: f64,
-    /// $1/|w|$.
+    /// 1/‖w‖.
     pub inverse_w: f64,
     side: f64,
     along_x: f64,
@@ -54,47 +55,28 @@ impl Pair {
         }
     }
 
-    /// `out` $\mathrel{+}= c t^x$, the tangent at the embedding; nothing where it has no direction.
+    /// `out` += c·t^x, the tangent at the embedding; nothing where it has no direction.
     pub fn add_tangent_x<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
         let (at, toward) = ((x, self.inverse_x), (w, self.inverse_w));
         kernel::add_tangent(out, at, toward, (self.side, self.along_x), c * self.unit_x);
     }
 
-    /// `out` $\mathrel{+}= c t^w$, the tangent at the class weight; nothing where it has no direction.
+    /// `out` += c·t^w, the tangent at the class weight; nothing where it has no direction.
     pub fn add_tangent_w<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
         let (at, toward) = ((w, self.inverse_w), (x, self.inverse_x));
         kernel::add_tangent(out, at, toward, (self.side, self.along_w), c * self.unit_w);
     }
 
-    /// `out` $\mathrel{+}= cu$: along the embedding. The row is divided by its norm first, for
-    /// $c$ over the norm may be out of range.
+    /// `out` += c·u: along the embedding. The row is divided by its norm first, for
+    /// c over the norm may be out of range.
     pub fn add_unit_x<F: Real>(&self, out: &mut [f64], x: &[F], c: f64) {
         let unit = (x, self.inverse_x);
         kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
     }
 
-    /// `out` $\mathrel{+}= cv$: along the class weight.
+    /// `out` += c·v: along the class weight.
     pub fn add_unit_w<F: Real>(&self, out: &mut [f64], w: &[F], c: f64) {
         let unit = (w, self.inverse_w);
         kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
     }
-}
-
-/// Refuses a row whose norm, as computed, cannot be divided by: `row` names it.
-pub(crate) fn check_norm<F: Real>(
-    argument: &'static str,
-    row: usize,
-    values: ndarray::ArrayView1<'_, F>,
-    norm: f64,
-) -> Result<f64, crate::Error> {
-    let (minimum, maximum) = (F::MIN_NORM, F::MIN_NORM.recip());
-    if (minimum..=maximum).contains(&norm) {
-        return Ok(norm);
-    }
-    Err(match values.iter().position(|v| !v.is_finite()) {
-        Some(column) => {
-            crate::Error::NonFinite { argument, row, column, value: values[column].widen() }
-        }
-        None => crate::Error::DegenerateNorm { argument, row, norm, minimum, maximum },
-    })
 }

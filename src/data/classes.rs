@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView2, Axis};
 
-use crate::kernel::{self, Real};
+use super::rows::extend;
+use crate::kernel::Real;
 
-/// Class weights and bias, as a step sees them: class `j` is row `selected[j]`, or row `j`.
+/// The classes that take part in a step. They are numbered from 0 in the order of their rows:
+/// class `j` is row `selected[j]`, or row `j`. A *label* is the caller's number of a class.
 #[derive(Clone, Copy)]
 pub(crate) struct Classes<'a, F> {
     pub weights: ArrayView2<'a, F>,
@@ -14,12 +16,12 @@ pub(crate) struct Classes<'a, F> {
     pub selected: Option<&'a [usize]>,
     /// Added to the logit of each class; not a parameter, so without a gradient.
     pub offsets: Option<&'a [F]>,
-    /// What the caller calls the class of row 0; the others follow.
+    /// The label of row 0; the others follow.
     pub first: usize,
 }
 
 impl<'a, F: Real> Classes<'a, F> {
-    /// All rows of `weights`.
+    /// All rows of `weights`, which hold the classes from label 0 on.
     pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
         Classes { weights, bias, selected: None, offsets: None, first: 0 }
     }
@@ -28,13 +30,22 @@ impl<'a, F: Real> Classes<'a, F> {
         self.selected.map_or(self.weights.nrows(), <[usize]>::len)
     }
 
+    /// The class with this label; `None` where it does not take part.
+    pub fn find(&self, label: usize) -> Option<usize> {
+        let row = label.checked_sub(self.first).filter(|&row| row < self.weights.nrows())?;
+        match self.selected {
+            Some(selected) => selected.binary_search(&row).ok(),
+            None => Some(row),
+        }
+    }
+
     /// The row of the caller's matrix that holds class `j`.
     pub fn row_of(&self, j: usize) -> usize {
         self.selected.map_or(j, |selected| selected[j])
     }
 
-    /// What the caller calls class `j`.
-    pub fn number_of(&self, j: usize) -> usize {
+    /// The label of class `j`.
+    pub fn label_of(&self, j: usize) -> usize {
         self.first + self.row_of(j)
     }
 
@@ -66,29 +77,4 @@ impl<'a, F: Real> Classes<'a, F> {
         }
         packed
     }
-}
-
-/// Appends a row, whatever its stride.
-fn extend<F: Real>(buffer: &mut Vec<F>, row: ArrayView1<'_, F>) {
-    match row.to_slice() {
-        Some(row) => buffer.extend_from_slice(row),
-        None => buffer.extend(row.iter()),
-    }
-}
-
-/// A row as a slice: in place where it is one, else copied to `buffer`.
-pub(crate) fn contiguous<'s, F: Real>(row: ArrayView1<'s, F>, buffer: &'s mut Vec<F>) -> &'s [F] {
-    match row.to_slice() {
-        Some(row) => row,
-        None => {
-            buffer.clear();
-            extend(buffer, row);
-            buffer
-        }
-    }
-}
-
-/// The norm of a row in any layout.
-pub(crate) fn norm_of<F: Real>(row: ArrayView1<'_, F>, buffer: &mut Vec<F>) -> f64 {
-    kernel::norm(contiguous(row, buffer))
 }

@@ -1,20 +1,19 @@
-//! The first sweep: from every tile's products to each sample's negatives.
+//! The first sweep: from every tile's products to the log-sum-exp of each sample's negatives.
 
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::samples::{FirstLook, Inputs, factor_of};
-use super::workspace::{Found, Scratch, Workspace};
-use crate::cross_entropy::Negatives;
+use super::prepare::{Prepared, StepInput, factor_of};
+use super::workspace::{ChunkStats, Scratch, Workspace};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
-use crate::loss::Scale;
-use crate::parallel::{split_off, work};
+use crate::math::LogSumExp;
+use crate::parallel::{run_jobs, split_off};
 
 /// One chunk of the first sweep.
 struct Job<'a, F> {
     classes: Range<usize>,
-    /// Where its logits are kept for the second sweep, as far as this reaches.
-    kept: &'a mut [F],
+    /// Where its logits wait for the second sweep, as far as this reaches.
+    stored: &'a mut [F],
     max: &'a mut [F],
     class: &'a mut [usize],
     sum: &'a mut [f64],
@@ -25,33 +24,32 @@ struct Job<'a, F> {
 #[derive(Clone, Copy)]
 pub(super) struct Sweep<'a, 'b, F> {
     pub plan: &'a Plan,
-    pub inputs: &'a Inputs<'b, F>,
-    pub scale: Scale,
-    pub look: &'a FirstLook<F>,
+    pub input: &'a StepInput<'b, F>,
+    pub prepared: &'a Prepared<F>,
 }
 
 impl<F: Real> Sweep<'_, '_, F> {
-    /// Fills `found`, chunk by chunk, and keeps the logits in `kept`, one tile after the other, as
-    /// far as it reaches; `room` is what each class has there.
+    /// Fills `stats`, chunk by chunk, and stores the logits in `stored`, one tile after the other,
+    /// as far as it reaches; `room` is what each class has there.
     pub fn forward(
         &self,
-        found: &mut Found<F>,
-        (mut kept, room): (&mut [F], usize),
+        stats: &mut ChunkStats<F>,
+        (mut stored, room): (&mut [F], usize),
         workers: &mut [Scratch<F>],
     ) {
         let n = self.plan.samples;
-        let statistics = found
+        let statistics = stats
             .max
             .chunks_mut(n)
-            .zip(found.class.chunks_mut(n))
-            .zip(found.sum.chunks_mut(n))
-            .zip(found.target.chunks_mut(n));
+            .zip(stats.class.chunks_mut(n))
+            .zip(stats.sum.chunks_mut(n))
+            .zip(stats.target.chunks_mut(n));
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let classes = self.plan.chunk(index);
-            let kept = split_off(&mut kept, classes.len() * room);
-            Job { classes, kept, max, class, sum, target }
+            let stored = split_off(&mut stored, classes.len() * room);
+            Job { classes, stored, max, class, sum, target }
         });
-        work(jobs, workers, |scratch, job| self.forward_chunk(scratch, job));
+        run_jobs(jobs, workers, |scratch, job| self.forward_chunk(scratch, job));
     }
 
     fn forward_chunk(&self, scratch: &mut Scratch<F>, job: Job<'_, F>) {
@@ -61,11 +59,11 @@ impl<F: Real> Sweep<'_, '_, F> {
         job.sum.fill(0.0);
         for tile in Plan::tiles(job.classes.clone()) {
             let at = tile.start - job.classes.start;
-            let z = match job.kept.get_mut(at * n..(at + tile.len()) * n) {
-                Some(kept) => kept,
+            let z = match job.stored.get_mut(at * n..(at + tile.len()) * n) {
+                Some(stored) => stored,
                 None => &mut scratch.tile[..tile.len() * n],
             };
-            let weights = self.inputs.classes.tile(tile.clone(), &mut scratch.packed);
+            let weights = self.input.classes.tile(tile.clone(), &mut scratch.packed);
             self.products(weights, tile.len(), z);
             let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
             let biases = self.biases(tile.clone(), &mut scratch.biases);
@@ -86,50 +84,51 @@ impl<F: Real> Sweep<'_, '_, F> {
         }
     }
 
-    /// $w_j\cdot\tilde x_i$ of a tile.
+    /// w_j·(a_i·u_i) of a tile.
     pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let FirstLook { embeddings, panels, .. } = self.look;
-        let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&panels[0]);
+        let Prepared { embeddings, packed, .. } = self.prepared;
+        let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&packed[0]);
         kernel::gemm(MatMut::new(z, rows, n, n), false, Mat::new(weights, rows, dims), embeddings);
     }
 
-    /// What a tile's products are multiplied by: the inverse norms, or 1. Known for the first
-    /// classes, found again for the others.
+    /// What a tile's products are multiplied by: the inverse norms, or 1. Kept for the first
+    /// classes, computed again for the others.
     pub fn factors<'s>(
         &'s self,
         tile: Range<usize>,
         weights: &[F],
         factors: &'s mut [F],
     ) -> &'s [F] {
-        if let Some(known) = self.look.factors.get(tile.clone()) {
+        if let Some(known) = self.prepared.factors.get(tile.clone()) {
             return known;
         }
         let factors = &mut factors[..tile.len()];
         for (factor, w) in factors.iter_mut().zip(weights.chunks_exact(self.plan.dims)) {
-            *factor = factor_of(self.scale, kernel::norm(w));
+            *factor = factor_of(self.prepared.form.scale, kernel::norm(w));
         }
         factors
     }
 
     /// The biases of a tile, where there are any.
     pub fn biases<'s>(&self, tile: Range<usize>, biases: &'s mut [F]) -> Option<&'s [F]> {
-        if !self.inputs.classes.are_shifted() {
+        if !self.input.classes.are_shifted() {
             return None;
         }
         for (bias, j) in biases.iter_mut().zip(tile) {
-            *bias = self.inputs.classes.bias_of(j);
+            *bias = self.input.classes.bias_of(j);
         }
         Some(biases)
     }
 
-    /// The samples of each class from `first` on, to be asked for in order.
+    /// The samples of each class from `first` on, for rows in ascending order.
     pub fn targets(&self, first: usize) -> impl FnMut(usize) -> Range<usize> {
-        let samples = &self.look.samples;
-        let mut next = samples.partition_point(|sample| sample.class < first);
+        let samples = &self.prepared.samples;
+        let before = |class: Option<usize>| class.is_some_and(|class| class < first);
+        let mut next = samples.partition_point(|sample| before(sample.class));
         move |row| {
             let start = next;
-            while samples.get(next).is_some_and(|sample| sample.class == first + row) {
+            while samples.get(next).is_some_and(|sample| sample.class == Some(first + row)) {
                 next += 1;
             }
             start..next
@@ -138,25 +137,27 @@ impl<F: Real> Sweep<'_, '_, F> {
 }
 
 impl<F: Real> Workspace<F> {
-    /// What all chunks together found of sample `i`: its negatives, the nearest other class.
-    pub fn negatives(&self, plan: &Plan, i: usize) -> (Negatives, Nearest<F>) {
-        let mut nearest = Nearest { max: F::neg_infinity(), class: usize::MAX };
-        let mut all = Negatives::NONE;
+    /// What all chunks together found for sample `i`: its negatives, and the nearest of them.
+    pub fn negatives(&self, plan: &Plan, i: usize) -> (LogSumExp, Nearest<F>) {
+        let mut nearest = Nearest { max: F::neg_infinity(), class: None };
+        let mut all = LogSumExp::NONE;
         for chunk in 0..plan.chunks {
             let at = chunk * plan.samples + i;
-            let (max, sum) = (self.found.max[at], self.found.sum[at]);
-            all = all.merge(Negatives { max: max.widen(), sum });
+            let (max, sum) = (self.chunks.max[at], self.chunks.sum[at]);
+            all = all.merge(LogSumExp::new(max.widen(), sum));
             if max > nearest.max {
-                nearest = Nearest { max, class: self.found.class[at] };
+                nearest = Nearest { max, class: Some(self.chunks.class[at]) };
             }
         }
         (all, nearest)
     }
 
-    /// The margin-free logit of sample `i` for its own class, as the chunk that holds it found it.
-    pub fn target_logit(&self, plan: &Plan, i: usize, class: usize) -> F {
-        let chunk = (0..plan.chunks).find(|&chunk| plan.chunk(chunk).contains(&class));
-        chunk.map_or(F::neg_infinity(), |chunk| self.found.target[chunk * plan.samples + i])
+    /// The margin-free logit of sample `i` for its own `class`, from the chunk that holds it; −∞
+    /// where no chunk does.
+    pub fn target_logit(&self, plan: &Plan, i: usize, class: Option<usize>) -> F {
+        let holds = |chunk: &usize| class.is_some_and(|class| plan.chunk(*chunk).contains(&class));
+        let chunk = (0..plan.chunks).find(holds);
+        chunk.map_or(F::neg_infinity(), |chunk| self.chunks.target[chunk * plan.samples + i])
     }
 }
 
@@ -164,5 +165,5 @@ impl<F: Real> Workspace<F> {
 #[derive(Clone, Copy)]
 pub(super) struct Nearest<F> {
     pub max: F,
-    pub class: usize,
+    pub class: Option<usize>,
 }

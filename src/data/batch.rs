@@ -1,0 +1,173 @@
+//! What goes into a step.
+
+use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayView2};
+
+use super::labels::IGNORED;
+use crate::error::Error;
+use crate::kernel::Real;
+
+/// One batch, borrowed: embeddings, class weights, labels, and a bias for Softmax.
+///
+/// Any strides are accepted: transposed, sliced and reversed views are read in place.
+///
+/// ```
+/// use margin_softmax::{Batch, Error};
+/// use ndarray::array;
+///
+/// let x = array![[1.0_f32, 2.0], [0.5, -1.0]];              // (N, D)
+/// let w = array![[1.0_f32, 0.0], [0.0, 1.0], [1.0, 1.0]];   // (C, D)
+/// assert!(Batch::new(&x, &w, &[2, 1]).is_ok());
+/// let refused = Batch::new(&x, &w, &[2, 3]).unwrap_err();
+/// assert_eq!(refused, Error::Label { row: 1, label: 3, classes: 3 });
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a, F> {
+    pub(crate) embeddings: ArrayView2<'a, F>,
+    pub(crate) weights: ArrayView2<'a, F>,
+    pub(crate) labels: &'a [usize],
+    pub(crate) bias: Option<ArrayView1<'a, F>>,
+    pub(crate) ignored: Option<usize>,
+}
+
+impl<'a, F: Real> Batch<'a, F> {
+    /// A batch of N embeddings `x` (N, D) with `labels` (N) among C class weights `w` (C, D).
+    /// [`labels_from`](crate::labels_from) converts labels of other integer types.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] for an empty axis, [`Error::Shape`] where the shapes do not agree,
+    /// [`Error::Label`] for a label ≥ C other than [`IGNORED`]. Values are checked when the step
+    /// runs.
+    pub fn new(
+        x: &'a ArrayRef2<F>,
+        w: &'a ArrayRef2<F>,
+        labels: &'a [usize],
+    ) -> Result<Self, Error> {
+        Self::from_views(x.view(), w.view(), labels)
+    }
+
+    /// A batch from plain slices, row after row: N·`dims` numbers `x` for N `labels`, and C·`dims`
+    /// numbers `w`.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Batch, Head};
+    ///
+    /// let x = [3.0_f32, 0.0, 0.5, 2.0];
+    /// let w = [1.0_f32, 0.0, 0.0, 1.0, -1.0, 0.0];
+    /// let batch = Batch::from_slices(&x, &w, &[0, 1], 2)?;
+    /// assert_eq!(Head::new(ArcFace::default()).forward(&batch)?.accuracy(), 1.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Shape`] where a slice does not hold whole rows.
+    pub fn from_slices(
+        x: &'a [F],
+        w: &'a [F],
+        labels: &'a [usize],
+        dims: usize,
+    ) -> Result<Self, Error> {
+        let matrix = |argument: &'static str, values: &'a [F], rows: usize| {
+            ArrayView2::from_shape((rows, dims), values).map_err(|_| Error::Shape {
+                argument,
+                expected: vec![rows, dims],
+                actual: vec![values.len()],
+            })
+        };
+        let classes = w.len().checked_div(dims).unwrap_or_default();
+        let (x, w) = (matrix("embeddings", x, labels.len())?, matrix("class weights", w, classes)?);
+        Self::from_views(x, w, labels)
+    }
+
+    fn from_views(
+        embeddings: ArrayView2<'a, F>,
+        weights: ArrayView2<'a, F>,
+        labels: &'a [usize],
+    ) -> Result<Self, Error> {
+        check_matrices(&embeddings, &weights)?;
+        Error::check_shape("labels", &[embeddings.nrows()], &[labels.len()])?;
+        Error::check_labels(labels, weights.nrows(), Some(IGNORED))?;
+        Ok(Batch { embeddings, weights, labels, bias: None, ignored: None })
+    }
+
+    /// The same batch with a bias `b` (C) for the logits of Softmax.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `b` has one entry per class. An angular loss returns
+    /// [`Error::Bias`] when the step runs.
+    pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Result<Self, Error> {
+        Error::check_shape("bias", &[self.weights.nrows()], b.shape())?;
+        Ok(Batch { bias: Some(b.view()), ..self })
+    }
+
+    /// The same batch without the samples of this label: their loss and gradient are 0, they count
+    /// neither in the mean nor in the accuracy, and their prediction is [`IGNORED`].
+    ///
+    /// `label` is the number of a class, or [`IGNORED`], which no class has;
+    /// [`labels_from_ignoring`](crate::labels_from_ignoring) turns the -1 or -100 of other libraries
+    /// into it. Without this call a label [`IGNORED`] is refused when the step runs.
+    pub fn with_ignored_label(self, label: usize) -> Self {
+        Batch { ignored: Some(label), ..self }
+    }
+}
+
+impl<F> Batch<'_, F> {
+    /// The same for a shorter time; ndarray's views do not shorten by themselves.
+    pub(crate) fn reborrow(&self) -> Batch<'_, F> {
+        Batch {
+            embeddings: self.embeddings.view(),
+            weights: self.weights.view(),
+            labels: self.labels,
+            bias: self.bias.as_ref().map(|bias| bias.view()),
+            ignored: self.ignored,
+        }
+    }
+}
+
+/// Refuses embeddings and weights that are empty or of different dimensions.
+pub(crate) fn check_matrices<F>(x: &ArrayRef2<F>, w: &ArrayRef2<F>) -> Result<(), Error> {
+    Error::check_not_empty("embeddings", x.shape())?;
+    Error::check_not_empty("class weights", w.shape())?;
+    Error::check_shape("class weights", &[w.nrows(), x.ncols()], w.shape())
+}
+
+/// How the losses of a batch become the objective whose gradient is taken.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Reduction<'a, F> {
+    /// The mean over the samples that count: 1/N · Σ_i L_i.
+    Mean,
+    /// The sum over the samples: Σ_i L_i.
+    Sum,
+    /// ∂objective/∂L_i for each sample (N): per-sample weights, upstream gradients, or their
+    /// product. Nothing is divided by N.
+    Weighted(&'a ArrayRef1<F>),
+}
+
+impl<F: Real> Reduction<'_, F> {
+    /// Refuses weights that are not one finite number for each of `samples`.
+    pub(crate) fn check(&self, samples: usize) -> Result<(), Error> {
+        let Reduction::Weighted(weights) = self else { return Ok(()) };
+        Error::check_shape("reduction weights", &[samples], weights.shape())?;
+        check_finite("reduction weights", &weights.view())
+    }
+
+    /// g_i = ∂objective/∂L_i, where `counted` samples have a loss.
+    pub(crate) fn weight(&self, sample: usize, counted: usize) -> f64 {
+        match self {
+            Reduction::Mean => 1.0 / counted as f64,
+            Reduction::Sum => 1.0,
+            Reduction::Weighted(weights) => weights[sample].widen(),
+        }
+    }
+}
+
+/// Refuses a vector with an entry that is not finite.
+pub(crate) fn check_finite<F: Real>(
+    argument: &'static str,
+    values: &ArrayView1<'_, F>,
+) -> Result<(), Error> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(row) => Err(Error::NonFinite { argument, row, column: 0, value: values[row].widen() }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,73 @@
+//! How a cosine becomes a logit.
+
+use crate::error::Error;
+
+/// What multiplies the cosine to make a logit.
+///
+/// | scale | logit of class j for sample i | used by |
+/// |---|---|---|
+/// | `Fixed(s)` | s·cos θ_ij | F-Norm SphereFace, CosFace, ArcFace, Generalized |
+/// | `FeatureNorm` | ‖x_i‖·cos θ_ij | ModifiedSoftmax, SphereFace, Generalized |
+/// | `Unnormalized` | ‖w_j‖·‖x_i‖·cos θ_ij + b_j | Softmax |
+///
+/// A plain number is a fixed scale: `Scale::from(64.0)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Scale {
+    /// One factor s > 0 for every logit: embeddings and class weights are both normalised.
+    Fixed(f64),
+    /// The norm of the embedding: only the class weights are normalised.
+    FeatureNorm,
+    /// The norms of embedding and class weight: the plain inner product, plus a bias if one is
+    /// given.
+    Unnormalized,
+}
+
+impl From<f64> for Scale {
+    fn from(s: f64) -> Self {
+        Scale::Fixed(s)
+    }
+}
+
+impl Scale {
+    /// Refuses a fixed scale that is not finite and positive.
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        if let Scale::Fixed(s) = self {
+            let valid = s.is_finite() && s > 0.0;
+            Error::check_parameter("scale s", s, "finite and > 0", valid)?;
+        }
+        Ok(self)
+    }
+}
+
+/// The form of a loss's logits: all that the engines know of a loss beside its targets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LogitForm {
+    pub scale: Scale,
+    /// Whether the target logit is the inner product itself, as that of Softmax is: then no vector
+    /// needs a direction, and zero rows are valid.
+    pub plain: bool,
+}
+
+impl LogitForm {
+    /// Refuses a bias unless the logits are inner products.
+    pub fn check_bias(self, given: bool) -> Result<(), Error> {
+        if given && self.scale != Scale::Unnormalized { Err(Error::Bias) } else { Ok(()) }
+    }
+
+    /// a_i, the factor of sample i's cosines apart from the norm of the class weight.
+    pub fn row_scale(self, norm: f64) -> f64 {
+        match self.scale {
+            Scale::Fixed(s) => s,
+            Scale::FeatureNorm | Scale::Unnormalized => norm,
+        }
+    }
+
+    /// a_ij, the factor of one cosine.
+    pub fn pair_scale(self, norm: f64, weight_norm: f64) -> f64 {
+        match self.scale {
+            Scale::Unnormalized => norm * weight_norm,
+            Scale::Fixed(_) | Scale::FeatureNorm => self.row_scale(norm),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the forward pass returns.
+
+use ndarray::Array1;
+
+use super::form::Scale;
+use super::labels::IGNORED;
+use super::target_pair::TargetPair;
+use crate::kernel::Real;
+use crate::math::{LogSumExp, sample_terms};
+
+/// The losses of a batch, neither reduced nor capped, and what is needed to watch a training.
+///
+/// Accuracy, predictions, target angles and margin-free losses are free of the margin, as they are
+/// at inference, and come from the same sweep as the losses. Samples that were left out (an ignored
+/// label, a zero embedding under [`ZeroEmbedding::Skip`](crate::ZeroEmbedding)) have loss 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward<F> {
+    /// L_i (N).
+    pub losses: Array1<F>,
+    target_angles: Array1<F>,
+    margin_free_losses: Array1<F>,
+    norms: Array1<F>,
+    predictions: Vec<usize>,
+    counted: usize,
+    correct: usize,
+    scale: Scale,
+    pub(crate) negatives: Vec<LogSumExp>,
+    target_logits: Vec<f64>,
+}
+
+/// What the forward pass finds for one sample that counts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outcome {
+    pub negatives: LogSumExp,
+    /// z_iy.
+    pub target_logit: f64,
+    /// z_iy without margin.
+    pub margin_free_logit: f64,
+    /// θ_iy.
+    pub target_angle: f64,
+    /// |x_i|.
+    pub norm: f64,
+    /// The label of the nearest class.
+    pub prediction: usize,
+}
+
+impl<F: Real> Forward<F> {
+    /// A pass over `samples`, each left out until it is recorded.
+    pub(crate) fn with_samples(samples: usize, scale: Scale) -> Self {
+        Forward {
+            losses: Array1::zeros(samples),
+            target_angles: Array1::from_elem(samples, F::narrow(std::f64::consts::FRAC_PI_2)),
+            margin_free_losses: Array1::zeros(samples),
+            norms: Array1::zeros(samples),
+            predictions: vec![IGNORED; samples],
+            counted: 0,
+            correct: 0,
+            scale,
+            negatives: vec![LogSumExp::NONE; samples],
+            target_logits: vec![0.0; samples],
+        }
+    }
+
+    /// Counts sample `i` of class `label`, whose loss is `loss`.
+    pub(crate) fn record(&mut self, i: usize, label: usize, loss: f64, outcome: &Outcome) {
+        let &Outcome { negatives, target_logit, margin_free_logit, .. } = outcome;
+        self.losses[i] = F::narrow(loss);
+        self.margin_free_losses[i] =
+            F::narrow(sample_terms(negatives, margin_free_logit, 0.0).loss);
+        self.target_angles[i] = F::narrow(outcome.target_angle);
+        self.norms[i] = F::narrow(outcome.norm);
+        self.predictions[i] = outcome.prediction;
+        self.negatives[i] = negatives;
+        self.target_logits[i] = target_logit;
+        self.counted += 1;
+        self.correct += usize::from(outcome.prediction == label);
+    }
+
+    /// Whether sample `i` may have this target pair under this scale.
+    pub(crate) fn fits(&self, i: usize, scale: Scale, target: &TargetPair) -> bool {
+        self.scale == scale
+            && self.target_logits[i] == target.logit
+            && self.target_angles[i] == F::narrow(target.angle.theta)
+    }
+
+    /// The mean loss over the samples that count; 0 where every sample was left out.
+    pub fn mean(&self) -> F {
+        F::narrow(self.total() / self.counted.max(1) as f64)
+    }
+
+    /// The sum of the losses.
+    pub fn sum(&self) -> F {
+        F::narrow(self.total())
+    }
+
+    /// The share of samples whose nearest class is their own, without margin, in [0, 1]. Of
+    /// classes that are equally near, the one with the lowest number is taken.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.counted.max(1) as f64
+    }
+
+    /// How many samples count: those that were not left out.
+    pub fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// The nearest class of each sample, without margin (N); [`IGNORED`] for a sample that was left
+    /// out.
+    pub fn predictions(&self) -> &[usize] {
+        &self.predictions
+    }
+
+    /// The angle between each embedding and the weight of its class, in radians (N). π/2 where
+    /// there is none: for a sample that was left out, and for a zero vector under Softmax.
+    pub fn target_angles(&self) -> &Array1<F> {
+        &self.target_angles
+    }
+
+    /// The losses as they would be without the margin (N): log(1 + e^{S_i − z°_iy}) with the plain
+    /// target logit z°. They show progress while a margin grows, which raises the losses themselves.
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, CosFace, Head};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let batch = Batch::new(&x, &w, &[0])?;
+    /// let with_margin = Head::new(CosFace::new(16.0, 0.3)?).forward(&batch)?;
+    /// let without = Head::new(CosFace::new(16.0, 0.0)?).forward(&batch)?;
+    /// assert_eq!(with_margin.margin_free_losses(), without.losses);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn margin_free_losses(&self) -> &Array1<F> {
+        &self.margin_free_losses
+    }
+
+    /// The norms of the embeddings ‖x_i‖ (N); 0 for a sample that was left out. With cosines made
+    /// elsewhere, the norms that the logits were given, or 1.
+    pub fn norms(&self) -> &Array1<F> {
+        &self.norms
+    }
+
+    fn total(&self) -> f64 {
+        self.losses.iter().map(|loss| loss.widen()).sum()
+    }
+}

@@ -1,0 +1,174 @@
+//! Where a step writes its gradients.
+
+use ndarray::{Array1, Array2, ArrayViewMut1, ArrayViewMut2};
+
+use super::batch::Batch;
+use super::sample::ClassSample;
+use crate::error::Error;
+use crate::kernel::Real;
+
+/// Gradients with respect to everything that a batch holds; a step overwrites them.
+///
+/// An empty array of embeddings or class weights is not asked for: nothing is computed or
+/// multiplied for it. [`embeddings_only`](Self::embeddings_only) and
+/// [`weights_only`](Self::weights_only) make such gradients.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Gradients<F> {
+    /// With respect to the embeddings (N, D).
+    pub embeddings: Array2<F>,
+    /// With respect to the class weights (C, D).
+    pub weights: Array2<F>,
+    /// With respect to the bias (C), where the batch has one.
+    pub bias: Option<Array1<F>>,
+}
+
+impl<F: Real> Gradients<F> {
+    /// Zeros in the shapes of `batch`.
+    pub fn zeros_for(batch: &Batch<'_, F>) -> Self {
+        let embeddings = Array2::zeros(batch.embeddings.dim());
+        Gradients { embeddings, ..Self::weights_only(batch) }
+    }
+
+    /// For frozen class weights: the gradient of the embeddings alone.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Batch, Gradients, Head, Reduction};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let batch = Batch::new(&x, &w, &[0])?;
+    /// let (mut all, mut part) = (Gradients::zeros_for(&batch), Gradients::embeddings_only(&batch));
+    /// let head = Head::new(ArcFace::default());
+    /// head.forward_backward(&batch, Reduction::Mean, &mut all)?;
+    /// head.forward_backward(&batch, Reduction::Mean, &mut part)?;
+    /// assert_eq!(part.embeddings, all.embeddings);
+    /// assert!(part.weights.is_empty());
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn embeddings_only(batch: &Batch<'_, F>) -> Self {
+        let weights = Array2::zeros((0, batch.weights.ncols()));
+        Gradients { embeddings: Array2::zeros(batch.embeddings.dim()), weights, bias: None }
+    }
+
+    /// For a frozen network: the gradients of class weights and bias alone.
+    pub fn weights_only(batch: &Batch<'_, F>) -> Self {
+        Gradients {
+            embeddings: Array2::zeros((0, batch.embeddings.ncols())),
+            weights: Array2::zeros(batch.weights.dim()),
+            bias: batch.bias.map(|b| Array1::zeros(b.len())),
+        }
+    }
+
+    /// Where a step writes.
+    pub(crate) fn output(&mut self) -> Output<'_, F> {
+        Output::new(&mut self.embeddings, &mut self.weights, &mut self.bias)
+    }
+}
+
+/// Gradients of a step over sampled classes; the step gives them their shapes and overwrites
+/// them.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct SampledGradients<F> {
+    /// With respect to the embeddings (N, D).
+    pub embeddings: Array2<F>,
+    /// With respect to the rows [`ClassSample::classes`] of the class weights (S, D).
+    pub weights: Array2<F>,
+    /// With respect to the bias of the same classes (S), where the batch has one.
+    pub bias: Option<Array1<F>>,
+}
+
+impl<F: Real> SampledGradients<F> {
+    /// Zeros in the shapes of `batch` and `sample`.
+    pub fn zeros_for(batch: &Batch<'_, F>, sample: &ClassSample) -> Self {
+        Self::zeros(batch.embeddings.dim(), sample.classes.len(), batch.bias.is_some())
+    }
+
+    fn zeros(embeddings: (usize, usize), classes: usize, bias: bool) -> Self {
+        SampledGradients {
+            embeddings: Array2::zeros(embeddings),
+            weights: Array2::zeros((classes, embeddings.1)),
+            bias: bias.then(|| Array1::zeros(classes)),
+        }
+    }
+
+    /// Zeros to be written instead, where these have other shapes than a batch of `embeddings`,
+    /// with a bias or without, and `sample` ask for.
+    pub(crate) fn fresh_unless_fit(
+        &self,
+        embeddings: (usize, usize),
+        bias: bool,
+        sample: &ClassSample,
+    ) -> Option<Self> {
+        let classes = sample.classes.len();
+        let fit = self.embeddings.dim() == embeddings
+            && self.weights.dim() == (classes, embeddings.1)
+            && self.bias.as_ref().map(Array1::len) == bias.then_some(classes);
+        if fit { None } else { Some(Self::zeros(embeddings, classes, bias)) }
+    }
+
+    /// Where a step writes.
+    pub(crate) fn output(&mut self) -> Output<'_, F> {
+        Output::new(&mut self.embeddings, &mut self.weights, &mut self.bias)
+    }
+}
+
+/// The gradients that a step is asked for.
+pub(crate) struct Output<'a, F> {
+    pub embeddings: Option<ArrayViewMut2<'a, F>>,
+    pub weights: Option<ArrayViewMut2<'a, F>>,
+    pub bias: Option<ArrayViewMut1<'a, F>>,
+}
+
+impl<'a, F: Real> Output<'a, F> {
+    fn new(
+        embeddings: &'a mut Array2<F>,
+        weights: &'a mut Array2<F>,
+        bias: &'a mut Option<Array1<F>>,
+    ) -> Self {
+        let asked_for = |matrix: &'a mut Array2<F>| {
+            let empty = matrix.is_empty();
+            (!empty).then(|| matrix.view_mut())
+        };
+        Output {
+            embeddings: asked_for(embeddings),
+            weights: asked_for(weights),
+            bias: bias.as_mut().map(|bias| bias.view_mut()),
+        }
+    }
+
+    /// Refuses gradients that are not in the shapes of a batch of `embeddings` and so many
+    /// `classes`, with a bias or without. A bias goes with the class weights.
+    pub fn check(
+        &self,
+        embeddings: (usize, usize),
+        classes: usize,
+        bias: bool,
+    ) -> Result<(), Error> {
+        let (rows, dims) = embeddings;
+        if let Some(gradient) = &self.embeddings {
+            Error::check_shape("gradients of embeddings", &[rows, dims], gradient.shape())?;
+        }
+        if let Some(gradient) = &self.weights {
+            Error::check_shape("gradients of class weights", &[classes, dims], gradient.shape())?;
+        }
+        let expected = if bias && (self.weights.is_some() || classes == 0) {
+            vec![classes]
+        } else {
+            vec![]
+        };
+        let actual: Vec<usize> = self.bias.iter().map(|bias| bias.len()).collect();
+        Error::check_shape("gradients of bias", &expected, &actual)
+    }
+
+    /// Zeros: the gradient of nothing.
+    pub fn clear(self) {
+        for mut gradient in [self.embeddings, self.weights].into_iter().flatten() {
+            gradient.fill(F::zero());
+        }
+        if let Some(mut bias) = self.bias {
+            bias.fill(F::zero());
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! What goes into a step and what comes out of it. No file here knows a loss.
+
+mod batch;
+mod classes;
+mod form;
+mod forward;
+mod gradients;
+mod labels;
+mod range;
+mod rows;
+mod sample;
+mod target_pair;
+
+pub use batch::{Batch, Reduction};
+pub(crate) use batch::{check_finite, check_matrices};
+pub(crate) use classes::Classes;
+pub use form::Scale;
+pub(crate) use form::LogitForm;
+pub use forward::Forward;
+pub(crate) use forward::Outcome;
+pub(crate) use gradients::Output;
+pub use gradients::{Gradients, SampledGradients};
+pub use labels::{IGNORED, labels_from, labels_from_ignoring};
+pub(crate) use range::{Bounds, largest_safe};
+pub(crate) use rows::{check_norm, contiguous, has_direction, norm_of};
+pub use sample::ClassSample;
+pub(crate) use target_pair::TargetPair;

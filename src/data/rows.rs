@@ -1,0 +1,56 @@
+//! Rows of a matrix in any layout, and their norms.
+
+use ndarray::ArrayView1;
+
+use crate::error::Error;
+use crate::kernel::{self, Real};
+
+/// Appends a row, whatever its stride.
+pub(super) fn extend<F: Real>(buffer: &mut Vec<F>, row: ArrayView1<'_, F>) {
+    match row.to_slice() {
+        Some(row) => buffer.extend_from_slice(row),
+        None => buffer.extend(row.iter()),
+    }
+}
+
+/// A row as a slice: in place where it is one, else copied to `buffer`.
+pub(crate) fn contiguous<'s, F: Real>(row: ArrayView1<'s, F>, buffer: &'s mut Vec<F>) -> &'s [F] {
+    match row.to_slice() {
+        Some(row) => row,
+        None => {
+            buffer.clear();
+            extend(buffer, row);
+            buffer
+        }
+    }
+}
+
+/// The norm of a row in any layout; NaN where an entry is not finite.
+pub(crate) fn norm_of<F: Real>(row: ArrayView1<'_, F>, buffer: &mut Vec<F>) -> f64 {
+    kernel::norm(contiguous(row, buffer))
+}
+
+/// Whether a row of this norm can be normalised: neither its inverse norm nor a gradient divided by
+/// its norm leaves the range of the working type.
+pub(crate) fn has_direction<F: Real>(norm: f64) -> bool {
+    (F::MIN_NORM..=F::MIN_NORM.recip()).contains(&norm)
+}
+
+/// Refuses row `row` of `argument` unless its entries are finite and, where it `needs_direction`,
+/// its norm can be divided by. Returns the norm.
+pub(crate) fn check_norm<F: Real>(
+    argument: &'static str,
+    row: usize,
+    values: ArrayView1<'_, F>,
+    norm: f64,
+    needs_direction: bool,
+) -> Result<f64, Error> {
+    if has_direction::<F>(norm) || (!needs_direction && norm.is_finite()) {
+        return Ok(norm);
+    }
+    let (minimum, maximum) = (F::MIN_NORM, F::MIN_NORM.recip());
+    Err(match values.iter().position(|v| !v.is_finite()) {
+        Some(column) => Error::NonFinite { argument, row, column, value: values[column].widen() },
+        None => Error::DegenerateNorm { argument, row, norm, minimum, maximum },
+    })
+}

@@ -1,0 +1,85 @@
+//! The classes of one sampled step.
+
+use std::ops::Range;
+
+use crate::error::Error;
+use crate::kernel::Real;
+
+/// The classes of one step and the labels among them: what a
+/// [`ClassSampler`](crate::ClassSampler) draws.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ClassSample {
+    /// The rows of the class weights that take part (S), ascending.
+    pub classes: Vec<usize>,
+    /// For each sample the place of its class in `classes` (N); [`ABSENT`](Self::ABSENT) where
+    /// another rank holds the class or the sample is ignored.
+    pub labels: Vec<usize>,
+    correction: f64,
+    range: Range<usize>,
+}
+
+impl ClassSample {
+    /// The label of a sample whose class is not among the sampled ones.
+    pub const ABSENT: usize = usize::MAX;
+
+    /// The sample of these `classes`, which are rows of `range`, for these places of the labels.
+    pub(crate) fn new(
+        classes: Vec<usize>,
+        labels: Vec<usize>,
+        correction: f64,
+        range: Range<usize>,
+    ) -> Self {
+        ClassSample { classes, labels, correction, range }
+    }
+
+    /// What is added to the logit of each class that is not in the batch; 0 without correction.
+    pub fn correction(&self) -> f64 {
+        self.correction
+    }
+
+    /// Refuses a sample that was not drawn for these labels of classes in `range`.
+    pub(crate) fn check(
+        &self,
+        labels: &[usize],
+        ignored: Option<usize>,
+        range: &Range<usize>,
+    ) -> Result<(), Error> {
+        if self.range != *range {
+            let (sampled, held) = (self.range.clone(), range.clone());
+            return Err(Error::SampledRange { sampled, held });
+        }
+        Error::check_shape("labels of the class sample", &[labels.len()], &[self.labels.len()])?;
+        let bad = |field, position| Err(Error::Sample { field, position });
+        let mut least = 0;
+        for (position, &class) in self.classes.iter().enumerate() {
+            if class < least || class >= range.len() {
+                return bad("classes", position);
+            }
+            least = class + 1;
+        }
+        for (row, (&label, &place)) in labels.iter().zip(&self.labels).enumerate() {
+            let row_of_label = if range.contains(&label) { Some(label - range.start) } else { None };
+            let class = self.classes.get(place).copied();
+            let absent = class.is_some() || place == Self::ABSENT;
+            if Some(label) != ignored && (class != row_of_label || !absent) {
+                return bad("labels", row);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is added to the logit of each sampled class, where anything is.
+    pub(crate) fn offsets<F: Real>(&self) -> Option<Vec<F>> {
+        if self.correction == 0.0 {
+            return None;
+        }
+        let mut offsets = vec![F::narrow(self.correction); self.classes.len()];
+        for &place in &self.labels {
+            if let Some(offset) = offsets.get_mut(place) {
+                *offset = F::zero();
+            }
+        }
+        Some(offsets)
+    }
+}

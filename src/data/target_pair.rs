@@ -1,0 +1,130 @@
+//! One sample and the weight of its own class, in f64: the target logit and its gradients.
+
+use super::form::{LogitForm, Scale};
+use super::rows::has_direction;
+use crate::kernel::{self, Real};
+use crate::math::{Angle, Pair, Target};
+
+/// The geometry of a sample and its class, and what the loss makes of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetPair {
+    /// The angle between both; a right angle where one of them is zero.
+    pub angle: Angle,
+    pub target: Target,
+    /// a_iy: what multiplies f(θ).
+    pub scale: f64,
+    /// z_iy = a_iy·f(θ) + b_y.
+    pub logit: f64,
+    /// a_iy·cos θ + b_y.
+    pub margin_free_logit: f64,
+    geometry: Geometry,
+}
+
+/// How gradients reach embedding and class weight.
+#[derive(Debug, Clone, Copy)]
+enum Geometry {
+    /// Through the angle, with unit tangents.
+    Angular(Pair),
+    /// The logit is the inner product x·w: its gradients are w and x, zero or not.
+    InnerProduct,
+    /// Only the cosine is known: there is nothing to carry gradients on to.
+    Cosine,
+}
+
+impl TargetPair {
+    /// The pair of `x` and `w` with these norms, and `bias` for its logits. `answer` returns the
+    /// loss's target at an angle.
+    pub fn new<F: Real, E>(
+        form: LogitForm,
+        (x, norm): (&[F], f64),
+        (w, weight_norm): (&[F], f64),
+        bias: f64,
+        answer: impl FnOnce(&Angle) -> Result<Target, E>,
+    ) -> Result<Self, E> {
+        let directed = has_direction::<F>(norm) && has_direction::<F>(weight_norm);
+        let pair = directed.then(|| Pair::new(x, w, norm, weight_norm));
+        let angle = pair.map_or(Angle::RIGHT, |pair| pair.angle);
+        let target = answer(&angle)?;
+        let scale = form.pair_scale(norm, weight_norm);
+        let inner_product = form.plain && target == Target::plain(&angle);
+        Ok(match pair {
+            Some(pair) if !inner_product => TargetPair {
+                angle,
+                target,
+                scale,
+                logit: scale * target.value + bias,
+                margin_free_logit: scale * angle.cos + bias,
+                geometry: Geometry::Angular(pair),
+            },
+            _ => {
+                let logit = kernel::dot(x, w) + bias;
+                let (margin_free_logit, geometry) = (logit, Geometry::InnerProduct);
+                TargetPair { angle, target, scale, logit, margin_free_logit, geometry }
+            }
+        })
+    }
+
+    /// The pair of which only the `angle` is known.
+    pub fn of_angle<E>(
+        angle: Angle,
+        scale: f64,
+        bias: f64,
+        answer: impl FnOnce(&Angle) -> Result<Target, E>,
+    ) -> Result<Self, E> {
+        let target = answer(&angle)?;
+        Ok(TargetPair {
+            angle,
+            target,
+            scale,
+            logit: scale * target.value + bias,
+            margin_free_logit: scale * angle.cos + bias,
+            geometry: Geometry::Cosine,
+        })
+    }
+
+    /// Adds the gradient of the target logit by the embedding, `target_gradient` times, to `sum`;
+    /// under a fixed scale without the factor s/‖x‖, which all classes have in common.
+    pub fn add_to_embedding<F: Real>(
+        &self,
+        form: LogitForm,
+        (x, w): (&[F], &[F]),
+        target_gradient: f64,
+        sum: &mut [f64],
+    ) {
+        let pair = match &self.geometry {
+            Geometry::Angular(pair) => pair,
+            Geometry::InnerProduct => return kernel::add_scaled(sum, 1.0, w, target_gradient),
+            Geometry::Cosine => return,
+        };
+        let gradient = match form.scale {
+            Scale::Unnormalized => target_gradient / pair.inverse_w,
+            Scale::Fixed(_) | Scale::FeatureNorm => target_gradient,
+        };
+        pair.add_tangent_x(sum, x, w, -gradient * self.target.slope);
+        if !matches!(form.scale, Scale::Fixed(_)) {
+            pair.add_unit_x(sum, x, gradient * self.target.value);
+        }
+    }
+
+    /// Adds the gradient of the target logit by the class weight, `target_gradient` times, to `sum`.
+    pub fn add_to_weight<F: Real>(
+        &self,
+        form: LogitForm,
+        (x, w, norm): (&[F], &[F], f64),
+        target_gradient: f64,
+        sum: &mut [f64],
+    ) {
+        let pair = match &self.geometry {
+            Geometry::Angular(pair) => pair,
+            Geometry::InnerProduct => return kernel::add_scaled(sum, 1.0, x, target_gradient),
+            Geometry::Cosine => return,
+        };
+        if form.scale == Scale::Unnormalized {
+            pair.add_tangent_w(sum, x, w, -target_gradient * norm * self.target.slope);
+            pair.add_unit_w(sum, w, target_gradient * norm * self.target.value);
+        } else {
+            let tangential = self.scale * pair.inverse_w;
+            pair.add_tangent_w(sum, x, w, -target_gradient * tangential * self.target.slope);
+        }
+    }
+}

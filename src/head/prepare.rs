@@ -1,0 +1,313 @@
+//! Preparation: every check, every norm and every target pair. What can be refused is refused here,
+//! before any buffer of the caller's is touched.
+
+use std::ops::Range;
+
+use ndarray::ArrayView2;
+use rayon::prelude::*;
+
+use crate::data::{
+    Bounds, ClassSample, Classes, LogitForm, Reduction, Scale, TargetPair, check_finite,
+    check_norm, contiguous, norm_of,
+};
+use crate::error::Error;
+use crate::kernel::{self, Mat, Real};
+use crate::loss::{MarginLoss, checked_target, form_of};
+use crate::math::Target;
+
+/// Classes whose factors are kept from the preparation: those of further classes are computed
+/// again, so that memory does not grow with the classes. A multiple of every block and tile.
+const KNOWN_FACTORS: usize = 1 << 16;
+
+/// The smallest and the largest norm of no rows.
+const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
+
+/// What becomes of an embedding that is zero, or shorter than the smallest norm that is accepted
+/// (1e-30 in f32, 1e-290 in f64), and has no direction. Softmax needs none: it accepts any finite
+/// embedding under either rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ZeroEmbedding {
+    /// The step is refused with [`Error::DegenerateNorm`].
+    #[default]
+    Error,
+    /// The sample is left out: its loss and gradient are 0, it does not count in a mean.
+    Skip,
+}
+
+/// Everything that a step reads.
+#[derive(Clone)]
+pub(crate) struct StepInput<'a, F> {
+    pub embeddings: ArrayView2<'a, F>,
+    pub classes: Classes<'a, F>,
+    /// The label of each embedding; `None` in inference, where no sample has a class.
+    pub labels: Option<&'a [usize]>,
+    /// The label of samples that are left out.
+    pub ignored: Option<usize>,
+    /// The classes that this rank holds.
+    pub range: Range<usize>,
+    /// Which of them take part, if not all.
+    pub sample: Option<&'a ClassSample>,
+    pub zero: ZeroEmbedding,
+    /// What the gradients are those of; `None` where there are to be none.
+    pub reduction: Option<Reduction<'a, F>>,
+}
+
+/// What the preparation leaves for the sweeps.
+#[derive(Debug)]
+pub(crate) struct Prepared<F> {
+    pub form: LogitForm,
+    /// The samples that count, sorted by class.
+    pub samples: Vec<PreparedSample>,
+    /// Their embeddings times their scale, a_i·u_i (samples × dims).
+    pub embeddings: Vec<F>,
+    /// The same packed for the products: transposed (dims × samples) and as they are.
+    pub packed: [Vec<F>; 2],
+    /// What multiplies the products of each of the first classes: a bounded number of them.
+    pub factors: Vec<F>,
+}
+
+impl<F> Default for Prepared<F> {
+    fn default() -> Self {
+        Prepared {
+            form: LogitForm { scale: Scale::FeatureNorm, plain: false },
+            samples: Vec::new(),
+            embeddings: Vec::new(),
+            packed: [Vec::new(), Vec::new()],
+            factors: Vec::new(),
+        }
+    }
+}
+
+/// One sample that counts.
+#[derive(Debug, Clone)]
+pub(crate) struct PreparedSample {
+    /// Its row in the batch.
+    pub row: usize,
+    /// Its class, if that takes part on this rank.
+    pub class: Option<usize>,
+    /// |x_i|.
+    pub norm: f64,
+    /// g_i = ∂objective/∂L_i.
+    pub upstream: f64,
+    /// Its target pair, where its class takes part.
+    pub target: Option<TargetPair>,
+}
+
+/// What the products of a class are multiplied by.
+pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
+    match scale {
+        Scale::Unnormalized => F::one(),
+        Scale::Fixed(_) | Scale::FeatureNorm => F::narrow(weight_norm.recip()),
+    }
+}
+
+impl<F: Real> StepInput<'_, F> {
+    /// Refuses shapes, ranges and samples that do not fit each other.
+    pub fn check_shapes(&self) -> Result<(), Error> {
+        let (rows, dims) = self.embeddings.dim();
+        Error::check_not_empty("embeddings", self.embeddings.shape())?;
+        Error::check_range("class range", &self.range)?;
+        let held = self.range.len();
+        Error::check_shape("class weights", &[held, dims], self.classes.weights.shape())?;
+        if let Some(bias) = &self.classes.bias {
+            Error::check_shape("bias", &[held], bias.shape())?;
+        }
+        let Some(labels) = self.labels else { return Ok(()) };
+        Error::check_shape("labels", &[rows], &[labels.len()])?;
+        let sample = self.sample;
+        sample.map_or(Ok(()), |sample| sample.check(labels, self.ignored, &self.range))
+    }
+
+    /// Checks every value and fills what the sweeps read.
+    pub fn prepare<L: MarginLoss>(
+        &self,
+        loss: &L,
+        prepared: &mut Prepared<F>,
+        parallel: bool,
+    ) -> Result<(), Error> {
+        let Prepared { form, samples, embeddings, packed, factors } = prepared;
+        *form = form_of(loss)?;
+        form.check_bias(self.classes.bias.is_some())?;
+        if let Some(reduction) = &self.reduction {
+            reduction.check(self.embeddings.nrows())?;
+        }
+        if let Some(bias) = &self.classes.bias {
+            check_finite("bias", bias)?;
+        }
+        self.collect(*form, samples)?;
+        let norms = self.check_weights(*form, factors, parallel)?;
+        let counted = samples.len();
+        for sample in samples.iter_mut() {
+            sample.upstream = self.reduction.map_or(0.0, |r| r.weight(sample.row, counted));
+        }
+        self.target_pairs(loss, *form, samples, parallel)?;
+        self.check_range(*form, samples, norms)?;
+        self.scale_embeddings(*form, samples, embeddings);
+        if counted > 0 {
+            let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
+            kernel::pack(embeddings.t(), &mut packed[0]);
+            kernel::pack(embeddings, &mut packed[1]);
+        }
+        Ok(())
+    }
+
+    /// The angle of every sample that counts with its class, by row; π/2 for the others. No sweep
+    /// over the classes.
+    pub fn target_angles<L: MarginLoss>(
+        &self,
+        loss: &L,
+        samples: &mut Vec<PreparedSample>,
+    ) -> Result<Vec<f64>, Error> {
+        let form = form_of(loss)?;
+        form.check_bias(self.classes.bias.is_some())?;
+        self.collect(form, samples)?;
+        self.target_pairs(loss, form, samples, true)?;
+        let mut angles = vec![std::f64::consts::FRAC_PI_2; self.embeddings.nrows()];
+        for sample in samples {
+            if let Some(target) = &sample.target {
+                angles[sample.row] = target.angle.theta;
+            }
+        }
+        Ok(angles)
+    }
+
+    /// The samples that count, sorted by class and then by row.
+    fn collect(&self, form: LogitForm, samples: &mut Vec<PreparedSample>) -> Result<(), Error> {
+        let mut buffer = Vec::new();
+        samples.clear();
+        for (row, x) in self.embeddings.rows().into_iter().enumerate() {
+            let norm = norm_of(x, &mut buffer);
+            let label = self.labels.map(|labels| labels[row]);
+            let ignored = label.is_some() && label == self.ignored;
+            let short = !form.plain && norm < F::MIN_NORM;
+            let left_out = ignored || (short && self.zero == ZeroEmbedding::Skip);
+            let norm = check_norm("embeddings", row, x, norm, !(form.plain || left_out))?;
+            if left_out {
+                continue;
+            }
+            let class = label.and_then(|label| self.classes.find(label));
+            samples.push(PreparedSample { row, class, norm, upstream: 0.0, target: None });
+        }
+        samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
+        Ok(())
+    }
+
+    /// Checks every class weight and keeps the `factors` of the first; returns the smallest and the
+    /// largest norm.
+    fn check_weights(
+        &self,
+        form: LogitForm,
+        factors: &mut Vec<F>,
+        parallel: bool,
+    ) -> Result<(f64, f64), Error> {
+        const BLOCK: usize = 256;
+        let classes = self.classes.len();
+        factors.resize(classes.min(KNOWN_FACTORS), F::zero());
+        let check_block = |(block, factors): (usize, &mut [F])| {
+            let mut buffer = Vec::new();
+            let range = block * BLOCK..((block + 1) * BLOCK).min(classes);
+            let mut factors = factors.iter_mut();
+            range.into_iter().try_fold(NO_NORMS, |(least, most), j| {
+                let (row, number) = (self.classes.weight(j), self.classes.row_of(j));
+                let norm = norm_of(row, &mut buffer);
+                let norm = check_norm("class weights", number, row, norm, !form.plain)?;
+                if let Some(factor) = factors.next() {
+                    *factor = factor_of(form.scale, norm);
+                }
+                Ok((least.min(norm), most.max(norm)))
+            })
+        };
+        let others = factors.len().div_ceil(BLOCK)..classes.div_ceil(BLOCK);
+        // Of several bad rows the first is named, whichever thread finds one first.
+        let widest = |a: Result<(f64, f64), Error>, b: Result<(f64, f64), Error>| {
+            let (a, b) = (a?, b?);
+            Ok((a.0.min(b.0), a.1.max(b.1)))
+        };
+        if parallel {
+            let others = others.into_par_iter().map(|block| check_block((block, &mut [])));
+            let known = factors.par_chunks_mut(BLOCK).enumerate().map(check_block);
+            known.chain(others).reduce(|| Ok(NO_NORMS), widest)
+        } else {
+            let others = others.map(|block| check_block((block, &mut [])));
+            let known = factors.chunks_mut(BLOCK).enumerate().map(check_block);
+            known.chain(others).fold(Ok(NO_NORMS), widest)
+        }
+    }
+
+    /// Geometry and margin of every target pair.
+    fn target_pairs<L: MarginLoss>(
+        &self,
+        loss: &L,
+        form: LogitForm,
+        samples: &mut [PreparedSample],
+        parallel: bool,
+    ) -> Result<(), Error> {
+        let fill = |sample: &mut PreparedSample| {
+            if let Some(class) = sample.class {
+                sample.target = Some(self.target_pair(loss, form, sample, class)?);
+            }
+            Ok(())
+        };
+        if parallel {
+            let refused = samples.par_iter_mut().find_map_first(|sample| fill(sample).err());
+            refused.map_or(Ok(()), Err)
+        } else {
+            samples.iter_mut().try_for_each(fill)
+        }
+    }
+
+    fn target_pair<L: MarginLoss>(
+        &self,
+        loss: &L,
+        form: LogitForm,
+        sample: &PreparedSample,
+        class: usize,
+    ) -> Result<TargetPair, Error> {
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(self.embeddings.row(sample.row), &mut x);
+        let row = self.classes.weight(class);
+        let w = contiguous(row, &mut w);
+        let weight_norm = kernel::norm(w);
+        let number = self.classes.row_of(class);
+        check_norm("class weights", number, row, weight_norm, !form.plain)?;
+        let bias = self.classes.bias_of(class).widen();
+        TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
+            checked_target(loss, angle, sample.row)
+        })
+    }
+
+    /// Refuses inputs whose logits or gradients may leave the range of the working type.
+    fn check_range(
+        &self,
+        form: LogitForm,
+        samples: &[PreparedSample],
+        weight_norms: (f64, f64),
+    ) -> Result<(), Error> {
+        let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten());
+        for PreparedSample { row, norm, upstream, target, .. } in samples {
+            let target: Option<Target> = target.map(|target| target.target);
+            bounds.check::<F>(*row, *norm, target, *upstream)?;
+        }
+        Ok(())
+    }
+
+    /// The working copy of the embeddings, in the samples' order: a_i·u_i.
+    fn scale_embeddings(
+        &self,
+        form: LogitForm,
+        samples: &[PreparedSample],
+        embeddings: &mut Vec<F>,
+    ) {
+        let dims = self.embeddings.ncols();
+        let mut copy = Vec::new();
+        embeddings.resize(samples.len() * dims, F::zero());
+        for (sample, out) in samples.iter().zip(embeddings.chunks_exact_mut(dims)) {
+            let x = contiguous(self.embeddings.row(sample.row), &mut copy);
+            match form.scale {
+                Scale::Fixed(s) => kernel::scaled(out, x, s / sample.norm),
+                Scale::FeatureNorm | Scale::Unnormalized => out.copy_from_slice(x),
+            }
+        }
+    }
+}

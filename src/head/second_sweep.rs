@@ -1,0 +1,235 @@
+//! The second sweep: from the logits to the gradients of class weights and embeddings.
+
+use std::ops::Range;
+
+use ndarray::{ArrayViewMut2, Axis};
+
+use super::first_sweep::Sweep;
+use super::plan::Plan;
+use super::prepare::PreparedSample;
+use super::workspace::Scratch;
+use crate::data::{Scale, contiguous};
+use crate::kernel::{self, Mat, MatMut, Real, TileStats};
+use crate::math::SampleTerms;
+use crate::parallel::{run_jobs, split_tail};
+
+/// What turns a sample's logits into their gradients, all in the samples' order.
+#[derive(Clone, Copy)]
+pub(super) struct LogitCoefficients<'a, F> {
+    pub shift: &'a [F],
+    pub coefficients: &'a [F],
+    pub terms: &'a [SampleTerms],
+}
+
+/// Where the second sweep writes; an empty slice is not asked for.
+pub(super) struct SweepOutput<'a, F> {
+    /// Rows of the gradient of the class weights, which may hold the logits on entry.
+    pub weights: Option<&'a mut [F]>,
+    pub bias: Option<&'a mut [F]>,
+    /// Each chunk's part of the embeddings' gradient.
+    pub partials: &'a mut [F],
+}
+
+/// One chunk of the second sweep.
+struct Job<'a, F> {
+    classes: Range<usize>,
+    weights: Option<&'a mut [F]>,
+    bias: Option<&'a mut [F]>,
+    stored: &'a [F],
+    partial: &'a mut [F],
+}
+
+impl<F: Real> Sweep<'_, '_, F> {
+    /// Writes the gradients of weights and bias, and each chunk's part of the embeddings' gradient.
+    /// On entry the rows of the weights' gradient or `stored` hold the logits.
+    pub fn backward(
+        &self,
+        coefficients: LogitCoefficients<'_, F>,
+        output: SweepOutput<'_, F>,
+        mut stored: &[F],
+        workers: &mut [Scratch<F>],
+    ) {
+        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let SweepOutput { mut weights, mut bias, mut partials } = output;
+        // From the last class to the first: what the first sweep left in the caches is used first.
+        let jobs = (0..self.plan.chunks).rev().map(|index| {
+            let classes = self.plan.chunk(index);
+            let (rest, kept) = stored.split_at((classes.start * n).min(stored.len()));
+            stored = rest;
+            Job {
+                weights: weights.as_mut().map(|rows| split_tail(rows, classes.start * dims)),
+                bias: bias.as_mut().map(|bias| split_tail(bias, classes.start)),
+                stored: kept,
+                partial: split_tail(&mut partials, index * n * dims),
+                classes,
+            }
+        });
+        run_jobs(jobs, workers, |scratch, mut job| {
+            for (index, tile) in Plan::tiles(job.classes.clone()).rev().enumerate() {
+                self.backward_tile(coefficients, scratch, &mut job, tile, index == 0);
+            }
+        });
+    }
+
+    /// One tile: the gradient of its logits, and what that gives embeddings, weights and bias.
+    fn backward_tile(
+        &self,
+        coefficients: LogitCoefficients<'_, F>,
+        scratch: &mut Scratch<F>,
+        job: &mut Job<'_, F>,
+        tile: Range<usize>,
+        first: bool,
+    ) {
+        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let at = tile.start - job.classes.start;
+        let weights = self.input.classes.tile(tile.clone(), &mut scratch.packed);
+        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
+        // In the rows of the weight gradient, this tile's logits and those of the tiles before it
+        // lie below the rows that this tile writes: N ≤ D, and tiles are taken from the last.
+        let stored = match &job.weights {
+            Some(rows) if self.plan.in_weight_rows => &**rows,
+            _ => job.stored,
+        };
+        let z = match stored.get(at * n..(at + tile.len()) * n) {
+            Some(stored) => stored,
+            None => {
+                let biases = self.biases(tile.clone(), &mut scratch.biases);
+                let z = &mut scratch.recomputed[..tile.len() * n];
+                self.products(weights, tile.len(), z);
+                let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
+                let stats = TileStats { max, row, target: &mut scratch.short };
+                kernel::tile_stats(z, n, factors, biases, self.targets(tile.start), stats);
+                z
+            }
+        };
+        let gradient = &mut scratch.tile[..tile.len() * n];
+        let LogitCoefficients { shift, coefficients: c, .. } = coefficients;
+        kernel::tile_gradient(z, n, shift, c, factors, gradient);
+        let gradient = Mat::new(gradient, tile.len(), n);
+        if !job.partial.is_empty() {
+            let partial = MatMut::new(job.partial, n, dims, dims);
+            kernel::gemm(partial, !first, gradient.t(), Mat::new(weights, tile.len(), dims));
+        }
+        if let Some(rows) = &mut job.weights {
+            let rows = &mut rows[at * dims..(at + tile.len()) * dims];
+            self.weight_rows(gradient, weights, factors, rows);
+            let bias = job.bias.as_mut().map(|bias| &mut bias[at..at + tile.len()]);
+            self.finish_rows(coefficients, tile.start, rows, bias, scratch);
+        }
+    }
+
+    /// The rows Σ_i G_ij·a_i·u_i of one tile's weight gradient, projected where the weights are
+    /// normalised.
+    fn weight_rows(&self, gradient: Mat<'_, F>, weights: &[F], factors: &[F], rows: &mut [F]) {
+        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let prepared = self.prepared;
+        let embeddings = Mat::new(&prepared.embeddings, n, dims).in_panels(&prepared.packed[1]);
+        kernel::gemm(MatMut::new(rows, factors.len(), dims, dims), false, gradient, embeddings);
+        if prepared.form.scale != Scale::Unnormalized {
+            let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
+            for ((row, w), &factor) in rows.zip(factors.iter()) {
+                kernel::project(row, w, factor);
+            }
+        }
+    }
+
+    /// Sums the gradient of the bias of one tile, whose logits' gradient is in `scratch.tile`, and
+    /// adds the target pairs of its classes, which start at `first`, to both gradients.
+    fn finish_rows(
+        &self,
+        coefficients: LogitCoefficients<'_, F>,
+        first: usize,
+        rows: &mut [F],
+        mut bias: Option<&mut [F]>,
+        scratch: &mut Scratch<F>,
+    ) {
+        if let Some(bias) = &mut bias {
+            for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(self.plan.samples)) {
+                *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
+            }
+        }
+        let mut targets = self.targets(first);
+        for (j, row) in rows.chunks_exact_mut(self.plan.dims).enumerate() {
+            let targets = targets(j);
+            if targets.is_empty() {
+                continue;
+            }
+            if let Some(bias) = &mut bias {
+                let terms = coefficients.terms[targets.clone()].iter();
+                let sum: f64 = terms.map(|terms| terms.target_gradient).sum();
+                bias[j] = F::narrow(bias[j].widen() + sum);
+            }
+            self.add_target_pairs(coefficients, first + j, targets, row, &mut scratch.row);
+        }
+    }
+
+    /// Adds the target pairs of one class to the gradient of its weight.
+    fn add_target_pairs(
+        &self,
+        coefficients: LogitCoefficients<'_, F>,
+        class: usize,
+        targets: Range<usize>,
+        row: &mut [F],
+        sum: &mut [f64],
+    ) {
+        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
+        let w = contiguous(self.input.classes.weight(class), &mut w_copy);
+        kernel::add_scaled(sum, 0.0, row, 1.0);
+        for i in targets {
+            let sample = &self.prepared.samples[i];
+            let Some(target) = &sample.target else { continue };
+            let x = contiguous(self.input.embeddings.row(sample.row), &mut x_copy);
+            let gradient = coefficients.terms[i].target_gradient;
+            target.add_to_weight(self.prepared.form, (x, w, sample.norm), gradient, sum);
+        }
+        kernel::rounded(row, sum);
+    }
+
+    /// Sums the chunks' parts, projects them and adds the target pairs: the gradient of the
+    /// embeddings, rows of samples that do not count left at zero.
+    pub fn embedding_gradients(
+        &self,
+        terms: &[SampleTerms],
+        partials: &[F],
+        mut gradients: ArrayViewMut2<'_, F>,
+        workers: &mut [Scratch<F>],
+    ) {
+        gradients.fill(F::zero());
+        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let mut places = vec![None; gradients.nrows()];
+        for (i, sample) in self.prepared.samples.iter().enumerate() {
+            places[sample.row] = Some(i);
+        }
+        let rows = gradients.axis_iter_mut(Axis(0)).zip(places);
+        let jobs = rows.filter_map(|(row, place)| Some((place?, row)));
+        run_jobs(jobs, workers, |scratch, (i, mut row)| {
+            let sum = &mut scratch.row[..dims];
+            kernel::sum_rows(sum, partials, i * dims, n * dims);
+            self.finish_embedding(&self.prepared.samples[i], terms[i].target_gradient, sum);
+            match row.as_slice_mut() {
+                Some(row) => kernel::rounded(row, sum),
+                None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),
+            }
+        });
+    }
+
+    /// Turns Σ_j G_ij·v_j into the gradient of one embedding: its projection where the scale is
+    /// fixed, plus the gradient of the target logit.
+    fn finish_embedding(&self, sample: &PreparedSample, target_gradient: f64, sum: &mut [f64]) {
+        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
+        let x = contiguous(self.input.embeddings.row(sample.row), &mut x_copy);
+        let form = self.prepared.form;
+        let inverse = sample.norm.recip();
+        if let Scale::Fixed(_) = form.scale {
+            let along = kernel::dot(sum, x) * inverse;
+            kernel::add_scaled(sum, 1.0, x, -along * inverse);
+        }
+        if let (Some(target), Some(class)) = (&sample.target, sample.class) {
+            let w = contiguous(self.input.classes.weight(class), &mut w_copy);
+            target.add_to_embedding(form, (x, w), target_gradient, sum);
+        }
+        if let Scale::Fixed(s) = form.scale {
+            sum.iter_mut().for_each(|v| *v *= s * inverse);
+        }
+    }
+}

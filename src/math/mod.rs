@@ -1,0 +1,12 @@
+//! The mathematics that every loss shares, in f64: angles, pairs of vectors, log-sum-exp.
+
+mod angle;
+mod continuation;
+mod log_sum_exp;
+mod pair;
+
+pub use angle::{Angle, Target};
+pub use continuation::Continuation;
+pub(crate) use continuation::annealed;
+pub use log_sum_exp::{LogSumExp, SampleTerms, sample_terms};
+pub(crate) use pair::{Pair, SINGULAR};
