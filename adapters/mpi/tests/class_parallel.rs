@@ -1,6 +1,6 @@
 //! Classes over the ranks of a job give what one machine gives, on every rank.
 
-#[path = "../../../tests/common/mod.rs"]
+#[path = "../../../tests/suite/common/mod.rs"]
 mod common;
 mod support;
 

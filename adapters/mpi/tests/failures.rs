@@ -1,6 +1,6 @@
 //! What goes wrong on one rank ends the work of all: with the same error, or with the job.
 
-#[path = "../../../tests/common/mod.rs"]
+#[path = "../../../tests/suite/common/mod.rs"]
 mod common;
 mod support;
 

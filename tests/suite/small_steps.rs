@@ -1,11 +1,9 @@
 //! Every way through a step, at sizes that an interpreter manages: what Miri runs.
 
-mod common;
-
-use common::layout::{LAYOUTS, Layout};
-use common::oracle::Problem;
-use common::random::Rng;
-use common::spec::Spec;
+use crate::common::layout::{LAYOUTS, Layout};
+use crate::common::oracle::Problem;
+use crate::common::random::Rng;
+use crate::common::spec::Spec;
 use margin_softmax::{
     ClassSampler, Continuation, Head, Real, Reduction, Riesz, SampledGradients, Space,
     hyperspherical_energy, hyperspherical_energy_of_batch,

@@ -1,9 +1,7 @@
 //! What bad arguments get: hyper-parameters, shapes, and what was made elsewhere. For every way to
 //! go wrong, which error, and what it says.
 
-mod common;
-
-use common::refuse::assert_table;
+use crate::common::refuse::assert_table;
 use margin_softmax::{
     ArcFace, Batch, Continuation, CosFace, Error, FNormSphereFace, Generalized, Gradients, Head,
     MarginLoss, NormalizedLogits, Reduction, Softmax, SphereFace,

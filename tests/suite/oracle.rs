@@ -1,13 +1,13 @@
 //! The naive oracle against the golden cases, and both levels of the crate against the oracle.
 
-mod common;
-
-use common::compare::{assert_forward, assert_gradients, assert_rows, assert_vector, epsilon};
-use common::golden::cases;
-use common::layout::{LAYOUTS, Layout};
-use common::oracle::{Answer, Problem};
-use common::random::Rng;
-use common::spec::{Spec, menu};
+use crate::common::compare::{
+    assert_forward, assert_gradients, assert_rows, assert_vector, epsilon,
+};
+use crate::common::golden::cases;
+use crate::common::layout::{LAYOUTS, Layout};
+use crate::common::oracle::{Answer, Problem};
+use crate::common::random::Rng;
+use crate::common::spec::{Spec, menu};
 use margin_softmax::{Head, Real, Reduction, Scale};
 use ndarray::{Array1, Array2};
 

@@ -1,8 +1,6 @@
 //! Losses and gradients against 90-digit arithmetic, at both levels, in both types.
 
-mod common;
-
-use common::golden::{Case, cases, narrow1, narrow2};
+use crate::common::golden::{Case, cases, narrow1, narrow2};
 use margin_softmax::{Batch, Gradients, Head, MarginLoss, NormalizedLogits, Real, Reduction};
 use ndarray::{Array, Dimension};
 

@@ -5,16 +5,14 @@
 //! 10,000 cases in each type, each at both levels. The seed is fixed, so that every run sees
 //! the same cases, and nothing is written to disk.
 
-mod common;
-
 use std::f64::consts::PI;
 
-use common::compare::{assert_rows, assert_vector, epsilon, norm, tiny, wide};
-use common::golden::narrow1;
-use common::layout::{LAYOUTS, Layout};
-use common::oracle::Problem;
-use common::random::Rng;
-use common::spec::Spec;
+use crate::common::compare::{assert_rows, assert_vector, epsilon, norm, tiny, wide};
+use crate::common::golden::narrow1;
+use crate::common::layout::{LAYOUTS, Layout};
+use crate::common::oracle::Problem;
+use crate::common::random::Rng;
+use crate::common::spec::Spec;
 use margin_softmax::{Continuation, Forward, Gradients, Head, LogitGradients, Real, Scale};
 use ndarray::{Array1, Array2, ArrayView1};
 use proptest::prelude::*;

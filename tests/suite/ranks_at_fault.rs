@@ -1,14 +1,12 @@
 //! What is wrong on one rank is refused on all, with the same error; a rank that is lost hangs
 //! nobody.
 
-mod common;
-
 use std::ops::Range;
 
-use common::layout::Layout;
-use common::ranks::{by_ranks, even, on_ranks, problem};
-use common::run::Inputs;
-use common::spec::Spec;
+use crate::common::layout::Layout;
+use crate::common::ranks::{by_ranks, even, on_ranks, problem};
+use crate::common::run::Inputs;
+use crate::common::spec::Spec;
 use margin_softmax::{
     ClassParallel, ClassSampler, Collective, Error, Gradients, Reduction, SampledGradients, Shard,
     ThreadCollective,

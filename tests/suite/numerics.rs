@@ -1,17 +1,17 @@
 //! The extremes, as facts: target angles of 0 and π and next to them, probabilities next to 1 and
 //! 0, one class, norms at the ends of what is accepted, cosines that rounding put above 1, ties.
 
-mod common;
-
 use std::f64::consts::{FRAC_PI_2, FRAC_PI_4, PI};
 
-use common::compare::{assert_forward, assert_gradients, assert_vector, epsilon, norm, wide};
-use common::golden::narrow2;
-use common::layout::Layout;
-use common::oracle::Problem;
-use common::random::Rng;
-use common::run::Inputs;
-use common::spec::{Spec, menu};
+use crate::common::compare::{
+    assert_forward, assert_gradients, assert_vector, epsilon, norm, wide,
+};
+use crate::common::golden::narrow2;
+use crate::common::layout::Layout;
+use crate::common::oracle::Problem;
+use crate::common::random::Rng;
+use crate::common::run::Inputs;
+use crate::common::spec::{Spec, menu};
 use margin_softmax::{
     ArcFace, Batch, Continuation, CosFace, FNormSphereFace, Forward, Gradients, Head, MarginLoss,
     ModifiedSoftmax, NormalizedLogits, Real, Reduction, Scale, Softmax, SphereFace,

@@ -1,16 +1,14 @@
 //! Classes over ranks give what one machine gives, on every rank.
 
-mod common;
-
 use std::cell::RefCell;
 use std::ops::Range;
 
-use common::compare::{step_bits, wide};
-use common::layout::Layout;
-use common::oracle::Problem;
-use common::ranks::{by_ranks, even, on_ranks, problem, ranges, with_shard};
-use common::run::Inputs;
-use common::spec::{Spec, menu};
+use crate::common::compare::{step_bits, wide};
+use crate::common::layout::Layout;
+use crate::common::oracle::Problem;
+use crate::common::ranks::{by_ranks, even, on_ranks, problem, ranges, with_shard};
+use crate::common::run::Inputs;
+use crate::common::spec::{Spec, menu};
 use margin_softmax::{
     Batch, ClassParallel, ClassSampler, Collective, Error, Gradients, Head, Real, Reduction,
     SampledGradients, Shard, ThreadCollective, ZeroEmbedding, class_range,

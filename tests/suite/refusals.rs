@@ -1,12 +1,10 @@
 //! What bad numbers in a step get: which error, at both levels, and that the caller's gradients
 //! are as they were.
 
-mod common;
-
-use common::compare::wide;
-use common::golden::{narrow1, narrow2};
-use common::random::Rng;
-use common::refuse::{assert_table, text};
+use crate::common::compare::wide;
+use crate::common::golden::{narrow1, narrow2};
+use crate::common::random::Rng;
+use crate::common::refuse::{assert_table, text};
 use margin_softmax::{
     Angle, ArcFace, Batch, Continuation, CosFace, Error, Forward, Generalized, Gradients, Head,
     MarginLoss, NormalizedLogits, Real, Reduction, Scale, Softmax, Target, ZeroEmbedding,

@@ -21,7 +21,7 @@ pub struct Case {
 }
 
 pub fn cases() -> Vec<Case> {
-    let json: Value = serde_json::from_str(include_str!("../golden.json")).unwrap();
+    let json: Value = serde_json::from_str(include_str!("../../golden.json")).unwrap();
     json["cases"].as_array().unwrap().iter().map(Case::read).collect()
 }
 

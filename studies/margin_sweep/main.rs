@@ -3,20 +3,20 @@
 
 mod csv;
 mod curves;
-#[path = "../common/digits.rs"]
+#[path = "../../examples/common/digits.rs"]
 mod digits;
 mod findings;
-#[path = "../common/model.rs"]
+#[path = "../../examples/common/model.rs"]
 mod model;
-#[path = "../common/network.rs"]
+#[path = "../../examples/common/network.rs"]
 mod network;
-#[path = "../common/plot.rs"]
+#[path = "../../examples/common/plot.rs"]
 mod plot;
 mod ranges;
 mod report;
 mod runs;
 mod study;
-#[path = "../common/training.rs"]
+#[path = "../../examples/common/training.rs"]
 mod training;
 
 use std::fs;

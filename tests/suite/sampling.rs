@@ -1,13 +1,11 @@
 //! Sampled classes: what is drawn, and that a step over them is a step over those rows.
 
-mod common;
-
 use std::collections::HashMap;
 
-use common::layout::Layout;
-use common::oracle::Problem;
-use common::random::Rng;
-use common::spec::{Spec, menu};
+use crate::common::layout::Layout;
+use crate::common::oracle::Problem;
+use crate::common::random::Rng;
+use crate::common::spec::{Spec, menu};
 use margin_softmax::{
     Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, Real, Reduction,
     SampledGradients, SamplerState,

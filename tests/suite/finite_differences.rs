@@ -8,13 +8,11 @@
 //! ε(1 + a)·L/h, below 1e-10 of a gradient of the size L·a/r. A wrong term would be off by far more
 //! than the 1e-7 that is asserted.
 
-mod common;
-
-use common::compare::{norm, wide};
-use common::layout::Layout;
-use common::oracle::Problem;
-use common::random::Rng;
-use common::spec::{Spec, menu};
+use crate::common::compare::{norm, wide};
+use crate::common::layout::Layout;
+use crate::common::oracle::Problem;
+use crate::common::random::Rng;
+use crate::common::spec::{Spec, menu};
 use margin_softmax::{Batch, Head, MarginLoss, NormalizedLogits, Reduction, Scale};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 

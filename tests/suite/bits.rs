@@ -1,15 +1,13 @@
 //! What is the same to the last bit: a special case and its general form, any number of threads,
 //! any run, any pointer to a loss, a head that is used again.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::compare::{bits, step_bits};
-use common::layout::Layout;
-use common::oracle::Problem;
-use common::random::Rng;
-use common::spec::Spec;
+use crate::common::compare::{bits, step_bits};
+use crate::common::layout::Layout;
+use crate::common::oracle::Problem;
+use crate::common::random::Rng;
+use crate::common::spec::Spec;
 use margin_softmax::{Continuation, Head, MarginLoss, Real, Scale};
 
 /// A random batch; embeddings of norms around 3, so that the feature norm is a fair scale.
@@ -176,7 +174,7 @@ fn every_layout_of_the_inputs_gives_the_same_bits() {
         step_bits(&forward, &gradients)
     };
     let standard = with([Layout::Standard; 2]);
-    for layout in common::layout::LAYOUTS {
+    for layout in crate::common::layout::LAYOUTS {
         assert!(with([layout, Layout::Standard]) == standard, "X {layout:?}");
         assert!(with([Layout::Standard, layout]) == standard, "W {layout:?}");
     }

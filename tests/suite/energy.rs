@@ -1,10 +1,8 @@
 //! Hyperspherical energy: against 90-digit arithmetic, the formula written down naively, finite
 //! differences, and what the sphere itself says.
 
-mod common;
-
-use common::layout::{LAYOUTS, lay_out};
-use common::random::Rng;
+use crate::common::layout::{LAYOUTS, lay_out};
+use crate::common::random::Rng;
 use margin_softmax::{
     Error, Real, Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch,
 };
@@ -92,7 +90,7 @@ fn widen(w: &Array2<f32>) -> Array2<f64> {
 
 #[test]
 fn energies_and_gradients_agree_with_golden_cases() {
-    let json: serde_json::Value = serde_json::from_str(include_str!("golden.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(include_str!("../golden.json")).unwrap();
     let cases = json["mhe_cases"].as_array().unwrap();
     assert_eq!(cases.len(), 6);
     let matrix = |rows: &serde_json::Value| {

@@ -1,5 +1,5 @@
 //! What several test files share.
-#![allow(dead_code)] // each test file uses its own part
+#![allow(dead_code)] // an adapter's tests use a part of it
 
 pub mod compare;
 pub mod golden;

@@ -1,0 +1,23 @@
+//! The integration tests, one module per subject, in one program: it links the crate once.
+
+mod bits;
+mod boundary;
+mod class_parallel;
+mod common;
+mod energy;
+mod errors;
+mod finite_differences;
+mod golden;
+mod hyper_parameters;
+mod inference;
+mod logits;
+mod numerics;
+mod oracle;
+mod properties;
+mod ranks_at_fault;
+mod refusals;
+mod sampling;
+mod schedules;
+#[cfg(feature = "serde")]
+mod serde;
+mod small_steps;
