@@ -1,4 +1,4 @@
-//! A sampler as its state, checked on reading.
+//! Serialisation of a sampler by its state, which is checked on reading.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -18,7 +18,7 @@ impl<'de> Deserialize<'de> for ClassSampler {
     }
 }
 
-/// 128 bits as hexadecimal digits.
+/// Serialises a `u128` as hexadecimal digits.
 pub(crate) mod hexadecimal {
     use serde::de::{Error as _, Unexpected};
     use serde::{Deserialize, Deserializer, Serializer};
