@@ -1,9 +1,9 @@
-//! A loss of one's own: X2-Softmax, in the fifty lines that it takes, and then through all that
-//! this crate does with a loss, none of which knows it.
+//! A user-defined loss: X2-Softmax in about fifty lines, run through all engines of the crate
+//! without any change to them.
 //!
-//! Its margin grows with the angle: the target logit is a parabola of the angle instead of a
-//! cosine. Xu et al., *X2-Softmax: Margin Adaptive Loss Function for Face Recognition* (Expert
-//! Systems with Applications 2024, arXiv:2312.05281).
+//! The margin of X2-Softmax grows with the angle: the target logit is a parabola of the angle
+//! instead of a cosine. Xu et al., *X2-Softmax: Margin Adaptive Loss Function for Face
+//! Recognition* (Expert Systems with Applications 2024, arXiv:2312.05281).
 
 use std::thread;
 
@@ -16,7 +16,7 @@ use ndarray::{Array2, ArrayRef2, Axis, s};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-/// z_y = s (a (θ_y − h)² + k), z_j = s cos θ_j.
+/// `z_y = s · (a · (θ_y − h)² + k)`, `z_j = s · cos θ_j`.
 #[derive(Debug, Clone, PartialEq)]
 struct X2Softmax {
     s: f64,
@@ -26,8 +26,8 @@ struct X2Softmax {
 }
 
 impl X2Softmax {
-    /// The logit falls on all of [0, π] where the parabola opens downwards (a < 0) from a vertex
-    /// at no angle above 0 (h ≤ 0).
+    /// The target logit falls on all of [0, π] if the parabola opens downwards (a < 0) and its
+    /// vertex is at h ≤ 0.
     fn new(s: f64, a: f64, h: f64, k: f64) -> Result<Self, Error> {
         let check = |parameter, value: f64, expected, valid: bool| {
             let valid = valid && value.is_finite();
@@ -42,7 +42,7 @@ impl X2Softmax {
     }
 }
 
-/// As the authors' code trains it.
+/// The values of the authors' code.
 impl Default for X2Softmax {
     fn default() -> Self {
         X2Softmax { s: 64.0, a: -0.9, h: 0.0, k: 0.65 }
@@ -77,37 +77,40 @@ fn main() -> Result<()> {
     println!("a = 0.9 is refused: {refused}");
     let check = check_loss(&loss)?;
     ensure!(check.error < 1e-7, "{check}");
-    println!("gradients and finite differences: {:.0e} apart", check.error);
+    println!("gradients differ from finite differences by {:.0e}", check.error);
 
     let (x, mut w, labels) = problem();
     let before = Head::new(&loss).forward(&Batch::new(&x, &w, &labels)?)?;
     train(&loss, &x, &mut w, &labels)?;
     let after = Head::new(&loss).forward(&Batch::new(&x, &w, &labels)?)?;
     println!(
-        "trained, half of the classes in a step: loss {:.2} -> {:.2}, accuracy {:.2} -> {:.2}",
+        "trained with half of the classes per step: loss {:.2} -> {:.2}, accuracy {:.2} -> {:.2}",
         before.mean(),
         after.mean(),
         before.accuracy(),
         after.accuracy(),
     );
-    ensure!(after.accuracy() > before.accuracy(), "nothing was learnt");
+    ensure!(after.accuracy() > before.accuracy(), "training did not improve the accuracy");
 
     let (x, labels) = (x.slice(s![..20, ..]), &labels[..20]);
     let batch = Batch::new(&x, &w, labels)?;
-    let ranks = over_ranks(&loss, &x, &w, labels)?;
-    let whole = over_all(&loss, &batch)?;
-    println!("{RANKS} ranks and one machine: {:.0e} apart", apart(&ranks, &whole)?);
+    let ranks = step_over_ranks(&loss, &x, &w, labels)?;
+    let whole = step(&loss, &batch)?;
+    println!("{RANKS} ranks differ from one process by {:.0e}", difference(&ranks, &whole)?);
 
     let sample = ClassSampler::new(CLASSES, 0.5, 2)?.sample(labels)?;
     let rows = w.select(Axis(0), &sample.classes);
-    let sampled = over_sample(&loss, &batch, &sample)?;
-    let alone = over_all(&loss, &Batch::new(&x, &rows, &sample.labels)?)?;
+    let sampled = sampled_step(&loss, &batch, &sample)?;
+    let separate = step(&loss, &Batch::new(&x, &rows, &sample.labels)?)?;
     let classes = sample.classes.len();
-    println!("{classes} sampled classes and those alone: {:.0e} apart", apart(&sampled, &alone)?);
+    let apart = difference(&sampled, &separate)?;
+    println!(
+        "a step over {classes} sampled classes differs from one without the others by {apart:.0e}"
+    );
     Ok(())
 }
 
-/// Embeddings scattered around the directions of their classes, weights that know nothing of them.
+/// Embeddings scattered around a direction for each class, and random class weights.
 fn problem() -> (Array2<f64>, Array2<f64>, Vec<usize>) {
     let mut rng = Pcg64Mcg::seed_from_u64(1);
     let mut random = |rows| Array2::from_shape_fn((rows, DIMS), |_| rng.random_range(-1.0..1.0));
@@ -116,13 +119,13 @@ fn problem() -> (Array2<f64>, Array2<f64>, Vec<usize>) {
     (directions.select(Axis(0), &labels) + 0.3 * scatter, w, labels)
 }
 
-/// Ten rounds of gradient descent on the class weights, half of the classes in each step.
+/// Ten epochs of gradient descent on the class weights, with half of the classes per step.
 fn train(loss: &X2Softmax, x: &Array2<f64>, w: &mut Array2<f64>, labels: &[usize]) -> Result<()> {
     let mut sampler = ClassSampler::new(CLASSES, 0.5, 1)?;
     for _ in 0..10 {
         for (x, labels) in x.axis_chunks_iter(Axis(0), 20).zip(labels.chunks(20)) {
             let sample = sampler.sample(labels)?;
-            let (_, gradient) = over_sample(loss, &Batch::new(&x, w, labels)?, &sample)?;
+            let (_, gradient) = sampled_step(loss, &Batch::new(&x, w, labels)?, &sample)?;
             for (&class, row) in sample.classes.iter().zip(gradient.rows()) {
                 w.row_mut(class).scaled_add(-0.1, &row);
             }
@@ -131,20 +134,20 @@ fn train(loss: &X2Softmax, x: &Array2<f64>, w: &mut Array2<f64>, labels: &[usize
     Ok(())
 }
 
-fn over_all(loss: &X2Softmax, batch: &Batch<'_, f64>) -> Result<Step> {
+fn step(loss: &X2Softmax, batch: &Batch<'_, f64>) -> Result<Step> {
     let mut gradients = Gradients::zeros_for(batch);
     let forward = Head::new(loss).forward_backward(batch, Reduction::Mean, &mut gradients)?;
     Ok((forward.mean(), gradients.weights))
 }
 
-fn over_sample(loss: &X2Softmax, batch: &Batch<'_, f64>, sample: &ClassSample) -> Result<Step> {
+fn sampled_step(loss: &X2Softmax, batch: &Batch<'_, f64>, sample: &ClassSample) -> Result<Step> {
     let (mut head, mut gradients) = (Head::new(loss), SampledGradients::default());
     let forward = head.forward_backward_sampled(batch, sample, Reduction::Mean, &mut gradients)?;
     Ok((forward.mean(), gradients.weights))
 }
 
-/// Each rank holds a part of the classes, in a thread of its own.
-fn over_ranks(
+/// Each rank is a thread that holds a range of the classes.
+fn step_over_ranks(
     loss: &X2Softmax,
     x: &ArrayRef2<f64>,
     w: &ArrayRef2<f64>,
@@ -164,7 +167,7 @@ fn over_ranks(
         let ranks: Vec<_> = ThreadCollective::group(RANKS).into_iter().map(start).collect();
         let (mut mean, mut rows) = (0.0, Array2::zeros((0, DIMS)));
         for rank in ranks {
-            let step = rank.join().map_err(|_| anyhow!("a rank is gone"))??;
+            let step = rank.join().map_err(|_| anyhow!("a rank panicked"))??;
             mean = step.0;
             rows.append(Axis(0), step.1.view())?;
         }
@@ -172,10 +175,10 @@ fn over_ranks(
     })
 }
 
-/// How far apart two steps are that must be the same but for the order of their sums.
-fn apart((loss, gradient): &Step, (other_loss, other_gradient): &Step) -> Result<f64> {
+/// The largest difference between two steps, which are equal up to the order of their sums.
+fn difference((loss, gradient): &Step, (other_loss, other_gradient): &Step) -> Result<f64> {
     let largest = (gradient - other_gradient).fold(0.0_f64, |max, entry| max.max(entry.abs()));
-    let apart = largest.max((loss - other_loss).abs());
-    ensure!(apart < 1e-12, "{apart:e} apart");
-    Ok(apart)
+    let difference = largest.max((loss - other_loss).abs());
+    ensure!(difference < 1e-12, "the steps differ by {difference:e}");
+    Ok(difference)
 }

@@ -1,5 +1,5 @@
-//! Trains the weights of a million classes for a few steps in one process, and says what that
-//! takes: the memory beside the weights and their gradient does not grow with the classes.
+//! Trains the weights of a million classes for a few steps in one process, and prints time and
+//! memory. The memory besides the weights and their gradient does not grow with the classes.
 
 use std::fs;
 use std::time::Instant;
@@ -13,9 +13,9 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 
-/// Rows that one seed makes: the weights are the same whatever the threads.
+/// Rows per seed, so that the weights do not depend on the number of threads.
 const ROWS: usize = 1024;
-/// Large, because the mean over the samples and the long rows make the gradients small.
+/// Large, because the mean over the samples and the large norms of the rows make gradients small.
 const LEARNING_RATE: f32 = 50.0;
 
 /// Train the weights of a million classes in one process, and print time and memory
@@ -35,7 +35,7 @@ struct Args {
     steps: u64,
 }
 
-/// A whole number that is not 0 and leaves sizes in bytes within the address space.
+/// A positive integer, small enough that sizes in bytes fit the address space.
 fn count() -> clap::builder::RangedU64ValueParser<u64> {
     value_parser!(u64).range(1..1 << 30)
 }
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let started = Instant::now();
     let x = random(samples, dims, 1, &ProgressBar::hidden())?;
     let mut w = random(classes, dims, 2, &bar("weights", classes)?)?;
-    println!("weights made in {:.1} s", started.elapsed().as_secs_f64());
+    println!("weights generated in {:.1} s", started.elapsed().as_secs_f64());
 
     let labels: Vec<usize> = (0..samples).map(|i| (i * 7919 + 13) % classes).collect();
     let mut head = Head::new(ArcFace::default());
@@ -68,7 +68,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Entries in [-1, 1), made by all threads.
+/// Random entries in [-1, 1), generated in parallel.
 fn random(rows: usize, columns: usize, seed: u64, progress: &ProgressBar) -> Result<Array2<f32>> {
     let entries = rows.checked_mul(columns).context("the matrix is too large")?;
     let mut matrix = vec![0.0; entries];
@@ -87,7 +87,7 @@ fn bar(name: &'static str, length: usize) -> Result<ProgressBar> {
     Ok(ProgressBar::new(length as u64).with_style(style).with_message(name))
 }
 
-/// What the process took at most, and how much of it are the weights and their gradient.
+/// The peak memory of the process, and the share of the weights and their gradient in it.
 fn memory(weights: usize) -> String {
     let of = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
     let weights_are = format!("weights and their gradient are {}", of(weights));
@@ -100,7 +100,7 @@ fn memory(weights: usize) -> String {
     }
 }
 
-/// The most memory that the process has had, in bytes, where the system tells it (Linux).
+/// The peak resident memory of the process in bytes, if the system reports it (Linux).
 fn peak() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

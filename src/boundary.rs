@@ -1,4 +1,4 @@
-//! Decision boundaries of two classes: where a sample stands just on its margin.
+//! Decision boundaries between two classes: where a sample satisfies its margin exactly.
 
 use std::f64::consts::PI;
 
@@ -7,38 +7,51 @@ use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::math::Angle;
 
-/// Steps in which an arc is searched for the first point that a class does not reach.
+/// Grid points in the search for the first angle on an arc that does not satisfy a class.
 const ARC_STEPS: u32 = 256;
-/// Halvings that shrink any step of an angle to its rounding.
-const HALVINGS: u32 = 64;
+/// Bisection steps: enough to reach the rounding of an angle from any interval in [0, π].
+const BISECTIONS: u32 = 64;
 
-/// The decision boundaries of a loss between two classes, in the angles $(\theta_1, \theta_2)$ of a
-/// sample to both class weights.
+/// The decision boundaries of a loss between two classes, in the angles (θ₁, θ₂) between a sample
+/// and the two class weights.
 ///
-/// A sample of class 1 satisfies the loss where its target logit exceeds the other, margin
-/// included, and so does a sample of class 2. The scale drops out, and the boundaries are
+/// A sample satisfies class 1 where its target logit, margin included, is at least the logit of
+/// class 2, and the reverse for class 2. The scale cancels, so the boundaries are
 ///
-/// $$ \text{class 1: } \cos\theta_2 = f(\theta_1), \qquad
-/// \text{class 2: } \cos\theta_1 = f(\theta_2), $$
+/// ```text
+/// class 1:   cos θ₂ = f(θ₁)
+/// class 2:   cos θ₁ = f(θ₂)
+/// ```
 ///
-/// mirror images in $\theta_1 = \theta_2$. For the general form that is
-/// $\cos(m_0\theta_1 + m_1) - m_2 - \cos\theta_2 = 0$ for class 1 and
-/// $\cos\theta_1 - \cos(m_0\theta_2 + m_1) + m_2 = 0$ for class 2: $m_2$ takes the opposite sign, or
-/// both would be the same line and there would be no margin. Between the two boundaries lies the
-/// no-man's band, which satisfies neither class. On the arc from one class weight to the other,
-/// $\theta_1 + \theta_2 = \Theta$, its angular width has a closed form for most losses:
+/// f is the target logit before the scale. The two curves are mirror images in the line θ₁ = θ₂.
+/// For the general form they are
 ///
-/// | loss | class 1 | width of the band | exists for |
+/// ```text
+/// class 1:   cos(m0 · θ₁ + m1) − m2 − cos θ₂ = 0
+/// class 2:   cos θ₁ − cos(m0 · θ₂ + m1) + m2 = 0
+/// ```
+///
+/// with opposite signs of m2: with equal signs both would be the same line, without a margin. The
+/// samples between the two boundaries satisfy neither class. This region is called the band. On the
+/// arc from one class weight to the other, where θ₁ + θ₂ = Θ, its angular width has a closed form
+/// for most losses:
+///
+/// | loss | boundary of class 1 | width of the band | exists for |
 /// |---|---|---|---|
-/// | ModifiedSoftmax | $\theta_2 = \theta_1$ | 0 | any Θ |
-/// | SphereFace | $\theta_2 = m\theta_1$ | $\Theta(m-1)/(m+1)$ | any Θ |
-/// | CosFace | $\cos\theta_2 = \cos\theta_1 - m$ | $2\arcsin\frac{m}{2\sin(\Theta/2)}$ | $m \le 1 - \cos\Theta$ |
-/// | ArcFace | $\theta_2 = \theta_1 + m$ | $m$ | $m \le \Theta$ |
-/// | Generalized, $m_2 = 0$ | $\theta_2 = m_0\theta_1 + m_1$ | $\frac{\Theta(m_0-1) + 2m_1}{m_0+1}$ | $m_1 \le \Theta$ |
+/// | ModifiedSoftmax | `θ₂ = θ₁` | 0 | any Θ |
+/// | SphereFace | `θ₂ = m · θ₁` | `Θ · (m − 1) / (m + 1)` | any Θ |
+/// | CosFace | `cos θ₂ = cos θ₁ − m` | `2 · arcsin(m / (2 · sin(Θ/2)))` | `m ≤ 1 − cos Θ` |
+/// | ArcFace | `θ₂ = θ₁ + m` | `m` | `m ≤ Θ` |
+/// | Generalized, m2 = 0 | `θ₂ = m0 · θ₁ + m1` | `(Θ · (m0 − 1) + 2 · m1) / (m0 + 1)` | `m1 ≤ Θ` |
 ///
-/// Softmax does not normalise: there the boundaries are
-/// $q_1\cos\theta_1 - q_2\cos\theta_2 + (b_1 - b_2)/\lVert x\rVert = 0$, one line for both classes;
-/// see [`with_norms`](Self::with_norms) and [`with_bias`](Self::with_bias).
+/// Softmax does not normalise. With weight norms q₁, q₂ and biases b₁, b₂, both of its boundaries
+/// are the line
+///
+/// ```text
+/// q₁ · cos θ₁ − q₂ · cos θ₂ + (b₁ − b₂) / ‖x‖ = 0
+/// ```
+///
+/// [`with_norms`](Self::with_norms) and [`with_bias`](Self::with_bias) set these values.
 ///
 /// ```
 /// use std::f64::consts::FRAC_PI_2;
@@ -47,7 +60,7 @@ const HALVINGS: u32 = 64;
 /// let boundary = Boundary::of(ArcFace::new(64.0, 0.5)?);
 /// assert!((boundary.opposite(0.3).unwrap() - 0.8).abs() < 1e-12);
 /// assert!((boundary.band(FRAC_PI_2).unwrap() - 0.5).abs() < 1e-12);
-/// // Class weights closer than the margin leave no place for either class.
+/// // Class weights closer than the margin: no sample satisfies either class.
 /// assert_eq!(boundary.band(0.4), None);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
@@ -57,20 +70,20 @@ const HALVINGS: u32 = 64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Boundary<L> {
     loss: L,
-    /// Norms of the class weights, where they matter.
+    /// Norms of the class weights; 1 for a loss that normalises them.
     norms: [f64; 2],
-    /// $(b_1 - b_2)/\lVert x\rVert$.
+    /// `(b₁ − b₂) / ‖x‖`.
     bias: f64,
 }
 
 impl<L: MarginLoss> Boundary<L> {
-    /// The boundaries of `loss`, which may be borrowed or boxed.
+    /// The boundaries of `loss`, which may be a reference or a box.
     pub fn of(loss: L) -> Self {
         Boundary { loss, norms: [1.0; 2], bias: 0.0 }
     }
 
-    /// The same boundaries between class weights of norms $q_1$ and $q_2$, 1 unless given. They
-    /// move the boundary of Softmax only: every other loss normalises its weights.
+    /// Sets the norms q₁ and q₂ of the class weights, 1 by default. They affect Softmax only: every
+    /// other loss normalises its weights.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless both norms are finite and > 0.
@@ -83,8 +96,8 @@ impl<L: MarginLoss> Boundary<L> {
         Ok(Boundary { norms, ..self })
     }
 
-    /// The same boundaries with a bias for class 1 over class 2: `bias` is
-    /// $(b_1 - b_2)/\lVert x\rVert$, 0 unless given.
+    /// Sets the difference of the biases over the norm of the embedding, `(b₁ − b₂) / ‖x‖`, 0 by
+    /// default.
     ///
     /// # Errors
     /// [`Error::Bias`] for any loss but Softmax, [`Error::Parameter`] unless `bias` is finite.
@@ -101,27 +114,26 @@ impl<L: MarginLoss> Boundary<L> {
         &self.loss
     }
 
-    /// The angle $\theta_2$ at which a sample of class 1, at $\theta_1$ = `theta` from its class
-    /// weight, stands just on its margin: $\arccos f(\theta_1)$. None where no angle will do:
-    /// $f(\theta_1)$ lies outside $[-1, 1]$.
+    /// The angle θ₂ of the boundary of class 1 at θ₁ = `theta`: `arccos f(θ₁)`. `None` if f(θ₁)
+    /// lies outside [−1, 1].
     pub fn opposite(&self, theta: f64) -> Option<f64> {
         let cos = self.opposite_cos(theta);
         (-1.0..=1.0).contains(&cos).then(|| cos.acos())
     }
 
-    /// Class 1's boundary as points $(\theta_1, \theta_2)$, in `steps` equal steps of $\theta_1$
-    /// over $[0, \pi]$: one curve for each stretch on which it is defined, its ends included.
+    /// The boundary of class 1 as points (θ₁, θ₂), in `steps` equal steps of θ₁ over [0, π]. Each
+    /// interval on which the boundary is defined is one curve, endpoints included.
     pub fn class_one(&self, steps: u32) -> Vec<Vec<(f64, f64)>> {
         let step = PI / f64::from(steps);
-        // The quotient first: a step times their number may be rounded beyond π.
+        // The quotient is taken first: `i * step` may be rounded beyond π.
         let theta = |i: u32| PI * (f64::from(i) / f64::from(steps));
         let thetas: Vec<f64> = (0..=steps).map(theta).collect();
         let defined = |theta: f64| self.opposite(theta).is_some();
         let runs = thetas.chunk_by(|&a, &b| defined(a) == defined(b));
         let curve = |run: &[f64]| {
             let (first, last) = (run[0], run[run.len() - 1]);
-            let start = last_that_holds(first, (first - step).max(0.0), defined);
-            let end = last_that_holds(last, (last + step).min(PI), defined);
+            let start = bisect(first, (first - step).max(0.0), defined);
+            let end = bisect(last, (last + step).min(PI), defined);
             let ends_and_run = [&[start], run, &[end]].concat();
             let point = |theta: f64| Some((theta, self.opposite(theta)?));
             let mut points: Vec<_> = ends_and_run.into_iter().filter_map(point).collect();
@@ -131,7 +143,7 @@ impl<L: MarginLoss> Boundary<L> {
         runs.filter(|run| defined(run[0])).map(curve).collect()
     }
 
-    /// Class 2's boundary as points $(\theta_1, \theta_2)$, in equal steps of $\theta_2$.
+    /// The boundary of class 2 as points (θ₁, θ₂), in `steps` equal steps of θ₂ over [0, π].
     pub fn class_two(&self, steps: u32) -> Vec<Vec<(f64, f64)>> {
         let mut curves = self.swapped().class_one(steps);
         for point in curves.iter_mut().flatten() {
@@ -140,60 +152,60 @@ impl<L: MarginLoss> Boundary<L> {
         curves
     }
 
-    /// Whether a sample at both angles satisfies class 1, margin included. Of a sample in the
-    /// no-man's band neither this is true nor [`holds_two`](Self::holds_two).
-    pub fn holds_one(&self, theta1: f64, theta2: f64) -> bool {
+    /// Whether a sample at these angles satisfies class 1, margin included. In the band both this
+    /// and [`satisfies_two`](Self::satisfies_two) are false.
+    pub fn satisfies_one(&self, theta1: f64, theta2: f64) -> bool {
         self.opposite_cos(theta1) >= theta2.cos()
     }
 
-    /// Whether a sample at both angles satisfies class 2, margin included.
-    pub fn holds_two(&self, theta1: f64, theta2: f64) -> bool {
-        self.swapped().holds_one(theta2, theta1)
+    /// Whether a sample at these angles satisfies class 2, margin included.
+    pub fn satisfies_two(&self, theta1: f64, theta2: f64) -> bool {
+        self.swapped().satisfies_one(theta2, theta1)
     }
 
-    /// How far each class reaches on the arc from one class weight to the other, which are
-    /// $\Theta$ = `between` apart: class 1 holds the points up to the first angle from its class
-    /// weight, class 2 those up to the second from its own. None unless $0 < \Theta \le \pi$ and
-    /// both boundaries lie on the arc.
+    /// Where the boundaries cross the arc from one class weight to the other, for an angle of
+    /// Θ = `between` between the weights. The first value is the angle from weight 1 up to which
+    /// samples satisfy class 1, the second the angle from weight 2 up to which they satisfy
+    /// class 2. `None` unless 0 < Θ ≤ π and both boundaries cross the arc.
     pub fn reach(&self, between: f64) -> Option<(f64, f64)> {
         let valid = between > 0.0 && between <= PI;
         valid.then_some(())?;
         Some((self.reach_of_one(between)?, self.swapped().reach_of_one(between)?))
     }
 
-    /// The angular width of the no-man's band on that arc. None where [`reach`](Self::reach) is.
+    /// The angular width of the band on that arc. `None` where [`reach`](Self::reach) is `None`.
     pub fn band(&self, between: f64) -> Option<f64> {
         let (one, two) = self.reach(between)?;
         Some(between - one - two)
     }
 
-    /// The first root of $f(t) = \cos(\Theta - t)$ on the arc. The default continuation has but
-    /// one; others rise again and would reach beyond the boundary.
+    /// The first root of `f(t) = cos(Θ − t)` on the arc. The default continuation has only one
+    /// root. Other continuations rise again and may have more, hence the search from t = 0.
     fn reach_of_one(&self, between: f64) -> Option<f64> {
-        let holds = |t: f64| self.holds_one(t, between - t);
+        let satisfied = |t: f64| self.satisfies_one(t, between - t);
         let step = between / f64::from(ARC_STEPS);
-        let beyond = (0..=ARC_STEPS).map(|i| f64::from(i) * step).find(|&t| !holds(t))?;
-        (beyond > 0.0).then(|| last_that_holds(beyond - step, beyond, holds))
+        let beyond = (0..=ARC_STEPS).map(|i| f64::from(i) * step).find(|&t| !satisfied(t))?;
+        (beyond > 0.0).then(|| bisect(beyond - step, beyond, satisfied))
     }
 
-    /// $\cos\theta_2$ on class 1's boundary, be it a cosine or not.
+    /// cos θ₂ on the boundary of class 1; outside [−1, 1] where the boundary is not defined.
     fn opposite_cos(&self, theta: f64) -> f64 {
         let target = self.loss.target(&Angle::from_theta(theta)).value;
         (self.norms[0] * target + self.bias) / self.norms[1]
     }
 
-    /// The same two classes, their labels exchanged.
+    /// The boundaries with classes 1 and 2 exchanged.
     fn swapped(&self) -> Boundary<&L> {
         let [q1, q2] = self.norms;
         Boundary { loss: &self.loss, norms: [q2, q1], bias: -self.bias }
     }
 }
 
-/// The last angle from `inside`, where a condition holds, towards `outside` at which it holds.
-fn last_that_holds(mut inside: f64, mut outside: f64, holds: impl Fn(f64) -> bool) -> f64 {
-    for _ in 0..HALVINGS {
+/// The last angle that satisfies `condition` on the way from `inside`, which does, to `outside`.
+fn bisect(mut inside: f64, mut outside: f64, condition: impl Fn(f64) -> bool) -> f64 {
+    for _ in 0..BISECTIONS {
         let middle = 0.5 * (inside + outside);
-        *(if holds(middle) { &mut inside } else { &mut outside }) = middle;
+        *(if condition(middle) { &mut inside } else { &mut outside }) = middle;
     }
     inside
 }

@@ -1,4 +1,4 @@
-//! How [`Head`](crate::Head) works, and why it costs what it costs.
+//! How [`Head`](crate::Head) works, and what a step costs.
 //!
 #![doc = include_str!("../docs/two-sweeps.svg")]
 //!

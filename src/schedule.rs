@@ -1,29 +1,33 @@
-//! How hyper-parameters change as training goes on, and the scale that follows from the number of
+//! Schedules of hyper-parameters over the training steps, and a scale computed from the number of
 //! classes.
 //!
-//! A schedule is a plain value and a pure function of the step number: a run that is resumed asks
-//! for its step and goes on as if it had never stopped.
+//! A schedule is a pure function of the step number, so that a resumed run needs no state of it.
 
 use std::f64::consts::SQRT_2;
 
 use crate::error::Error;
 
-/// The annealing of A-Softmax: training starts almost without margin, and gains it step by step.
+/// The annealing of A-Softmax: λ falls step by step, so that training starts almost without a
+/// margin and the margin grows.
 ///
-/// $$ \lambda_t = \max\big(\lambda_{\min},\ base\cdot(1 + \gamma t)^{-power}\big) $$
+/// ```text
+/// λ_t = max(minimum, base · (1 + gamma · t)^(−power))
+/// ```
 ///
-/// The target logit is $(\lambda\cos\theta + \psi)/(1 + \lambda)$, so the share of the margin in it
-/// grows from $1/(1 + base)$ to $1/(1 + \lambda_{\min})$. For
+/// The target logit is `(λ · cos θ + ψ) / (1 + λ)`: the weight of the margin term ψ grows from
+/// `1 / (1 + base)` to `1 / (1 + minimum)`. λ is a parameter of
 /// [`SphereFace`](crate::SphereFace::with_annealing),
 /// [`FNormSphereFace`](crate::FNormSphereFace::with_annealing) and
 /// [`Generalized`](crate::Generalized::with_annealing).
 ///
 /// | parameter | default | range | purpose |
 /// |---|---|---|---|
-/// | `base` | 1000 | finite, ≥ 0 | $\lambda$ at step 0 |
-/// | `gamma` | 0.12 | finite, ≥ 0 | how fast it falls, per step |
-/// | `power` | 1 | finite, ≥ 0 | the exponent by which it falls |
-/// | `minimum` | 5 | finite, ≥ 0 | where it stops; 0 is the margin alone |
+/// | `base` | 1000 | finite, ≥ 0 | λ at step 0 |
+/// | `gamma` | 0.12 | finite, ≥ 0 | decay per step |
+/// | `power` | 1 | finite, ≥ 0 | exponent of the decay |
+/// | `minimum` | 5 | finite, ≥ 0 | lower bound of λ; at λ = 0 the margin has its full effect |
+///
+/// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
 /// use margin_softmax::{Head, LambdaAnnealing, SphereFace};
@@ -32,7 +36,7 @@ use crate::error::Error;
 /// let mut head = Head::new(SphereFace::new(4)?);
 /// for step in 0..3 {
 ///     *head.loss_mut() = SphereFace::new(4)?.with_annealing(annealing.at(step))?;
-///     // and a step of training with this head
+///     // a training step with this head
 /// }
 /// assert_eq!(annealing.at(0), 1000.0);
 /// assert_eq!(annealing.at(100), 1000.0 / 13.0);
@@ -40,8 +44,8 @@ use crate::error::Error;
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: the code of Liu et al., *SphereFace* (CVPR 2017), with its four values; it counts
-/// its first step as $t = 1$.
+/// **Source**: the authors' code for Liu et al., *SphereFace* (CVPR 2017), with its default values.
+/// That code numbers its first step t = 1, this function t = 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LambdaAnnealing {
     base: f64,
@@ -51,10 +55,10 @@ pub struct LambdaAnnealing {
 }
 
 impl LambdaAnnealing {
-    /// The annealing from `base` down to `minimum`.
+    /// The annealing schedule from `base` down to `minimum`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for the first that is not finite and ≥ 0.
+    /// [`Error::Parameter`] for the first argument that is not finite and ≥ 0.
     pub fn new(base: f64, gamma: f64, power: f64, minimum: f64) -> Result<Self, Error> {
         let check = |parameter, value: f64| {
             let valid = value.is_finite() && value >= 0.0;
@@ -68,29 +72,29 @@ impl LambdaAnnealing {
         })
     }
 
-    /// $\lambda_t$ at a step; the first is 0.
+    /// λ_t at a step, counted from 0.
     pub fn at(&self, step: usize) -> f64 {
-        // What overflows here is a divisor, and leaves the minimum.
-        let fallen = (1.0 + self.gamma * step as f64).powf(self.power);
-        (self.base / fallen).max(self.minimum)
+        // An infinite divisor is no error: λ is then the minimum.
+        let divisor = (1.0 + self.gamma * step as f64).powf(self.power);
+        (self.base / divisor).max(self.minimum)
     }
 
-    /// $\lambda$ at step 0.
+    /// λ at step 0.
     pub fn base(&self) -> f64 {
         self.base
     }
 
-    /// How fast $\lambda$ falls, per step.
+    /// The decay of λ per step.
     pub fn gamma(&self) -> f64 {
         self.gamma
     }
 
-    /// The exponent by which $\lambda$ falls.
+    /// The exponent of the decay.
     pub fn power(&self) -> f64 {
         self.power
     }
 
-    /// Where $\lambda$ stops.
+    /// The lower bound of λ.
     pub fn minimum(&self) -> f64 {
         self.minimum
     }
@@ -102,22 +106,26 @@ impl Default for LambdaAnnealing {
     }
 }
 
-/// A margin that grows to its value while the network learns to tell the classes apart at all.
+/// A linear warm-up of a margin over the first training steps.
 ///
-/// $$ m_t = m_{start} + (m - m_{start})\cdot
-///    \min\Big(1, \max\Big(0, \frac{t - delay}{steps}\Big)\Big) $$
+/// ```text
+/// m_t = start + (margin − start) · min(1, max(0, (t − delay) / steps))
+/// ```
 ///
-/// For every margin that is a real number: of [`ArcFace`](crate::ArcFace) and
-/// [`CosFace`](crate::CosFace), and $m_0$ (from 1), $m_1$, $m_2$ of
-/// [`Generalized`](crate::Generalized). The integer $m$ of the SphereFaces cannot grow bit by bit:
-/// anneal them by [`LambdaAnnealing`], or warm up the $m_0$ of a `Generalized`.
+/// It applies to every margin that is a real number: m of [`ArcFace`](crate::ArcFace) and
+/// [`CosFace`](crate::CosFace); m0 (with `start` = 1), m1 and m2 of
+/// [`Generalized`](crate::Generalized). The factor m of [`SphereFace`](crate::SphereFace) and
+/// [`FNormSphereFace`](crate::FNormSphereFace) is an integer: use [`LambdaAnnealing`] there, or
+/// warm up m0 of a `Generalized`.
 ///
 /// | parameter | default | range | purpose |
 /// |---|---|---|---|
-/// | `margin` | none | finite | the margin that is reached |
-/// | `steps` | none | any; 0 is a jump | how long it grows |
-/// | `start` | 0 | finite | the margin that it grows from: 1 for the factor $m_0$ |
-/// | `delay` | 0 | any | how many steps it stays at `start` first |
+/// | `margin` | none | finite | final margin |
+/// | `steps` | none | any | length of the warm-up; 0 is a jump |
+/// | `start` | 0 | finite | initial margin; 1 for the factor m0 |
+/// | `delay` | 0 | any | steps at `start` before the warm-up begins |
+///
+/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
 /// use margin_softmax::{ArcFace, Head, MarginWarmup};
@@ -126,7 +134,7 @@ impl Default for LambdaAnnealing {
 /// let mut head = Head::new(ArcFace::default());
 /// for step in 0..3 {
 ///     *head.loss_mut() = ArcFace::new(64.0, warmup.at(step))?;
-///     // and a step of training with this head
+///     // a training step with this head
 /// }
 /// assert_eq!([warmup.at(0), warmup.at(500), warmup.at(1000)], [0.0, 0.25, 0.5]);
 ///
@@ -135,8 +143,8 @@ impl Default for LambdaAnnealing {
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: practice in speaker verification: the linear `MarginScheduler` of WeSpeaker (Wang
-/// et al., ICASSP 2023) holds the margin, raises it, and fixes it.
+/// **Source**: common practice in speaker verification, for example the `MarginScheduler` of
+/// WeSpeaker (Wang et al., ICASSP 2023), which holds the margin, raises it and then fixes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MarginWarmup {
     margin: f64,
@@ -146,7 +154,7 @@ pub struct MarginWarmup {
 }
 
 impl MarginWarmup {
-    /// The warm-up from 0 to `margin` in the first `steps` steps.
+    /// A warm-up from 0 to `margin` over the first `steps` steps.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `margin` is finite.
@@ -155,10 +163,10 @@ impl MarginWarmup {
         Ok(MarginWarmup { margin, steps, start: 0.0, delay: 0 })
     }
 
-    /// The same warm-up from another margin than 0.
+    /// Sets the initial margin, 0 by default.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `start` and its distance from the margin are finite.
+    /// [`Error::Parameter`] unless `start` and the difference `margin − start` are finite.
     pub fn with_start(self, start: f64) -> Result<Self, Error> {
         let valid = start.is_finite() && (self.margin - start).is_finite();
         let expected = "finite, and so its distance from the margin";
@@ -166,50 +174,57 @@ impl MarginWarmup {
         Ok(MarginWarmup { start, ..self })
     }
 
-    /// The same warm-up, begun `delay` steps later.
+    /// Delays the warm-up by `delay` steps.
     pub fn with_delay(self, delay: usize) -> Self {
         MarginWarmup { delay, ..self }
     }
 
-    /// The margin $m_t$ at a step; the first is 0.
+    /// The margin m_t at a step, counted from 0.
     pub fn at(&self, step: usize) -> f64 {
         match step.checked_sub(self.delay) {
             None => self.start,
-            Some(grown) if grown >= self.steps => self.margin,
-            Some(grown) => {
-                self.start + (self.margin - self.start) * (grown as f64 / self.steps as f64)
+            Some(done) if done >= self.steps => self.margin,
+            Some(done) => {
+                self.start + (self.margin - self.start) * (done as f64 / self.steps as f64)
             }
         }
     }
 
-    /// The margin that is reached.
+    /// The final margin.
     pub fn margin(&self) -> f64 {
         self.margin
     }
 
-    /// How many steps it grows.
+    /// The number of steps of the warm-up.
     pub fn steps(&self) -> usize {
         self.steps
     }
 
-    /// The margin that it grows from.
+    /// The initial margin.
     pub fn start(&self) -> f64 {
         self.start
     }
 
-    /// How many steps it stays at the start.
+    /// The number of steps before the warm-up begins.
     pub fn delay(&self) -> usize {
         self.delay
     }
 }
 
-/// The scale that suits a number of classes: AdaCos with a fixed scale.
+/// The fixed scale of AdaCos, computed from the number of classes.
 ///
-/// $$ s = \sqrt2 \log(C - 1) $$
+/// ```text
+/// s = √2 · ln(C − 1)
+/// ```
 ///
-/// With it a sample half a right angle from its class, and at right angles to all others, has
-/// probability 1/2 without a margin: training pulls hardest there. 10,000 classes ask for 13.0, far
-/// less than the customary 64.
+/// At this scale, a sample at 45° from its own class and at 90° from all others has probability
+/// 1/2 without a margin, which is where the probability changes fastest. For 10,000 classes it is
+/// 13.0, far less than the customary 64.
+///
+/// **Parameter**: the number of classes C ≥ 3.
+///
+/// # Errors
+/// [`Error::Parameter`] for fewer than 3 classes, where the formula is not positive.
 ///
 /// ```
 /// use margin_softmax::{ArcFace, adacos_scale};
@@ -220,10 +235,7 @@ impl MarginWarmup {
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// # Errors
-/// [`Error::Parameter`] for fewer than 3 classes: the formula has no positive answer there.
-///
-/// **Source**: Zhang et al., *AdaCos* (CVPR 2019), the fixed scale.
+/// **Source**: Zhang et al., *AdaCos* (CVPR 2019), the fixed-scale variant.
 pub fn adacos_scale(classes: usize) -> Result<f64, Error> {
     let others = classes.saturating_sub(1) as f64;
     Error::check_parameter("number of classes", classes as f64, ">= 3", classes >= 3)?;

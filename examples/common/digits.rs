@@ -1,4 +1,4 @@
-//! Digits to train on: 1,797 small ones that ship with the crate.
+//! The data set: 1,797 small images of handwritten digits, part of the repository.
 
 use anyhow::{Context, Result, ensure};
 use ndarray::{Array2, Axis};
@@ -8,7 +8,7 @@ use rand_pcg::Pcg64;
 /// Ten digits.
 pub const CLASSES: usize = 10;
 
-/// Images as rows of pixels, and the digit on each.
+/// Images as rows of pixels, and their labels.
 pub struct Samples {
     pub images: Array2<f32>,
     pub labels: Vec<usize>,
@@ -30,14 +30,14 @@ impl Samples {
 
 pub struct Dataset {
     pub train: Samples,
-    /// Never trained on: every accuracy and angle that is reported comes from these.
+    /// Not used for training: every reported accuracy and angle is measured on these.
     pub held_out: Samples,
 }
 
 impl Dataset {
-    /// The digits in `examples/data`, one in five held out.
+    /// The digits in `examples/data`, with one in five held out.
     ///
-    /// The split has a seed of its own, so that runs with different `--seed`s stay comparable.
+    /// The split has a fixed seed, so that runs with different `--seed`s are comparable.
     pub fn bundled() -> Result<Self> {
         const SPLIT_SEED: u64 = 2017;
         let all =
@@ -48,7 +48,7 @@ impl Dataset {
         Ok(Self::centered(all.select(train), all.select(held_out)))
     }
 
-    /// Takes the mean training image off all images, which speeds up the first steps.
+    /// Subtracts the mean training image from all images, which speeds up the first steps.
     pub fn centered(mut train: Samples, mut held_out: Samples) -> Self {
         let mean = train.images.sum_axis(Axis(0)) / train.len() as f32;
         train.images -= &mean;
@@ -57,7 +57,7 @@ impl Dataset {
     }
 }
 
-/// One image a line: 64 pixel values from 0 to 16, then the digit.
+/// One image per line: 64 pixel values from 0 to 16, then the digit.
 fn parse_csv(text: &str) -> Result<Samples> {
     const PIXELS: usize = 64;
     let mut pixels = Vec::new();

@@ -1,4 +1,4 @@
-//! What is trained: a network, and the class weights on top of it.
+//! The model: a network and the class weights.
 
 use anyhow::Result;
 use margin_softmax::{Batch, Gradients, Head, MarginLoss, NormalizedLogits, Scale};
@@ -18,7 +18,7 @@ pub struct Model {
     pub bias: Option<Parameter<Ix1>>,
 }
 
-/// Results without margin; the angles are means over the samples, in radians.
+/// Results without the margin. The angles are means over the samples, in radians.
 #[derive(Clone, Copy)]
 pub struct Evaluation {
     pub accuracy: f64,
@@ -27,7 +27,7 @@ pub struct Evaluation {
 }
 
 impl Model {
-    /// A fresh model for a loss with this scale: only softmax's logits carry a bias.
+    /// A randomly initialised model for a loss with this scale. Only Softmax has a bias.
     pub fn new(pixels: usize, dimensions: usize, scale: Scale, rng: &mut Pcg64) -> Self {
         let biased = scale == Scale::Unnormalized;
         Self {
@@ -37,7 +37,7 @@ impl Model {
         }
     }
 
-    /// The loss's view of some embeddings and their labels.
+    /// A batch of embeddings and labels, with the class weights and bias of the model.
     pub fn batch<'a>(
         &'a self,
         embeddings: &'a Array2<f32>,
@@ -50,7 +50,8 @@ impl Model {
         })
     }
 
-    /// One step of gradient descent, given the network's `signals` and the loss's `gradients`.
+    /// One step of gradient descent, from the activations of the network (`signals`) and the
+    /// gradients of the loss.
     pub fn descend(&mut self, signals: &[Array2<f32>], gradients: &Gradients<f32>, step: Step) {
         self.network.backward(signals, &gradients.embeddings, step);
         self.classes.update(&gradients.weights, step);
@@ -63,7 +64,7 @@ impl Model {
         self.network.forward(samples.images.clone()).swap_remove(self.network.depth())
     }
 
-    /// How well the model does on `samples`; of the loss only the kind matters, not the margin.
+    /// Evaluates the model on `samples`. The margin of the loss has no effect.
     pub fn evaluate(&self, loss: impl MarginLoss, samples: &Samples) -> Result<Evaluation> {
         let embeddings = self.embed(samples);
         let forward = Head::new(loss).forward(&self.batch(&embeddings, &samples.labels)?)?;
@@ -81,8 +82,8 @@ impl Model {
     }
 }
 
-/// At random, save in the plane: there they start evenly round the circle, since on a circle no
-/// class can get past another that stands in its way.
+/// Random, except in two dimensions. There the weights start evenly spaced on the circle, because
+/// on a circle training cannot move a class past its neighbour.
 fn initial_class_weights(dimensions: usize, rng: &mut Pcg64) -> Array2<f32> {
     if dimensions != 2 {
         return Array2::from_shape_simple_fn((CLASSES, dimensions), || rng.random_range(-1.0..1.0));

@@ -12,7 +12,7 @@ pub struct Step {
     pub decay: f32,
 }
 
-/// Anything that is learned: its value and the velocity that momentum keeps.
+/// A trainable parameter: its value and its velocity.
 pub struct Parameter<D: Dimension> {
     pub value: Array<f32, D>,
     velocity: Array<f32, D>,
@@ -41,7 +41,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// Weights uniform in ±√(6/inputs), He's choice for layers with a ReLU.
+    /// Weights uniform in ±√(6/inputs): He initialisation, for layers with a ReLU.
     fn new(inputs: usize, outputs: usize, rng: &mut Pcg64) -> Self {
         let limit = (6.0 / inputs as f32).sqrt();
         let random = || rng.random_range(-limit..limit);
@@ -52,13 +52,13 @@ impl Layer {
     }
 }
 
-/// Fully connected layers with a ReLU between each two; the last one is linear.
+/// Fully connected layers with a ReLU between them. The last layer is linear.
 pub struct Network {
     layers: Vec<Layer>,
 }
 
 impl Network {
-    /// `widths` run from the pixels to the embedding.
+    /// `widths` are the layer sizes, from the number of pixels to the embedding dimension.
     pub fn new(widths: &[usize], rng: &mut Pcg64) -> Self {
         Self { layers: widths.windows(2).map(|pair| Layer::new(pair[0], pair[1], rng)).collect() }
     }
@@ -68,7 +68,7 @@ impl Network {
         self.layers.len()
     }
 
-    /// What enters each layer, and at the end the embeddings.
+    /// The input of each layer, and last the embeddings.
     pub fn forward(&self, images: Array2<f32>) -> Vec<Array2<f32>> {
         let mut signals = vec![images];
         for (depth, layer) in self.layers.iter().enumerate() {
@@ -81,8 +81,8 @@ impl Network {
         signals
     }
 
-    /// One step downhill, from the `signals` of a forward pass and the gradient of the loss with
-    /// respect to the embeddings.
+    /// One step of gradient descent, from the `signals` of a forward pass and the gradient of the
+    /// loss with respect to the embeddings.
     pub fn backward(&mut self, signals: &[Array2<f32>], embeddings: &Array2<f32>, step: Step) {
         let mut gradient = embeddings.clone();
         for (depth, layer) in self.layers.iter_mut().enumerate().rev() {
@@ -91,7 +91,7 @@ impl Network {
             let bias = gradient.sum_axis(Axis(0));
             if depth > 0 {
                 gradient = gradient.dot(&layer.weights.value);
-                // A ReLU that let nothing through passes nothing back.
+                // The derivative of a ReLU is 0 where its output is 0.
                 gradient.zip_mut_with(input, |gradient, &input| {
                     if input <= 0.0 {
                         *gradient = 0.0;

@@ -1,4 +1,4 @@
-//! What every picture of the examples needs: one look, and the files it ends up in.
+//! Writes the pictures of the examples to files.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,10 @@ use kuva::PngBackend;
 use kuva::backend::svg::SvgBackend;
 use kuva::render::render::Scene;
 
-/// Pixels of the PNG for each pixel of the SVG.
+/// PNG pixels per SVG pixel.
 const PNG_SCALE: f32 = 2.0;
 
-/// Writes `stem.svg`, which carries its font along, and `stem.png`.
+/// Writes `stem.svg`, with an embedded font, and `stem.png`.
 pub fn save(scene: &Scene, stem: &Path) -> Result<()> {
     let svg = SvgBackend::new().with_embedded_font(true).render_scene(scene);
     let png = PngBackend::new().with_scale(PNG_SCALE).render_scene(scene).map_err(Error::msg)?;

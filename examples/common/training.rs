@@ -11,22 +11,22 @@ use crate::digits::Samples;
 use crate::model::Model;
 use crate::network::Step;
 
-/// The learning rate at which every loss trains well with its published margin.
+/// A learning rate at which every loss trains well with its published margin.
 pub const RATE: f32 = 0.03;
 
 const BATCH: usize = 32;
 const MOMENTUM: f32 = 0.9;
 const DECAY: f32 = 1e-3;
 
-/// Enough for SphereFace's λ to fall to 5, and for training at that margin to settle.
+/// Enough steps for SphereFace's λ to fall to 5 and for training to converge at that margin.
 const STEPS: usize = 4500;
 
 pub struct Schedule {
     pub epochs: usize,
     pub rate: f32,
-    /// Of the initial weights and of the order of the samples.
+    /// Seed of the initial weights and of the order of the samples.
     pub seed: u64,
-    /// The weight of SphereFace+'s hyperspherical energy beside the loss.
+    /// The weight of SphereFace+'s hyperspherical energy, which is added to the loss.
     pub energy: f32,
 }
 
@@ -38,8 +38,8 @@ pub fn steps_per_epoch(samples: usize) -> usize {
     samples.div_ceil(BATCH)
 }
 
-/// Trains a fresh model with embeddings of so many `dimensions` by the loss of each step, and shows
-/// `watch` the step's mean loss and gradients.
+/// Trains a new model with embeddings of `dimensions` dimensions. `loss_at` returns the loss of
+/// each step; `watch` is called with the mean loss and the gradients of each step.
 pub fn train(
     loss_at: impl Fn(usize) -> Result<Box<dyn MarginLoss>>,
     dimensions: usize,
@@ -78,7 +78,7 @@ pub fn train(
 }
 
 impl Schedule {
-    /// The learning rate falls along half a cosine, from all of it to nothing.
+    /// Cosine decay of the learning rate, from `rate` to 0.
     fn step_at(&self, progress: f32) -> Step {
         let rate = 0.5 * self.rate * (1.0 + (std::f32::consts::PI * progress).cos());
         Step { rate, momentum: MOMENTUM, decay: DECAY }

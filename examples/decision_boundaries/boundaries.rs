@@ -1,4 +1,4 @@
-//! The decision boundaries of each loss, losses side by side as in the literature.
+//! The decision boundaries of each loss, side by side as in the papers.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 use std::sync::Arc;
@@ -21,21 +21,21 @@ const CLASS_TWO: &str = "#d6604d";
 const NEITHER: &str = "#8c8c8c";
 const INK: &str = "#222222";
 
-/// Pixels: a square panel, what lies left of it and right of it, above it with its titles and
-/// below it with its labels.
+/// Sizes in pixels: the side of a square panel, its left and right margins, the margin above for
+/// titles and the margin below for labels.
 const SIDE: f64 = 290.0;
 const LEFT: f64 = 68.0;
 const RIGHT: f64 = 22.0;
 const TITLES: f64 = 70.0;
 const LABELS: f64 = 54.0;
-/// Above and below a circle.
+/// The margins above and below a circle.
 const ROOM: f64 = 40.0;
 
 /// Both boundaries of each loss, in the angles above and on the circle below.
-pub fn figure(menu: &[Entry]) -> Figure {
+pub fn figure(entries: &[Entry]) -> Figure {
     const COLUMNS: usize = 4;
     let mut panels: Vec<Panel> = Vec::new();
-    for row in menu.chunks(COLUMNS) {
+    for row in entries.chunks(COLUMNS) {
         let free = COLUMNS - row.len();
         panels.extend(row.iter().map(angles).chain((0..free).map(|_| key())));
         panels.extend(row.iter().map(circle).chain((0..free).map(|_| caption())));
@@ -64,7 +64,7 @@ fn key() -> Panel {
     let entries = [
         ("satisfies class 1", CLASS_ONE, LegendShape::Rect),
         ("satisfies class 2", CLASS_TWO, LegendShape::Rect),
-        ("neither: the no-man's band", NEITHER, LegendShape::Rect),
+        ("the band: satisfies neither", NEITHER, LegendShape::Rect),
         ("from w₁ to w₂: θ₁ + θ₂ = 90°", INK, LegendShape::Line),
     ];
     legend(entries.into_iter(), LEFT, 2.0 * TITLES)
@@ -72,15 +72,15 @@ fn key() -> Panel {
 
 fn caption() -> Panel {
     let text = TextPlot::new().with_font_size(15).with_padding(0.0).with_body(
-        "A sample stands at θ₁ from w₁, the weight of class 1, and at θ₂ from w₂.\n\n\
-         On the circles w₁ and w₂ are 90° apart, and the width of the band is measured between \
-         them.",
+        "θ₁ is the angle between a sample and w₁, the weight of class 1, and θ₂ that between the \
+         sample and w₂.\n\nOn the circles w₁ and w₂ are 90° apart, and the width of the band is \
+         measured between them.",
     );
     (vec![text.into()], square((0.0, 1.0), ROOM, ROOM))
 }
 
-/// The area within `outline`. kuva fills from a line down to y = 0, so an outline that begins and
-/// ends at the origin is filled as it is.
+/// The area inside `outline`. kuva fills between a line and y = 0, so that an outline that starts
+/// and ends at the origin is filled exactly.
 fn area(outline: &[Point], color: &str) -> Plot {
     let origin = [(0.0, 0.0)];
     LinePlot::new()
@@ -92,14 +92,15 @@ fn area(outline: &[Point], color: &str) -> Plot {
         .into()
 }
 
-/// The square of both angles, in degrees: what satisfies class 1, class 2 and neither.
+/// The plane of both angles, in degrees, with the regions that satisfy class 1, class 2 and
+/// neither.
 fn angles(entry: &Entry) -> Panel {
     let degrees = |curves: Vec<Vec<Point>>| -> Vec<Point> {
         curves.into_iter().flatten().map(|(a, b)| (a.to_degrees(), b.to_degrees())).collect()
     };
     let one = degrees(entry.boundary.class_one(STEPS));
     let two = degrees(entry.boundary.class_two(STEPS));
-    // Class 1 lies above its boundary, class 2 to the right of its own, the band between them.
+    // Class 1 is above its boundary, class 2 to the right of its own, the band between them.
     let above = [&one[..], &[(one[one.len() - 1].0, 180.0), (0.0, 180.0)]].concat();
     let right = [&two[..], &[(180.0, two[two.len() - 1].1), (180.0, 0.0)]].concat();
     let back: Vec<Point> = two.iter().rev().copied().collect();
@@ -125,29 +126,29 @@ fn angles(entry: &Entry) -> Panel {
     (plots, frame)
 }
 
-/// The point of the circle of `radius` at an angle.
+/// The point at an angle on the circle with this radius.
 fn at(angle: f64, radius: f64) -> Point {
     (radius * angle.cos(), radius * angle.sin())
 }
 
-/// The class weights on the circle, even about its top.
+/// The angles of the class weights on the circle, symmetric about its top.
 const WEIGHT_ONE: f64 = FRAC_PI_2 + 0.5 * BETWEEN;
 const WEIGHT_TWO: f64 = FRAC_PI_2 - 0.5 * BETWEEN;
 
-/// The arcs of the circle, each in the colour of the class that its points satisfy.
+/// The arcs of the circle, each with the colour of the class that its points satisfy.
 fn arcs(entry: &Entry) -> Vec<(&'static str, Vec<Point>)> {
     let color = |angle: f64| {
         let from = |weight: f64| (angle - weight).cos().acos();
         let (theta1, theta2) = (from(WEIGHT_ONE), from(WEIGHT_TWO));
-        if entry.boundary.holds_one(theta1, theta2) {
+        if entry.boundary.satisfies_one(theta1, theta2) {
             CLASS_ONE
-        } else if entry.boundary.holds_two(theta1, theta2) {
+        } else if entry.boundary.satisfies_two(theta1, theta2) {
             CLASS_TWO
         } else {
             NEITHER
         }
     };
-    // Once round from w₁, in the middle of each step, where no boundary lies by chance.
+    // Points in the middle of each step, so that none falls on a boundary.
     let step = PI / f64::from(2 * STEPS);
     let rim: Vec<f64> = (0..4 * STEPS).map(|i| WEIGHT_ONE + (f64::from(i) + 0.5) * step).collect();
     let arc = |middles: &[f64]| {
@@ -158,7 +159,7 @@ fn arcs(entry: &Entry) -> Vec<(&'static str, Vec<Point>)> {
     rim.chunk_by(|&a, &b| color(a) == color(b)).map(arc).collect()
 }
 
-/// The circle, both class weights, and whom its points satisfy.
+/// The circle, both class weights, and the class that each of its points satisfies.
 fn circle(entry: &Entry) -> Panel {
     let mut plots = Vec::new();
     for (color, arc) in arcs(entry) {

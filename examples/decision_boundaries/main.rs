@@ -1,5 +1,5 @@
-//! Draws what the margins do: the decision boundaries of two classes for every loss, in the angles
-//! to both class weights and on the circle, and the target logit of every loss and continuation.
+//! Draws the decision boundaries between two classes for every loss, in the angles to the two class
+//! weights and on the circle, and the target logit of every loss and continuation.
 
 mod boundaries;
 mod panel;
@@ -20,12 +20,12 @@ use margin_softmax::{
 /// Draw the decision boundaries and the target logits of every loss
 #[derive(Parser)]
 struct Args {
-    /// Where the pictures go
+    /// Directory for the pictures
     #[arg(long, value_name = "DIR", default_value = "target/decision_boundaries")]
     out: PathBuf,
 }
 
-/// A loss with the parameters that the pictures show.
+/// A loss with the parameters used in the pictures.
 struct Entry {
     name: &'static str,
     parameters: &'static str,
@@ -36,10 +36,10 @@ fn main() -> Result<()> {
     let args = &Args::parse();
     let out = &args.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    let menu = menu()?;
-    print_bands(&menu);
+    let entries = entries()?;
+    print_bands(&entries);
     for (name, figure) in
-        [("boundaries", boundaries::figure(&menu)), ("target_logits", target_logits::figure()?)]
+        [("boundaries", boundaries::figure(&entries)), ("target_logits", target_logits::figure()?)]
     {
         let stem = out.join(name);
         plot::save(&figure.render(), &stem)?;
@@ -48,10 +48,10 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Every loss, its margin as published or a usual one.
-fn menu() -> Result<Vec<Entry>, Error> {
+/// Every loss, with its published margin or a common one.
+fn entries() -> Result<Vec<Entry>, Error> {
     let entry = |name, parameters, loss: Box<dyn MarginLoss>| {
-        // Norms move the boundary of Softmax only: the others normalise.
+        // The norms affect Softmax only: the other losses normalise.
         let boundary = Boundary::of(loss).with_norms(1.0, 1.5)?;
         Ok(Entry { name, parameters, boundary })
     };
@@ -70,16 +70,18 @@ fn menu() -> Result<Vec<Entry>, Error> {
     ])
 }
 
-/// The angular width of each loss's no-man's band, at several angles between the class weights.
-fn print_bands(menu: &[Entry]) {
+/// Prints the angular width of each loss's band for several angles between the class weights.
+fn print_bands(entries: &[Entry]) {
     const APART: [f64; 5] = [30.0, 60.0, 90.0, 120.0, 180.0];
-    println!("Angular width of the no-man's band between class weights Θ apart");
-    println!("(– where a boundary does not cross the arc: one class has no place there)\n");
+    println!(
+        "Angular width of the band that satisfies neither class, for an angle Θ between the weights"
+    );
+    println!("(– if a boundary does not cross the arc: no sample on it satisfies that class)\n");
     let row = |head: &str, cells: [String; 5]| {
         println!("{head:42}{}", cells.map(|cell| format!("{cell:>10}")).concat());
     };
     row("", APART.map(|degrees| format!("Θ = {degrees}°")));
-    for Entry { name, parameters, boundary } in menu {
+    for Entry { name, parameters, boundary } in entries {
         let band = |degrees: f64| boundary.band(degrees.to_radians());
         let cells = APART.map(|degrees| band(degrees).map_or("–".into(), in_degrees));
         row(&format!("{name}, {parameters}"), cells);
@@ -87,9 +89,9 @@ fn print_bands(menu: &[Entry]) {
     println!();
 }
 
-/// An angle to a tenth of a degree.
+/// An angle in degrees, rounded to a tenth.
 fn in_degrees(angle: f64) -> String {
     let tenths = (10.0 * angle.to_degrees()).round();
-    // The sum turns -0 into 0.
+    // Adding 0 turns -0 into 0.
     format!("{:.1}°", tenths / 10.0 + 0.0)
 }

@@ -1,10 +1,10 @@
-//! What all panels have in common.
+//! Functions shared by all panels.
 
 use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
 
-/// A pair of angles, or a place in the plane.
+/// A pair of angles, or a point in the plane.
 pub type Point = (f64, f64);
 /// One panel of a figure.
 pub type Panel = (Vec<Plot>, Layout);
@@ -12,7 +12,7 @@ pub type Panel = (Vec<Plot>, Layout);
 /// Steps of half a degree over [0, π].
 pub const STEPS: u32 = 360;
 
-/// Ranges that are kept as given, and sizes that are read at a glance.
+/// A layout with these axis ranges and large text.
 pub fn layout(x: Point, y: Point) -> Layout {
     Layout::new(x, y)
         .with_x_axis_min(x.0)
@@ -32,7 +32,7 @@ pub fn line(points: Vec<Point>, color: &str) -> LinePlot {
     LinePlot::new().with_data(points).with_color(color).with_stroke_width(2.5)
 }
 
-/// A panel with a legend only.
+/// A panel that contains only a legend.
 pub fn legend<'a>(
     entries: impl Iterator<Item = (&'a str, &'a str, LegendShape)>,
     left: f64,

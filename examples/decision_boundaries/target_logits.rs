@@ -29,11 +29,11 @@ struct Frame {
     subtitle: &'static str,
     x: Point,
     y: Point,
-    /// How much wider each curve is than the next, which lies on it where they coincide.
+    /// How much wider each curve is than the next one, so that both show where they coincide.
     nesting: f64,
 }
 
-/// f(θ) of every loss, and what each continuation makes of a margin past π.
+/// f(θ) of every loss, and of each continuation of a margin beyond π.
 pub fn figure() -> Result<Figure, Error> {
     let (panels, legends): (Vec<_>, Vec<_>) =
         [every_loss()?, continued_sum()?, continued_product()?].into_iter().unzip();
@@ -62,7 +62,7 @@ fn every_loss() -> Result<(Panel, Panel), Error> {
     ];
     let panel = Frame {
         title: "Every loss",
-        subtitle: "continued as by default",
+        subtitle: "default continuation",
         x: (0.0, 180.0),
         y: (-3.2, 1.2),
         nesting: 0.0,
@@ -81,7 +81,7 @@ fn continued_sum() -> Result<(Panel, Panel), Error> {
     ];
     let panel = Frame {
         title: "ArcFace and its continuations",
-        subtitle: "m = 0.5: θ + m passes π at 151.4°",
+        subtitle: "m = 0.5: θ + m exceeds π from 151.4°",
         x: (60.0, 180.0),
         y: (-1.4, 0.6),
         nesting: 1.5,
@@ -98,7 +98,7 @@ fn continued_product() -> Result<(Panel, Panel), Error> {
     ];
     let panel = Frame {
         title: "SphereFace and its continuations",
-        subtitle: "m = 4: 4θ passes π at 45°",
+        subtitle: "m = 4: 4θ exceeds π from 45°",
         x: (0.0, 180.0),
         y: (-7.5, 1.5),
         nesting: 1.5,
@@ -107,7 +107,7 @@ fn continued_product() -> Result<(Panel, Panel), Error> {
 }
 
 impl Frame {
-    /// The curves, and their legend.
+    /// Draws the curves and their legend.
     fn draw(&self, curves: &[Curve]) -> (Panel, Panel) {
         let width = |order: usize| 2.5 + self.nesting * (curves.len() - 1 - order) as f64;
         let lines = curves.iter().enumerate().map(|(order, (_, loss, color))| {

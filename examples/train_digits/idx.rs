@@ -43,7 +43,7 @@ fn locate(directory: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Images with their labels; every message names the file that is at fault.
+/// Images with their labels; every error message names the file.
 fn read_samples(images: &Path, labels: &Path) -> Result<Samples> {
     let ([count, height, width], pixels) = read(images)?;
     let ([label_count], digits) = read(labels)?;
@@ -68,7 +68,7 @@ fn read_samples(images: &Path, labels: &Path) -> Result<Samples> {
     })
 }
 
-/// The sizes and the contents of a file of unsigned bytes with `DIMENSIONS` dimensions.
+/// The sizes and contents of a file of unsigned bytes with `DIMENSIONS` dimensions.
 fn read<const DIMENSIONS: usize>(path: &Path) -> Result<([usize; DIMENSIONS], Vec<u8>)> {
     let bytes = decompressed(path).with_context(|| path.display().to_string())?;
     parse(&bytes).with_context(|| path.display().to_string())
@@ -98,7 +98,7 @@ fn parse<const DIMENSIONS: usize>(bytes: &[u8]) -> Result<([usize; DIMENSIONS], 
     for (size, number) in sizes.iter_mut().zip(numbers) {
         *size = number as usize;
     }
-    // A broken header may announce more than a usize can count.
+    // The product of the sizes in a corrupt header may overflow.
     let announced = sizes.iter().map(|&size| size as u128).product::<u128>();
     let found = bytes.len() - header;
     ensure!(

@@ -1,5 +1,5 @@
-//! Trains a small network on handwritten digits with each of the seven losses in turn, prints what
-//! they achieve, and draws 2-D features as the A-Softmax paper does.
+//! Trains a small network on handwritten digits with each of the seven losses, prints accuracy and
+//! angles, and draws 2-D features as in the A-Softmax paper.
 
 #[path = "../common/digits.rs"]
 mod digits;
@@ -35,20 +35,20 @@ struct Args {
     /// Train with this loss only
     #[arg(long, value_name = "NAME", ignore_case = true)]
     loss: Option<LossName>,
-    /// Passes over the training digits [default: as many as make 4500 steps]
+    /// Passes over the training digits [default: enough for 4500 steps]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
     /// Seed of the initial weights and of the order of the digits
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Add so much of SphereFace+'s hyperspherical energy to each loss
+    /// Weight of SphereFace+'s hyperspherical energy, added to each loss
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = energy_weight)]
     energy: f32,
     /// Read MNIST-format files (train-images-idx3-ubyte and so on, plain or .gz) from this
     /// directory instead of the digits that ship with the example
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where the pictures go
+    /// Directory for the pictures
     #[arg(long, value_name = "DIR", default_value = "target/train_digits")]
     out: PathBuf,
 }
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
         Some(directory) => idx::read_dataset(directory)?,
         None => Dataset::bundled()?,
     };
-    // Before the training, so that it is not in vain.
+    // Before training, so that an error here does not waste the results.
     fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create {}", args.out.display()))?;
     let samples = data.train.len();
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
         None => LossName::value_variants(),
     };
     println!(
-        "{samples} digits to train on for {} epochs, {} held out",
+        "{samples} training digits, {} epochs, {} digits held out",
         schedule.epochs,
         data.held_out.len()
     );
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     let mut portraits = Vec::new();
     for &name in names {
-        rows.push(measure(Recipe::with_room(name), &data, &schedule, &progress)?);
+        rows.push(measure(Recipe::for_table(name), &data, &schedule, &progress)?);
         portraits.push(portray(name, &data, &schedule, &progress)?);
     }
     progress.finish_and_clear();
@@ -102,7 +102,7 @@ fn main() -> Result<()> {
 
 fn energy_weight(text: &str) -> Result<f32> {
     let weight = text.parse::<f32>()?;
-    ensure!(weight.is_finite() && weight >= 0.0, "a weight is finite and at least 0");
+    ensure!(weight.is_finite() && weight >= 0.0, "a weight must be finite and at least 0");
     Ok(weight)
 }
 
@@ -111,8 +111,8 @@ fn progress_bar(steps: usize) -> Result<ProgressBar> {
     Ok(ProgressBar::new(steps as u64).with_style(style))
 }
 
-/// Trains by a recipe in so many `dimensions`.
-fn follow(
+/// Trains a model with a recipe and embeddings of `dimensions` dimensions.
+fn train_recipe(
     recipe: Recipe,
     dimensions: usize,
     data: &Dataset,
@@ -137,7 +137,7 @@ fn measure(
     progress: &ProgressBar,
 ) -> Result<Row> {
     let start = Instant::now();
-    let model = follow(recipe, 16, data, schedule, progress)?;
+    let model = train_recipe(recipe, 16, data, schedule, progress)?;
     let evaluation = model.evaluate(recipe.loss_at(0)?, &data.held_out)?;
     Ok(Row { recipe, evaluation, seconds: start.elapsed().as_secs_f64() })
 }
@@ -148,15 +148,15 @@ fn portray(
     schedule: &Schedule,
     progress: &ProgressBar,
 ) -> Result<Portrait> {
-    /// More dots would hide each other.
+    /// More dots would overlap too much.
     const DOTS: usize = 1000;
-    let recipe = Recipe::in_the_plane(name);
-    let model = follow(recipe, 2, data, schedule, progress)?;
+    let recipe = Recipe::for_plane(name);
+    let model = train_recipe(recipe, 2, data, schedule, progress)?;
     let rows: Vec<usize> = (0..data.held_out.len().min(DOTS)).collect();
     let drawn = data.held_out.select(&rows);
     Ok(Portrait {
         recipe,
-        uneased: Recipe::with_room(name),
+        table_recipe: Recipe::for_table(name),
         accuracy: model.evaluate(recipe.loss_at(0)?, &data.held_out)?.accuracy,
         features: model.embed(&drawn),
         labels: drawn.labels,

@@ -28,21 +28,21 @@ const CAPTION_HEIGHT: f64 = 160.0;
 const TITLE_SIZE: u32 = 24;
 const TEXT_SIZE: u32 = 16;
 
-/// Where things are, in units of the longest feature.
+/// Radii in units of the longest feature.
 const RIM: f64 = 1.08;
 const LABELS: f64 = 1.18;
 const EDGE: f64 = 1.25;
 
 const HOW_TO_READ: &str = "Dots: features of held-out digits. Rays: class weights. \
-    Dots on the rim: the same features at length one, where only angles count.";
-const WHY_EASED: &str = "Ten classes crowd two dimensions, so margins are eased from those that the \
-    table's 16 dimensions have room for; scales are kept.";
+    Dots on the rim: the normalised features.";
+const WHY_SMALLER: &str = "Ten classes are close together in two dimensions, so the margins are \
+    smaller than those of the table (16 dimensions); the scales are the same.";
 
 /// What a picture shows.
 pub struct Portrait {
     pub recipe: Recipe,
-    /// What the table says of the same loss.
-    pub uneased: Recipe,
+    /// The hyper-parameters of the same loss in the table.
+    pub table_recipe: Recipe,
     pub accuracy: f64,
     /// (N, 2)
     pub features: Array2<f32>,
@@ -51,7 +51,7 @@ pub struct Portrait {
     pub class_weights: Array2<f32>,
 }
 
-/// One picture for each portrait, and a sheet where there are several.
+/// Writes a picture for each portrait, and a sheet of all if there are several.
 pub fn draw(portraits: &[Portrait], directory: &Path) -> Result<()> {
     for portrait in portraits {
         save(&picture(portrait).render(), &directory.join(portrait.recipe.name()))?;
@@ -100,18 +100,18 @@ fn sheet(portraits: &[Portrait]) -> Figure {
         .with_layouts(layouts)
 }
 
-/// How to read the portraits, and how their margins differ from those in the table.
+/// A legend in words, and the margins that differ from those in the table.
 fn caption(portraits: &[Portrait]) -> Vec<Plot> {
-    let easings: Vec<_> = portraits.iter().filter_map(Portrait::easing).collect();
+    let differences: Vec<_> = portraits.iter().filter_map(Portrait::margin_difference).collect();
     let mut lines = vec![HOW_TO_READ.to_string()];
-    if !easings.is_empty() {
-        lines.extend([String::new(), WHY_EASED.into()]);
-        lines.extend(easings);
+    if !differences.is_empty() {
+        lines.extend([String::new(), WHY_SMALLER.into()]);
+        lines.extend(differences);
     }
     vec![TextPlot::new().with_body(lines.join("\n")).with_font_size(TEXT_SIZE).into()]
 }
 
-/// For a legend or a caption that starts so far below the top of its cell.
+/// The layout of a legend or caption that starts `top` pixels below the top of its cell.
 fn text_layout(top: f64) -> Layout {
     Layout::new((0.0, 1.0), (0.0, 1.0))
         .with_body_size(TEXT_SIZE)
@@ -134,10 +134,10 @@ fn legend() -> Vec<Plot> {
 }
 
 impl Portrait {
-    /// How the margin in the plane differs from the one with room, if it does.
-    fn easing(&self) -> Option<String> {
-        let (eased, uneased) = (self.recipe.margin(), self.uneased.margin());
-        (eased != uneased).then(|| format!("{}: {eased} instead of {uneased}", self.recipe.name()))
+    /// The margin of the picture and that of the table, if they differ.
+    fn margin_difference(&self) -> Option<String> {
+        let (plane, table) = (self.recipe.margin(), self.table_recipe.margin());
+        (plane != table).then(|| format!("{}: {plane} instead of {table}", self.recipe.name()))
     }
 
     fn plots(&self) -> Vec<Plot> {
@@ -160,10 +160,11 @@ impl Portrait {
         plots
     }
 
-    /// Axes, title and labels round a square of `side` pixels.
+    /// Axes, title and labels around a square of `side` pixels.
     fn layout(&self, side: f64) -> Layout {
         let edge = EDGE * self.reach();
-        // An annotation stands six pixels above its point, and its digit is 0.73 of its size high.
+        // kuva draws an annotation six pixels above its point; the height of a digit is 0.73 of its
+        // font size.
         let lowered = (6.0 + 0.73 / 2.0 * f64::from(TEXT_SIZE)) * 2.0 * edge / side;
         let layout = Layout::new((-edge, edge), (-edge, edge))
             .with_force_margins(MARGIN, MARGIN)

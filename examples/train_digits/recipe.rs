@@ -35,8 +35,8 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// For 16-dimensional embeddings, where ten classes have room for the papers' margins.
-    pub fn with_room(name: LossName) -> Self {
+    /// For 16-dimensional embeddings, where ten classes can be separated by the papers' margins.
+    pub fn for_table(name: LossName) -> Self {
         match name {
             LossName::Softmax => Self::Softmax,
             LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
@@ -48,9 +48,9 @@ impl Recipe {
         }
     }
 
-    /// For two dimensions: ten classes on a circle stand 36° apart, so the margins are eased.
-    /// The `SphereFace`s keep theirs: at λ = 5 only a sixth of it is left.
-    pub fn in_the_plane(name: LossName) -> Self {
+    /// For two dimensions, where ten classes are 36° apart on a circle: smaller margins. SphereFace
+    /// and F-Norm SphereFace keep theirs, because at λ = 5 the margin term has a weight of 1/6.
+    pub fn for_plane(name: LossName) -> Self {
         match name {
             LossName::Softmax => Self::Softmax,
             LossName::ModifiedSoftmax => Self::ModifiedSoftmax,
@@ -97,7 +97,8 @@ impl Recipe {
         }
     }
 
-    /// The loss for a training step: SphereFace's margin, too hard for a fresh network, is annealed.
+    /// The loss of a training step. SphereFace's margin is too large for an untrained network and
+    /// is annealed.
     pub fn loss_at(self, step: usize) -> Result<Box<dyn MarginLoss>> {
         let lambda = LambdaAnnealing::default().at(step);
         Ok(match self {

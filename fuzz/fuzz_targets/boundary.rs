@@ -40,8 +40,8 @@ fn check(case: &Case) -> Result<(), Error> {
     let (theta, between) = (case.theta.value(), case.between.value());
     let angle = |theta: f64| assert!((0.0..=PI).contains(&theta), "{theta} is no angle");
     boundary.opposite(theta).map(angle);
-    boundary.holds_one(theta, between);
-    boundary.holds_two(theta, between);
+    boundary.satisfies_one(theta, between);
+    boundary.satisfies_two(theta, between);
     if let Some((one, two)) = boundary.reach(between) {
         angle(one);
         angle(two);

@@ -1,4 +1,4 @@
-//! The tiled level: forward, backward, over sampled classes, and inference.
+//! The tiled engine: forward, backward, sampled classes and inference.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -27,7 +27,7 @@ struct Case {
     reduce: Reduce,
     budget: u64,
     skip: bool,
-    /// Beyond 250, gradients of other shapes.
+    /// Above 250, gradients of other shapes.
     misfit: u8,
     sampling: Sampling,
 }
@@ -37,7 +37,7 @@ struct Sampling {
     rate: Number,
     seed: u64,
     correction: bool,
-    /// What a caller did to the sample between draw and step.
+    /// A modification of the class sample before the step.
     classes: Vec<(u8, u16)>,
     labels: Vec<(u8, u64)>,
 }
@@ -83,7 +83,7 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
         assert_forward(forward, samples, classes);
     }
     let whole = step.whole(&mut head);
-    // Forward alone is refused where the gradients of the summed losses would be.
+    // Forward alone returns an error where the gradients of the summed losses would overflow.
     if let (Ok(whole), Ok(forward)) = (&whole, &forward) {
         assert_eq!(whole, forward, "a step has the losses of forward");
     }
@@ -112,7 +112,7 @@ impl<F: Working> Step<'_, F> {
         forward
     }
 
-    /// Forward and backward over a sample of the classes, which may have been tampered with.
+    /// Forward and backward over a sample of the classes, which may be modified.
     fn sampled<L: MarginLoss>(&self, head: &mut Head<L>) -> Result<(), Error> {
         let sample = self.draw()?;
         let mut gradients = match self.case.misfit {

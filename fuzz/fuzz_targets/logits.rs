@@ -1,4 +1,4 @@
-//! The materialised level: cosines, forward, backward, and on through the normalisation.
+//! The level of materialised logits: cosines, forward, backward, and gradients of the inputs.
 #![no_main]
 
 use arbitrary::Arbitrary;
@@ -37,7 +37,7 @@ enum Misfit {
     Shape(u8),
     /// Forward and backward with different labels.
     Labels(Labels),
-    /// Gradients that were made elsewhere are carried on.
+    /// Gradients that were computed elsewhere are propagated.
     Foreign {
         samples: u8,
         classes: u8,
@@ -117,7 +117,7 @@ fn build<F: Working>(
     }
 }
 
-/// Takes gradients of the loss's own making on to embeddings and weights.
+/// Propagates gradients of the loss to embeddings and weights.
 fn carry<F: Working>(
     logits: &NormalizedLogits<F>,
     gradients: &LogitGradients<F>,
@@ -129,8 +129,7 @@ fn carry<F: Working>(
     Ok(())
 }
 
-/// Gradients of other logits, whose numbers and shapes a caller has replaced: whatever comes of
-/// them, it is no panic.
+/// Gradients of other logits, with replaced values and shapes. They must not cause a panic.
 fn foreign<F: Working>(
     case: &Case,
     loss: &impl MarginLoss,

@@ -1,5 +1,5 @@
-//! What the fuzz targets are fed with, made of whatever bytes the fuzzer finds, and what they ask
-//! of every answer: an [`Error`](margin_softmax::Error) and nothing written, or finite numbers.
+//! Inputs for the fuzz targets, generated from the fuzzer's bytes, and the assertions on every
+//! result: either an [`Error`](margin_softmax::Error) with nothing written, or finite numbers.
 
 mod losses;
 mod numbers;
@@ -12,7 +12,7 @@ pub use tensors::{Labels, Matrix, Tensor2, Vector};
 use margin_softmax::{Error, Forward, Reduction};
 use ndarray::Array1;
 
-/// What gradients hold before a call: a refused call leaves it there.
+/// The value of gradients before a call. A call that returns an error must leave it there.
 pub const UNTOUCHED: f64 = 1234.5;
 
 /// Asserts that every number is finite.
@@ -22,7 +22,7 @@ pub fn assert_finite<'a, F: Working>(name: &str, values: impl IntoIterator<Item 
     }
 }
 
-/// Asserts that a call that succeeded wrote finite numbers, and one that was refused nothing.
+/// Asserts that a successful call wrote finite numbers, and one with an error nothing.
 pub fn assert_written<'a, F: Working>(
     succeeded: bool,
     name: &str,
@@ -37,7 +37,7 @@ pub fn assert_written<'a, F: Working>(
     }
 }
 
-/// Asserts what is true of the answer of every forward pass.
+/// Asserts the invariants of every forward pass.
 pub fn assert_forward<F: Working>(forward: &Forward<F>, samples: usize, classes: usize) {
     assert_eq!(forward.losses.len(), samples);
     assert_finite("losses", &forward.losses);
@@ -49,22 +49,22 @@ pub fn assert_forward<F: Working>(forward: &Forward<F>, samples: usize, classes:
     assert!(forward.target_angles().iter().all(|&theta| theta >= F::of(0.0) && theta <= straight));
 }
 
-/// Asserts that a message can be made of an error.
+/// Asserts that an error has a message.
 pub fn assert_readable(error: &Error) {
     assert!(!error.to_string().is_empty());
 }
 
-/// How the losses are reduced.
+/// The reduction of the losses.
 #[derive(Debug, Clone, arbitrary::Arbitrary)]
 pub enum Reduce {
     Mean,
     Sum,
-    /// Weights; beyond 250 not one for each sample.
+    /// Weights; above 250, their number differs from the number of samples.
     Weighted(Vector, u8),
 }
 
 impl Reduce {
-    /// The weights, where there are any, for `samples` samples.
+    /// The weights for `samples` samples, if the reduction has any.
     pub fn weights<F: Working>(&self, samples: usize) -> Option<Array1<F>> {
         match self {
             Reduce::Mean | Reduce::Sum => None,

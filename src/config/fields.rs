@@ -1,5 +1,5 @@
-//! The losses and schedules by their fields: written as they are, read through their constructors,
-//! so that what a constructor refuses cannot be read either.
+//! Serialisation of losses and schedules by their fields. Reading goes through the constructors, so
+//! that a value that a constructor refuses cannot be read either.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,13 +14,14 @@ use crate::losses::{
 };
 use crate::schedule::{LambdaAnnealing, MarginWarmup};
 
-/// For each type its fields, each with a getter of that name, and what makes it from them.
+/// For each type: its fields, each with a getter of the same name, and the expression that builds
+/// the type from them.
 macro_rules! by_fields {
     ($(
         $(#[$container:meta])*
         $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* } => $build:expr;
     )*) => {
-        /// What is in the file: not checked yet.
+        /// The fields as they were read, not yet checked.
         mod fields {
             use super::{Continuation, Scale};
             use serde::{Deserialize, Serialize};
@@ -92,7 +93,7 @@ by_fields! {
     } => Ok(MarginWarmup::new(margin, steps)?.with_start(start)?.with_delay(delay));
 }
 
-/// A field that is not in the file has its value in the type's `Default`.
+/// A missing field gets its value from the type's `Default`.
 macro_rules! defaults {
     ($($name:ident),*) => {$(
         impl Default for fields::$name {

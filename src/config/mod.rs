@@ -1,4 +1,4 @@
-//! Losses, schedules and samplers as they are written and read.
+//! Serialisation of losses, schedules and samplers with serde.
 
 mod fields;
 mod sampler;
@@ -12,8 +12,8 @@ use crate::losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
 };
 
-/// A loss of this crate as a configuration file names it: `loss` is its name, and the other fields
-/// are its hyper-parameters, by their names in its documentation.
+/// A loss as a configuration file describes it: the field `loss` is the name of the loss, and the
+/// other fields are its hyper-parameters under the names in its documentation.
 ///
 /// ```
 /// use margin_softmax::{ArcFace, Head, LossConfig, MarginLoss};
@@ -25,7 +25,8 @@ use crate::losses::{
 ///
 /// let refused = serde_json::from_str::<LossConfig>(r#"{ "loss": "ArcFace", "m": -0.5 }"#);
 /// let message = refused.unwrap_err().to_string();
-/// assert_eq!(message, "angular margin m must be finite and >= 0, got -0.5");
+/// assert!(message.starts_with("angular margin m must be in [0, π) radians"));
+/// assert!(message.ends_with("got -0.5"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -38,18 +39,18 @@ use crate::losses::{
 /// | `"ArcFace"` | `s`, `m`, `continuation` |
 /// | `"Generalized"` | `scale`, `m0`, `m1`, `m2`, `lambda`, `continuation` |
 ///
-/// - A field that is missing has the paper's value, that of the loss's `Default`: `m1` and `m2` of
-///   a `Generalized` too, which are 0.3 and 0.2, so write the margins it shall not have as 0.
-/// - A field that the loss does not have is refused, and so is a value out of its range; the
-///   message names the field and the value.
+/// - A missing field gets its value from the loss's `Default`, the values of the paper. This holds
+///   for `m1` = 0.3 and `m2` = 0.2 of `Generalized` too: set them to 0 to leave a margin out.
+/// - An unknown field and a value outside its range are errors. The message names the field and the
+///   value. The ranges are those of the constructors.
 /// - `scale` is a number, `"FeatureNorm"` or `"Unnormalized"`; `continuation` is the name of a
 ///   [`Continuation`](crate::Continuation).
 ///
-/// This type needs a format that describes itself, such as JSON, TOML, YAML or CBOR. The losses,
-/// schedules and samplers themselves are written in any format, bit for bit where the format is
-/// (`serde_json` reads so with its feature `float_roundtrip`).
+/// This type needs a self-describing format such as JSON, TOML, YAML or CBOR. The losses, schedules
+/// and samplers themselves can be written in any format. Numbers are restored bit for bit if the
+/// format does so (`serde_json` needs its feature `float_roundtrip`).
 ///
-/// Needs the feature `serde`.
+/// Requires the feature `serde`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "loss")]
 #[non_exhaustive]
@@ -71,7 +72,7 @@ pub enum LossConfig {
 }
 
 impl LossConfig {
-    /// The loss, for [`Head`](crate::Head) and whatever else takes a loss.
+    /// Builds the loss, for [`Head`](crate::Head) or any other function that takes a loss.
     pub fn build(self) -> Box<dyn MarginLoss> {
         match self {
             LossConfig::Softmax(loss) => Box::new(loss),
@@ -85,7 +86,7 @@ impl LossConfig {
     }
 }
 
-/// Reads a `T`; what is wrong in one of its fields is told with the field's name.
+/// Reads a `T`. An error in one of its fields carries the name of the field.
 fn read<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Deserialize<'de>,

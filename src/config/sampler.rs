@@ -1,4 +1,4 @@
-//! A sampler as its state, checked on reading.
+//! Serialisation of a sampler by its state, which is checked on reading.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

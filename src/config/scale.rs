@@ -1,4 +1,4 @@
-//! A scale as a person writes it: a number where it is fixed.
+//! Serialisation of a scale: a plain number if it is fixed.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::data::Scale;
 
-/// The scale as serde would write it by itself.
+/// The representation that `derive` generates, for binary formats.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Scale")]
 enum Tagged {
@@ -66,8 +66,8 @@ impl<'de> Visitor<'de> for NumberOrName {
         }
     }
 
-    /// What a binary format has: a tagged enum is read from a buffer that passes for readable,
-    /// whatever the format.
+    /// Reads the derived representation. serde buffers the content of an internally tagged enum,
+    /// and the buffer reports itself as human-readable even for a binary format.
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scale, A::Error> {
         Tagged::deserialize(MapAccessDeserializer::new(map))
     }

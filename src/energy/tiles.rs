@@ -1,19 +1,26 @@
-//! The sums over all pairs, tile by tile.
+//! The sums over all pairs of directions, tile by tile.
 //!
-//! One form serves all: with counts $n_j$, the energy is $\sum_j n_j\sum_{k\ne j} f(d_{jk})$ and
-//! the gradient with respect to $v_j$ is $P_j\sum_{k\ne j}(n_j + n_k) \kappa d_{jk}^{-s-2}v_k$,
-//! $P_j = I - v_jv_j^\top$. For the whole matrix every count is 1; for a batch it is how often the
-//! label occurs. A row that counts meets every row, any other only those that count.
+//! One form covers both energies. With counts n_j,
 //!
-//! A job is a tile of rows against its columns: cosines by a matrix product, forces in place, the
-//! forces times the columns by a second product, summed in f64. No two jobs write to the same row
-//! and their energies are added in order, so the threads leave no trace.
+//! ```text
+//! energy                  Σ_j n_j · Σ_{k≠j} f(d_jk)
+//! gradient by v_j         P_j · Σ_{k≠j} (n_j + n_k) · κ · d_jk^(−s−2) · v_k,   P_j = I − v_j·v_jᵀ
+//! ```
 //!
-//! Errors: in the working type $T$ a cosine is off by some $\varepsilon_T$ (unit rows rounded, their
-//! product summed), so the forces of pairs that are not near are off by at most some
-//! $16\varepsilon_T$ of themselves (`kernel::riesz_row`). Near pairs, whose forces grow without
-//! bound, come from the rows' difference in f64: off by $\varepsilon_{f64}/d$, in f32 too. Each row
-//! has itself among them, which is passed over.
+//! For the whole matrix every count is 1; for a batch it is the number of times the label occurs.
+//! A row with n_j > 0 is paired with every other row, a row with n_j = 0 only with those where
+//! n_k > 0.
+//!
+//! A job is a tile of rows against its columns: cosines by a matrix product, forces computed in
+//! place, the forces times the columns by a second product, summed in f64. No two jobs write to the
+//! same row, and their energies are added in order, so that the result does not depend on the
+//! number of threads.
+//!
+//! Rounding errors: in the working type T, with rounding unit ε_T, a cosine is off by a few ε_T
+//! (unit rows are rounded, and their product is summed), so that the forces of pairs that are not
+//! near have a relative error of at most about 16·ε_T (`kernel::riesz_row`). The forces of near
+//! pairs grow without bound. They are computed from the difference of the two rows in f64, with an
+//! error of `ε_f64 / d` for f32 too. Each row is near itself; that pair is skipped.
 
 use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1};
 use rayon::prelude::*;
@@ -24,105 +31,112 @@ use crate::kernel::{self, Mat, MatMut, Moments, Real};
 use crate::math::SINGULAR;
 use crate::parallel::run_jobs;
 
-/// Rows in a job: enough to feed the matrix product, few enough that the classes of a batch
+/// Rows per job: enough for an efficient matrix product, few enough that the classes of a batch
 /// occupy several threads.
-const ROWS: usize = 64;
-/// Columns that a job meets at a time: with the rows they fit in the second-level cache.
-const COLUMNS: usize = 128;
-/// Rows whose norms are taken at a time.
-const BLOCK: usize = 256;
+const ROW_TILE: usize = 64;
+/// Columns per matrix product of a job: with the rows they fit in the second-level cache.
+const COLUMN_TILE: usize = 128;
+/// Rows per task of the norm computation.
+const NORM_BLOCK: usize = 256;
 /// Multiplications below which threads cost more than they save.
-const WORTH_THREADS: usize = 1 << 20;
+const MIN_PARALLEL_PRODUCTS: usize = 1 << 20;
 
-/// The loops of one exponent in one space.
+/// The loops for one exponent s in one space.
 #[derive(Clone, Copy)]
-pub(super) struct Law<F> {
+pub(super) struct RieszKernel<F> {
     row: fn(&mut [F], F, &[F], &mut Vec<usize>) -> f64,
     pair: fn(f64, f64) -> (f64, f64),
-    opposites: f64,
+    antipodal_energy: f64,
 }
 
-impl<F: Real> Law<F> {
+impl<F: Real> RieszKernel<F> {
     pub fn new<const S: u8, const HALF: bool>() -> Self {
-        Law {
+        RieszKernel {
             row: kernel::riesz_row::<F, S, HALF>,
             pair: kernel::riesz_pair::<S, HALF>,
-            opposites: kernel::riesz_pair::<S, false>(4.0, 0.0).0,
+            antipodal_energy: kernel::riesz_pair::<S, false>(4.0, 0.0).0,
         }
     }
 
-    /// $f_s(2)$: the energy of a direction and its opposite.
-    pub fn opposites(&self) -> f64 {
-        self.opposites
+    /// f_s(2): the energy of a direction and its opposite.
+    pub fn antipodal_energy(&self) -> f64 {
+        self.antipodal_energy
     }
 }
 
-/// The directions and how often each counts.
-pub(super) struct Sphere<'a, F> {
+/// The class weights, their inverse norms and the count n_j of each row.
+pub(super) struct PairSums<'a, F> {
     weights: ArrayView2<'a, F>,
     inverse_norms: Vec<f64>,
     counts: Vec<usize>,
-    law: Law<F>,
+    riesz: RieszKernel<F>,
     workers: usize,
 }
 
-/// A row of the gradient.
+/// A row of the gradient and its index.
 struct Row<'a, F> {
     index: usize,
     gradient: ArrayViewMut1<'a, F>,
 }
 
-/// What one worker needs for itself.
+/// The buffers of one worker.
 #[derive(Default)]
 struct Scratch<F> {
-    /// Unit rows of the job (rows × dims) and of its present columns (columns × dims).
+    /// Unit rows of the job (rows × dims) and of the current columns (columns × dims).
     rows: Vec<F>,
     columns: Vec<F>,
-    /// $n_k$ of the present columns.
+    /// n_k of the current columns.
     counts: Vec<F>,
-    /// Cosines, then forces (rows × columns).
+    /// Cosines, overwritten by forces (rows × columns).
     forces: Vec<F>,
     /// Forces times columns (rows × dims), and their sum over all columns.
     product: Vec<F>,
     sum: Vec<f64>,
     /// One unit row in f64.
     unit: Vec<f64>,
+    /// Positions of the near pairs of one row.
     near: Vec<usize>,
+    /// Contiguous copies of two rows.
     x: Vec<F>,
     w: Vec<F>,
 }
 
-impl<'a, F: Real> Sphere<'a, F> {
-    /// Checks every row and takes its norm.
-    pub fn new(w: &'a ArrayRef2<F>, counts: Vec<usize>, law: Law<F>) -> Result<Self, Error> {
+impl<'a, F: Real> PairSums<'a, F> {
+    /// Checks every row and computes its norm.
+    pub fn new(
+        w: &'a ArrayRef2<F>,
+        counts: Vec<usize>,
+        riesz: RieszKernel<F>,
+    ) -> Result<Self, Error> {
         Error::check_not_empty("class weights", w.shape())?;
-        let counting = counts.iter().filter(|&&n| n > 0).count();
-        let products = counting.saturating_mul(w.len());
-        let workers = if products < WORTH_THREADS { 1 } else { rayon::current_num_threads() };
+        let counted = counts.iter().filter(|&&n| n > 0).count();
+        let products = counted.saturating_mul(w.len());
+        let workers =
+            if products < MIN_PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
         let inverse_norms = inverse_norms(w.view(), workers > 1)?;
-        Ok(Sphere { weights: w.view(), inverse_norms, counts, law, workers })
+        Ok(PairSums { weights: w.view(), inverse_norms, counts, riesz, workers })
     }
 
-    /// The energy and its gradient, both times `scale`.
+    /// The energy and its gradient, both multiplied by `scale`.
     pub fn energy(&self, scale: f64) -> Result<(f64, Array2<F>), Error> {
         let mut gradient = Array2::zeros(self.weights.dim());
         let rows = gradient.rows_mut().into_iter().enumerate();
-        let (mut counting, mut others): (Vec<_>, Vec<_>) = rows
+        let (mut counted, mut others): (Vec<_>, Vec<_>) = rows
             .map(|(index, gradient)| Row { index, gradient })
             .partition(|row| self.counts[row.index] > 0);
         let all: Vec<usize> = (0..self.counts.len()).collect();
-        let targets: Vec<usize> = counting.iter().map(|row| row.index).collect();
+        let targets: Vec<usize> = counted.iter().map(|row| row.index).collect();
 
-        // The long jobs first: the short ones then fill the threads evenly.
-        let long = counting.chunks_mut(ROWS).map(|rows| (rows, &all[..]));
-        let short = others.chunks_mut(ROWS).map(|rows| (rows, &targets[..]));
+        // Long jobs run first, so that the short ones even out the load of the threads.
+        let long = counted.chunks_mut(ROW_TILE).map(|rows| (rows, &all[..]));
+        let short = others.chunks_mut(ROW_TILE).map(|rows| (rows, &targets[..]));
         let mut energies = vec![Ok(0.0); long.len() + short.len()];
         let jobs = long.chain(short).zip(&mut energies);
         let mut workers: Vec<Scratch<F>> = Vec::new();
         workers.resize_with(self.workers, Scratch::default);
         run_jobs(jobs, &mut workers, |scratch, ((rows, columns), energy)| {
-            *energy = self.meet(scratch, rows, columns).and_then(|energy| {
-                self.finish(scratch, rows, scale)?;
+            *energy = self.sum_forces(scratch, rows, columns).and_then(|energy| {
+                self.write_gradients(scratch, rows, scale)?;
                 Ok(energy)
             });
         });
@@ -130,8 +144,8 @@ impl<'a, F: Real> Sphere<'a, F> {
         Ok((energy * scale, gradient))
     }
 
-    /// Sums the forces on a tile of rows into `scratch.sum` and answers the rows' energy.
-    fn meet(
+    /// Sums the forces on a tile of rows into `scratch.sum` and returns the energy of the rows.
+    fn sum_forces(
         &self,
         scratch: &mut Scratch<F>,
         rows: &[Row<'_, F>],
@@ -143,7 +157,7 @@ impl<'a, F: Real> Sphere<'a, F> {
         scratch.sum.resize(rows.len() * dims, 0.0);
         scratch.product.resize(rows.len() * dims, F::zero());
         let mut energy = 0.0;
-        for columns in columns.chunks(COLUMNS) {
+        for columns in columns.chunks(COLUMN_TILE) {
             let n = columns.len();
             self.pack(columns.iter().copied(), &mut scratch.columns);
             scratch.counts.clear();
@@ -155,7 +169,7 @@ impl<'a, F: Real> Sphere<'a, F> {
             let cosines = MatMut::new(&mut scratch.forces, rows.len(), n, n);
             kernel::gemm(cosines, false, row_matrix, column_matrix.t());
             for (i, row) in rows.iter().enumerate() {
-                energy += self.row(scratch, (i, row.index), columns)?;
+                energy += self.row_forces(scratch, (i, row.index), columns)?;
             }
             let forces = Mat::new(&scratch.forces, rows.len(), n);
             let column_matrix = Mat::new(&scratch.columns, n, dims);
@@ -166,9 +180,9 @@ impl<'a, F: Real> Sphere<'a, F> {
         Ok(energy)
     }
 
-    /// Turns the cosines of row `i` of the tile, row `j` of the matrix, into forces, adds those of
-    /// its near pairs to its sum, and answers its energy.
-    fn row(
+    /// Replaces the cosines of one row by forces, adds the forces of its near pairs to its sum, and
+    /// returns its energy. `i` is the row's index in the tile, `j` its index in the matrix.
+    fn row_forces(
         &self,
         scratch: &mut Scratch<F>,
         (i, j): (usize, usize),
@@ -178,7 +192,7 @@ impl<'a, F: Real> Sphere<'a, F> {
         let (n, dims) = (columns.len(), self.weights.ncols());
         let (forces, sum) = (&mut forces[i * n..(i + 1) * n], &mut sum[i * dims..(i + 1) * dims]);
         let count = self.counts[j] as f64;
-        let mut energy = (self.law.row)(forces, F::narrow(count), counts, near);
+        let mut energy = (self.riesz.row)(forces, F::narrow(count), counts, near);
         for &k in near.iter().map(|&at| &columns[at]).filter(|&&k| k != j) {
             let row = (contiguous(self.weights.row(j), x), self.inverse_norms[j]);
             let other = (contiguous(self.weights.row(k), w), self.inverse_norms[k]);
@@ -188,9 +202,9 @@ impl<'a, F: Real> Sphere<'a, F> {
             if distance <= SINGULAR {
                 return Err(Error::Pole { rows: [j, k], opposed: opposite < difference, distance });
             }
-            let (value, force) = (self.law.pair)(difference, opposite);
+            let (value, force) = (self.riesz.pair)(difference, opposite);
             energy += value;
-            // v_k − cos θ v_j: what is left of v_k in the tangent space at v_j.
+            // v_k − cos θ · v_j: the projection of v_k onto the tangent space at v_j.
             let tangent = (1.0 - 0.5 * difference, 0.0);
             let weight = count + self.counts[k] as f64;
             kernel::add_tangent(sum, row, other, tangent, weight * force);
@@ -198,8 +212,9 @@ impl<'a, F: Real> Sphere<'a, F> {
         Ok(count * energy)
     }
 
-    /// From the sums of forces to the gradients: projected, divided by the norm, scaled.
-    fn finish(
+    /// Computes the gradients from the summed forces: projects onto the tangent space, divides by
+    /// the norm and scales.
+    fn write_gradients(
         &self,
         scratch: &mut Scratch<F>,
         rows: &mut [Row<'_, F>],
@@ -228,7 +243,7 @@ impl<'a, F: Real> Sphere<'a, F> {
         Ok(())
     }
 
-    /// Unit rows, one after the other.
+    /// Writes the unit vectors of these rows to `out`, one after the other.
     fn pack(&self, rows: impl ExactSizeIterator<Item = usize>, out: &mut Vec<F>) {
         let (mut copy, dims) = (Vec::new(), self.weights.ncols());
         out.resize(rows.len() * dims, F::zero());
@@ -239,21 +254,21 @@ impl<'a, F: Real> Sphere<'a, F> {
     }
 }
 
-/// The inverse norm of every row; of several bad rows the first is named.
+/// The inverse norm of every row. The error names the first bad row.
 fn inverse_norms<F: Real>(w: ArrayView2<'_, F>, parallel: bool) -> Result<Vec<f64>, Error> {
     let mut inverse_norms = vec![0.0; w.nrows()];
     let fill = |(block, inverse_norms): (usize, &mut [f64])| {
         let mut copy = Vec::new();
-        inverse_norms.iter_mut().zip(block * BLOCK..).find_map(|(inverse, index)| {
+        inverse_norms.iter_mut().zip(block * NORM_BLOCK..).find_map(|(inverse, index)| {
             let row = w.row(index);
             let norm = check_norm("class weights", index, row, norm_of(row, &mut copy), true);
             norm.map(|norm| *inverse = norm.recip()).err()
         })
     };
     let refused = if parallel {
-        inverse_norms.par_chunks_mut(BLOCK).enumerate().find_map_first(fill)
+        inverse_norms.par_chunks_mut(NORM_BLOCK).enumerate().find_map_first(fill)
     } else {
-        inverse_norms.chunks_mut(BLOCK).enumerate().find_map(fill)
+        inverse_norms.chunks_mut(NORM_BLOCK).enumerate().find_map(fill)
     };
     refused.map_or(Ok(inverse_norms), Err)
 }

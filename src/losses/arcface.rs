@@ -1,26 +1,32 @@
-use super::check_additive;
+use super::check_angular_margin;
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Continuation, Target};
 
-/// ArcFace: a margin added to the target's angle.
+/// ArcFace: adds a margin to the angle between an embedding and the weight of its own class.
 ///
-/// $$ z_{iy} = s \psi(\theta_{iy} + m), \qquad z_{ij} = s\cos\theta_{ij} $$
+/// ```text
+/// z_iy = s · ψ(θ_iy + m)        own class y
+/// z_ij = s · cos θ_ij           every other class j
+/// ```
 ///
-/// $\psi$ is the cosine up to $\pi$ and goes on falling beyond it, as the
-/// [`Continuation`] says: $\cos(\theta + m)$ itself would rise for $\theta > \pi - m$.
+/// ψ is the cosine up to π and keeps falling beyond π, in the way that the [`Continuation`] sets.
+/// `cos(θ + m)` itself would rise again for `θ > π − m`.
 ///
-/// **Shapes**: embeddings $x$ (N, D) and class weights $w$ (C, D), both normalised by the loss.
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
 ///
 /// | hyper-parameter | default | range | purpose |
 /// |---|---|---|---|
 /// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
-/// | `m` | 0.5 | radians, finite, ≥ 0 | additive angular margin |
-/// | `continuation` | `Monotone` | any | what happens past $\theta = \pi - m$ |
+/// | `m` | 0.5 | in [0, π), radians | additive angular margin |
+/// | `continuation` | `Monotone` | any | target logit where `θ > π − m` |
 ///
-/// [`adacos_scale`](crate::adacos_scale) is a scale for the number of classes, and
-/// [`MarginWarmup`](crate::MarginWarmup) lets the margin grow from 0.
+/// [`adacos_scale`](crate::adacos_scale) computes a scale from the number of classes, and
+/// [`MarginWarmup`](crate::MarginWarmup) raises the margin from 0 step by step.
+///
+/// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range, a
+/// margin in degrees and swapped arguments among them.
 ///
 /// ```
 /// use margin_softmax::{ArcFace, Batch, Head};
@@ -33,7 +39,7 @@ use crate::math::{Angle, Continuation, Target};
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: Deng et al., *ArcFace* (CVPR 2019), eq. 3, with its s = 64 and m = 0.5.
+/// **Source**: Deng et al., *ArcFace* (CVPR 2019), eq. 3, with the paper's s = 64 and m = 0.5.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ArcFace {
     s: f64,
@@ -45,29 +51,31 @@ impl ArcFace {
     /// The loss with scale `s` and angular margin `m` in radians.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` is finite and ≥ 0.
+    /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` is in [0, π). A margin in degrees
+    /// and swapped arguments are refused: `ArcFace::new(64.0, 28.6)`, `ArcFace::new(0.5, 64.0)`.
     pub fn new(s: f64, m: f64) -> Result<Self, Error> {
         Scale::Fixed(s).checked()?;
-        let m = check_additive("angular margin m", m)?;
+        let expected = "in [0, π) radians (arguments are scale s, then margin m)";
+        let m = check_angular_margin("angular margin m", m, expected)?;
         Ok(ArcFace { s, m, continuation: Continuation::Monotone })
     }
 
-    /// The same loss, continued past $\theta = \pi - m$ in another way.
+    /// Sets how the target logit continues where `θ > π − m`.
     pub fn with_continuation(self, continuation: Continuation) -> Self {
         ArcFace { continuation, ..self }
     }
 
-    /// The scale $s$.
+    /// The scale s.
     pub fn s(&self) -> f64 {
         self.s
     }
 
-    /// The angular margin $m$, in radians.
+    /// The angular margin m, in radians.
     pub fn m(&self) -> f64 {
         self.m
     }
 
-    /// What happens past $\theta = \pi - m$.
+    /// How the target logit continues where `θ > π − m`.
     pub fn continuation(&self) -> Continuation {
         self.continuation
     }

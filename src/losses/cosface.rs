@@ -1,22 +1,30 @@
-use super::check_cosine;
+use super::check_cosine_margin;
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Target};
 
-/// CosFace: a margin taken off the target's cosine.
+/// CosFace: subtracts a margin from the cosine between an embedding and the weight of its own
+/// class.
 ///
-/// $$ z_{iy} = s(\cos\theta_{iy} - m), \qquad z_{ij} = s\cos\theta_{ij} $$
+/// ```text
+/// z_iy = s · (cos θ_iy − m)     own class y
+/// z_ij = s · cos θ_ij           every other class j
+/// ```
 ///
-/// **Shapes**: embeddings $x$ (N, D) and class weights $w$ (C, D), both normalised by the loss.
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
 ///
 /// | hyper-parameter | default | range | purpose |
 /// |---|---|---|---|
 /// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
-/// | `m` | 0.35 | finite; usually 0 to 0.5 | cosine margin |
+/// | `m` | 0.35 | in (−2, 2); usually 0 to 0.5 | cosine margin |
 ///
-/// [`adacos_scale`](crate::adacos_scale) is a scale for the number of classes, and
-/// [`MarginWarmup`](crate::MarginWarmup) lets the margin grow from 0.
+/// Two cosines differ by at most 2, so no sample could ever satisfy a margin beyond that range.
+/// [`adacos_scale`](crate::adacos_scale) computes a scale from the number of classes, and
+/// [`MarginWarmup`](crate::MarginWarmup) raises the margin from 0 step by step.
+///
+/// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range,
+/// swapped arguments among them.
 ///
 /// ```
 /// use margin_softmax::{Batch, CosFace, Head};
@@ -29,7 +37,7 @@ use crate::math::{Angle, Target};
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: Wang et al., *CosFace* (CVPR 2018), eq. 4, with its s = 64 and m = 0.35;
+/// **Source**: Wang et al., *CosFace* (CVPR 2018), eq. 4, with the paper's s = 64 and m = 0.35;
 /// insightface trains with m = 0.40.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CosFace {
@@ -41,18 +49,21 @@ impl CosFace {
     /// The loss with scale `s` and cosine margin `m`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` is finite.
+    /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` is in (−2, 2). A margin in per
+    /// cent and swapped arguments are refused: `CosFace::new(64.0, 35.0)`, `CosFace::new(0.35,
+    /// 64.0)`.
     pub fn new(s: f64, m: f64) -> Result<Self, Error> {
         Scale::Fixed(s).checked()?;
-        Ok(CosFace { s, m: check_cosine("cosine margin m", m)? })
+        let expected = "in (-2, 2), a difference of cosines (arguments are scale s, then margin m)";
+        Ok(CosFace { s, m: check_cosine_margin("cosine margin m", m, expected)? })
     }
 
-    /// The scale $s$.
+    /// The scale s.
     pub fn s(&self) -> f64 {
         self.s
     }
 
-    /// The cosine margin $m$.
+    /// The cosine margin m.
     pub fn m(&self) -> f64 {
         self.m
     }

@@ -4,23 +4,27 @@ use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Continuation, Target, annealed};
 
-/// F-Norm SphereFace: SphereFace's margin on a hypersphere of one radius, the embeddings
-/// normalised too.
+/// F-Norm SphereFace: SphereFace's margin with a fixed scale, so that embeddings are normalised
+/// too.
 ///
-/// $$ z_{iy} = s \frac{\lambda\cos\theta_{iy} + \psi(\theta_{iy})}{1+\lambda},
-/// \qquad z_{ij} = s\cos\theta_{ij}, $$
+/// ```text
+/// z_iy = s · (λ · cos θ_iy + ψ(m · θ_iy)) / (1 + λ)        own class y
+/// z_ij = s · cos θ_ij                                      every other class j
+/// ```
 ///
-/// with $\psi$ as in [`SphereFace`](crate::SphereFace).
+/// ψ is that of [`SphereFace`](crate::SphereFace).
 ///
-/// **Shapes**: embeddings $x$ (N, D) and class weights $w$ (C, D), both normalised by the loss.
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
 ///
 /// | hyper-parameter | default | range | purpose |
 /// |---|---|---|---|
 /// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
 /// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
-/// | `lambda` | 0 | finite, ≥ 0 | annealing: a large λ trains without margin |
+/// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margin has little effect |
 ///
-/// λ is lowered step by step, as [`LambdaAnnealing`](crate::LambdaAnnealing) does.
+/// [`LambdaAnnealing`](crate::LambdaAnnealing) lowers λ step by step.
+///
+/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
 /// use margin_softmax::{Batch, FNormSphereFace, Head};
@@ -33,8 +37,8 @@ use crate::math::{Angle, Continuation, Target, annealed};
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: Wang et al., *CosFace* (CVPR 2018), section 3.1, for the fixed scale (there $s = 64$);
-/// Liu et al., *SphereFace* (CVPR 2017), eq. 7, for $\psi$ and $m = 4$.
+/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7, for ψ and m = 4; Wang et al., *CosFace*
+/// (CVPR 2018), section 3.1, for the fixed scale (there s = 64).
 #[derive(Debug, Clone, PartialEq)]
 pub struct FNormSphereFace {
     s: f64,
@@ -53,7 +57,7 @@ impl FNormSphereFace {
         Ok(FNormSphereFace { s, m, lambda: 0.0 })
     }
 
-    /// The same loss blended with the margin-free logit: $\lambda$ parts to one.
+    /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
@@ -61,17 +65,17 @@ impl FNormSphereFace {
         Ok(FNormSphereFace { lambda: check_lambda(lambda)?, ..self })
     }
 
-    /// The scale $s$.
+    /// The scale s.
     pub fn s(&self) -> f64 {
         self.s
     }
 
-    /// The angular factor $m$.
+    /// The angular factor m.
     pub fn m(&self) -> u32 {
         self.m
     }
 
-    /// The annealing $\lambda$.
+    /// The annealing λ.
     pub fn lambda(&self) -> f64 {
         self.lambda
     }

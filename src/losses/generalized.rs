@@ -1,38 +1,43 @@
-use super::{check_additive, check_cosine, check_lambda};
+use super::{check_angular_margin, check_cosine_margin, check_lambda};
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Continuation, Target, annealed};
 
-/// The general form, with all three margins: every other loss of this crate is a choice of its
-/// parameters.
+/// The general form with all three margins; every other normalised loss of this crate is a special
+/// case.
 ///
-/// $$ z_{iy} = a_i \frac{\lambda\cos\theta_{iy} + \psi(m_0\theta_{iy} + m_1) - m_2}{1+\lambda},
-/// \qquad z_{ij} = a_i\cos\theta_{ij} $$
+/// ```text
+/// z_iy = a_i · (λ · cos θ_iy + ψ(m0 · θ_iy + m1) − m2) / (1 + λ)      own class y
+/// z_ij = a_i · cos θ_ij                                               every other class j
+/// ```
 ///
-/// $\psi$ is the cosine up to $\pi$ and goes on as the [`Continuation`] says.
+/// `a_i` is the scale: s, or `‖x_i‖`. ψ is the cosine up to π and continues beyond π as the
+/// [`Continuation`] sets.
 ///
-/// **Shapes**: embeddings $x$ (N, D), class weights $w$ (C, D).
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `scale` | `Fixed(64)` | a number > 0, `FeatureNorm` or `Unnormalized` | $a_i$ |
-/// | `m0` | 1 | finite, > 0, any real | angular factor |
-/// | `m1` | 0.3 | radians, finite, ≥ 0 | additive angular margin |
-/// | `m2` | 0.2 | finite; usually 0 to 0.5 | cosine margin |
-/// | `lambda` | 0 | finite, ≥ 0 | annealing: a large λ trains without margin |
-/// | `continuation` | `Monotone` | any; `Linear` and `EasyMargin` need $m_0 = 1$ | what happens past $\pi$ |
-///
-/// [`MarginWarmup`](crate::MarginWarmup) lets a margin grow step by step,
-/// [`LambdaAnnealing`](crate::LambdaAnnealing) lowers λ.
-///
-/// | loss | parameters |
+/// | loss | arguments of `new` |
 /// |---|---|
 /// | ModifiedSoftmax | `FeatureNorm`, 1, 0, 0 |
 /// | SphereFace | `FeatureNorm`, m, 0, 0 |
 /// | F-Norm SphereFace | s, m, 0, 0 |
 /// | CosFace | s, 1, 0, m |
 /// | ArcFace | s, 1, m, 0 |
+///
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D).
+///
+/// | hyper-parameter | default | range | purpose |
+/// |---|---|---|---|
+/// | `scale` | `Fixed(64)` | a number > 0, `FeatureNorm` or `Unnormalized` | a_i |
+/// | `m0` | 1 | finite, > 0; need not be an integer | angular factor |
+/// | `m1` | 0.3 | in [0, π), radians | additive angular margin |
+/// | `m2` | 0.2 | in (−2, 2); usually 0 to 0.5 | cosine margin |
+/// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margins have little effect |
+/// | `continuation` | `Monotone` | `Linear`, `EasyMargin`: only if m0 = 1 | ψ beyond π |
+///
+/// [`MarginWarmup`](crate::MarginWarmup) raises a margin step by step,
+/// [`LambdaAnnealing`](crate::LambdaAnnealing) lowers λ.
+///
+/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
 /// use margin_softmax::{Generalized, Scale};
@@ -44,7 +49,8 @@ use crate::math::{Angle, Continuation, Target, annealed};
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: Deng et al., *ArcFace* (CVPR 2019), eq. 4, with its (1.0, 0.3, 0.2) at s = 64.
+/// **Source**: Deng et al., *ArcFace* (CVPR 2019), eq. 4, with the paper's (1.0, 0.3, 0.2) at
+/// s = 64.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generalized {
     scale: Scale,
@@ -56,23 +62,26 @@ pub struct Generalized {
 }
 
 impl Generalized {
-    /// The loss with a scale and the three margins, without annealing.
+    /// The loss with a scale, an angular factor `m0`, an angular margin `m1` in radians and a
+    /// cosine margin `m2`, without annealing.
     ///
     /// # Errors
-    /// [`Error::Parameter`], naming the first that is out of the range of the table above.
+    /// [`Error::Parameter`] for the first argument outside its range in the table above.
     pub fn new(scale: impl Into<Scale>, m0: f64, m1: f64, m2: f64) -> Result<Self, Error> {
         let valid = m0.is_finite() && m0 > 0.0;
+        let angle = "in [0, π) radians (arguments are scale, then m0, m1, m2)";
+        let cosine = "in (-2, 2), a difference of cosines (arguments are scale, then m0, m1, m2)";
         Ok(Generalized {
             scale: scale.into().checked()?,
             m0: Error::check_parameter("angular factor m0", m0, "finite and > 0", valid)?,
-            m1: check_additive("angular margin m1", m1)?,
-            m2: check_cosine("cosine margin m2", m2)?,
+            m1: check_angular_margin("angular margin m1", m1, angle)?,
+            m2: check_cosine_margin("cosine margin m2", m2, cosine)?,
             lambda: 0.0,
             continuation: Continuation::Monotone,
         })
     }
 
-    /// The same loss blended with the margin-free logit: $\lambda$ parts to one.
+    /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
@@ -80,36 +89,36 @@ impl Generalized {
         Ok(Generalized { lambda: check_lambda(lambda)?, ..self })
     }
 
-    /// The same loss, continued past $\pi$ in another way.
+    /// Sets how ψ continues beyond π.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for `Linear` and `EasyMargin` unless $m_0 = 1$.
+    /// [`Error::Parameter`] for `Linear` and `EasyMargin` unless m0 = 1.
     pub fn with_continuation(self, continuation: Continuation) -> Result<Self, Error> {
         continuation.check(self.m0)?;
         Ok(Generalized { continuation, ..self })
     }
 
-    /// The angular factor $m_0$.
+    /// The angular factor m0.
     pub fn m0(&self) -> f64 {
         self.m0
     }
 
-    /// The additive angular margin $m_1$, in radians.
+    /// The additive angular margin m1, in radians.
     pub fn m1(&self) -> f64 {
         self.m1
     }
 
-    /// The cosine margin $m_2$.
+    /// The cosine margin m2.
     pub fn m2(&self) -> f64 {
         self.m2
     }
 
-    /// The annealing $\lambda$.
+    /// The annealing λ.
     pub fn lambda(&self) -> f64 {
         self.lambda
     }
 
-    /// What happens past $\pi$.
+    /// How ψ continues beyond π.
     pub fn continuation(&self) -> Continuation {
         self.continuation
     }

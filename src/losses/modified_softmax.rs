@@ -2,11 +2,16 @@ use crate::data::Scale;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Target};
 
-/// Softmax with unit class weights and no bias: only angles decide, and there is no margin yet.
+/// Softmax with normalised class weights and no bias: the baseline of the margin losses, without a
+/// margin.
 ///
-/// $$ z_{ij} = \lVert x_i\rVert\cos\theta_{ij} $$
+/// ```text
+/// z_ij = ‖x_i‖ · cos θ_ij       every class j
+/// ```
 ///
-/// **Shapes**: embeddings $x$ (N, D), class weights $w$ (C, D), normalised by the loss.
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises the class
+/// weights only.
+///
 /// **Hyper-parameters**: none.
 ///
 /// ```
@@ -15,7 +20,7 @@ use crate::math::{Angle, Target};
 ///
 /// let (x, w) = (array![[3.0, 0.0]], array![[5.0, 0.0], [0.0, 0.1]]);
 /// let forward = Head::new(ModifiedSoftmax::new()).forward(&Batch::new(&x, &w, &[0])?)?;
-/// // z = (3, 0) whatever the norms of the weights
+/// // z = (3, 0): the norms of the weights have no effect.
 /// approx::assert_relative_eq!(forward.losses[0], (-3.0_f64).exp().ln_1p(), epsilon = 1e-15);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```

@@ -2,17 +2,21 @@ use crate::data::Scale;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Target};
 
-/// Plain softmax cross-entropy on inner products: no margin, nothing normalised.
+/// Plain softmax cross-entropy on inner products: no margin and no normalisation.
 ///
-/// $$ z_{ij} = w_j\cdot x_i + b_j = \lVert w_j\rVert\lVert x_i\rVert\cos\theta_{ij} + b_j $$
+/// ```text
+/// z_ij = w_j · x_i + b_j = ‖w_j‖ · ‖x_i‖ · cos θ_ij + b_j       every class j
+/// ```
 ///
-/// The only loss with a bias: [`Batch::with_bias`](crate::Batch::with_bias). Without one, $b = 0$.
+/// This is the only loss with a bias, which [`Batch::with_bias`](crate::Batch::with_bias) sets.
+/// Without a call of it, b = 0.
 ///
-/// **Shapes**: embeddings $x$ (N, D), class weights $w$ (C, D), bias $b$ (C).
+/// **Shapes**: embeddings x (N, D), class weights w (C, D), bias b (C).
+///
 /// **Hyper-parameters**: none.
 ///
 /// ```
-/// use margin_softmax::{Batch, Gradients, Head, Reduction, Softmax};
+/// use margin_softmax::{Batch, Head, Softmax};
 /// use ndarray::array;
 ///
 /// let (x, w, b) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0]], array![0.5, 0.0]);

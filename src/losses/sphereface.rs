@@ -4,23 +4,30 @@ use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Continuation, Target, annealed};
 
-/// SphereFace (A-Softmax): the target's angle counts $m$-fold.
+/// SphereFace (A-Softmax): multiplies the angle between an embedding and the weight of its own
+/// class by m.
 ///
-/// $$ z_{iy} = \lVert x_i\rVert \frac{\lambda\cos\theta_{iy} + \psi(\theta_{iy})}{1+\lambda},
-/// \qquad z_{ij} = \lVert x_i\rVert\cos\theta_{ij}, $$
+/// ```text
+/// z_iy = ‖x_i‖ · (λ · cos θ_iy + ψ(m · θ_iy)) / (1 + λ)    own class y
+/// z_ij = ‖x_i‖ · cos θ_ij                                  every other class j
 ///
-/// with $\psi(\theta) = (-1)^k\cos(m\theta) - 2k$ for $\theta\in[\frac{k\pi}{m}, \frac{(k+1)\pi}{m}]$,
-/// which falls from 1 to $-(2m-1)$ on $[0, \pi]$.
+/// ψ(φ) = (−1)^k · cos φ − 2k,   k = ⌊φ/π⌋
+/// ```
 ///
-/// **Shapes**: embeddings $x$ (N, D), class weights $w$ (C, D), normalised by the loss.
+/// `ψ(m · θ)` falls from 1 to `−(2m − 1)` on [0, π].
+///
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises the class
+/// weights only.
 ///
 /// | hyper-parameter | default | range | purpose |
 /// |---|---|---|---|
 /// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
-/// | `lambda` | 0 | finite, ≥ 0 | annealing: a large λ trains without margin |
+/// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margin has little effect |
 ///
-/// At $m = 4$ a network hardly starts from random weights: published practice lowers λ step by
-/// step, as [`LambdaAnnealing`](crate::LambdaAnnealing) does, to 5.
+/// At m = 4 and λ = 0, training from random weights hardly starts. Published recipes lower λ step
+/// by step to 5, as [`LambdaAnnealing`](crate::LambdaAnnealing) does.
+///
+/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
 /// use margin_softmax::{Batch, Head, SphereFace};
@@ -33,7 +40,7 @@ use crate::math::{Angle, Continuation, Target, annealed};
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 ///
-/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7; λ: the authors' code.
+/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7; λ is from the authors' code.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SphereFace {
     m: u32,
@@ -50,7 +57,7 @@ impl SphereFace {
         Ok(SphereFace { m, lambda: 0.0 })
     }
 
-    /// The same loss blended with the margin-free logit: $\lambda$ parts to one.
+    /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
@@ -58,12 +65,12 @@ impl SphereFace {
         Ok(SphereFace { lambda: check_lambda(lambda)?, ..self })
     }
 
-    /// The angular factor $m$.
+    /// The angular factor m.
     pub fn m(&self) -> u32 {
         self.m
     }
 
-    /// The annealing $\lambda$.
+    /// The annealing λ.
     pub fn lambda(&self) -> f64 {
         self.lambda
     }

@@ -1,36 +1,43 @@
-//! What becomes of the margin function past π, where cos(φ) would rise again.
+//! How the margin function continues beyond π, where cos φ would rise again.
 
 use std::f64::consts::PI;
 
 use crate::error::Error;
 use super::angle::{Angle, Target};
 
-/// How $\psi(\varphi)$, $\varphi = m_0\theta + m_1$, goes on where $\cos\varphi$ would rise again.
+/// How the target logit ψ(φ), `φ = m0 · θ + m1`, continues where cos φ would rise again.
 ///
-/// $\cos(m_0\theta + m_1)$ falls on all of $[0, \pi]$ only if $m_0\pi + m_1 \le \pi$. Beyond
-/// $\varphi = \pi$ it rises: a sample would be rewarded for being further from its class. What the
-/// literature and the libraries do about it differs:
+/// `cos(m0 · θ + m1)` falls on all of [0, π] only if `m0 · π + m1 ≤ π`. Beyond φ = π it rises, so
+/// that the loss would reward a sample for being further from its class. Papers and libraries
+/// differ in what they do there:
 ///
-/// | mode | past the knot | continuous | falls everywhere | source |
-/// |---|---|---|---|---|
-/// | `Monotone` | $\cos(\varphi - k\pi) - 2k$, $k = \lfloor\varphi/\pi\rfloor$ | yes, and once differentiable | yes | A-Softmax, eq. 7, for any $m_0, m_1$ |
-/// | `Raw` | $\cos\varphi$ | yes | **no** | the formula as printed |
-/// | `Linear` | $\cos\theta - m_1\sin m_1$ where $\theta \ge \pi - m_1$ | **no**: falls by $0.117$ at $m_1 = 0.5$ | up to $m_1 = 2.331$ | ArcFace's first published code |
-/// | `EasyMargin` | $\cos\theta$ where $\theta \ge \pi/2$ | **no**: jumps up by $\sin m_1$ | **no** | the same code's option |
+/// | mode | formula | applies where | source |
+/// |---|---|---|---|
+/// | `Monotone` | `cos(φ − kπ) − 2k`, `k = ⌊φ/π⌋` | everywhere | SphereFace, eq. 7 |
+/// | `Raw` | `cos φ` | everywhere | the formula as printed |
+/// | `Linear` | `cos θ − m1 · sin m1` | `θ ≥ π − m1` | ArcFace's first published code |
+/// | `EasyMargin` | `cos θ` | `θ ≥ π/2` | an option of that code |
 ///
-/// All four agree wherever $\varphi \le \pi$ (`EasyMargin`: $\theta < \pi/2$). `Linear` and
-/// `EasyMargin` are defined for $m_0 = 1$ only.
+/// | mode | continuous | falls everywhere |
+/// |---|---|---|
+/// | `Monotone` | yes, and so is its derivative | yes |
+/// | `Raw` | yes, and so is its derivative | **no**: rises beyond φ = π |
+/// | `Linear` | **no**: jumps down, by 0.117 at m1 = 0.5 | if m1 ≤ 2.331 |
+/// | `EasyMargin` | **no**: jumps up by `sin m1` | **no** |
+///
+/// All four modes agree where φ ≤ π (`EasyMargin`: where θ < π/2). `Linear` and `EasyMargin` are
+/// defined for m0 = 1 only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Continuation {
-    /// Falls on, smoothly: the default of every loss.
+    /// Keeps falling, smoothly. The default of every loss.
     #[default]
     Monotone,
-    /// $\cos\varphi$ as it stands.
+    /// cos φ, unchanged.
     Raw,
-    /// A cosine shifted down, past $\theta = \pi - m_1$.
+    /// A cosine shifted down, where `θ ≥ π − m1`.
     Linear,
-    /// No margin past $\theta = \pi/2$.
+    /// No margin where `θ ≥ π/2`.
     EasyMargin,
 }
 
@@ -43,7 +50,7 @@ impl Continuation {
         Ok(())
     }
 
-    /// $\psi(m_0\theta + m_1)$ and its slope $d\psi/d\theta$.
+    /// ψ(m0 · θ + m1) and its slope dψ/dθ.
     pub(crate) fn target(self, angle: &Angle, m0: f64, m1: f64) -> Target {
         let plain = Target::plain(angle);
         if m0 == 1.0 && m1 == 0.0 {
@@ -65,8 +72,8 @@ impl Continuation {
     }
 }
 
-/// The target blended with the plain cosine, $(\lambda\cos\theta + f)/(1 + \lambda)$: A-Softmax's
-/// annealing, by which training starts without a margin.
+/// The annealing of A-Softmax: a weighted mean of the target and the plain cosine,
+/// `(λ · cos θ + f) / (1 + λ)`.
 pub(crate) fn annealed(target: Target, angle: &Angle, lambda: f64) -> Target {
     Target {
         value: (lambda * angle.cos + target.value) / (1.0 + lambda),

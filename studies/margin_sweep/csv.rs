@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::runs::Point;
 
-/// One line a run. What was not reached is left empty: a band that does not exist, the figures of
-/// a run whose numbers ran away.
+/// Writes one line per run. Missing values are empty: a band that does not exist, and the results
+/// of a run that diverged.
 pub fn write(points: &[Point], path: &Path) -> Result<()> {
     lines(points, path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! Accuracy and angles against the margin: one column a loss, one colour a way to bring it in.
+//! Accuracy and angles against the margin: one column per loss, one colour per margin schedule.
 
 use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot};
 use kuva::render::annotations::{ReferenceLine, ShadedRegion};
@@ -10,7 +10,7 @@ use crate::findings::Sweep;
 use crate::runs::{Outcome, Point};
 use crate::study::{Course, LossName};
 
-/// Pixels of a panel, with what surrounds it.
+/// Sizes of a panel and its margins, in pixels.
 const WIDTH: f64 = 370.0;
 const HEIGHT: f64 = 290.0;
 const LEFT: f64 = 66.0;
@@ -20,14 +20,14 @@ const BELOW: f64 = 52.0;
 const LEGEND_HEIGHT: f64 = 240.0;
 
 const GREY: &str = "#8c8c8c";
-/// Where a run does not train.
+/// The background where a run does not train.
 const FAILS: &str = "#f3d9a4";
 
 type Panel = (Vec<Plot>, Layout);
-/// What a figure shows of one run.
+/// The value of a run that a panel shows.
 type Figures = fn(&Outcome) -> Option<f64>;
 
-/// For each learning rate a row of accuracies and a row of angles.
+/// A row of accuracies and a row of angles for each learning rate.
 pub fn figure(sweeps: &[Sweep]) -> Figure {
     let columns: Vec<&[Sweep]> =
         sweeps.chunk_by(|a, b| a.curve().name == b.curve().name && a.rate() == b.rate()).collect();
@@ -43,7 +43,7 @@ pub fn figure(sweeps: &[Sweep]) -> Figure {
     let rows = 2 * rates.len() + 1;
     let (plots, layouts) = panels.into_iter().unzip();
     Figure::new(rows, losses)
-        .with_title("Which margin?")
+        .with_title("Accuracy and angles against the margin")
         .with_title_size(28)
         .with_cell_size(WIDTH, HEIGHT)
         .with_row_height(rows - 1, LEGEND_HEIGHT)
@@ -74,7 +74,7 @@ fn accuracies(sweeps: &[Sweep]) -> Panel {
     (lines.collect(), frame)
 }
 
-/// Of each curve two lines: to the own class, whole, and to the nearest wrong one, dashed.
+/// Two lines per curve: the angle to the own class, solid, and to the nearest wrong one, dashed.
 fn angles(sweeps: &[Sweep]) -> Panel {
     let target: Figures = |outcome| Some(outcome.evaluation?.target_angle.to_degrees().into());
     let wrong: Figures =
@@ -93,7 +93,7 @@ fn angles(sweeps: &[Sweep]) -> Panel {
     (lines.collect(), frame)
 }
 
-/// Each line is thinner than the one below it, which shows where the two coincide.
+/// Each line is thinner than the one below it, so that both are visible where they coincide.
 fn widths(sweeps: &[Sweep]) -> impl Iterator<Item = f64> {
     (0..sweeps.len()).rev().map(|above| 2.2 + 1.6 * above as f64)
 }
@@ -108,7 +108,7 @@ fn mean(points: &[Point], figure: Figures, color: &str) -> LinePlot {
     LinePlot::new().with_data(means).with_color(color)
 }
 
-/// The same, from the least to the greatest shaded.
+/// The mean, with the range from minimum to maximum shaded.
 fn banded(points: &[Point], figure: Figures, color: &str) -> LinePlot {
     let (least, greatest): (Vec<f64>, Vec<f64>) = points
         .iter()
@@ -160,7 +160,7 @@ fn legend(sweeps: &[Sweep]) -> Panel {
         entry("angle to the own class", GREY, LegendShape::Line, None),
         entry("angle to the nearest wrong one", GREY, LegendShape::Line, Some("8 4")),
         entry("published margin", GREY, LegendShape::Line, Some("4 4")),
-        entry("solid line in here: does not train", FAILS, LegendShape::Rect, None),
+        entry("solid line in this area: does not train", FAILS, LegendShape::Rect, None),
     ];
     let entries = curves.chain(common).collect();
     let legend = LegendPlot::from_entries(entries).with_cols(1).without_box();

@@ -1,22 +1,22 @@
-//! What the runs say: how far a margin may go.
+//! Results of the runs: up to which margin each loss trains.
 
 use crate::runs::{Fate, Outcome, Point};
 use crate::study::{Course, Curve, LossName, widest_angle};
 
-/// One curve at one learning rate: its margins in order, from none upward.
+/// One curve at one learning rate: its margins in ascending order, starting without a margin.
 #[derive(Clone, Copy)]
 pub struct Sweep<'a> {
     pub points: &'a [Point],
 }
 
-/// How far a sweep trains.
+/// The usable range of a sweep.
 #[derive(Clone, Copy)]
 pub struct Reach {
-    /// The last margin up to which all train, from every seed.
+    /// The largest margin up to which all margins train from every seed.
     pub margin: f64,
-    /// The same as a band between two classes, in degrees.
+    /// That margin as a band between two classes, in degrees.
     pub band: f64,
-    /// Whether that is all that was swept.
+    /// Whether this is the largest margin tested.
     pub whole: bool,
 }
 
@@ -25,7 +25,7 @@ pub fn sweeps(points: &[Point]) -> Vec<Sweep<'_>> {
     points.chunk_by(same).map(|points| Sweep { points }).collect()
 }
 
-/// The sweep of a loss at a learning rate, if it was made.
+/// The sweep of a loss at a learning rate, if it is among the runs.
 pub fn find<'a>(
     sweeps: &[Sweep<'a>],
     name: LossName,
@@ -45,17 +45,17 @@ impl<'a> Sweep<'a> {
         self.points[0].rate
     }
 
-    /// The margins that all train, up to the first that does not.
+    /// The margins before the first that does not train.
     pub fn usable(self) -> &'a [Point] {
         let count = self.points.iter().take_while(|point| point.trains()).count();
         &self.points[..count]
     }
 
-    /// None if some seed does not even train without margin.
+    /// `None` if some seed does not train even without a margin.
     pub fn reach(self) -> Option<Reach> {
         let usable = self.usable();
         let last = usable.last()?;
-        // A margin that no sample can satisfy takes all that there is between two classes.
+        // A margin that no sample can satisfy takes the whole angle between two classes.
         let band = last.band.unwrap_or_else(widest_angle).to_degrees();
         Some(Reach { margin: last.margin, band, whole: usable.len() == self.points.len() })
     }
@@ -76,7 +76,7 @@ impl Point {
         self.outcomes.iter().filter(|outcome| outcome.fate() == fate).count()
     }
 
-    /// Least, mean and greatest over the seeds that have this figure.
+    /// Minimum, mean and maximum over the seeds that have this value.
     pub fn spread(&self, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<[f64; 3]> {
         let figures: Vec<f64> = self.outcomes.iter().filter_map(figure).collect();
         let least = figures.iter().copied().reduce(f64::min)?;

@@ -1,5 +1,5 @@
-//! Which margin? Trains the digits' network with each loss over a range of margins, several times
-//! each, says which margins train and which do not, and draws accuracy and angles against them.
+//! Trains a small network on handwritten digits with each loss over a range of margins, from
+//! several seeds, prints which margins train, and draws accuracy and angles against the margin.
 
 mod csv;
 mod curves;
@@ -37,21 +37,21 @@ struct Args {
     /// Sweep the margin of this loss only
     #[arg(long, value_name = "NAME", ignore_case = true)]
     loss: Option<LossName>,
-    /// Train with every margin from so many seeds
+    /// Number of seeds for each margin
     #[arg(long, value_name = "N", default_value_t = 5,
         value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Passes over the training digits [default: as many as make 4500 steps]
+    /// Passes over the training digits [default: enough for 4500 steps]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
-    /// Learning rates: a careful step, and a careless one
+    /// Learning rates: a small one and a large one
     #[arg(long, value_name = "RATES", value_delimiter = ',', default_values_t = [RATE, 0.3],
         value_parser = learning_rate)]
     rates: Vec<f32>,
     /// The scale of every loss that has one
     #[arg(long, value_name = "S", default_value_t = 16.0)]
     scale: f64,
-    /// Where the pictures and the table of all runs go
+    /// Directory for the pictures and the table of all runs
     #[arg(long, value_name = "DIR", default_value = "target/margin_sweep")]
     out: PathBuf,
 }
@@ -59,7 +59,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = &Args::parse();
     let data = Dataset::bundled()?;
-    // Before the training, so that it is not in vain.
+    // Before training, so that an error here does not waste the results.
     fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot create {}", args.out.display()))?;
     let plan = Plan {
@@ -69,7 +69,7 @@ fn main() -> Result<()> {
     };
     let mut points = points(args)?;
     println!(
-        "{} margins from {} seeds each, {} epochs a run, s = {} where there is a scale",
+        "{} margins, {} seeds each, {} epochs per run, s = {} for losses with a scale",
         points.len(),
         plan.seeds,
         plan.epochs,
@@ -88,7 +88,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What is to be trained: sweep after sweep, the margins of each in order.
+/// The points to train: sweep after sweep, with the margins of each in order.
 fn points(args: &Args) -> Result<Vec<Point>> {
     let names = args.loss.as_ref().map_or(LossName::value_variants(), std::slice::from_ref);
     let mut points = Vec::new();
@@ -104,7 +104,7 @@ fn points(args: &Args) -> Result<Vec<Point>> {
 
 fn learning_rate(text: &str) -> Result<f32> {
     let rate = text.parse::<f32>()?;
-    ensure!(rate.is_finite() && rate > 0.0, "a learning rate is finite and above 0");
+    ensure!(rate.is_finite() && rate > 0.0, "a learning rate must be finite and above 0");
     Ok(rate)
 }
 

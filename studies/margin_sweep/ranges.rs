@@ -1,4 +1,5 @@
-//! How far each loss trains, in the one measure in which margins of different losses compare.
+//! The usable range of each loss, as the width of the band, in which margins of different losses
+//! can be compared.
 
 use anyhow::Result;
 use kuva::plot::{BandPlot, LegendEntry, LegendPlot, LegendShape, ScatterPlot};
@@ -11,7 +12,7 @@ use crate::curves::color;
 use crate::findings::{Reach, Sweep};
 use crate::report::short;
 
-/// Pixels: a bar with the space around it, the bars' panel, and what surrounds it.
+/// Sizes in pixels: a bar with its spacing, the panel of bars, and its margins.
 const ROW: f64 = 30.0;
 const BARS: f64 = 430.0;
 const NAMES: f64 = 310.0;
@@ -19,12 +20,12 @@ const RIGHT: f64 = 20.0;
 const ABOVE: f64 = 50.0;
 const BELOW: f64 = 60.0;
 
-/// Of the axis, in degrees: leaves room for labels beside the longest bar.
+/// The end of the axis in degrees, beyond the longest bar so that labels fit beside it.
 const END: f64 = 120.0;
 const LABEL_SIZE: u32 = 14;
 const INK: &str = "#222222";
 
-/// For each learning rate a panel of bars, one bar a curve.
+/// A panel of bars for each learning rate, with one bar per curve.
 pub fn figure(sweeps: &[Sweep]) -> Result<Figure> {
     let rows: Vec<&[Sweep]> = sweeps.chunk_by(|a, b| a.rate() == b.rate()).collect();
     let mut panels = rows
@@ -40,7 +41,7 @@ pub fn figure(sweeps: &[Sweep]) -> Result<Figure> {
     let below = (columns..2 * columns).collect();
     Ok(Figure::new(2, columns)
         .with_structure(structure.chain([below]).collect())
-        .with_title("How far each loss trains, from every seed")
+        .with_title("Largest margin that trains from every seed")
         .with_title_size(26)
         .with_cell_size(RIGHT + BARS + RIGHT, height)
         .with_col_width(0, NAMES + BARS + RIGHT)
@@ -53,7 +54,7 @@ fn bars(sweeps: &[Sweep], named: bool) -> Result<(Vec<Plot>, Layout)> {
     let mut plots: Vec<Plot> = Vec::new();
     let mut published = Vec::new();
     let mut layout = frame(sweeps, named);
-    // kuva counts categories from 1 at the bottom.
+    // kuva numbers the categories from 1, starting at the bottom.
     for (y, &sweep) in (1..=sweeps.len()).rev().map(|y| y as f64).zip(sweeps) {
         let curve = sweep.curve();
         let (band, text) = match sweep.reach() {
@@ -67,7 +68,8 @@ fn bars(sweeps: &[Sweep], named: bool) -> Result<(Vec<Plot>, Layout)> {
         if let Some(band) = curve.band(curve.name.published())? {
             published.push((band.to_degrees(), y));
         }
-        // An annotation stands six pixels above its point, and its letters are 0.73 high.
+        // kuva draws an annotation six pixels above its point; the height of a letter is 0.73 of
+        // its font size.
         let lowered = (6.0 + 0.73 / 2.0 * f64::from(LABEL_SIZE)) / ROW;
         let label = TextAnnotation::new(text, END - 11.0, y - lowered);
         layout = layout.with_annotation(label.with_font_size(LABEL_SIZE));
@@ -94,14 +96,14 @@ fn frame(sweeps: &[Sweep], named: bool) -> Layout {
         .with_title_size(19)
         .with_label_size(15)
         .with_tick_size(14)
-        .with_x_label("band kept free between two of ten classes")
+        .with_x_label("band between two of ten classes")
         .with_x_tick_step(30.0)
         .with_x_tick_format(TickFormat::Degree)
 }
 
 fn legend() -> (Vec<Plot>, Layout) {
     let entry = LegendEntry {
-        label: "published margin. → all that was swept trains.".into(),
+        label: "published margin. → the largest margin tested trains.".into(),
         color: INK.into(),
         shape: LegendShape::Circle,
         dasharray: None,

@@ -1,4 +1,4 @@
-//! What was found, in words; every one follows from the runs.
+//! Prints the results as a table and in words. Every statement is computed from the runs.
 
 use std::cmp::Ordering;
 
@@ -11,34 +11,34 @@ pub fn print(sweeps: &[Sweep]) {
     let mut rates: Vec<f32> = sweeps.iter().map(|sweep| sweep.rate()).collect();
     rates.sort_by(f32::total_cmp);
     rates.dedup();
-    let (careful, careless) = (rates[0], rates[rates.len() - 1]);
+    let (small, large) = (rates[0], rates[rates.len() - 1]);
     let mut findings: Vec<String> = Vec::new();
     findings.extend(rates.iter().filter_map(|&rate| which_is_smaller(sweeps, rate)));
-    if careful < careless {
-        findings.push(careless_step(sweeps, careful, careless));
+    if small < large {
+        findings.push(effect_of_rate(sweeps, small, large));
     }
-    findings.extend(rates.iter().filter_map(|&rate| brought_in_slowly(sweeps, rate)));
-    findings.extend(rates.iter().filter_map(|&rate| past_pi(sweeps, rate)));
+    findings.extend(rates.iter().filter_map(|&rate| effect_of_slow_margin(sweeps, rate)));
+    findings.extend(rates.iter().filter_map(|&rate| effect_of_continuation(sweeps, rate)));
     findings.push(finiteness(sweeps));
-    println!("\nWhat these runs say:");
+    println!("\nFindings:");
     for finding in findings {
         println!("- {finding}");
     }
 }
 
-/// How far each sweep trains, and what happens beyond.
+/// Prints the usable range of each sweep and its first failure.
 fn table(sweeps: &[Sweep]) {
     println!(
         "\nA margin trains if from every seed the held-out accuracy is at least {} and the mean \
-         target angle\nbelow 90°. Collapsed: the accuracy is less. Inside out: the accuracy is \
-         there, the angle is not.\nThe band is what the margin keeps free between two of ten \
-         classes evenly apart ({:.1}°).\n",
+         target angle\nbelow 90°. Collapsed: the accuracy is lower. Inside out: the accuracy is \
+         reached, the angle is not.\nThe band is the angle between two of ten evenly spread \
+         classes ({:.1}° apart) that satisfies neither.\n",
         Outcome::ACCURATE,
         widest_angle().to_degrees(),
     );
     println!(
-        "{:<18} {:<23} {:>5} {:>10} {:>7} {:>6}  {:<13}  first that fails",
-        "loss", "margin comes in", "rate", "published", "trains", "band", "accuracy"
+        "{:<18} {:<23} {:>5} {:>10} {:>7} {:>6}  {:<13}  first failure",
+        "loss", "margin", "rate", "published", "trains", "band", "accuracy"
     );
     for &sweep in sweeps {
         let curve = sweep.curve();
@@ -55,17 +55,17 @@ fn table(sweeps: &[Sweep]) {
             margin,
             band,
             accuracies(sweep.usable()),
-            sweep.first_failure().map_or("none that was swept".into(), failure),
+            sweep.first_failure().map_or("none".into(), failure),
         );
     }
 }
 
-/// To a tenth, as fine as margins are swept.
+/// Rounded to a tenth, the resolution of the tested margins.
 pub fn short(margin: f64) -> f64 {
     (10.0 * margin).round() / 10.0
 }
 
-/// From the least of the mean accuracies to the greatest.
+/// The range of the mean accuracies.
 fn accuracies(points: &[Point]) -> String {
     let means = || points.iter().map(Point::mean_accuracy);
     match (means().reduce(f64::min), means().reduce(f64::max)) {
@@ -75,15 +75,16 @@ fn accuracies(points: &[Point]) -> String {
 }
 
 fn failure(point: &Point) -> String {
-    let told = [(Fate::Collapsed, "collapsed"), (Fate::InsideOut, "inside out")]
+    let counts = [(Fate::Collapsed, "collapsed"), (Fate::InsideOut, "inside out")]
         .into_iter()
         .map(|(fate, name)| (point.count(fate), name))
         .filter(|&(count, _)| count > 0)
         .map(|(count, name)| format!("{count} of {} {name}", point.outcomes.len()));
-    format!("{}: {}", short(point.margin), told.collect::<Vec<_>>().join(", "))
+    format!("{}: {}", short(point.margin), counts.collect::<Vec<_>>().join(", "))
 }
 
-/// The published remark: SphereFace and ArcFace are sensitive to m, and ArcFace's range is smaller.
+/// Compares with the published remark that SphereFace and ArcFace are sensitive to m, and that the
+/// usable range of ArcFace is smaller.
 fn which_is_smaller(sweeps: &[Sweep], rate: f32) -> Option<String> {
     let at_once = |name| find(sweeps, name, Course::AtOnce, rate)?.reach();
     let (sphere, arc) = (at_once(LossName::SphereFace)?, at_once(LossName::ArcFace)?);
@@ -102,32 +103,32 @@ fn which_is_smaller(sweeps: &[Sweep], rate: f32) -> Option<String> {
         |Reach { margin, band, .. }| format!("m = {} (a band of {band:.1}°)", short(margin));
     Some(format!(
         "Rate {rate}, whole margin at once: SphereFace trains up to {}, ArcFace up to {}. \
-         {sensitive} within what was swept; by the band {smaller}.",
+         {sensitive} within the tested range; measured by the band, {smaller}.",
         up_to(sphere),
         up_to(arc),
     ))
 }
 
-/// What a careless step does to each sweep's range.
-fn careless_step(sweeps: &[Sweep], careful: f32, careless: f32) -> String {
+/// The effect of a large learning rate on the usable range of each sweep.
+fn effect_of_rate(sweeps: &[Sweep], small: f32, large: f32) -> String {
     let end = |sweep: Sweep| sweep.reach().map_or("none".into(), |r| short(r.margin).to_string());
-    let moved = sweeps.iter().filter(|sweep| sweep.rate() == careful).filter_map(|&before| {
+    let moved = sweeps.iter().filter(|sweep| sweep.rate() == small).filter_map(|&before| {
         let curve = before.curve();
-        let after = find(sweeps, curve.name, curve.course, careless)?;
+        let after = find(sweeps, curve.name, curve.course, large)?;
         let (from, to) = (end(before), end(after));
         let name = format!("{} {}", curve.name.title(), curve.course.title());
         (from != to).then(|| format!("{name} from {from} to {to}"))
     });
     let moved: Vec<_> = moved.collect();
-    let step = format!("A step of {careless} instead of {careful}");
+    let step = format!("A learning rate of {large} instead of {small}");
     match moved.as_slice() {
-        [] => format!("{step} moves the end of no usable range."),
-        _ => format!("{step} moves the end of the usable range: {}.", moved.join("; ")),
+        [] => format!("{step} changes no usable range."),
+        _ => format!("{step} changes the largest usable margin: {}.", moved.join("; ")),
     }
 }
 
-/// What is gained by bringing the margin in slowly.
-fn brought_in_slowly(sweeps: &[Sweep], rate: f32) -> Option<String> {
+/// The effect of raising the margin slowly.
+fn effect_of_slow_margin(sweeps: &[Sweep], rate: f32) -> Option<String> {
     let slow = [Course::Annealed, Course::AnnealedAway, Course::WarmedUp];
     let gains = sweeps.iter().filter(|sweep| sweep.rate() == rate).filter_map(|&sweep| {
         let curve = sweep.curve();
@@ -139,24 +140,24 @@ fn brought_in_slowly(sweeps: &[Sweep], rate: f32) -> Option<String> {
                 curve.name.title(),
                 curve.course.title(),
                 short(reach.margin),
-                if reach.whole { ", all that was swept," } else { "" },
+                if reach.whole { ", the largest tested," } else { "" },
                 short(at_once.margin),
             )
         })
     });
     let gains: Vec<_> = gains.collect();
     (!gains.is_empty())
-        .then(|| format!("Rate {rate}, brought in slowly, trains up to: {}.", gains.join("; ")))
+        .then(|| format!("Rate {rate}, margin raised slowly, trains up to: {}.", gains.join("; ")))
 }
 
-/// What ArcFace's continuations past π make of the first margin that does not train with Raw.
-fn past_pi(sweeps: &[Sweep], rate: f32) -> Option<String> {
+/// ArcFace's continuations beyond π, at the first margin that does not train with Raw.
+fn effect_of_continuation(sweeps: &[Sweep], rate: f32) -> Option<String> {
     let raw = find(sweeps, LossName::ArcFace, Course::Raw, rate)?;
     let margin = raw.first_failure()?.margin;
     if margin == 0.0 {
         return None;
     }
-    let told = [("Raw", Course::Raw), ("Linear", Course::Linear), ("Monotone", Course::AtOnce)]
+    let results = [("Raw", Course::Raw), ("Linear", Course::Linear), ("Monotone", Course::AtOnce)]
         .into_iter()
         .filter_map(|(name, course)| {
             let sweep = find(sweeps, LossName::ArcFace, course, rate)?;
@@ -165,10 +166,10 @@ fn past_pi(sweeps: &[Sweep], rate: f32) -> Option<String> {
             Some(format!("{name} {:.3} and {angle:.0}°", point.mean_accuracy()))
         });
     Some(format!(
-        "Rate {rate}, ArcFace at m = {} by its continuation past π, mean accuracy and target \
-         angle: {}.",
+        "Rate {rate}, ArcFace at m = {} for each continuation beyond π, mean accuracy and \
+         target angle: {}.",
         short(margin),
-        told.collect::<Vec<_>>().join("; ")
+        results.collect::<Vec<_>>().join("; ")
     ))
 }
 
@@ -179,7 +180,7 @@ fn finiteness(sweeps: &[Sweep]) -> String {
     let refused = outcomes().filter(|outcome| outcome.evaluation.is_none()).count();
     format!(
         "{not_finite} of {steps} steps gave a loss or a gradient that is NaN or infinite. In \
-         {refused} of {} runs the network's own numbers ran away, and the loss refused them.",
+         {refused} of {} runs the network diverged and the loss returned an error.",
         outcomes().count(),
     )
 }

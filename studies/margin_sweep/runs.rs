@@ -1,4 +1,4 @@
-//! The runs, side by side on all cores.
+//! The training runs, in parallel on all cores.
 
 use std::f32::consts::FRAC_PI_2;
 
@@ -12,7 +12,7 @@ use crate::model::Evaluation;
 use crate::study::Curve;
 use crate::training::{Schedule, steps_per_epoch, train};
 
-/// What all runs share.
+/// Settings shared by all runs.
 pub struct Plan {
     pub scale: f64,
     pub epochs: usize,
@@ -29,10 +29,10 @@ pub struct Point {
     pub outcomes: Vec<Outcome>,
 }
 
-/// What became of one run.
+/// The result of one run.
 pub struct Outcome {
     pub seed: u64,
-    /// None where the network's own numbers ran away, and the loss refused them.
+    /// `None` if the network diverged and the loss returned an error.
     pub evaluation: Option<Evaluation>,
     pub steps: usize,
     /// Steps whose loss or gradient is not finite.
@@ -42,8 +42,8 @@ pub struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Trained,
-    /// The classes are told apart, but by embeddings that point away from the weight of their own
-    /// class, and still more from the others'.
+    /// Accurate, but the embeddings point away from the weight of their own class, and further away
+    /// from all others.
     InsideOut,
     Collapsed,
 }
@@ -56,10 +56,10 @@ impl Point {
 }
 
 impl Outcome {
-    /// Held-out accuracy below this is a collapse: without margin it is 0.98.
+    /// A held-out accuracy below this is a collapse. Without a margin it is 0.98.
     pub const ACCURATE: f64 = 0.9;
 
-    /// On the held-out digits; a run whose numbers ran away tells none apart.
+    /// The accuracy on the held-out digits; 0 for a run that diverged.
     pub fn accuracy(&self) -> f64 {
         self.evaluation.map_or(0.0, |evaluation| evaluation.accuracy)
     }
@@ -113,15 +113,14 @@ fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<O
         .and_then(|model| model.evaluate(loss_at(total)?, &data.held_out));
     let evaluation = match trained {
         Ok(evaluation) => Some(evaluation),
-        Err(error) if ran_away(&error) => None,
+        Err(error) if diverged(&error) => None,
         Err(error) => return Err(error),
     };
     Ok(Outcome { seed, evaluation, steps, not_finite })
 }
 
-/// Whether the loss refused what it was given, because the network let its numbers grow beyond
-/// bounds or shrink to nothing.
-fn ran_away(error: &anyhow::Error) -> bool {
+/// Whether the loss returned an error because the numbers of the network overflowed or vanished.
+fn diverged(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
         Some(Error::NonFinite { .. } | Error::DegenerateNorm { .. } | Error::Overflow { .. })

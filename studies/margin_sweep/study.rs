@@ -1,4 +1,4 @@
-//! What is swept: losses, how their margin is brought in, and the margins themselves.
+//! The study: losses, schedules of their margins, and the margins to test.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -19,24 +19,24 @@ pub enum LossName {
     Generalized,
 }
 
-/// How the margin comes in.
+/// How the margin is introduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Course {
-    /// All of it from the first step.
+    /// The whole margin from the first step.
     AtOnce,
-    /// All of it from the first step, and past π a cosine shifted down.
+    /// The whole margin from the first step, with a cosine shifted down beyond π.
     Linear,
-    /// All of it from the first step, and past π the cosine as it stands.
+    /// The whole margin from the first step, with the unchanged cosine beyond π.
     Raw,
-    /// λ falls from 1000 to 5, as in the A-Softmax paper's code.
+    /// λ falls from 1000 to 5, as in the code of the A-Softmax paper.
     Annealed,
-    /// λ falls from 1000 to nothing.
+    /// λ falls from 1000 to 0.
     AnnealedAway,
-    /// In equal parts over the first third of training.
+    /// Linear warm-up over the first third of training.
     WarmedUp,
 }
 
-/// One curve of the pictures: a loss, and how its margin comes in.
+/// One curve of the pictures: a loss and how its margin is introduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Curve {
     pub name: LossName,
@@ -54,7 +54,7 @@ impl LossName {
         }
     }
 
-    /// What the swept number is.
+    /// The label of the margin axis.
     pub fn margin_label(self) -> &'static str {
         match self {
             Self::SphereFace | Self::FNormSphereFace | Self::CosFace => "m",
@@ -63,7 +63,7 @@ impl LossName {
         }
     }
 
-    /// From no margin to well past what can be trained.
+    /// From no margin to far beyond what can be trained.
     pub fn margins(self) -> Vec<f64> {
         let multiples = |count: u32, step: f64| (0..=count).map(move |i| f64::from(i) * step);
         match self {
@@ -74,7 +74,7 @@ impl LossName {
         }
     }
 
-    /// The margin of the paper that the loss is from.
+    /// The margin of the loss's paper.
     pub fn published(self) -> f64 {
         match self {
             Self::SphereFace | Self::FNormSphereFace => 4.0,
@@ -100,8 +100,8 @@ impl Course {
     pub fn title(self) -> &'static str {
         match self {
             Self::AtOnce => "at once",
-            Self::Linear => "at once, Linear past π",
-            Self::Raw => "at once, Raw past π",
+            Self::Linear => "at once, Linear beyond π",
+            Self::Raw => "at once, Raw beyond π",
             Self::Annealed => "λ from 1000 to 5",
             Self::AnnealedAway => "λ from 1000 to 0",
             Self::WarmedUp => "warmed up",
@@ -110,7 +110,7 @@ impl Course {
 }
 
 impl Curve {
-    /// The loss with this margin for one of so many `steps`.
+    /// The loss with this margin at `step` of `steps`.
     pub fn loss_at(
         self,
         margin: f64,
@@ -149,18 +149,17 @@ impl Curve {
         })
     }
 
-    /// How wide a band, in radians, the margin leaves between two classes as far apart as the ten
-    /// can all be: the one measure in which different losses' margins compare. None where the
-    /// margin is so large that no sample can satisfy it.
+    /// The width of the margin's band, in radians, between two of ten evenly spread classes. It
+    /// makes the margins of different losses comparable. `None` if the margin is so large that no
+    /// sample can satisfy it.
     pub fn band(self, margin: f64) -> Result<Option<f64>> {
-        // The scale moves no boundary.
+        // The scale does not affect the boundary.
         let at_the_end = self.loss_at(margin, 1.0, usize::MAX, 1)?;
         Ok(Boundary::of(at_the_end).band(widest_angle()))
     }
 }
 
-/// The angle at which as many classes as there are can all stand from each other, at the most: that
-/// of a simplex.
+/// The largest angle that all pairs of classes can have at once: that of a regular simplex.
 pub fn widest_angle() -> f64 {
     (-1.0 / (CLASSES as f64 - 1.0)).acos()
 }

@@ -118,8 +118,8 @@ fn samples_satisfy_their_class_up_to_its_reach_and_no_further() {
             let (theta1, theta2) = (f64::from(i) * 1e-3, 1.9 - f64::from(i) * 1e-3);
             let (in_one, in_two) = (f(theta1) >= theta2.cos(), f(theta2) >= theta1.cos());
             assert_eq!((theta1 <= one, theta2 <= two), (in_one, in_two), "{loss:?} {theta1}");
-            assert_eq!(boundary.holds_one(theta1, theta2), in_one, "{loss:?} {theta1}");
-            assert_eq!(boundary.holds_two(theta1, theta2), in_two, "{loss:?} {theta1}");
+            assert_eq!(boundary.satisfies_one(theta1, theta2), in_one, "{loss:?} {theta1}");
+            assert_eq!(boundary.satisfies_two(theta1, theta2), in_two, "{loss:?} {theta1}");
         }
         assert!(one + two < 1.9, "{loss:?}");
     }
@@ -214,7 +214,8 @@ fn softmax_has_one_line_for_both_classes_which_norms_and_bias_move() {
     assert!(two > one && boundary.band(1.2).unwrap().abs() <= 1e-14);
     assert!((2.0 * one.cos() - 3.0 * two.cos() + 0.4).abs() <= 1e-14);
     assert!(
-        boundary.holds_one(one - 1e-9, two + 1e-9) && !boundary.holds_two(one - 1e-9, two + 1e-9)
+        boundary.satisfies_one(one - 1e-9, two + 1e-9)
+            && !boundary.satisfies_two(one - 1e-9, two + 1e-9)
     );
     let even = Boundary::of(Softmax::new()).reach(1.2).unwrap();
     assert!((even.0 - 0.6).abs() <= 1e-15 && (even.1 - 0.6).abs() <= 1e-15);

@@ -37,19 +37,21 @@ fn hyper_parameters_out_of_range_are_refused_by_name() {
             ),
         ]);
     }
+    let radians = "in [0, π) radians (arguments are scale s, then margin m)";
+    let radians_m1 = "in [0, π) radians (arguments are scale, then m0, m1, m2)";
     for bad in [nan, inf, -inf, -0.1] {
         let annealing = refuse("annealing lambda", bad, "finite and >= 0");
         assert_table([
             (
                 "ArcFace m",
                 ArcFace::new(64.0, bad).map(drop),
-                refuse("angular margin m", bad, "finite and >= 0"),
-                &["angular margin m", ">= 0"] as &[_],
+                refuse("angular margin m", bad, radians),
+                &["angular margin m", "radians"] as &[_],
             ),
             (
                 "Generalized m1",
                 Generalized::new(64.0, 1.0, bad, 0.2).map(drop),
-                refuse("angular margin m1", bad, "finite and >= 0"),
+                refuse("angular margin m1", bad, radians_m1),
                 &["m1"],
             ),
             (
@@ -72,18 +74,20 @@ fn hyper_parameters_out_of_range_are_refused_by_name() {
             ),
         ]);
     }
+    let cosine = "in (-2, 2), a difference of cosines (arguments are scale s, then margin m)";
+    let cosine_m2 = "in (-2, 2), a difference of cosines (arguments are scale, then m0, m1, m2)";
     for bad in [nan, inf, -inf] {
         assert_table([
             (
                 "CosFace m",
                 CosFace::new(64.0, bad).map(drop),
-                refuse("cosine margin m", bad, "finite"),
+                refuse("cosine margin m", bad, cosine),
                 &["cosine margin m"] as &[_],
             ),
             (
                 "Generalized m2",
                 Generalized::new(64.0, 1.0, 0.3, bad).map(drop),
-                refuse("cosine margin m2", bad, "finite"),
+                refuse("cosine margin m2", bad, cosine_m2),
                 &["m2"],
             ),
         ]);

@@ -1,6 +1,8 @@
 //! What bad numbers in a step get: which error, at both levels, and that the caller's gradients
 //! are as they were.
 
+use std::f64::consts::PI;
+
 use crate::common::compare::wide;
 use crate::common::golden::{narrow1, narrow2};
 use crate::common::random::Rng;
@@ -262,7 +264,8 @@ fn logits_refuse_what_may_overflow() {
 /// levels of `Step` look.
 fn check_extremes<F: Real>(run: fn(&Step<F>) -> Result<(), Error>) {
     let (tiny, huge) = (f64::MIN_POSITIVE, f64::MAX);
-    let margins = [(0.0, 0.0), (tiny, -huge), (1e300, 1e300), (huge, huge)];
+    let (angle, cosine) = (PI.next_down(), 2.0_f64.next_down());
+    let margins = [(0.0, 0.0), (tiny, -cosine), (1.5, 1.0), (angle, cosine)];
     let scales = [(64.0, 0.0), (tiny, huge), (64.0, 1e300), (1e37, 1.0)];
     let continuations = [Continuation::Monotone, Continuation::Raw];
     for (i, m0) in (0..32).flat_map(|i| [tiny, 1.0, 1e300, huge].map(|m0| (i, m0))) {

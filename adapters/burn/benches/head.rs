@@ -1,5 +1,5 @@
-//! A training step of ArcFace: this crate beside burn's own autodiff through the formula, both on
-//! Flex, embeddings and class weights tracked.
+//! A training step of ArcFace: this crate compared with burn's autodiff of the formula, both on
+//! Flex with tracked embeddings and class weights.
 
 use std::hint::black_box;
 
@@ -39,7 +39,7 @@ impl Step {
         Ok(loss.backward())
     }
 
-    /// The formula as it is commonly written: cosines, the margin on the target's, cross-entropy.
+    /// The usual implementation: cosines, a margin on the target cosine, cross-entropy.
     fn naive(&self) -> Gradients {
         let cosines =
             unit(self.embeddings.clone()).matmul(unit(self.head.weights.val()).transpose());
@@ -57,7 +57,7 @@ fn unit(rows: Tensor<2>) -> Tensor<2> {
     rows.clone() / (rows.clone() * rows).sum_dim(1).sqrt()
 }
 
-/// Both must answer alike before either is timed.
+/// Checks that both give the same result before either is timed.
 fn check(step: &Step) -> Result<(), Error> {
     let (ours, naive) = (step.ours()?, step.naive());
     let gradients = |of| step.embeddings.grad(of).expect("a gradient");

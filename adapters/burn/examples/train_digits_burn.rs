@@ -1,5 +1,5 @@
-//! Trains the digits with a network, optimiser, learner and metrics of burn, and a margin-softmax
-//! head: ArcFace.
+//! Trains a network on handwritten digits with the optimiser, learner and metrics of burn and an
+//! ArcFace head.
 //!
 //! `cargo run --release -p margin-softmax-burn --example train_digits_burn`
 
@@ -62,7 +62,7 @@ impl Model {
         self.embedding.forward(Relu::new().forward(self.hidden.forward(images)))
     }
 
-    /// The loss with its margin, and for the metrics the logits without.
+    /// The loss with the margin, and the logits without it for the metrics.
     fn classify(&self, digits: Digits) -> Result<ClassificationOutput, Error> {
         let embeddings = self.embed(digits.images);
         let loss = self.head.forward(embeddings.clone(), digits.labels.clone())?;
@@ -70,7 +70,7 @@ impl Model {
     }
 }
 
-const FIT: &str = "the digits fit the head"; // burn's steps have no way to answer with an error
+const FIT: &str = "the digits fit the head"; // burn's steps cannot return an error
 
 impl TrainStep for Model {
     type Input = Digits;
@@ -146,7 +146,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The share of samples whose nearest class is their own.
+/// The fraction of samples whose nearest class is their own.
 fn accuracy(model: &Model, samples: &Samples) -> Result<f64> {
     let digits = ToTensors.batch(items(samples), &Device::flex());
     let nearest = model.head.predict(model.embed(digits.images))?;
@@ -154,7 +154,7 @@ fn accuracy(model: &Model, samples: &Samples) -> Result<f64> {
     Ok(right as f64 / samples.len() as f64)
 }
 
-/// A progress bar, and a line for each epoch with what was measured on held-out digits.
+/// A progress bar, and a line per epoch with the metrics on held-out digits.
 #[derive(Default)]
 struct Epochs {
     bar: Option<ProgressBar>,
@@ -207,7 +207,7 @@ impl MetricsRenderer for Epochs {
     fn manual_close(&mut self) {}
 }
 
-/// Nothing is evaluated here but what training measures.
+/// No evaluation besides the validation during training.
 impl MetricsRendererEvaluation for Epochs {
     fn update_test(&mut self, _: EvaluationName, _: MetricState) {}
 }

@@ -1,4 +1,4 @@
-//! How a head begins.
+//! Configuration of a head.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use margin_softmax::{Error, MarginLoss, Scale};
 use crate::MarginHead;
 use crate::memory::main_memory;
 
-/// The size of a [`MarginHead`] and the values that it begins with.
+/// The size and the initialisation of a [`MarginHead`].
 ///
-/// | field | default | what it is |
+/// | field | default | meaning |
 /// |---|---|---|
-/// | `dims` | | D, the dimensions of an embedding, at least 1 |
-/// | `classes` | | C, at least 1 |
-/// | `bias` | false | whether the logits have a bias, which begins at 0; [`Softmax`](margin_softmax::Softmax) only |
-/// | `initializer` | normal, mean 0, standard deviation 0.01 | what the class weights are drawn from |
+/// | `dims` | | D, the dimension of an embedding, at least 1 |
+/// | `classes` | | C, the number of classes, at least 1 |
+/// | `bias` | false | a bias, initially 0; [`Softmax`](margin_softmax::Softmax) only |
+/// | `initializer` | normal, mean 0, standard deviation 0.01 | distribution of the class weights |
 ///
 /// ```
 /// use burn::tensor::Device;
@@ -32,22 +32,21 @@ use crate::memory::main_memory;
 /// ```
 #[derive(Config, Debug)]
 pub struct MarginHeadConfig {
-    /// D, the dimensions of an embedding.
+    /// D, the dimension of an embedding.
     pub dims: usize,
     /// C, the number of classes.
     pub classes: usize,
-    /// Whether the logits have a bias: Softmax only.
+    /// Whether the logits have a bias. Softmax only.
     #[config(default = false)]
     pub bias: bool,
-    /// What the class weights are drawn from.
+    /// The distribution of the initial class weights.
     #[config(default = "Initializer::Normal { mean: 0.0, std: 0.01 }")]
     pub initializer: Initializer,
 }
 
 impl MarginHeadConfig {
-    /// A head with this loss. Its parameters are in main memory, wherever `device` is; they are
-    /// trained if `device` is an autodiff device, in the float type that burn takes by default in
-    /// main memory.
+    /// Creates a head with this loss. Its parameters are in main memory, whatever `device` is, and
+    /// of burn's default float type there. They are trained if `device` is an autodiff device.
     ///
     /// # Errors
     /// [`Error::Empty`] for no dimensions or no classes, [`Error::Bias`] for a bias with any loss

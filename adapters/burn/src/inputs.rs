@@ -1,4 +1,4 @@
-//! What a step reads, in main memory and in one type.
+//! The inputs of a step, in main memory and of one type.
 
 use std::marker::PhantomData;
 
@@ -11,7 +11,7 @@ use crate::MarginHead;
 use crate::memory::{Precision, bring, numbers_of, tensor_of, view};
 use crate::operation::Found;
 
-/// Embeddings, class weights and bias as tensors of the autodiff graph, and their numbers.
+/// Embeddings, class weights and bias as tensors of the autodiff graph, and their values.
 pub(crate) struct Inputs<F> {
     embeddings: Tensor<2>,
     weights: Tensor<2>,
@@ -20,7 +20,7 @@ pub(crate) struct Inputs<F> {
     precision: PhantomData<F>,
 }
 
-/// The same as the core takes them.
+/// The values as arrays for the core.
 pub(crate) struct Arrays<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
     pub weights: ArrayView2<'a, F>,
@@ -47,14 +47,14 @@ impl<F: Precision> Inputs<F> {
         })
     }
 
-    /// Whether a gradient with respect to any of them is wanted.
+    /// Whether a gradient with respect to any of them is required.
     pub fn is_tracked(&self) -> bool {
         self.embeddings.is_tracked()
             || self.weights.is_tracked()
             || self.bias.as_ref().is_some_and(Tensor::is_tracked)
     }
 
-    /// The loss as a function of these, recorded in the autodiff graph.
+    /// Records the loss as a function of these inputs in the autodiff graph.
     pub fn record(&self, loss: F, gradients: Gradients<F>) -> Tensor<1> {
         let loss = tensor_of(vec![loss], &[1]);
         let (x, w) = (self.embeddings.clone(), self.weights.clone());

@@ -8,9 +8,9 @@ use burn::tensor::{
 use margin_softmax::{Error, Real};
 use ndarray::{ArrayView, Dimension, IntoDimension};
 
-/// The types that a head computes in: `f32` and `f64`. Sealed, as [`Real`] is.
+/// The types that a head computes in: `f32` and `f64`. Sealed, like [`Real`].
 pub trait Precision: Real + Element {
-    /// The entries of a tensor of this type, if they lie one after the other.
+    /// The entries of a tensor of this type, if they are contiguous.
     #[doc(hidden)]
     fn entries(tensor: &FlexTensor) -> Option<&[Self]>;
 }
@@ -37,28 +37,27 @@ pub(crate) fn main_memory(device: &Device) -> Device {
     }
 }
 
-/// The tensor in main memory as numbers of type `F`. What has to be moved or converted stays part
-/// of the autodiff graph.
+/// Moves a tensor to main memory and converts it to `F`. Both are recorded in the autodiff graph.
 pub(crate) fn bring<F: Precision, const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     with_dtype(on_device(tensor.dequantize(), &Device::flex()), F::dtype())
 }
 
-/// The tensor on `device`: a step of the graph only where it is elsewhere.
+/// Moves the tensor to `device`; a step of the graph only if it is on another device.
 pub(crate) fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
     if tensor.device() == *device { tensor } else { tensor.to_device(device) }
 }
 
-/// The tensor with numbers of type `dtype`: a step of the graph only where they are of another.
+/// Converts the tensor to `dtype`; a step of the graph only if it has another type.
 pub(crate) fn with_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
     if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
 }
 
-/// Numbers as a tensor in main memory, without a copy.
+/// Converts numbers to a tensor in main memory, without a copy.
 pub(crate) fn tensor_of<F: Precision>(numbers: Vec<F>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(numbers, shape))
 }
 
-/// The numbers of a tensor in order: no copy where the tensor holds them so in main memory.
+/// The numbers of a tensor in row-major order, without a copy if it stores them so in main memory.
 pub(crate) fn numbers_of<const D: usize>(tensor: &Tensor<D>) -> FlexTensor {
     let tensor = tensor.clone().without_autodiff();
     match tensor.clone().try_into_primitive::<Flex>() {
@@ -67,10 +66,10 @@ pub(crate) fn numbers_of<const D: usize>(tensor: &Tensor<D>) -> FlexTensor {
     }
 }
 
-/// Numbers in order, as ndarray sees them.
+/// Converts row-major numbers to an array.
 ///
 /// # Errors
-/// [`Error::Shape`] where these are not numbers of type `F` in a `shape` of their count.
+/// [`Error::Shape`] unless the numbers are of type `F` and as many as `shape` has entries.
 pub(crate) fn view<'a, F: Precision, D: Dimension>(
     numbers: &'a FlexTensor,
     argument: &'static str,
@@ -85,7 +84,7 @@ pub(crate) fn view<'a, F: Precision, D: Dimension>(
     })
 }
 
-/// Labels as the core takes them. What is negative becomes `usize::MAX`, which names no class.
+/// Converts labels for the core. A negative label becomes `usize::MAX`, which is not a class.
 pub(crate) fn labels_of(labels: Tensor<1, Int>) -> Vec<usize> {
     let labels = labels.without_autodiff().to_device(&Device::flex()).cast(IntDType::I64);
     let data = labels.into_data();

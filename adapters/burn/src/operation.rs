@@ -94,8 +94,8 @@ fn register<C: CheckpointStrategy, const N: usize>(
     }
 }
 
-/// A scalar whose gradients were found along with it: going back multiplies them by the gradient
-/// that arrives.
+/// A scalar with gradients that are already computed. The backward pass multiplies them by the
+/// upstream gradient.
 #[derive(Debug)]
 struct KnownGradients;
 
@@ -112,8 +112,8 @@ impl<const N: usize> Backward<Flex, N> for KnownGradients {
     }
 }
 
-/// The gradient times what arrives: 1 wherever a backward pass starts at the loss, which spares a
-/// pass over all class weights.
+/// The gradient times the upstream gradient. If that is 1, because the backward pass starts at the
+/// loss, this avoids a pass over all class weights.
 fn scaled(gradient: FlexTensor, upstream: &FlexTensor) -> FlexTensor {
     if upstream.as_slice::<f32>() == Some(&[1.0]) || upstream.as_slice::<f64>() == Some(&[1.0]) {
         return gradient;

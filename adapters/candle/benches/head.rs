@@ -1,5 +1,5 @@
-//! The whole step, loss and gradients of embeddings and class weights, beside candle's own autodiff
-//! of the naive formula of ArcFace.
+//! A whole step (loss and gradients of embeddings and class weights), compared with candle's
+//! autodiff of the naive formula of ArcFace.
 
 #[path = "../tests/naive/mod.rs"]
 mod naive;

@@ -1,5 +1,5 @@
-//! Trains a small candle network on handwritten digits with ArcFace, saves it, loads it back, and
-//! prints the accuracy on digits it has not seen.
+//! Trains a small candle network on handwritten digits with ArcFace, saves it, loads it, and
+//! prints the accuracy on held-out digits.
 
 #[path = "../../../examples/common/digits.rs"]
 mod digits;
@@ -23,7 +23,7 @@ const BATCH: usize = 32;
 const RATE: f64 = 2e-3;
 const SCALE: f64 = 16.0;
 const MARGIN: f64 = 0.3;
-/// The margin grows from 0 over so many epochs: a network that knows nothing yet needs no margin.
+/// The number of epochs over which the margin grows from 0.
 const WARM_UP: usize = 10;
 
 const HIDDEN: usize = 128;

@@ -1,31 +1,32 @@
-//! The core's refusals inside candle's error type, and the way back.
+//! Conversion of the core's errors to candle's error type, and back.
 
 use candle_core::Error;
 
-/// What the core answers.
+/// The result of a call of the core.
 pub(crate) type CoreResult<T> = Result<T, margin_softmax::Error>;
 
-/// What candle carries: it reads as the refusal does, and keeps it.
+/// The error that candle wraps. It displays as the core's error and keeps it.
 #[derive(thiserror::Error)]
 #[error(transparent)]
 struct Refusal(margin_softmax::Error);
 
-// candle prints what it wraps with `Debug`; the user is to read the sentence.
+// candle prints the wrapped error with `Debug`; the user needs the message.
 impl std::fmt::Debug for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(&self.0, f)
     }
 }
 
-/// A refusal of the core as candle's error.
+/// Wraps an error of the core in candle's error.
 pub(crate) fn refused(error: margin_softmax::Error) -> Error {
     let context = String::from("refused by the margin head");
     Error::WrappedContext { wrapped: Box::new(Refusal(error)), context }.bt()
 }
 
-/// What the core refused, if that is the reason of this error: argument, place and value, typed.
+/// The typed error of the core inside `error`, with argument, position and value; `None` if the
+/// core did not cause it.
 ///
-/// It looks through the backtrace, the path and the context that candle may have put around it.
+/// The backtrace, path and context that candle may have added are skipped.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};

@@ -11,27 +11,28 @@ use crate::check::{in_main_memory, not_empty, same_type, unsupported};
 use crate::error::{CoreResult, refused};
 use crate::{node, tensor};
 
-/// Class weights (C, D), for Softmax also a bias (C), and the margin loss over them: the last layer
-/// of a network that learns embeddings.
+/// The last layer of a network that learns embeddings: class weights (C, D), a bias (C) for
+/// Softmax, and a margin loss.
 ///
-/// $$ L = \frac1N\sum_i \log(1 + e^{S_i - z_{iy}}), \qquad S_i = \log\sum_{j\ne y} e^{z_{ij}} $$
+/// ```text
+/// L = 1/N · Σ_i log(1 + exp(S_i − z_iy)),    S_i = log Σ_{j≠y} exp z_ij
+/// ```
 ///
-/// with the logits $z$ of any [`MarginLoss`]. The loss is one operation of candle's graph; its
-/// backward pass is the exact gradient of margin-softmax, and no N×C array is ever held.
+/// The logits z are those of any [`MarginLoss`]. The loss is one operation of candle's graph. Its
+/// backward pass is the exact gradient of margin-softmax, and no N×C array is stored.
 ///
-/// **Where things live.** Class weights and bias are in main memory, wherever the network is; its
-/// embeddings cross to them, their gradient and the loss cross back. So a head that is too large
-/// for the graphics card still trains.
+/// **Memory.** Class weights and bias are in main memory, whatever the device of the network. The
+/// embeddings are copied to main memory, and their gradient and the loss are copied back. A head
+/// that is too large for the GPU can still be trained.
 ///
-/// **Types.** F32 or F64, the same for embeddings, class weights and bias. Half-precision
-/// embeddings are converted by the caller, `embeddings.to_dtype(DType::F32)`; candle carries the
-/// gradient back through that.
+/// **Types.** F32 or F64, the same for embeddings, class weights and bias. The caller converts
+/// half-precision embeddings with `embeddings.to_dtype(DType::F32)`, which candle differentiates.
 ///
-/// **Errors.** Every method answers with candle's error. Where the core refused an input,
-/// [`refusal`](crate::refusal) gives its own typed error: argument, place and value.
+/// **Errors.** Every method returns candle's error. If the core returned an error,
+/// [`refusal`](crate::refusal) extracts it, with argument, position and value.
 ///
-/// A clone shares class weights, loss and buffers. Steps of one head on several threads wait for
-/// each other: one step uses all of rayon's threads.
+/// A clone shares class weights, loss and buffers. Steps of one head on several threads run one
+/// after the other, because one step uses all of rayon's threads.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -57,14 +58,14 @@ pub struct MarginHead {
     head: Arc<Mutex<Head<Arc<dyn MarginLoss>>>>,
 }
 
-/// What a step reads, as it lies in memory.
+/// The inputs of a step, borrowed from the tensors.
 struct Inputs<'a, F> {
     embeddings: ArrayView2<'a, F>,
     weight: ArrayView2<'a, F>,
     bias: Option<ArrayView1<'a, F>>,
 }
 
-/// Runs a generic method for the type of a head's class weights.
+/// Calls a generic method with the type of a head's class weights.
 macro_rules! for_its_type {
     ($head:ident . $method:ident ( $($argument:expr),* )) => {
         match $head.weight.dtype() {
@@ -76,14 +77,15 @@ macro_rules! for_its_type {
 }
 
 impl MarginHead {
-    /// A head for embeddings of `dims` (D) numbers and so many `classes` (C), without a bias.
+    /// Creates a head for embeddings of dimension `dims` (D) and `classes` classes (C), without a
+    /// bias.
     ///
-    /// The class weights are the variable `weight` of `vb`, in main memory whatever the builder's
-    /// device. New ones are drawn from the normal distribution with variance 1/D: unit vectors in
-    /// every direction, up to rounding in their length.
+    /// The class weights are the variable `weight` of `vb`, in main memory whatever the device of
+    /// the builder. New weights are drawn from a normal distribution with variance 1/D, so that
+    /// their directions are uniform and their norms close to 1.
     ///
     /// # Errors
-    /// No class or no dimension, a type that is not F32 or F64, and what `vb` answers.
+    /// No classes or no dimensions, a type other than F32 and F64, and errors of `vb`.
     pub fn new(
         loss: impl MarginLoss + 'static,
         dims: usize,
@@ -94,11 +96,11 @@ impl MarginHead {
         Self::from_parts(Head::new(Arc::new(loss)), weight, None)
     }
 
-    /// A head with a bias as well, the variable `bias` of `vb`, which starts at 0. Softmax alone
-    /// has one.
+    /// Creates a head with a bias, the variable `bias` of `vb`, which starts at 0. Only Softmax has
+    /// a bias.
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`margin_softmax::Error::Bias`] for an angular loss.
+    /// Those of [`new`](Self::new), and [`margin_softmax::Error::Bias`] for an angular loss.
     pub fn with_bias(
         loss: impl MarginLoss + 'static,
         dims: usize,
@@ -111,8 +113,8 @@ impl MarginHead {
         Self::from_parts(Head::new(Arc::new(loss)), weight, Some(bias))
     }
 
-    /// A head of class weights (C, D) and a bias (C) that are there already, and of a
-    /// [`Head`] set up otherwise than by default: its memory budget, its rule for zero embeddings.
+    /// Creates a head from existing class weights (C, D) and bias (C), and from a configured
+    /// [`Head`], for example with a memory budget or a rule for zero embeddings.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -128,7 +130,7 @@ impl MarginHead {
     /// ```
     ///
     /// # Errors
-    /// Tensors that are not in main memory, not F32 or F64, or that do not fit each other, and a
+    /// Tensors that are not in main memory, not F32 or F64, or whose shapes do not agree, and a
     /// bias with an angular loss.
     pub fn from_parts(
         head: Head<Arc<dyn MarginLoss>>,
@@ -159,31 +161,31 @@ impl MarginHead {
     /// The mean loss of `embeddings` (N, D) with `labels` (N, any integer type): a scalar on the
     /// device of the embeddings, differentiable with respect to embeddings, class weights and bias.
     ///
-    /// The gradients are found here, together with the loss, where anything is tracked: class
-    /// weights that are variables always are. [`evaluate`](Self::evaluate) is the loss alone, for
-    /// a third of the cost. A backward pass may run as often as wanted; the gradients are constants
-    /// of it, so second derivatives are not available.
+    /// If any input is tracked, as class weights that are variables always are, the gradients are
+    /// computed here, together with the loss. [`evaluate`](Self::evaluate) computes the loss alone,
+    /// for a third of the cost. The backward pass may run any number of times. It treats the
+    /// gradients as constants, so that second derivatives are not available.
     ///
     /// # Errors
-    /// Embeddings of another type than the class weights, labels that are not integers, and every
-    /// refusal of [`Head::forward_backward`]. A label out of range is named with its row.
+    /// Embeddings of another type than the class weights, labels that are not integers, and the
+    /// errors of [`Head::forward_backward`]. The error for a label out of range contains its row.
     pub fn forward(&self, embeddings: &Tensor, labels: &Tensor) -> Result<Tensor> {
         for_its_type!(self.mean_loss(embeddings, labels))
     }
 
-    /// As [`forward`](Self::forward), with what the step found besides: the loss of each sample,
-    /// margin-free accuracy and predictions, and the target angles that show training work.
-    /// `F` is the type of the class weights, `f32` or `f64`.
+    /// Returns the loss like [`forward`](Self::forward), and the loss, margin-free prediction and
+    /// target angle of each sample, with the margin-free accuracy. `F` is the type of the class
+    /// weights, `f32` or `f64`.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), and where `F` is not the type of the class weights.
+    /// Those of [`forward`](Self::forward), and an `F` that is not the type of the class weights.
     pub fn forward_detailed<F: Real + WithDType>(
         &self,
         embeddings: &Tensor,
         labels: &Tensor,
     ) -> Result<(Tensor, Forward<F>)> {
         let device = embeddings.device();
-        // A node of its own where the embeddings are elsewhere: it takes the gradient back.
+        // The move from another device is a separate node, which moves the gradient back.
         let x = &embeddings.to_device(&Device::Cpu)?;
         if !x.track_op() && !self.is_tracked() {
             let forward = self.evaluate::<F>(x, labels)?;
@@ -202,11 +204,11 @@ impl MarginHead {
         Ok((loss.to_device(device)?, forward))
     }
 
-    /// What [`forward`](Self::forward) says of a batch, without a gradient: held-out loss,
-    /// accuracy and angles. `F` is the type of the class weights, `f32` or `f64`.
+    /// Computes losses, accuracy and angles without gradients, for held-out samples. `F` is the
+    /// type of the class weights, `f32` or `f64`.
     ///
     /// # Errors
-    /// As [`forward_detailed`](Self::forward_detailed).
+    /// Those of [`forward_detailed`](Self::forward_detailed).
     pub fn evaluate<F: Real + WithDType>(
         &self,
         embeddings: &Tensor,
@@ -216,8 +218,8 @@ impl MarginHead {
         self.with_inputs(embeddings, |inputs| self.head().forward(&inputs.batch(&labels)?))
     }
 
-    /// The logits of inference (N, C), without margin: $a_{ij}\cos\theta_{ij}$, plus the bias of
-    /// Softmax. On the device of the embeddings; not differentiable.
+    /// The logits for inference (N, C), without margin: `a_ij · cos θ_ij`, plus the bias of
+    /// Softmax. They are on the device of the embeddings and not differentiable.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -237,17 +239,17 @@ impl MarginHead {
     /// ```
     ///
     /// # Errors
-    /// Embeddings of another type than the class weights, and every refusal of
+    /// Embeddings of another type than the class weights, and the errors of
     /// [`NormalizedLogits::new`] and [`MarginLoss::margin_free_logits`].
     pub fn logits(&self, embeddings: &Tensor) -> Result<Tensor> {
         for_its_type!(self.logits_of(embeddings))?.to_device(embeddings.device())
     }
 
-    /// The nearest class of every embedding (N, u32), without margin. On the device of the
-    /// embeddings. Memory does not grow with C.
+    /// The nearest class of every embedding (N, u32), without margin, on the device of the
+    /// embeddings. The memory does not grow with C.
     ///
     /// # Errors
-    /// Embeddings of another type than the class weights, and every refusal of [`Head::predict`].
+    /// Embeddings of another type than the class weights, and the errors of [`Head::predict`].
     pub fn predict(&self, embeddings: &Tensor) -> Result<Tensor> {
         let classes = for_its_type!(self.nearest(embeddings))?;
         let classes = classes.into_iter().map(|class| Ok(u32::try_from(class)?));
@@ -259,7 +261,7 @@ impl MarginHead {
         &self.weight
     }
 
-    /// The bias (C), where there is one.
+    /// The bias (C), if the head has one.
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
@@ -269,7 +271,7 @@ impl MarginHead {
         self.head().loss().clone()
     }
 
-    /// Goes on with another loss, from the next step of this head and its clones on: annealing,
+    /// Replaces the loss from the next step of this head and its clones on, for annealing and
     /// margin schedules.
     ///
     /// ```
@@ -315,7 +317,7 @@ impl MarginHead {
         })
     }
 
-    /// Reads embeddings, class weights and bias where they lie.
+    /// Borrows embeddings, class weights and bias.
     fn with_inputs<F: Real + WithDType, T>(
         &self,
         embeddings: &Tensor,
@@ -343,8 +345,8 @@ impl MarginHead {
         self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op)
     }
 
-    /// The engine. A panic elsewhere leaves it whole: a step takes its buffers out and puts them
-    /// back when it is done.
+    /// Locks the engine. A poisoned lock is no error: a step takes the buffers out of the engine
+    /// and puts them back at its end, so that a panic cannot leave them half-written.
     fn head(&self) -> MutexGuard<'_, Head<Arc<dyn MarginLoss>>> {
         self.head.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,12 +9,12 @@ use crate::tensor::tensor;
 
 const NAME: &str = "margin-softmax";
 
-/// A step that is done: its loss is the node's value, its gradients wait for the upstream one.
+/// A completed step. The loss is the value of the node; the backward pass multiplies the stored
+/// gradients by the upstream gradient.
 ///
-/// candle tells an operation neither whether its inputs are tracked nor whether a backward pass
-/// will come, and the gradients cost less together with the loss than after it. So the step runs
-/// before the node is made. The gradients live as long as the graph does, and serve as many
-/// backward passes as there are.
+/// An operation cannot know whether its inputs are tracked or whether a backward pass follows, and
+/// loss and gradients together cost less than one after the other. The step therefore runs before
+/// the node is created. The gradients live as long as the graph and serve every backward pass.
 struct Step {
     loss: CpuStorage,
     embeddings: Tensor,
@@ -22,8 +22,8 @@ struct Step {
     bias: Option<Tensor>,
 }
 
-/// The node of a mean `loss` with these `gradients` with respect to embeddings `x`, class weights
-/// `w` and bias `b`.
+/// Creates the node of a mean `loss` with its `gradients` with respect to embeddings `x`, class
+/// weights `w` and bias `b`.
 pub(crate) fn mean_loss<F: Real + WithDType>(
     loss: F,
     gradients: Gradients<F>,
@@ -48,7 +48,7 @@ impl Step {
         Ok((self.loss.clone(), Shape::from(())))
     }
 
-    /// The gradients of embeddings and class weights times the `upstream` one.
+    /// The gradients of embeddings and class weights, multiplied by the `upstream` gradient.
     fn gradients(&self, upstream: f64) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let embeddings = scaled(&self.embeddings, upstream)?;
         Ok((Some(embeddings), Some(scaled(&self.weights, upstream)?)))
@@ -56,7 +56,7 @@ impl Step {
 }
 
 fn scaled(gradient: &Tensor, upstream: f64) -> Result<Tensor> {
-    // The usual case, a backward pass from the loss itself, need not touch C×D numbers.
+    // In the usual case, a backward pass from the loss, this avoids a pass over C×D numbers.
     if upstream == 1.0 { Ok(gradient.clone()) } else { gradient.affine(upstream, 0.0) }
 }
 

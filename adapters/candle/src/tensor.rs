@@ -1,16 +1,16 @@
-//! Tensors in main memory as ndarray's views, and arrays as tensors.
+//! Conversion of tensors in main memory to ndarray views, and of arrays to tensors.
 
 use candle_core::{DType, Device, Error, Layout, Result, Storage, Tensor, WithDType};
 use ndarray::{Array, ArrayView1, ArrayView2, Dimension, ShapeBuilder};
 
-/// A matrix in main memory as it lies there, whatever its strides.
+/// A view of a matrix in main memory, with any strides.
 pub(crate) fn matrix<'a, F: WithDType>(
     storage: &'a Storage,
     layout: &Layout,
 ) -> Result<ArrayView2<'a, F>> {
     let (rows, columns) = layout.shape().dims2()?;
     let values = values(storage, layout)?;
-    // Strides that lead nowhere are out of bounds to ndarray.
+    // ndarray rejects strides beyond the storage.
     let strides = match layout.stride() {
         [row, column] if !values.is_empty() => (*row, *column),
         _ => (0, 0),
@@ -18,7 +18,7 @@ pub(crate) fn matrix<'a, F: WithDType>(
     ArrayView2::from_shape((rows, columns).strides(strides), values).map_err(Error::wrap)
 }
 
-/// A vector in main memory.
+/// A view of a vector in main memory.
 pub(crate) fn vector<'a, F: WithDType>(
     storage: &'a Storage,
     layout: &Layout,
@@ -28,7 +28,7 @@ pub(crate) fn vector<'a, F: WithDType>(
     ArrayView1::from_shape(length.strides(layout.stride()[0]), values).map_err(Error::wrap)
 }
 
-/// What is stored from the tensor's first entry on.
+/// The storage from the tensor's first entry on.
 fn values<'a, F: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [F]> {
     match storage {
         Storage::Cpu(storage) => {
@@ -40,7 +40,7 @@ fn values<'a, F: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a
     }
 }
 
-/// An array as a tensor in main memory, without a copy where it is in standard layout.
+/// Converts an array to a tensor in main memory, without a copy if it is in standard layout.
 pub(crate) fn tensor<F: WithDType, D: Dimension>(array: Array<F, D>) -> Result<Tensor> {
     let shape = array.shape().to_vec();
     let values = if array.is_standard_layout() {
@@ -51,7 +51,7 @@ pub(crate) fn tensor<F: WithDType, D: Dimension>(array: Array<F, D>) -> Result<T
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
-/// Labels (N) of any integer type as rows of the class weights.
+/// Converts labels (N) of any integer type to row indices of the class weights.
 pub(crate) fn labels(labels: &Tensor, classes: usize) -> Result<Vec<usize>> {
     labels.dims1()?;
     if !labels.dtype().is_int() {

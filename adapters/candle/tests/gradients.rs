@@ -1,4 +1,4 @@
-//! Losses and gradients beside candle's own autodiff of the naive formulas.
+//! Compares losses and gradients with candle's autodiff of the naive formulas.
 
 mod naive;
 
@@ -30,7 +30,7 @@ fn labels() -> Result<Tensor> {
     Tensor::from_vec(labels, SAMPLES, &Device::Cpu)
 }
 
-/// A linear layer, whose outputs are the embeddings, and what a head holds.
+/// A linear layer whose outputs are the embeddings, and the parameters of a head.
 struct Network {
     images: Tensor,
     layer: Var,
@@ -59,7 +59,7 @@ impl Network {
         MarginHead::from_parts(head, self.weight.as_tensor().clone(), bias)
     }
 
-    /// The loss and its gradients with respect to layer, class weights and, if it has a part, bias.
+    /// The loss and its gradients with respect to layer, class weights and bias, if present.
     fn differentiate(&self, loss: &Tensor) -> Result<Vec<Vec<f64>>> {
         let gradients = loss.backward()?;
         let variables = [&self.layer, &self.weight, &self.bias];
@@ -85,8 +85,8 @@ fn assert_close(actual: &[Vec<f64>], expected: &[Vec<f64>], tolerance: f64) {
     }
 }
 
-/// The naive formula is differentiated in f64, on the same numbers: what is compared in f32 is the
-/// rounding of the head and the layer, some ten roundings of 6e-8 times the scale of 16.
+/// The naive formula is differentiated in f64 on the same numbers. The difference in f32 is the
+/// rounding of the head and the layer: about ten roundings of 6e-8, times the scale of 16.
 fn assert_matches(
     loss: impl MarginLoss + Clone + 'static,
     with_bias: bool,
@@ -152,7 +152,7 @@ fn generalized_matches() -> Result<()> {
     assert_matches_on_cosines(loss, |cos| shifted(cos, 0.3)? - 0.2)
 }
 
-/// At m = 2, ψ(θ) is the cosine of 2θ up to a right angle, and its reflection beyond:
+/// At m = 2, ψ(θ) is the cosine of 2θ up to a right angle and its reflection beyond, in c = cos θ:
 /// 2c|c| - 1.
 fn twofold(cos: &Tensor) -> Result<Tensor> {
     (cos * cos.abs()?)?.affine(2.0, -1.0)
@@ -171,7 +171,7 @@ fn annealed_fnorm_sphereface_matches() -> Result<()> {
     })
 }
 
-/// Where the naive formulas above hold: no target angle passes π with its margin.
+/// The naive formulas are valid where no target angle plus margin exceeds π.
 #[test]
 fn target_angles_leave_room_for_the_margin() -> Result<()> {
     let network = Network::new(DType::F64)?;

@@ -1,4 +1,4 @@
-//! What a head takes, keeps and refuses.
+//! Inputs, parameters and errors of a head.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn scalar(loss: Tensor) -> Result<f32> {
     loss.to_scalar()
 }
 
-/// What the core said of a refused step.
+/// The core's error inside a candle error.
 fn refused(step: Result<Tensor>) -> margin_softmax::Error {
     let error = step.expect_err("a refusal");
     refusal(&error).unwrap_or_else(|| panic!("not the core's: {error}")).clone()
@@ -69,7 +69,7 @@ fn saved_variables_load_to_the_same_head() -> anyhow::Result<()> {
     let [first, second] = heads.map(|head| head.expect("a head"));
     let step = |head: &MarginHead| scalar(head.forward(&embeddings()?, &labels()?)?);
 
-    // One step, so that the bias is not what a fresh head has.
+    // One step, so that the bias differs from that of a new head.
     let mut optimizer = AdamW::new_lr(saved.all_vars(), 0.1)?;
     optimizer.backward_step(&first.forward(&embeddings()?, &labels()?)?)?;
     assert_ne!(step(&first)?, step(&second)?);
@@ -151,7 +151,7 @@ fn weights_and_bias_learn_from_constant_embeddings() -> Result<()> {
         let head = MarginHead::from_parts(core, weight.clone(), Some(bias.as_tensor().clone()))?;
         let gradients = head.forward(&embeddings()?, &labels()?)?.backward()?;
         let gradient = gradients.get(&bias).expect("a gradient").to_vec1::<f32>()?;
-        // Probabilities less the labels' ones, summed over the samples.
+        // Probabilities minus the one-hot labels, summed over the samples.
         assert!(gradient.iter().sum::<f32>().abs() < 1e-6 && gradient[1] > 0.1, "{gradient:?}");
         assert!(gradients.get(&weight).is_some() || !weight.is_variable());
     }
@@ -199,7 +199,7 @@ fn zero_embedding_is_refused_unless_the_head_skips_it() -> Result<()> {
     Ok(())
 }
 
-/// The error of a refusal, without the backtrace that candle adds where RUST_BACKTRACE asks for it.
+/// The error without the backtrace that candle adds if RUST_BACKTRACE is set.
 fn bare<T>(refused: Result<T>) -> Error {
     let mut error = refused.err().expect("a refusal");
     while let Error::WithBacktrace { inner, .. } = error {

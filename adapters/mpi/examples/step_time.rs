@@ -1,5 +1,5 @@
-//! What splitting the classes over MPI ranks costs on one machine: the step time of 1, 2, 4 …
-//! ranks that share its cores, against one process that has them all. Start it without `mpirun`.
+//! Measures the cost of splitting the classes over MPI ranks on one machine: the step time of 1, 2,
+//! 4 … ranks that share its cores, compared with one process. Start it without `mpirun`.
 
 #[path = "../tests/support/mpirun.rs"]
 mod mpirun;
@@ -32,13 +32,13 @@ struct Args {
     /// Numbers of ranks
     #[arg(long, value_delimiter = ',', default_value = "1,2,4")]
     ranks: Vec<usize>,
-    /// Rounds, in each of which everything has its turn
+    /// Rounds; each round measures every configuration once
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Steps of each turn, after one that is not counted
+    /// Steps per measurement, after one warm-up step
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// The part of a process that this program starts
+    /// The role of a process that this program starts
     #[arg(long, hide = true)]
     part: Option<Part>,
 }
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     )
 }
 
-/// Rows without a pattern: an additive sequence for each entry.
+/// Pseudo-random rows: an additive sequence for each entry.
 fn rows(range: Range<usize>, dims: usize) -> Array2<f32> {
     Array2::from_shape_fn((range.len(), dims), |(row, k)| {
         let j = (range.start + row) as f64;
@@ -80,7 +80,7 @@ impl Args {
         (rows(0..self.samples, self.dims), labels)
     }
 
-    /// The seconds of each step but the first.
+    /// The seconds of each step except the first.
     fn time(&self, mut step: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
         step()?;
         let timed = (0..self.steps).map(|_| {
@@ -112,7 +112,7 @@ impl Args {
     }
 }
 
-/// One process with all cores.
+/// Measures one process with all cores.
 fn alone(args: &Args) -> Result<()> {
     let ((x, labels), w) = (args.batch(), rows(0..args.classes, args.dims));
     let batch = Batch::new(&x, &w, &labels)?;
@@ -126,7 +126,7 @@ fn alone(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// One rank with its share of the cores; a step takes as long as on the slowest.
+/// Measures one rank with its share of the cores. The time of a step is that of the slowest rank.
 fn rank(args: &Args, collective: &MpiCollective) -> Result<()> {
     let range = class_range(args.classes, collective.rank(), collective.size());
     let ((x, labels), w) = (args.batch(), rows(range.clone(), args.dims));
@@ -149,7 +149,7 @@ fn print(seconds: &[f64]) {
     seconds.iter().for_each(|seconds| println!("{seconds}"));
 }
 
-/// Gives everything its turn in each round, and prints the medians and their ratios.
+/// Measures every configuration in each round and prints the medians and their ratios.
 fn compare(args: &Args) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     ensure!(args.classes > 0, "there are no classes");

@@ -1,4 +1,4 @@
-//! How numbers cross the ranks.
+//! The collective operations over MPI.
 
 use std::fmt;
 
@@ -10,27 +10,28 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence};
 
 use crate::roll::{Call, Roll};
 
-/// The most numbers that go in one MPI call: MPI counts in 32 bits, and a receive buffer of this
-/// length is held beside the caller's.
+/// The largest count of numbers in one MPI call. MPI counts in 32 bits, and a receive buffer of
+/// this length is allocated besides the caller's.
 const PIECE: usize = 1 << 24;
 
-/// The ranks of an MPI communicator, as [`ClassParallel`](margin_softmax::ClassParallel) speaks
-/// with them.
+/// The ranks of an MPI communicator, as a collective for
+/// [`ClassParallel`](margin_softmax::ClassParallel).
 ///
-/// **The same bits on every rank and in every run**: each rank joins its share of the values in the
-/// order of the ranks and hands the result to all, whatever algorithm the MPI library would
-/// choose. On p ranks an all-reduce of n numbers sends 2(p − 1)n/p of them from each, as a ring does.
-/// The sums are those of [`ThreadCollective`](margin_softmax::ThreadCollective), bit for bit.
+/// **The same bits on every rank and in every run**: each rank reduces its part of the values in
+/// the order of the ranks and sends the result to all, whatever algorithm the MPI library would
+/// choose. On p ranks, an all-reduce of n numbers sends `2·(p − 1)·n/p` of them from each rank, as
+/// a ring does. The sums are those of [`ThreadCollective`](margin_softmax::ThreadCollective), bit
+/// for bit.
 ///
-/// Before each call the ranks tell one another in 24 bytes what they call, so that calls that do
-/// not match are the same [`Error::Collective`] on every rank. Any length goes, in pieces of 2²⁴
-/// numbers.
+/// Before each call the ranks exchange 24 bytes that describe the call. Calls that do not match
+/// return the same [`Error::Collective`] on every rank. Arrays of any length are sent in pieces of
+/// 2²⁴ numbers.
 ///
-/// **Dropping it is a collective call** and waits for the other ranks to drop theirs. To what they
-/// call meanwhile they get the error that this rank is gone. It must be dropped before the
-/// [`Universe`](mpi::environment::Universe), as happens by itself where it was made after it.
+/// **Dropping it is a collective call** and waits until the other ranks drop theirs. Their calls in
+/// the meantime return an error that this rank is gone. It must be dropped before the
+/// [`Universe`](mpi::environment::Universe), which is the case if it was created after it.
 ///
-/// An error that MPI itself finds ends the job, with MPI's message: rsmpi runs MPI so.
+/// An error inside MPI ends the job with MPI's message, because rsmpi configures MPI so.
 ///
 /// ```no_run
 /// use margin_softmax::Collective;
@@ -47,18 +48,18 @@ pub struct MpiCollective {
 }
 
 impl MpiCollective {
-    /// The ranks of `communicator`, of which all must call this. It is duplicated, so that other
-    /// traffic over it does not mix with this one's.
+    /// A collective over the ranks of `communicator`, which must all call this function. The
+    /// communicator is duplicated, so that other messages on it do not interfere.
     pub fn new(communicator: &SimpleCommunicator) -> Self {
         MpiCollective { roll: Roll::new(communicator.duplicate()) }
     }
 
-    /// The number of this rank.
+    /// The index of this rank.
     pub fn rank(&self) -> usize {
         self.roll.rank()
     }
 
-    /// How many ranks there are.
+    /// The number of ranks.
     pub fn size(&self) -> usize {
         self.roll.size()
     }
@@ -74,7 +75,7 @@ impl MpiCollective {
         Ok(())
     }
 
-    /// Each rank joins its share of the values, in the order of the ranks, and hands it to all.
+    /// Each rank reduces its part of the values in the order of the ranks and sends it to all.
     fn reduce_piece<F: Real + Equivalence>(&self, piece: &mut [F], join: impl Fn(F, F) -> F) {
         let (rank, size) = (self.rank(), self.size());
         let shares: Vec<_> =
@@ -96,13 +97,13 @@ impl MpiCollective {
     }
 }
 
-/// How many numbers each rank brings and where they begin, as MPI counts: at most [`PIECE`] in all.
+/// The counts and offsets of the ranks in MPI's integer type, at most [`PIECE`] in total.
 fn layout(lengths: &[usize]) -> (Vec<Count>, Vec<Count>) {
     let counts = |numbers: &[usize]| numbers.iter().map(|&number| number as Count).collect();
     (counts(lengths), counts(&starts(lengths)))
 }
 
-/// Where each rank's numbers begin, one rank's after another's.
+/// The offset of each rank in the concatenation of all ranks.
 fn starts(lengths: &[usize]) -> Vec<usize> {
     let ends = lengths.iter().scan(0, |end, &length| {
         *end += length;

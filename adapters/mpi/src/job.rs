@@ -1,4 +1,4 @@
-//! A job from its beginning to its end, whatever happens on one of its ranks.
+//! Start and end of a job, including errors and panics on single ranks.
 
 use std::fmt::Display;
 use std::panic;
@@ -13,16 +13,17 @@ use crate::collective::MpiCollective;
 use crate::report::report;
 use crate::roll::fingerprint;
 
-/// Starts MPI, runs `work` with a collective over all ranks, and ends MPI: the whole of `main`.
+/// Initialises MPI, runs `work` with a collective over all ranks, and finalises MPI. It is meant as
+/// the whole body of `main`.
 ///
-/// An error is printed to standard error, once where several ranks return the same, and the exit
-/// code is 1. A rank whose `work` returns while others go on is gone: the next call of theirs is
-/// an [`Error::Collective`](margin_softmax::Error::Collective) that says so. Where they make none
-/// for five seconds after an error, waiting for something else or computing, the job is aborted. A
-/// panic aborts it at once; see [`abort_on_panic`].
+/// An error is printed to standard error, once if several ranks return the same error, and the exit
+/// code is 1. If `work` returns on one rank while others continue, their next call returns
+/// [`Error::Collective`](margin_softmax::Error::Collective). If they make no call within five
+/// seconds after an error, the job is aborted. A panic aborts it immediately; see
+/// [`abort_on_panic`].
 ///
-/// Other communicators are [`SimpleCommunicator::world`] and what splits from it. MPI is called
-/// from this thread alone; `rayon`'s threads may run beside it.
+/// For other communicators, split [`SimpleCommunicator::world`]. MPI is called from this thread
+/// only; `rayon`'s threads may run at the same time.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -59,12 +60,12 @@ pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> Ex
     ExitCode::FAILURE
 }
 
-/// From now on a panic, in any thread and even if it would be caught, is reported with the number
-/// of its rank and ends the job: `mpirun` stops the other ranks, which would wait forever, and
-/// answers with a non-zero status.
+/// Installs a panic hook that prints the number of the rank and aborts the job, for a panic in any
+/// thread and even if it would be caught. `mpirun` then stops the other ranks, which would wait
+/// forever, and returns a non-zero status.
 ///
-/// [`run`] does this. Elsewhere call it after MPI is initialised; before that, and once MPI is
-/// finalised, a panic stays what it was.
+/// [`run`] calls it. Programs without `run` call it after MPI is initialised. Before that, and
+/// after MPI is finalised, the hook has no effect.
 pub fn abort_on_panic() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {

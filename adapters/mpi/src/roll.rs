@@ -1,4 +1,4 @@
-//! Before data moves: whether every rank makes the same call, and whether every rank is there.
+//! The check before each collective call: that every rank takes part and makes the same call.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,11 +12,11 @@ use mpi::traits::{Communicator, CommunicatorCollectives};
 
 use crate::report::report;
 
-/// How long a rank that failed waits for the others to notice: longer than ranks drift apart that
-/// return the same error, shorter than a person waits.
+/// How long a failed rank waits for the others: longer than the time between ranks that return the
+/// same error, but short enough for an interactive user.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a rank is about to do.
+/// The call that a rank is about to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     Leave,
@@ -26,7 +26,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// The call behind a number that another rank told.
+    /// Decodes the call from a number sent by another rank.
     fn name(call: u64) -> &'static str {
         match call {
             call if call == Call::Max as u64 => "all_reduce_max",
@@ -36,11 +36,11 @@ impl Call {
     }
 }
 
-/// What a rank tells the others: its call, the bytes of a number, how many numbers it brings. One
-/// that leaves brings the fingerprint of its complaint.
+/// The message of a rank to the others: its call, the bytes per number and the count of numbers. A
+/// rank that leaves sends the hash of its error.
 type Told = [u64; 3];
 
-/// The ranks of a communicator, and their roll-call before each call.
+/// The ranks of a communicator, with the check before each call.
 pub struct Roll {
     pub communicator: SimpleCommunicator,
     left: Cell<bool>,
@@ -59,7 +59,7 @@ impl Roll {
         self.communicator.size() as usize
     }
 
-    /// How many numbers each rank brings to this call. Every rank that calls gets the same answer.
+    /// The count of numbers of each rank in this call. All ranks get the same result.
     pub fn call(&self, call: Call, width: usize, count: usize) -> Result<Vec<usize>, Error> {
         let told = self.tell([call as u64, width as u64, count as u64], thread::yield_now);
         if let Some(rank) = told.iter().position(|&[call, ..]| call == Call::Leave as u64) {
@@ -82,10 +82,10 @@ impl Roll {
         Ok(told.iter().map(|&[.., count]| count as usize).collect())
     }
 
-    /// Is gone, for every call of the others, until all have left. Answers the fingerprints of
-    /// their complaints, 0 where there is none.
+    /// Reports this rank as gone in every call of the others, until all have left. Returns the
+    /// hashes of their errors, 0 for a rank without an error.
     ///
-    /// A rank that leaves with a complaint ends the job where the others do not come.
+    /// A rank that leaves with an error aborts the job if the others do not follow.
     pub fn leave(&self, complaint: Option<&str>) -> Vec<u64> {
         let told = [Call::Leave as u64, 0, fingerprint(complaint)];
         let start = Instant::now();
@@ -107,7 +107,7 @@ impl Roll {
         }
     }
 
-    /// What all ranks tell, in their order; `wait` is called until they have.
+    /// The messages of all ranks, in their order. `wait` is called until all have arrived.
     fn tell(&self, told: Told, wait: impl Fn()) -> Vec<Told> {
         let mut all = vec![0; told.len() * self.size()];
         request::scope(|scope| {
@@ -130,7 +130,7 @@ impl Drop for Roll {
     }
 }
 
-/// A number that differs, almost surely, where complaints do.
+/// A hash of an error message.
 pub fn fingerprint(complaint: Option<&str>) -> u64 {
     complaint.map_or(0, |complaint| {
         let mut hasher = DefaultHasher::new();

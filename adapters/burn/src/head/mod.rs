@@ -1,4 +1,4 @@
-//! Class weights, a loss, and what a training step asks of them.
+//! The module: class weights and a loss.
 
 mod module;
 
@@ -15,16 +15,15 @@ use crate::memory::{Precision, labels_of, on_device, with_dtype};
 
 type Engine = Head<Arc<dyn MarginLoss>>;
 
-/// A margin-based softmax loss with the class weights that it trains, as a burn module.
+/// A margin-based softmax loss with its class weights, as a burn module.
 ///
-/// Made by [`MarginHeadConfig`](crate::MarginHeadConfig). The record holds `weights` and, where
-/// there is one, `bias`; the loss is no part of it. Both parameters are in main memory and stay
-/// there: [`to_device`](burn::module::Module::to_device) and
-/// [`fork`](burn::module::Module::fork) move the rest of a model without them. Embeddings and
-/// labels may be on any device and of any float and integer type. The head computes in f64 where
-/// the class weights are f64, and in f32 otherwise.
+/// [`MarginHeadConfig`](crate::MarginHeadConfig) creates it. The record holds `weights` and, if
+/// present, `bias`, but not the loss. Both parameters are in main memory and stay there:
+/// [`to_device`](burn::module::Module::to_device) and [`fork`](burn::module::Module::fork) move
+/// only the other parts of a model. Embeddings and labels may be on any device and of any float and
+/// integer type. The head computes in f64 if the class weights are f64, and in f32 otherwise.
 ///
-/// A clone shares the buffers that steps work in, and has no effect on results.
+/// A clone shares the work buffers, which has no effect on results.
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -45,11 +44,11 @@ type Engine = Head<Arc<dyn MarginLoss>>;
 pub struct MarginHead {
     /// The class weights (C, D).
     pub weights: Param<Tensor<2>>,
-    /// The bias of the logits (C): Softmax only.
+    /// The bias of the logits (C), for Softmax only.
     pub bias: Option<Param<Tensor<1>>>,
     loss: Arc<dyn MarginLoss>,
     zero: ZeroEmbedding,
-    /// Kept from step to step for its buffers.
+    /// Kept between steps for its buffers.
     engine: Arc<Mutex<Engine>>,
 }
 
@@ -64,7 +63,7 @@ impl MarginHead {
         MarginHead { weights, bias, loss, zero, engine }
     }
 
-    /// The same head with another rule for embeddings that are zero: by default they are refused.
+    /// Sets the rule for zero embeddings. By default they are an error.
     pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
         let engine = Head::new(self.loss.clone()).with_zero_embeddings(zero);
         MarginHead { zero, engine: Arc::new(Mutex::new(engine)), ..self }
@@ -75,16 +74,17 @@ impl MarginHead {
         &*self.loss
     }
 
-    /// Takes another loss from here on: margin schedules, annealing. Class weights and bias stay.
+    /// Replaces the loss, for margin schedules and annealing. Class weights and bias are kept.
     pub fn set_loss(&mut self, loss: impl MarginLoss + 'static) {
         self.loss = Arc::new(loss);
     }
 
-    /// The mean loss of a batch (1), with its gradients with respect to embeddings, class weights
-    /// and bias recorded as one operation of the autodiff graph.
+    /// The mean loss of a batch (1), recorded as one operation of the autodiff graph with gradients
+    /// with respect to embeddings, class weights and bias.
     ///
-    /// Embeddings (N, D), `labels` (N) in 0..C. The loss is where the embeddings are, and of their
-    /// float type. Gradients are computed along with it, and only if something asks for them.
+    /// **Shapes**: embeddings (N, D), `labels` (N) in 0..C. The loss has the device and float type
+    /// of the embeddings. The gradients are computed together with the loss, and only if an input
+    /// requires one.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Empty`], [`Error::Label`] (which shows a negative label as
@@ -101,13 +101,13 @@ impl MarginHead {
         }
     }
 
-    /// As [`forward`](Self::forward), with what the core says of the batch: every sample's loss
-    /// and target angle, predictions and accuracy without margin. It costs nothing more.
+    /// Returns the loss like [`forward`](Self::forward), and the loss, target angle and margin-free
+    /// prediction of each sample, with the margin-free accuracy, at no extra cost.
     ///
-    /// `F` is what the head computes in, here whatever the type of the class weights.
+    /// `F` is the type that the head computes in, whatever the type of the class weights.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// Those of [`forward`](Self::forward).
     pub fn forward_detailed<F: Precision>(
         &self,
         embeddings: Tensor<2>,
@@ -131,9 +131,9 @@ impl MarginHead {
         Ok((on_device(with_dtype(loss, dtype), &device), forward))
     }
 
-    /// The logits of inference (N, C), without margin: for [`Scale::Fixed`](margin_softmax::Scale)
-    /// the scaled cosines. They are where the embeddings are, of their float type, and no part of
-    /// an autodiff graph.
+    /// The logits for inference (N, C), without margin: for [`Scale::Fixed`](margin_softmax::Scale)
+    /// the scaled cosines. They have the device and float type of the embeddings and are not part
+    /// of an autodiff graph.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Empty`], [`Error::Bias`], [`Error::NonFinite`],
@@ -160,11 +160,11 @@ impl MarginHead {
         Ok(Tensor::from_data(logits, (&device, dtype)))
     }
 
-    /// The nearest class of every embedding (N), without margin; of classes that are equally near
-    /// the lowest. Memory does not grow with C.
+    /// The nearest class of every embedding (N), without margin; of equally near classes the one
+    /// with the lowest index. The memory does not grow with C.
     ///
     /// # Errors
-    /// As [`logits`](Self::logits).
+    /// Those of [`logits`](Self::logits).
     pub fn predict(&self, embeddings: Tensor<2>) -> Result<Tensor<1, Int>, Error> {
         match self.weights.dtype() {
             DType::F64 => self.predict_in::<f64>(embeddings),
@@ -184,8 +184,8 @@ impl MarginHead {
         Ok(Tensor::from_data(TensorData::new(nearest, [count]), &device))
     }
 
-    /// Runs on the engine that is kept, or on one of its own while a clone of this head on another
-    /// thread holds it: waiting could lock up where both are tasks of one thread pool.
+    /// Runs `f` on the stored engine, or on a new one while a clone of this head on another thread
+    /// uses it. Waiting could deadlock if both are tasks of one thread pool.
     fn with_engine<T>(&self, run: impl FnOnce(&mut Engine) -> T) -> T {
         match self.engine.try_lock() {
             Ok(mut engine) => {

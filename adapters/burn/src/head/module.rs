@@ -1,5 +1,5 @@
-//! The head as a burn module: what `#[derive(Module)]` would write, but for the moves between
-//! devices, which leave the parameters in main memory.
+//! The burn module: the code that `#[derive(Module)]` generates, except that moves between devices
+//! leave the parameters in main memory.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
@@ -16,14 +16,14 @@ impl Module for MarginHead {
         self.bias.collect_devices(self.weights.collect_devices(devices))
     }
 
-    /// The same head with a graph of its own. Its parameters stay in main memory.
+    /// The head with a new graph. Its parameters stay in main memory.
     fn fork(self, device: &Device) -> Self {
         let memory = main_memory(device);
         let (weights, bias) = (self.weights.fork(&memory), self.bias.fork(&memory));
         MarginHead { weights, bias, ..self }
     }
 
-    /// The head as it is: its parameters stay in main memory.
+    /// Returns the head unchanged: its parameters stay in main memory.
     fn to_device(self, _: &Device) -> Self {
         self
     }

@@ -1,9 +1,9 @@
-//! The losses as one writes them down in candle, for its own autodiff.
+//! Direct implementations of the losses with candle operations, for its autodiff.
 
 use candle_core::{Result, Tensor};
 use margin_softmax::Scale;
 
-/// The mean cross-entropy of scaled cosines, the target's replaced by what `target` makes of it.
+/// The mean cross-entropy of scaled cosines, with `target` applied to the target cosine.
 pub fn mean_loss(
     x: &Tensor,
     w: &Tensor,
@@ -15,7 +15,7 @@ pub fn mean_loss(
     let cosines = x.broadcast_div(&x_norms)?.matmul(&w.broadcast_div(&w_norms)?.t()?)?;
     let column = labels.unsqueeze(1)?;
     let own = cosines.gather(&column, 1)?;
-    // By a mask, not by `scatter` or `scatter_add`: candle 0.11.1 has their gradients exchanged.
+    // A mask instead of `scatter` or `scatter_add`, whose gradients are swapped in candle 0.11.1.
     let mask = cosines.zeros_like()?.scatter(&column, &own.ones_like()?, 1)?;
     let cosines = (&cosines + mask.broadcast_mul(&(target(&own)? - own)?)?)?;
     let logits = match scale {

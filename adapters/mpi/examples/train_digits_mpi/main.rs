@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn train(args: &Args, collective: &MpiCollective) -> Result<()> {
     let data = Dataset::bundled()?;
     let (rank, size) = (collective.rank(), collective.size());
-    // What every rank knows, one prints.
+    // All ranks have the same values; one of them prints.
     let print = |text: String| {
         if rank == 0 {
             println!("{text}");

@@ -18,7 +18,7 @@ const DIMENSIONS: usize = 16;
 const BATCH: usize = 32;
 const RATE: f32 = 0.03;
 
-/// What one rank holds: the network, the same on every rank, and its own classes.
+/// The state of one rank: the network, the same on every rank, and its own classes.
 pub struct Model<'a, C> {
     network: Network,
     weights: Parameter<Ix2>,
@@ -26,8 +26,8 @@ pub struct Model<'a, C> {
 }
 
 impl<'a, C: Collective<f32>> Model<'a, C> {
-    /// Every rank draws the same numbers, those that one machine draws, and keeps the weights of
-    /// its own classes.
+    /// Every rank draws the same numbers as a single process and keeps the weights of its own
+    /// classes.
     fn new(pixels: usize, collective: &'a C, rng: &mut Pcg64) -> Result<Self> {
         let network = Network::new(&[pixels, HIDDEN, DIMENSIONS], rng);
         let random = || rng.random_range(-1.0..1.0);
@@ -38,7 +38,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
         Ok(Model { network, weights, head })
     }
 
-    /// One step of gradient descent; answers the mean loss, which is the same on every rank.
+    /// One step of gradient descent. Returns the mean loss, which is the same on every rank.
     fn descend(&mut self, Samples { images, labels }: Samples, step: Step) -> Result<f32> {
         let signals = self.network.forward(images);
         let shard = Shard::new(&signals[self.network.depth()], &self.weights.value, &labels);
@@ -49,7 +49,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
         Ok(forward.mean())
     }
 
-    /// The share of `samples` whose nearest class, of all ranks' classes, is the right one.
+    /// The fraction of `samples` whose nearest class, over all ranks, is the right one.
     pub fn accuracy(&mut self, samples: &Samples) -> Result<f64> {
         let signals = self.network.forward(samples.images.clone());
         let embeddings = &signals[self.network.depth()];
@@ -58,7 +58,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
     }
 }
 
-/// Trains a fresh model with CosFace for some epochs, and shows `watch` each step's mean loss.
+/// Trains a new model with CosFace. `watch` is called with the mean loss of each step.
 pub fn train<'a, C: Collective<f32>>(
     samples: &Samples,
     collective: &'a C,
@@ -80,7 +80,7 @@ pub fn train<'a, C: Collective<f32>>(
     Ok(model)
 }
 
-/// The learning rate falls along half a cosine, from all of it to nothing.
+/// Cosine decay of the learning rate to 0.
 fn step_at(progress: f32) -> Step {
     Step { rate: 0.5 * RATE * (1.0 + (PI * progress).cos()), momentum: 0.9, decay: 1e-3 }
 }
