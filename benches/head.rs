@@ -45,7 +45,7 @@ fn step<F: Real>(
     let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % classes).collect();
     let batch = Batch::new(&x, &w, &labels).expect("a valid batch");
     let mut gradients = Gradients::zeros_for(&batch);
-    let mut head = Head::new(loss);
+    let head = Head::new(loss);
     run(c, name, shape, || {
         let forward = head.forward_backward(black_box(&batch), Reduction::Mean, &mut gradients);
         forward.expect("a valid step").mean()

@@ -160,7 +160,7 @@ fn run<F: Real>(scenario: &Scenario) -> Found<F> {
     let problem = scenario.problem().rounded::<F>();
     let inputs = problem.inputs::<F>(scenario.layouts);
     let loss = scenario.spec.build();
-    let (head, logits) = (inputs.by_head(&mut Head::new(&loss)), inputs.by_logits(&loss));
+    let (head, logits) = (inputs.by_head(&Head::new(&loss)), inputs.by_logits(&loss));
     Found { problem, head, logits }
 }
 
@@ -216,6 +216,7 @@ fn assert_bounds<F: Real>(spec: &Spec, found: &Found<F>) {
                     let gaps = w.rows().into_iter().map(|row| norm((&row - &w.row(label)).view()));
                     (r[i], gaps.fold(0.0, f64::max))
                 }
+                other => unreachable!("{other:?}"),
             };
             below("dx", norm(dx.row(i)), sigma[i] * bound);
             own[label] += sigma[i] * scale * if *spec == Spec::Softmax { 1.0 } else { steep };
@@ -309,7 +310,7 @@ fn assert_scale_invariance<F: Real>(spec: &Spec, found: &Found<F>, layouts: [Lay
     for (i, mut row) in scaled.x.rows_mut().into_iter().enumerate() {
         row *= if fixed { powers(i + 1) } else { 1.0 };
     }
-    let (forward, gradients) = scaled.inputs::<F>(layouts).by_head(&mut Head::new(spec.build()));
+    let (forward, gradients) = scaled.inputs::<F>(layouts).by_head(&Head::new(spec.build()));
     let answer = found.problem.solve(spec);
     let tolerance =
         8.0 * epsilon::<F>() * (1.0 + answer.reach.iter().fold(0.0, |m: f64, v| m.max(*v)));

@@ -88,6 +88,7 @@ impl Problem {
             Scale::Fixed(s) => s,
             Scale::FeatureNorm => r,
             Scale::Unnormalized => r * q[j],
+            other => unreachable!("{other:?}"),
         };
         let b = |j: usize| self.b.as_ref().map_or(0.0, |b| b[j]);
         let theta = angle(&u, &v[y]);
@@ -129,6 +130,7 @@ impl Problem {
                 Scale::Fixed(_) => (0.0, 0.0),
                 Scale::FeatureNorm => (value(j), 0.0),
                 Scale::Unnormalized => (q[j] * value(j), r * value(j)),
+                other => unreachable!("{other:?}"),
             };
             answer.dr[i] += g * by_r;
             answer.dq[j] += g * by_q;
