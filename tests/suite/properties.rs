@@ -1,6 +1,6 @@
-//! Invariants of MATH.md, section 1.6, and bounds of section 3, on random and adversarial cases:
-//! target angles down to 1e-12 and exactly 0 and π, norms 1e-6 … 1e3, scales 1 … 1000, margins
-//! across their ranges, one class and more, labels that repeat, views in any layout.
+//! Invariants of `docs/math.md`, section 1.6, and bounds of section 3, on random and adversarial
+//! cases: target angles down to 1e-12 and exactly 0 and π, norms 1e-6 … 1e3, scales 1 … 1000,
+//! margins across their ranges, one class and more, labels that repeat, views in any layout.
 //!
 //! 10,000 cases in each type, each at both levels. The seed is fixed, so that every run sees
 //! the same cases, and nothing is written to disk.

@@ -1,4 +1,5 @@
-//! The naive oracle: MATH.md, sections 1 and 2, in textbook loops over all N×C pairs, in f64.
+//! The naive oracle: `docs/math.md`, sections 1 and 2, in textbook loops over all N×C pairs, in
+//! f64.
 
 use margin_softmax::Scale;
 use ndarray::{Array1, Array2};
@@ -170,9 +171,9 @@ impl Answer {
         }
     }
 
-    /// What an error may be, relative to the terms behind a number: MATH.md, section 9, with its
-    /// K = 16. A logit is right to ε times the largest magnitude in its sum, so exponentials and
-    /// losses are right to that, relatively; a tangent is right to 2.2e-16/sin θ.
+    /// What an error may be, relative to the terms behind a number: `docs/math.md`, section 9.2,
+    /// with its K = 16. A logit is right to ε times the largest magnitude in its sum, so
+    /// exponentials and losses are right to that, relatively; a tangent is right to 2.2e-16/sin θ.
     pub fn tolerance(&self, epsilon: f64) -> f64 {
         let reach = self.reach.iter().fold(0.0_f64, |m, &v| m.max(v));
         let sine = self.sines.iter().fold(1.0_f64, |m, &v| m.min(v));
