@@ -2,7 +2,7 @@
 //! f64.
 
 use margin_softmax::Scale;
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayViewMut1, Zip};
 
 use super::compare::norm;
 use super::spec::Spec;
@@ -61,6 +61,20 @@ fn tangent(u: &Array1<f64>, v: &Array1<f64>) -> Array1<f64> {
     if length > 4.0 * f64::EPSILON { t / length } else { t * 0.0 }
 }
 
+/// row += g · factor (to − cos · from), where cos is the cosine between both.
+fn add_projected(
+    row: ArrayViewMut1<f64>,
+    g: f64,
+    factor: f64,
+    to: &Array1<f64>,
+    from: &Array1<f64>,
+    cos: f64,
+) {
+    Zip::from(row).and(to).and(from).for_each(|row, to, from| {
+        *row += g * ((to - from * cos) * factor);
+    });
+}
+
 impl Problem {
     pub fn solve(&self, spec: &Spec) -> Answer {
         let (n, d, c) = (self.x.nrows(), self.x.ncols(), self.w.nrows());
@@ -117,15 +131,16 @@ impl Problem {
             answer.db[j] += g;
             answer.size_b[j] += g.abs();
             // ∂z/∂x and ∂z/∂w at fixed norms: a ∂(value)/∂x and a ∂(value)/∂w.
-            let (by_x, by_w) = if j == y {
+            if j == y {
                 answer.dtheta[i] = g * a(y) * slope;
                 answer.size_theta[i] = g.abs() * a(y) * spec.steepest();
-                (&tx * (-a(y) * slope / r), &tw * (-a(y) * slope / q[y]))
+                answer.dx.row_mut(i).scaled_add(g, &(&tx * (-a(y) * slope / r)));
+                answer.dw.row_mut(y).scaled_add(g, &(&tw * (-a(y) * slope / q[y])));
             } else {
                 answer.dcos[[i, j]] = g * a(j);
-                let along = cos[j];
-                ((&v[j] - &(&u * along)) * (a(j) / r), (&u - &(&v[j] * along)) * (a(j) / q[j]))
-            };
+                add_projected(answer.dx.row_mut(i), g, a(j) / r, &v[j], &u, cos[j]);
+                add_projected(answer.dw.row_mut(j), g, a(j) / q[j], &u, &v[j], cos[j]);
+            }
             // And through the norms, where they are in the scale: ∂a/∂r · value, ∂a/∂q · value.
             let (by_r, by_q) = match spec.scale() {
                 Scale::Fixed(_) => (0.0, 0.0),
@@ -135,12 +150,8 @@ impl Problem {
             };
             answer.dr[i] += g * by_r;
             answer.dq[j] += g * by_q;
-            let mut row = answer.dx.row_mut(i);
-            row.scaled_add(g, &by_x);
-            row.scaled_add(g * by_r, &u);
-            let mut row = answer.dw.row_mut(j);
-            row.scaled_add(g, &by_w);
-            row.scaled_add(g * by_q, &v[j]);
+            answer.dx.row_mut(i).scaled_add(g * by_r, &u);
+            answer.dw.row_mut(j).scaled_add(g * by_q, &v[j]);
             // A cosine's rounding is relative to 1, not to the sine that is left of it.
             let steep = if j == y { slope.abs().max(f.abs()) } else { 1.0 };
             answer.size_x[i] += g.abs() * a(j) / r * steep.max(1.0);
