@@ -9,7 +9,7 @@ use super::forward::Sweep;
 use super::plan::Plan;
 use super::samples::{Inputs, Sample, TargetPair};
 use super::workspace::Scratch;
-use crate::kernel::{self, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, Level, Mat, MatMut, Real, TileStats};
 use crate::loss::Scale;
 use crate::parallel::{split_tail, work};
 
@@ -89,18 +89,46 @@ impl<F: Real> Sweep<'_, '_, F> {
                 self.products(weights, tile.len(), z);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
-                kernel::tile_stats(z, n, factors, biases, self.targets(tile.start), stats);
+                kernel::tile_stats(
+                    Level::detect(),
+                    z,
+                    n,
+                    factors,
+                    biases,
+                    self.targets(tile.start),
+                    stats,
+                );
                 z
             }
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
-        kernel::tile_gradient(z, n, shares.shift, shares.coefficients, factors, gradient);
+        kernel::tile_gradient(
+            Level::detect(),
+            z,
+            n,
+            shares.shift,
+            shares.coefficients,
+            factors,
+            gradient,
+        );
         let gradient = Mat::new(gradient, tile.len(), n);
         let partial = MatMut::new(job.partial, n, dims, dims);
-        kernel::gemm(partial, !first, gradient.t(), Mat::new(weights, tile.len(), dims));
+        kernel::gemm(
+            Level::detect(),
+            partial,
+            !first,
+            gradient.t(),
+            Mat::new(weights, tile.len(), dims),
+        );
         let embeddings = Mat::new(&self.look.embeddings, n, dims).in_panels(&self.look.panels[1]);
         let rows = &mut job.weights[at * dims..(at + tile.len()) * dims];
-        kernel::gemm(MatMut::new(rows, tile.len(), dims, dims), false, gradient, embeddings);
+        kernel::gemm(
+            Level::detect(),
+            MatMut::new(rows, tile.len(), dims, dims),
+            false,
+            gradient,
+            embeddings,
+        );
         if self.scale != Scale::Unnormalized {
             let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
             for ((row, w), &factor) in rows.zip(factors.iter()) {

@@ -6,7 +6,7 @@ use super::plan::Plan;
 use super::samples::{FirstLook, Inputs, factor_of};
 use super::workspace::{Found, Scratch, Workspace};
 use crate::cross_entropy::Negatives;
-use crate::kernel::{self, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, Level, Mat, MatMut, Real, TileStats};
 use crate::loss::Scale;
 use crate::parallel::{split_off, work};
 
@@ -72,7 +72,7 @@ impl<F: Real> Sweep<'_, '_, F> {
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
             let targets = self.targets(tile.start);
-            kernel::tile_stats(z, n, factors, biases, targets, stats);
+            kernel::tile_stats(Level::detect(), z, n, factors, biases, targets, stats);
             for i in 0..n {
                 if scratch.max[i] > job.max[i] {
                     job.sum[i] *= (job.max[i] - scratch.max[i]).exp().widen();
@@ -82,7 +82,7 @@ impl<F: Real> Sweep<'_, '_, F> {
                 // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
                 scratch.max[i] = job.max[i].max(F::min_value());
             }
-            kernel::tile_sums(z, n, &scratch.max, &mut scratch.short, job.sum);
+            kernel::tile_sums(Level::detect(), z, n, &scratch.max, &mut scratch.short, job.sum);
         }
     }
 
@@ -91,7 +91,13 @@ impl<F: Real> Sweep<'_, '_, F> {
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let FirstLook { embeddings, panels, .. } = self.look;
         let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&panels[0]);
-        kernel::gemm(MatMut::new(z, rows, n, n), false, Mat::new(weights, rows, dims), embeddings);
+        kernel::gemm(
+            Level::detect(),
+            MatMut::new(z, rows, n, n),
+            false,
+            Mat::new(weights, rows, dims),
+            embeddings,
+        );
     }
 
     /// What a tile's products are multiplied by: the inverse norms, or 1. Known for the first

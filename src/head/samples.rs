@@ -8,7 +8,7 @@ use super::classes::{Classes, contiguous, norm_of};
 use crate::batch::Reduction;
 use crate::error::Error;
 use crate::geometry::{Pair, check_norm};
-use crate::kernel::{self, Mat, Real};
+use crate::kernel::{self, Level, Mat, Panels, Real};
 use crate::loss::{MarginLoss, Scale, Target};
 use crate::range::Bounds;
 
@@ -29,8 +29,8 @@ pub(crate) struct FirstLook<F> {
     pub samples: Vec<Sample>,
     /// Their embeddings, scaled: $\tilde x_i = a_i u_i$ (samples × dims).
     pub embeddings: Vec<F>,
-    /// The same as the kernel's panels: transposed (dims × samples) and as they are.
-    pub panels: [Vec<F>; 2],
+    /// The same, packed: transposed (dims × samples) and as they are.
+    pub panels: [Panels<F>; 2],
     /// What multiplies the products of each of the first classes: a bounded number of them.
     pub factors: Vec<F>,
 }
@@ -121,8 +121,8 @@ impl<F: Real> Inputs<'_, F> {
         self.scale_embeddings(scale, samples, embeddings);
         if counted > 0 {
             let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
-            kernel::pack(embeddings.t(), &mut panels[0]);
-            kernel::pack(embeddings, &mut panels[1]);
+            kernel::pack(Level::detect(), embeddings.t(), &mut panels[0]);
+            kernel::pack(Level::detect(), embeddings, &mut panels[1]);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::{NormalizedLogits, Source, units, workers};
 use crate::batch::Gradients;
 use crate::error::Error;
 use crate::geometry::Pair;
-use crate::kernel::{self, Mat, MatMut, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Real};
 use crate::parallel::work;
 
 /// Gradients with respect to what [`NormalizedLogits`] holds, each with all others held fixed.
@@ -104,7 +104,13 @@ impl<F: Real> Carry<'_, F> {
                 let weights = &weights[tile * dims..(tile + columns) * dims];
                 let (shares, weights) =
                     (Mat::new(&shares, rows, columns), Mat::new(weights, columns, dims));
-                kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, shares, weights);
+                kernel::gemm(
+                    Level::detect(),
+                    MatMut::new(out, rows, dims, dims),
+                    tile > 0,
+                    shares,
+                    weights,
+                );
             }
             for (i, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_embedding(i, out);
@@ -160,7 +166,7 @@ impl<F: Real> Carry<'_, F> {
                 }
             }
             let shares = Mat::new(&shares, rows, n);
-            kernel::gemm(MatMut::new(out, rows, dims, dims), false, shares, units);
+            kernel::gemm(Level::detect(), MatMut::new(out, rows, dims, dims), false, shares, units);
             for (j, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_weight(j, &own[j], out);
             }

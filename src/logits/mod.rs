@@ -12,7 +12,7 @@ use crate::batch::{Gradients, check_finite, check_matrices};
 use crate::error::Error;
 use crate::geometry::check_norm;
 use crate::head::norm_of;
-use crate::kernel::{self, Mat, MatMut, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Real};
 use crate::parallel::work;
 
 /// Cosines made elsewhere may exceed 1 by this much: rounding, not a mistake.
@@ -217,7 +217,13 @@ fn cosines<F: Real>(x: &Array2<F>, w: &Array2<F>, x_norms: &[f64], w_norms: &[f6
         let (rows, classes) = block.dim();
         let slice = block.as_slice_mut().unwrap_or_default();
         let units = Mat::new(units, rows, dims);
-        kernel::gemm(MatMut::new(slice, rows, classes, classes), false, units, weights);
+        kernel::gemm(
+            Level::detect(),
+            MatMut::new(slice, rows, classes, classes),
+            false,
+            units,
+            weights,
+        );
         for row in slice.chunks_exact_mut(classes) {
             for (c, &factor) in row.iter_mut().zip(&factors) {
                 *c *= factor;

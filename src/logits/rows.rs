@@ -8,7 +8,7 @@ use crate::cross_entropy::Negatives;
 use crate::error::Error;
 use crate::geometry::{Pair, SINGULAR};
 use crate::head::checked_target;
-use crate::kernel::{self, Real, RowLogits};
+use crate::kernel::{self, Level, Real, RowLogits};
 use crate::loss::{Angle, MarginLoss, Scale, Target};
 use crate::parallel::work;
 use crate::range::{Bounds, largest_safe};
@@ -204,7 +204,7 @@ impl<'a, F: Real> View<'a, F> {
     fn outcome(&self, i: usize, target: &TargetLogit) -> Outcome {
         let label = self.labels[i];
         let row = self.row(i);
-        let found = kernel::row_negatives(row);
+        let found = kernel::row_negatives(Level::detect(), row);
         let negatives = Negatives { max: found.max.widen(), sum: found.sum };
         let mut own = row.scale * row.cosines[label];
         if let Some(columns) = row.columns {
@@ -235,7 +235,7 @@ impl<'a, F: Real> View<'a, F> {
         let row = self.row(i);
         let share = if negatives.sum > 0.0 { pull / negatives.sum } else { 0.0 };
         let shift = F::narrow(negatives.max).max(F::min_value());
-        kernel::row_gradient(row, shift, F::narrow(share), out);
+        kernel::row_gradient(Level::detect(), row, shift, F::narrow(share), out);
         let along_norm = match self.scale {
             Scale::Fixed(_) => 0.0,
             _ => {
