@@ -156,7 +156,8 @@ impl<F: Real> Op for TileGradient<'_, F> {
     }
 }
 
-/// How the cosines of one sample become logits: `scale · c`, or `scale · columns[j] · c + biases[j]`.
+/// How the cosines of one sample become logits: `scale · c`, or
+/// `scale · columns[j] · c + biases[j]`.
 #[derive(Clone, Copy)]
 pub(crate) struct RowLogits<'a, F> {
     pub cosines: &'a [F],
