@@ -147,8 +147,7 @@ fn a_used_head_answers_as_a_fresh_one() {
             let single = problem.inputs::<f32>([Layout::Standard; 2]);
             let double = problem.inputs::<f64>([Layout::Transposed; 2]);
             let (f, g) = single.by_head(&head);
-            let (fresh, gradients) =
-                single.by_head(&Head::new(&loss).with_memory_budget(budget));
+            let (fresh, gradients) = single.by_head(&Head::new(&loss).with_memory_budget(budget));
             assert!(step_bits(&f, &g) == step_bits(&fresh, &gradients), "{shape:?} in f32");
             if turn % 2 == 0 {
                 let (f, g) = double.by_head(&head);
