@@ -1,13 +1,13 @@
 //! The product of the tiles, 256 × 512 × 512, at every level of this CPU, as a share of the peak
-//! that a loop over registers reaches at the same level in the same run; beside it faer and
-//! matrixmultiply (ndarray's products).
+//! that a loop over registers reaches at the same level in the same run; beside it the products
+//! of ndarray (matrixmultiply).
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ndarray::Array2;
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2};
 
 // The kernel's products, which the crate does not export.
 #[allow(dead_code)]
@@ -96,7 +96,7 @@ fn gflops(flops: usize, time: Duration) -> f64 {
     flops as f64 / time.as_secs_f64() * 1e-9
 }
 
-fn products<F: Real + faer::traits::ComplexField>(c: &mut Criterion, name: &str) {
+fn products<F: Real>(c: &mut Criterion, name: &str) {
     let (a, at) = (matrix::<F>(ROWS, DEPTH), matrix::<F>(DEPTH, ROWS));
     let b = matrix::<F>(DEPTH, COLS);
     let mut out = Array2::<F>::zeros((ROWS, COLS));
@@ -128,32 +128,10 @@ fn products<F: Real + faer::traits::ComplexField>(c: &mut Criterion, name: &str)
     }
     println!("{name}, others, of the highest peak:");
     for (label, a) in [("A by rows", a.view()), ("A by columns", at.t())] {
-        let time = shortest(|| by_faer(&mut out, a, &b));
-        let speed = gflops(FLOPS, time);
-        println!("  faer, {label}: {speed:.1} GFLOP/s, {:.1} %", 100.0 * speed / highest);
         let time = shortest(|| general_mat_mul(F::one(), &a, &b, F::zero(), &mut out));
         let speed = gflops(FLOPS, time);
         println!("  matrixmultiply, {label}: {speed:.1} GFLOP/s, {:.1} %", 100.0 * speed / highest);
     }
-}
-
-fn by_faer<F: Real + faer::traits::ComplexField>(
-    out: &mut Array2<F>,
-    a: ArrayView2<'_, F>,
-    b: &Array2<F>,
-) {
-    use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
-    let a = match a.as_slice() {
-        Some(rows) => MatRef::from_row_major_slice(rows, ROWS, DEPTH),
-        None => {
-            let columns = a.as_slice_memory_order().unwrap_or_default();
-            MatRef::from_column_major_slice(columns, ROWS, DEPTH)
-        }
-    };
-    let b = MatRef::from_row_major_slice(b.as_slice().unwrap_or_default(), DEPTH, COLS);
-    let out = out.as_slice_mut().unwrap_or_default();
-    let out = MatMut::from_row_major_slice_mut(out, ROWS, COLS);
-    matmul(out, Accum::Replace, a, b, F::one_impl(), Par::Seq);
 }
 
 fn benches(c: &mut Criterion) {
