@@ -204,17 +204,6 @@ pub enum Error {
         held: Range<usize>,
     },
 
-    /// A range of classes ends before it starts, or beyond the largest number.
-    #[error("{argument} is {start}..{end}: a range of classes must not end before it starts")]
-    ClassRange {
-        /// The argument that holds the range.
-        argument: &'static str,
-        /// The first class.
-        start: usize,
-        /// The class after the last.
-        end: usize,
-    },
-
     /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
     /// gone. Every rank returns the same error.
     #[error("rank {rank}: {reason}")]
@@ -266,10 +255,10 @@ impl Error {
         }
     }
 
-    /// Refuses a range that ends before it starts.
-    pub(crate) fn check_range(argument: &'static str, range: &Range<usize>) -> Result<(), Error> {
-        let (start, end) = (range.start, range.end);
-        if start <= end { Ok(()) } else { Err(Error::ClassRange { argument, start, end }) }
+    /// Refuses a range that ends before it starts; `parameter` names its end.
+    pub(crate) fn check_range(parameter: &'static str, range: &Range<usize>) -> Result<(), Error> {
+        let (end, expected) = (range.end as f64, "no less than its start");
+        Error::check_parameter(parameter, end, expected, range.start <= range.end).map(drop)
     }
 
     /// Refuses a hyper-parameter for which `valid` is false.

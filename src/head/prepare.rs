@@ -107,7 +107,7 @@ impl<F: Real> StepInput<'_, F> {
     pub fn check_shapes(&self) -> Result<(), Error> {
         let (rows, dims) = self.embeddings.dim();
         Error::check_not_empty("embeddings", self.embeddings.shape())?;
-        Error::check_range("class range", &self.range)?;
+        Error::check_range("end of the class range", &self.range)?;
         let held = self.range.len();
         Error::check_shape("class weights", &[held, dims], self.classes.weights.shape())?;
         if let Some(bias) = &self.classes.bias {

@@ -99,11 +99,10 @@ impl ClassSampler {
     /// different ranges draw independently, with the same seed and with any other.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `rate` is in (0, 1], [`Error::ClassRange`] for a range that ends
-    /// before it starts.
+    /// [`Error::Parameter`] unless `rate` is in (0, 1], and for a range that ends before it starts.
     pub fn for_range(range: Range<usize>, rate: f64, seed: u64) -> Result<Self, Error> {
         let rate = check_rate(rate)?;
-        Error::check_range("range of the sampler", &range)?;
+        check_range(&range, false)?;
         let rng = generator(seed, range.start as u64);
         Ok(ClassSampler { range, rate, correction: false, whole: false, rng })
     }
@@ -117,9 +116,9 @@ impl ClassSampler {
     /// The sampler that continues from `state`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for what is no sampler's state: a rate outside (0, 1], a range of all
-    /// classes that does not start at 0 or is empty, and an even `random`; [`Error::ClassRange`] for
-    /// a range that ends before it starts.
+    /// [`Error::Parameter`] for what is no sampler's state: a rate outside (0, 1], a range that
+    /// ends before it starts or, where it is of all classes, does not start at 0 or is empty, and
+    /// an even `random`.
     pub fn from_state(state: SamplerState) -> Result<Self, Error> {
         let SamplerState { range, whole, rate, correction, random } = state;
         let rate = check_rate(rate)?;
@@ -227,12 +226,12 @@ fn check_rate(rate: f64) -> Result<f64, Error> {
 
 /// A range that is the `whole` of the classes starts at the first, and is not empty.
 fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
-    Error::check_range("range of the sampler", range)?;
+    Error::check_range("range end of the sampler", range)?;
     let (start, end) = (range.start as f64, range.end as f64);
     let valid = !whole || range.start == 0;
     Error::check_parameter("range start of all classes", start, "0", valid)?;
     let valid = !(whole && range.end == 0);
-    Error::check_parameter("range end of all classes", end, "> 0", valid)?;
+    Error::check_parameter("range end of the sampler", end, "> 0 for all classes", valid)?;
     Ok(())
 }
 
