@@ -4,7 +4,6 @@
 //! rows of A after the other go by. Their MR × NR block of C stays in registers: each entry of A
 //! is broadcast once for two multiply-adds. A is read where it lies, by rows or by columns.
 
-use std::array;
 use std::ops::Range;
 
 use super::dispatch::{Isa, Level, Op, dispatch, madd};
@@ -135,10 +134,16 @@ fn microkernel<F: Real, I: Isa, const MR: usize, const NR: usize>(
     let mut sums = [[F::zero(); NR]; MR];
     if a.col_stride == 1 {
         // Slices as long as the panel: their entries are read without a check.
-        let start = |r: usize| (row + r) * a.row_stride + first;
-        let rows: [&[F]; MR] = array::from_fn(|r| &a.data[start(r)..][..panel.len()]);
+        let mut rows = [&a.data[..0]; MR];
+        for (r, slice) in rows.iter_mut().enumerate() {
+            *slice = &a.data[(row + r) * a.row_stride + first..][..panel.len()];
+        }
         for (k, b) in panel.iter().enumerate() {
-            multiply_add::<F, I, MR, NR>(&mut sums, array::from_fn(|r| rows[r][k]), b);
+            let mut column = [F::zero(); MR];
+            for (entry, row) in column.iter_mut().zip(&rows) {
+                *entry = row[k];
+            }
+            multiply_add::<F, I, MR, NR>(&mut sums, column, b);
         }
     } else {
         // The entries of a column lie side by side.

@@ -30,9 +30,9 @@ use crate::error::Error;
 /// | `seed` | none | any | the seed of the random numbers |
 /// | correction | off | on, off | unbiased sum of exponentials |
 ///
-/// A run that is resumed draws on as if it had never stopped: keep [`state`](Self::state), plain
-/// numbers and switches, and go on [`from_state`](Self::from_state). With the feature `serde` the
-/// sampler itself is written, as its state, and checked on reading.
+/// A resumed run continues the same sequence of draws: save [`state`](Self::state), which is plain
+/// data, and restore it with [`from_state`](Self::from_state). With the feature `serde` the sampler
+/// itself is written, as its state, and checked on reading.
 ///
 /// ```
 /// use margin_softmax::ClassSampler;
@@ -95,7 +95,7 @@ impl ClassSampler {
     }
 
     /// A sampler of the classes that one rank of a [`ClassParallel`](crate::ClassParallel) step
-    /// holds: any, even none. Labels of classes that other ranks hold are passed over. Samplers of
+    /// holds: any, even none. Labels of classes that other ranks hold are skipped. Samplers of
     /// different ranges draw independently, with the same seed and with any other.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl ClassSampler {
     }
 
     /// Draws the classes of one step, for a batch with these labels. A sample labelled
-    /// [`IGNORED`] brings no class.
+    /// [`IGNORED`] adds no class.
     ///
     /// # Errors
     /// [`Error::Label`] for a label that is no class; nothing is drawn then.
@@ -189,7 +189,7 @@ impl ClassSampler {
             for _ in numbers.len()..count {
                 numbers.push(self.below(below));
             }
-            // Stable: it knows the ascending part for what it is.
+            // The stable sort is fast where a part is in order already.
             numbers.sort();
             numbers.dedup();
         }
