@@ -1,0 +1,216 @@
+//! What was once accepted in silence, or refused though it is right: each with the right value.
+
+use margin_softmax::{
+    ArcFace, Batch, ClassParallel, ClassSampler, Collective, CosFace, Error, Gradients, Head,
+    IGNORED, LogitGradients, MarginLoss, ModifiedSoftmax, NormalizedLogits, Reduction,
+    SampledGradients, Shard, SphereFace, ZeroEmbedding, class_range,
+};
+use ndarray::{Array2, array, s};
+
+use crate::common::layout::Layout;
+use crate::common::ranks::{even, on_ranks, problem};
+
+#[test]
+fn feature_norms_are_taken_only_where_the_logits_have_none() {
+    let (x, w) = (array![[3.0, 4.0], [1.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0]]);
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    let refused = logits.clone().with_feature_norms(array![2.0, 2.0]).unwrap_err();
+    assert_eq!(refused, Error::FeatureNorms);
+    let elsewhere = NormalizedLogits::from_cosines(logits.cosines().clone()).unwrap();
+    let elsewhere = elsewhere.with_feature_norms(array![5.0, 1.0]).unwrap();
+    let losses = |logits| ModifiedSoftmax::new().forward(logits, &[0, 1]).unwrap().losses;
+    approx::assert_relative_eq!(losses(&elsewhere), losses(&logits), epsilon = 1e-14);
+}
+
+#[test]
+fn backward_takes_the_forward_of_its_own_loss_alone() {
+    let problem = problem(4, (4, 3, 6), false);
+    let logits = NormalizedLogits::new(&problem.x, &problem.w).unwrap();
+    let labels = &problem.labels[..];
+    let losses: Vec<Box<dyn MarginLoss>> = vec![
+        Box::new(ArcFace::new(64.0, 0.5).unwrap()),
+        Box::new(ArcFace::new(8.0, 0.5).unwrap()),
+        Box::new(ArcFace::new(64.0, 0.4).unwrap()),
+        Box::new(CosFace::new(64.0, 0.4).unwrap()),
+        Box::new(SphereFace::new(4).unwrap()),
+        Box::new(SphereFace::new(4).unwrap().with_annealing(5.0).unwrap()),
+    ];
+    for (i, made) in losses.iter().enumerate() {
+        let forward = made.forward(&logits, labels).unwrap();
+        for (j, taken) in losses.iter().enumerate() {
+            let mut gradients = LogitGradients::zeros_for(&logits);
+            let reduction = Reduction::Mean;
+            let result = taken.backward_into(&logits, labels, &forward, reduction, &mut gradients);
+            if i == j {
+                result.unwrap();
+            } else {
+                assert_eq!(result.unwrap_err(), Error::Forward { row: 0 }, "{made:?}, {taken:?}");
+                assert_eq!(gradients, LogitGradients::zeros_for(&logits), "nothing is written");
+            }
+        }
+        // The step of a head over the same batch is the same forward pass.
+        let batch = Batch::new(&problem.x, &problem.w, labels).unwrap();
+        let forward = Head::new(made).forward(&batch).unwrap();
+        made.backward(&logits, labels, &forward, Reduction::Mean).unwrap();
+    }
+}
+
+#[test]
+fn a_gradient_filled_by_hand_carries_every_column_once_its_labels_are_known() {
+    let (x, w) = (array![[2.0, 1.0]], array![[1.0, 2.0], [3.0, -1.0]]);
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    let mut gradients = LogitGradients::zeros_for(&logits);
+    gradients.cosines.assign(&array![[0.5, -2.0]]);
+    assert_eq!(logits.backward(&gradients).unwrap_err(), Error::UnknownLabels);
+    let carried = logits.backward(&gradients.with_labels(&[IGNORED]).unwrap()).unwrap();
+    // ∂c_j/∂x = (v_j − c_j·u)/‖x‖
+    let unit = |row: ndarray::ArrayView1<f64>| &row / row.dot(&row).sqrt();
+    let (u, r) = (unit(x.row(0)), 5.0_f64.sqrt());
+    let by_x = |j: usize| (&unit(w.row(j)) - &(&u * unit(w.row(j)).dot(&u))) / r;
+    let expected = by_x(0) * 0.5 + by_x(1) * -2.0;
+    approx::assert_abs_diff_eq!(carried.embeddings.row(0), expected, epsilon = 1e-15);
+}
+
+#[test]
+fn ranks_with_different_losses_or_embeddings_are_refused() {
+    let problem = problem(9, (4, 3, 10), false);
+    let refused = |loss_of: &(dyn Fn(usize) -> Box<dyn MarginLoss> + Sync), sign: f64| {
+        let errors = on_ranks(&even(10, 2), |collective, range| {
+            let rank = Collective::<f64>::rank(&collective);
+            let x = if rank == 1 { &problem.x * sign } else { problem.x.clone() };
+            let rows = problem.w.slice(s![range.clone(), ..]);
+            let shard = Shard::new(&x, &rows, &problem.labels);
+            let mut head = ClassParallel::new(loss_of(rank), collective, range);
+            head.forward(&shard).map(drop)
+        });
+        assert_eq!(errors[0], errors[1]);
+        errors[0].clone()
+    };
+    let reason = |error: Result<(), Error>| match error {
+        Err(Error::Collective { rank: 1, reason }) => reason,
+        other => panic!("{other:?}"),
+    };
+    let arcface = |m: f64| -> Box<dyn MarginLoss> { Box::new(ArcFace::new(64.0, m).unwrap()) };
+    assert_eq!(refused(&|_| arcface(0.5), 1.0), Ok(()));
+    let embeddings = "the values of the embeddings are not those of rank 0";
+    assert_eq!(reason(refused(&|_| arcface(0.5), -1.0)), embeddings);
+    let loss = "the loss or one of its parameters is not that of rank 0";
+    let others: [&(dyn Fn() -> Box<dyn MarginLoss> + Sync); 4] = [
+        &|| arcface(0.5_f64.next_up()),
+        &|| Box::new(ArcFace::new(64.0_f64.next_up(), 0.5).unwrap()),
+        &|| Box::new(CosFace::new(64.0, 0.5).unwrap()),
+        &|| {
+            let raw = margin_softmax::Continuation::Raw;
+            Box::new(ArcFace::new(64.0, 0.5).unwrap().with_continuation(raw))
+        },
+    ];
+    for other in others {
+        let of_rank = |rank| if rank == 1 { other() } else { arcface(0.5) };
+        assert_eq!(reason(refused(&of_rank, 1.0)), loss);
+    }
+}
+
+#[test]
+fn a_sampler_of_other_classes_than_there_are_weights_is_refused() {
+    let problem = problem(9, (4, 3, 150), false);
+    let labels = [1, 2, 3, 4];
+    let batch = Batch::new(&problem.x, &problem.w, &labels).unwrap();
+    let sample = ClassSampler::new(100, 0.5, 1).unwrap().sample(&labels).unwrap();
+    let mut gradients = SampledGradients::default();
+    let error = Head::new(ModifiedSoftmax::new())
+        .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
+        .unwrap_err();
+    assert_eq!(error, Error::SampledRange { sampled: 0..100, held: 0..150 });
+}
+
+#[test]
+fn samplers_of_ranges_draw_independently_of_seeds_and_starts() {
+    let draw = |seed, start| {
+        let mut sampler = ClassSampler::for_range(start..start + 1000, 0.05, seed).unwrap();
+        sampler.sample(&[]).unwrap().classes
+    };
+    assert_eq!(draw(10, 0), draw(10, 0));
+    let draws = [draw(10, 0), draw(0, 10), draw(5, 5), draw(9, 1), draw(0, 0)];
+    for (i, a) in draws.iter().enumerate() {
+        for b in &draws[..i] {
+            assert_ne!(a, b);
+        }
+    }
+}
+
+#[test]
+#[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+fn a_range_that_ends_before_it_starts_is_refused() {
+    let error = ClassSampler::for_range(5..3, 0.5, 1).unwrap_err();
+    let message = "range end of the sampler must be no less than its start, got 3";
+    assert_eq!(error.to_string(), message);
+    let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((0, 2)));
+    let errors = on_ranks(&[0..0], |collective, _| {
+        let shard = Shard::new(&x, &w, &[0]);
+        let mut head = ClassParallel::new(ModifiedSoftmax::new(), collective, 5..3);
+        head.forward(&shard).unwrap_err()
+    });
+    let message = "end of the class range must be no less than its start, got 3";
+    assert_eq!(errors[0].to_string(), message);
+}
+
+#[test]
+fn numbers_of_ranks_and_classes_may_be_as_large_as_they_come() {
+    assert_eq!(class_range(10, usize::MAX, 3), 10..10);
+    assert_eq!(class_range(usize::MAX, 2, 3).end, usize::MAX);
+    let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((2, 2)));
+    let errors = on_ranks(&[0..0], |collective, _| {
+        let shard = Shard::new(&x, &w, &[0]);
+        let range = usize::MAX - 2..usize::MAX;
+        let mut head = ClassParallel::new(ModifiedSoftmax::new(), collective, range);
+        head.forward(&shard).unwrap_err()
+    });
+    assert!(matches!(errors[0], Error::Collective { rank: 0, .. }), "{errors:?}");
+    let mut sampler = ClassSampler::for_range(usize::MAX - 20..usize::MAX, 0.5, 1).unwrap();
+    let sample = sampler.sample(&[usize::MAX - 7]).unwrap();
+    assert_eq!(sample.classes[sample.labels[0]], 13);
+}
+
+#[test]
+fn no_prediction_is_claimed_for_an_embedding_that_is_skipped() {
+    let (x, w) = (array![[0.0, 0.0], [1.0, 0.1]], array![[0.0, 1.0], [1.0, 0.0]]);
+    let head = Head::new(ArcFace::default()).with_zero_embeddings(ZeroEmbedding::Skip);
+    let forward = head.forward(&Batch::new(&x, &w, &[0, 1]).unwrap()).unwrap();
+    assert_eq!(forward.predictions(), [IGNORED, 1]);
+    assert_eq!((forward.accuracy(), forward.counted()), (1.0, 1));
+    assert_eq!(head.predict(&x, &w, None).unwrap(), [IGNORED, 1]);
+}
+
+/// Whether the loss has a margin or not, and at both levels.
+#[test]
+fn margin_free_losses_and_norms_come_with_every_forward_pass() {
+    let problem = problem(2, (5, 4, 30), false);
+    let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
+    let with_margin = CosFace::new(16.0, 0.35).unwrap();
+    let plain = Head::new(CosFace::new(16.0, 0.0).unwrap()).forward(&inputs.batch()).unwrap();
+    let by_head = Head::new(&with_margin).forward(&inputs.batch()).unwrap();
+    let by_logits = with_margin.forward(&inputs.logits(), &problem.labels).unwrap();
+    let norms = problem.x.rows().into_iter().map(|row| row.dot(&row).sqrt());
+    let norms: ndarray::Array1<f64> = norms.collect();
+    for forward in [by_head, by_logits] {
+        approx::assert_relative_eq!(
+            forward.margin_free_losses(),
+            &plain.losses,
+            max_relative = 1e-12
+        );
+        approx::assert_relative_eq!(forward.norms(), &norms, max_relative = 1e-15);
+        assert!(forward.losses.iter().zip(forward.margin_free_losses()).all(|(a, b)| a > b));
+    }
+}
+
+#[test]
+fn an_empty_gradient_is_not_asked_for_and_stays_empty() {
+    let problem = problem(2, (5, 4, 30), false);
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let mut none = Gradients::embeddings_only(&batch);
+    none.embeddings = Array2::zeros((0, 4));
+    let head = Head::new(ArcFace::default());
+    let forward = head.forward_backward(&batch, Reduction::Mean, &mut none).unwrap();
+    assert_eq!(forward, head.forward(&batch).unwrap());
+    assert!(none.embeddings.is_empty() && none.weights.is_empty());
+}
