@@ -1,11 +1,12 @@
 //! Steps of one head side by side.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use candle_core::{Result, Tensor, Var};
-use margin_softmax::{ArcFace, Head};
+use margin_softmax::{Angle, ArcFace, Head, MarginLoss, Scale, Target};
 use margin_softmax_candle::MarginHead;
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -23,9 +24,7 @@ fn ends(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
     match receiver.recv_timeout(LIMIT) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => panic!("hangs"),
-        Err(RecvTimeoutError::Disconnected) => {
-            std::panic::resume_unwind(thread.join().expect_err("a panic"))
-        }
+        Err(RecvTimeoutError::Disconnected) => resume_unwind(thread.join().expect_err("a panic")),
     }
 }
 
@@ -107,4 +106,30 @@ fn loss_may_be_replaced_while_steps_run() -> Result<()> {
             })
         })
     })
+}
+
+/// A loss that panics.
+#[derive(Debug)]
+struct Faulty;
+
+impl MarginLoss for Faulty {
+    fn scale(&self) -> Scale {
+        Scale::Fixed(64.0)
+    }
+
+    fn target(&self, _: &Angle) -> Target {
+        panic!("a faulty loss")
+    }
+}
+
+#[test]
+fn loss_that_panics_leaves_the_head_fit_for_the_next_step() -> Result<()> {
+    let (head, x, labels) = large(500)?;
+    let step = || head.evaluate::<f32>(&x, &labels);
+    let before = step()?;
+    head.set_loss(Faulty);
+    assert!(catch_unwind(AssertUnwindSafe(step)).is_err());
+    head.set_loss(ArcFace::default());
+    assert_eq!(step()?, before);
+    Ok(())
 }
