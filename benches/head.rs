@@ -4,12 +4,11 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use margin_softmax::{
     ArcFace, Batch, CosFace, FNormSphereFace, Generalized, Gradients, Head, MarginLoss,
     ModifiedSoftmax, Real, Reduction, Softmax, SphereFace,
 };
+use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -45,7 +44,7 @@ fn step<F: Real>(
     let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % classes).collect();
     let batch = Batch::new(&x, &w, &labels).expect("a valid batch");
     let mut gradients = Gradients::zeros_for(&batch);
-    let mut head = Head::new(loss);
+    let head = Head::new(loss);
     run(c, name, shape, || {
         let forward = head.forward_backward(black_box(&batch), Reduction::Mean, &mut gradients);
         forward.expect("a valid step").mean()
@@ -92,24 +91,17 @@ fn losses(c: &mut Criterion) {
     step::<f32>(c, "Generalized", Generalized::default(), shape);
 }
 
-/// Z = X·Wᵀ, dX = Z·W, dW = Zᵀ·X by faer, outputs allocated beforehand: Z and dW stored with one
-/// class after the other, which is the quickest form.
+/// Z = X·Wᵀ, dX = Z·W, dW = Zᵀ·X by ndarray, outputs allocated beforehand. `benches/peers` compares
+/// with the products of faer.
 fn products(c: &mut Criterion, shape: (usize, usize, usize, bool)) {
-    let (n, d, classes, single) = shape;
+    let (n, d, classes, _) = shape;
     let (x, w) = (matrix::<f32>(n, d, 1), matrix::<f32>(classes, d, 2));
-    let (mut z, mut dx, mut dw) =
-        (vec![0.0; n * classes], vec![0.0; n * d], vec![0.0; classes * d]);
-    let par = if single { Par::Seq } else { Par::rayon(0) };
-    let x = MatRef::from_row_major_slice(x.as_slice().unwrap_or_default(), n, d);
-    let w = MatRef::from_row_major_slice(w.as_slice().unwrap_or_default(), classes, d);
-    run(c, "three faer products", shape, || {
-        let logits = MatMut::from_column_major_slice_mut(&mut z, n, classes);
-        matmul(logits, Accum::Replace, x, w.transpose(), 1.0, par);
-        let logits = MatRef::from_column_major_slice(&z, n, classes);
-        let out = MatMut::from_column_major_slice_mut(&mut dx, d, n).transpose_mut();
-        matmul(out, Accum::Replace, logits, w, 1.0, par);
-        let out = MatMut::from_column_major_slice_mut(&mut dw, d, classes).transpose_mut();
-        matmul(out, Accum::Replace, logits.transpose(), x, 1.0, par);
+    let mut z = Array2::zeros((n, classes));
+    let (mut dx, mut dw) = (Array2::zeros((n, d)), Array2::zeros((classes, d)));
+    run(c, "three bare products of ndarray", shape, || {
+        general_mat_mul(1.0, &x, &w.t(), 0.0, &mut z);
+        general_mat_mul(1.0, &z, &w, 0.0, &mut dx);
+        general_mat_mul(1.0, &z.t(), &x, 0.0, &mut dw);
     });
 }
 

@@ -48,14 +48,14 @@ fn sampling(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function("all classes", |b| {
         let mut gradients = Gradients::zeros_for(&batch);
-        let mut head = Head::new(CosFace::default());
+        let head = Head::new(CosFace::default());
         b.iter(|| head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap());
     });
     for rate in [0.1, 0.01] {
         group.bench_function(BenchmarkId::new("draw and step, rate", rate), |b| {
             let mut sampler = ClassSampler::new(CLASSES, rate, 1).unwrap();
             let mut gradients = SampledGradients::default();
-            let mut head = Head::new(CosFace::default());
+            let head = Head::new(CosFace::default());
             b.iter(|| {
                 let sample = sampler.sample(black_box(&problem.labels)).unwrap();
                 let reduction = Reduction::Mean;

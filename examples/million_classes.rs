@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     println!("weights generated in {:.1} s", started.elapsed().as_secs_f64());
 
     let labels: Vec<usize> = (0..samples).map(|i| (i * 7919 + 13) % classes).collect();
-    let mut head = Head::new(ArcFace::default());
+    let head = Head::new(ArcFace::default());
     let mut gradients = Gradients::zeros_for(&Batch::new(&x, &w, &labels)?);
     let progress = bar("steps", args.steps as usize)?;
     for step in 1..=args.steps {

@@ -1,4 +1,4 @@
-//! Which loss to take, and how to come here from another library.
+//! Which loss to take, how to come here from another library, and the mathematics.
 
 pub mod which_loss {
     //! Which loss, which scale s, which margin m.
@@ -14,4 +14,10 @@ pub mod coming_from {
     //! For those who come from insightface, pytorch-metric-learning or Paddle.
     //!
     #![doc = include_str!("../docs/coming-from.md")]
+}
+
+pub mod math {
+    //! The mathematics: every formula derived, with its bounds and its accuracy.
+    //!
+    #![doc = include_str!("../docs/math.md")]
 }

@@ -172,8 +172,7 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
     // compared once more at its own angle before it is treated as an inner product.
     let probes = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
     let is_plain = |angle: &Angle| loss.target(angle) == Target::plain(angle);
-    let plain = scale == Scale::Unnormalized
-        && probes.iter().chain([&Angle::RIGHT]).all(is_plain);
+    let plain = scale == Scale::Unnormalized && probes.iter().chain([&Angle::RIGHT]).all(is_plain);
     Ok(LogitForm { scale, plain })
 }
 

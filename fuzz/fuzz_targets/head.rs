@@ -65,7 +65,7 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
     let labels = case.labels.fill(samples, classes);
     let bias = case.bias.as_ref().map(|bias| bias.fill::<F>(classes));
     let zero = if case.skip { ZeroEmbedding::Skip } else { ZeroEmbedding::Error };
-    let mut head = Head::new(case.loss.build()?)
+    let head = Head::new(case.loss.build()?)
         .with_memory_budget(case.budget as usize)
         .with_zero_embeddings(zero);
 

@@ -240,7 +240,8 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
 
 /// Refuses ranges that leave a class out or hold one twice; returns how many classes there are.
 fn check_ranges(all: &[Summary]) -> Result<usize, Error> {
-    let mut ranges: Vec<_> = all.iter().map(|summary| (summary.start, summary.end)).zip(0..).collect();
+    let mut ranges: Vec<_> =
+        all.iter().map(|summary| (summary.start, summary.end)).zip(0..).collect();
     ranges.retain(|((start, end), _)| start < end);
     ranges.sort_unstable();
     let mut next = 0;

@@ -8,10 +8,10 @@ use super::read;
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
-use crate::math::Continuation;
 use crate::losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
 };
+use crate::math::Continuation;
 use crate::schedule::{LambdaAnnealing, MarginWarmup};
 
 /// For each type: its fields, each with a getter of the same name, and the expression that builds

@@ -153,11 +153,8 @@ impl<'a, F: Real> Output<'a, F> {
         if let Some(gradient) = &self.weights {
             Error::check_shape("gradients of class weights", &[classes, dims], gradient.shape())?;
         }
-        let expected = if bias && (self.weights.is_some() || classes == 0) {
-            vec![classes]
-        } else {
-            vec![]
-        };
+        let expected =
+            if bias && (self.weights.is_some() || classes == 0) { vec![classes] } else { vec![] };
         let actual: Vec<usize> = self.bias.iter().map(|bias| bias.len()).collect();
         Error::check_shape("gradients of bias", &expected, &actual)
     }

@@ -59,7 +59,8 @@ impl ClassSample {
             least = class + 1;
         }
         for (row, (&label, &place)) in labels.iter().zip(&self.labels).enumerate() {
-            let row_of_label = if range.contains(&label) { Some(label - range.start) } else { None };
+            let row_of_label =
+                if range.contains(&label) { Some(label - range.start) } else { None };
             let class = self.classes.get(place).copied();
             let absent = class.is_some() || place == Self::ABSENT;
             if Some(label) != ignored && (class != row_of_label || !absent) {

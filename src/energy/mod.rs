@@ -153,7 +153,7 @@ pub fn hyperspherical_energy<F: Real>(
 /// let (labels, lambda_m) = ([0, 1], 0.1);
 /// let batch = Batch::new(&x, &w, &labels)?;
 /// let mut gradients = Gradients::zeros_for(&batch);
-/// let mut head = Head::new(SphereFace::new(4)?);
+/// let head = Head::new(SphereFace::new(4)?);
 /// let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
 ///
 /// let (energy, gradient) = hyperspherical_energy_of_batch(&w, &labels, Riesz::Two)?;

@@ -27,7 +27,7 @@ use rayon::prelude::*;
 
 use crate::data::{check_norm, contiguous, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, Mat, MatMut, Moments, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Moments, Real};
 use crate::math::SINGULAR;
 use crate::parallel::run_jobs;
 
@@ -167,14 +167,14 @@ impl<'a, F: Real> PairSums<'a, F> {
             let row_matrix = Mat::new(&scratch.rows, rows.len(), dims);
             let column_matrix = Mat::new(&scratch.columns, n, dims);
             let cosines = MatMut::new(&mut scratch.forces, rows.len(), n, n);
-            kernel::gemm(cosines, false, row_matrix, column_matrix.t());
+            kernel::gemm(Level::detect(), cosines, false, row_matrix, column_matrix.t());
             for (i, row) in rows.iter().enumerate() {
                 energy += self.row_forces(scratch, (i, row.index), columns)?;
             }
             let forces = Mat::new(&scratch.forces, rows.len(), n);
             let column_matrix = Mat::new(&scratch.columns, n, dims);
             let product = MatMut::new(&mut scratch.product, rows.len(), dims, dims);
-            kernel::gemm(product, false, forces, column_matrix);
+            kernel::gemm(Level::detect(), product, false, forces, column_matrix);
             kernel::add_scaled(&mut scratch.sum, 1.0, &scratch.product, 1.0);
         }
         Ok(energy)

@@ -82,11 +82,7 @@ pub(crate) trait Communication<F: Real> {
 pub(crate) struct SingleRank;
 
 impl<F: Real> Communication<F> for SingleRank {
-    fn agree<L: MarginLoss>(
-        &self,
-        _: &L,
-        report: Result<StepReport, Error>,
-    ) -> Result<(), Error> {
+    fn agree<L: MarginLoss>(&self, _: &L, report: Result<StepReport, Error>) -> Result<(), Error> {
         report.map(|_| ())
     }
 

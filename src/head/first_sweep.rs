@@ -70,7 +70,7 @@ impl<F: Real> Sweep<'_, '_, F> {
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
             let targets = self.targets(tile.start);
-            kernel::tile_stats(z, n, factors, biases, targets, stats);
+            kernel::tile_stats(self.plan.level, z, n, factors, biases, targets, stats);
             for i in 0..n {
                 if scratch.max[i] > job.max[i] {
                     job.sum[i] *= (job.max[i] - scratch.max[i]).exp().widen();
@@ -80,7 +80,7 @@ impl<F: Real> Sweep<'_, '_, F> {
                 // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
                 scratch.max[i] = job.max[i].max(F::min_value());
             }
-            kernel::tile_sums(z, n, &scratch.max, &mut scratch.short, job.sum);
+            kernel::tile_sums(self.plan.level, z, n, &scratch.max, &mut scratch.short, job.sum);
         }
     }
 
@@ -89,7 +89,13 @@ impl<F: Real> Sweep<'_, '_, F> {
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let Prepared { embeddings, packed, .. } = self.prepared;
         let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&packed[0]);
-        kernel::gemm(MatMut::new(z, rows, n, n), false, Mat::new(weights, rows, dims), embeddings);
+        kernel::gemm(
+            self.plan.level,
+            MatMut::new(z, rows, n, n),
+            false,
+            Mat::new(weights, rows, dims),
+            embeddings,
+        );
     }
 
     /// What a tile's products are multiplied by: the inverse norms, or 1. Kept for the first

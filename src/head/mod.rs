@@ -14,11 +14,9 @@ mod second_sweep;
 mod step;
 mod workspace;
 
-pub(crate) use communication::{
-    Communication, SampleStats, SingleRank, StepReport, TargetLogit,
-};
-pub use prepare::ZeroEmbedding;
+pub(crate) use communication::{Communication, SampleStats, SingleRank, StepReport, TargetLogit};
 pub(crate) use prepare::StepInput;
+pub use prepare::ZeroEmbedding;
 
 use std::ops::Range;
 
@@ -272,7 +270,9 @@ impl<L: MarginLoss> Head<L> {
         communication: &impl Communication<F>,
         gradients: &mut SampledGradients<F>,
     ) -> Result<Forward<F>, Error> {
-        let mut fresh = input.sample.and_then(|sample| gradients.fresh_unless_fit(input.embeddings.dim(), input.classes.bias.is_some(), sample));
+        let mut fresh = input.sample.and_then(|sample| {
+            gradients.fresh_unless_fit(input.embeddings.dim(), input.classes.bias.is_some(), sample)
+        });
         let offsets = input.sample.and_then(ClassSample::offsets);
         let selected = input.sample.map(|sample| &sample.classes[..]);
         let classes = Classes { selected, offsets: offsets.as_deref(), ..input.classes };

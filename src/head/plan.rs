@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::kernel::Level;
+
 /// Classes in a tile: its weights, logits and gradients stay in the second-level cache.
 const TILE: usize = 256;
 /// Most bytes that the chunks' partial gradients of the embeddings may take together.
@@ -23,6 +25,8 @@ pub(super) struct Plan {
     pub dims: usize,
     pub classes: usize,
     pub chunks: usize,
+    /// The vector instructions that the products and the loops over tiles use.
+    pub level: Level,
     /// Whether the logits wait in the rows of the weight gradient, which are long enough.
     pub in_weight_rows: bool,
     /// Classes whose logits are kept in the workspace between the sweeps, where they do not wait
@@ -34,6 +38,7 @@ impl Plan {
     /// The plan for so many samples, dims and classes of `bytes` per number, whose logits may take
     /// `budget` bytes; `weight_rows` says whether there are rows of a weight gradient to hold them.
     pub fn new(
+        level: Level,
         (samples, dims, classes): (usize, usize, usize),
         bytes: usize,
         budget: usize,
@@ -48,7 +53,7 @@ impl Plan {
         let affordable = budget / (samples * bytes).max(1);
         let in_weight_rows = weight_rows && samples <= dims;
         let stored = if in_weight_rows { 0 } else { classes.min(affordable / TILE * TILE) };
-        Plan { samples, dims, classes, chunks, in_weight_rows, stored }
+        Plan { samples, dims, classes, chunks, level, in_weight_rows, stored }
     }
 
     /// The classes of one chunk: whole tiles.

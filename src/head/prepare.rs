@@ -11,7 +11,7 @@ use crate::data::{
     check_norm, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Mat, Real};
+use crate::kernel::{self, Level, Mat, Panels, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
 use crate::math::Target;
 
@@ -62,7 +62,7 @@ pub(crate) struct Prepared<F> {
     /// Their embeddings times their scale, a_i·u_i (samples × dims).
     pub embeddings: Vec<F>,
     /// The same packed for the products: transposed (dims × samples) and as they are.
-    pub packed: [Vec<F>; 2],
+    pub packed: [Panels<F>; 2],
     /// What multiplies the products of each of the first classes: a bounded number of them.
     pub factors: Vec<F>,
 }
@@ -73,7 +73,7 @@ impl<F> Default for Prepared<F> {
             form: LogitForm { scale: Scale::FeatureNorm, plain: false },
             samples: Vec::new(),
             embeddings: Vec::new(),
-            packed: [Vec::new(), Vec::new()],
+            packed: [Panels::default(), Panels::default()],
             factors: Vec::new(),
         }
     }
@@ -123,6 +123,7 @@ impl<F: Real> StepInput<'_, F> {
     pub fn prepare<L: MarginLoss>(
         &self,
         loss: &L,
+        level: Level,
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<(), Error> {
@@ -146,8 +147,8 @@ impl<F: Real> StepInput<'_, F> {
         self.scale_embeddings(*form, samples, embeddings);
         if counted > 0 {
             let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
-            kernel::pack(embeddings.t(), &mut packed[0]);
-            kernel::pack(embeddings, &mut packed[1]);
+            kernel::pack(level, embeddings.t(), &mut packed[0]);
+            kernel::pack(level, embeddings, &mut packed[1]);
         }
         Ok(())
     }

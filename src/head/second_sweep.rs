@@ -98,17 +98,31 @@ impl<F: Real> Sweep<'_, '_, F> {
                 self.products(weights, tile.len(), z);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
-                kernel::tile_stats(z, n, factors, biases, self.targets(tile.start), stats);
+                kernel::tile_stats(
+                    self.plan.level,
+                    z,
+                    n,
+                    factors,
+                    biases,
+                    self.targets(tile.start),
+                    stats,
+                );
                 z
             }
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
         let LogitCoefficients { shift, coefficients: c, .. } = coefficients;
-        kernel::tile_gradient(z, n, shift, c, factors, gradient);
+        kernel::tile_gradient(self.plan.level, z, n, shift, c, factors, gradient);
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
             let partial = MatMut::new(job.partial, n, dims, dims);
-            kernel::gemm(partial, !first, gradient.t(), Mat::new(weights, tile.len(), dims));
+            kernel::gemm(
+                self.plan.level,
+                partial,
+                !first,
+                gradient.t(),
+                Mat::new(weights, tile.len(), dims),
+            );
         }
         if let Some(rows) = &mut job.weights {
             let rows = &mut rows[at * dims..(at + tile.len()) * dims];
@@ -124,7 +138,13 @@ impl<F: Real> Sweep<'_, '_, F> {
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let prepared = self.prepared;
         let embeddings = Mat::new(&prepared.embeddings, n, dims).in_panels(&prepared.packed[1]);
-        kernel::gemm(MatMut::new(rows, factors.len(), dims, dims), false, gradient, embeddings);
+        kernel::gemm(
+            self.plan.level,
+            MatMut::new(rows, factors.len(), dims, dims),
+            false,
+            gradient,
+            embeddings,
+        );
         if prepared.form.scale != Scale::Unnormalized {
             let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
             for ((row, w), &factor) in rows.zip(factors.iter()) {

@@ -10,7 +10,7 @@ use super::second_sweep::{LogitCoefficients, SweepOutput};
 use super::workspace::Workspace;
 use crate::data::{Forward, IGNORED, Output};
 use crate::error::Error;
-use crate::kernel::Real;
+use crate::kernel::{Level, Real};
 use crate::loss::MarginLoss;
 use crate::math::sample_terms;
 
@@ -83,14 +83,16 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         if let Some(output) = output {
             output.check((rows, dims), classes, input.classes.bias.is_some())?;
         }
+        let level = Level::detect();
         let weight_rows = output.is_some_and(|output| output.weights.is_some());
         // Without gradients no logit waits for a second sweep.
         let budget = if output.is_some() { budget } else { 0 };
-        let plan =
-            |samples| Plan::new((samples, dims, classes), size_of::<F>(), budget, weight_rows);
+        let plan = |samples| {
+            Plan::new(level, (samples, dims, classes), size_of::<F>(), budget, weight_rows)
+        };
         let threads = rayon::current_num_threads();
         let parallel = plan(rows).workers(threads) > 1;
-        input.prepare(loss, &mut workspace.prepared, parallel)?;
+        input.prepare(loss, level, &mut workspace.prepared, parallel)?;
         let plan = plan(workspace.prepared.samples.len());
         let workers = plan.workers(threads);
         workspace.prepare(&plan, workers);
@@ -186,7 +188,15 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
             _ => IGNORED,
         };
         let best = nearest.max.max(own).widen();
-        SampleStats { row: sample.row, label, norm: sample.norm, negatives, target, prediction, best }
+        SampleStats {
+            row: sample.row,
+            label,
+            norm: sample.norm,
+            negatives,
+            target,
+            prediction,
+            best,
+        }
     }
 
     fn second_sweep(
@@ -203,11 +213,8 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
             *coefficient = F::narrow(terms.coefficient);
         }
         let terms = &terms[..];
-        let factors = LogitCoefficients {
-            shift: &shift[..n],
-            coefficients: &coefficients[..n],
-            terms,
-        };
+        let factors =
+            LogitCoefficients { shift: &shift[..n], coefficients: &coefficients[..n], terms };
         let scratch = &mut scratch[..self.workers];
         let asked_for = if embeddings.is_some() { self.plan.chunks * n * dims } else { 0 };
         let partials = &mut partials[..asked_for];

@@ -1,63 +1,138 @@
-//! One loop, translated for each level of the CPU, chosen at run time.
+//! One loop, compiled for each level of the CPU; which one runs is a value.
+
+use std::sync::OnceLock;
 
 /// A loop over slices. `run` must be `#[inline(always)]`, so that it is compiled inside the
 /// function that enables the CPU's features.
 pub(crate) trait Op {
     type Output;
 
-    /// The loop; with `FMA`, fused multiply-add is one instruction.
-    fn run<const FMA: bool>(self) -> Self::Output;
+    /// The loop, for one instruction set.
+    fn run<I: Isa>(self) -> Self::Output;
 }
 
-/// Whether the build is told to do as on the least of CPUs, so that any machine can test that.
-const BASELINE: bool = cfg!(margin_softmax_baseline);
+/// What a loop may rely on at one level.
+pub trait Isa {
+    /// Whether fused multiply-add is one instruction.
+    const FMA: bool;
+    /// Bytes in a vector register.
+    const VECTOR: usize;
+}
 
-/// Runs `op` at the highest level that this CPU has.
-#[inline]
-pub(crate) fn dispatch<O: Op>(op: O) -> O::Output {
+/// What the target has without detection: SSE2, NEON.
+pub(crate) enum Baseline {}
+
+impl Isa for Baseline {
+    const FMA: bool = cfg!(target_arch = "aarch64");
+    const VECTOR: usize = 16;
+}
+
+/// AVX2 with FMA.
+#[cfg(target_arch = "x86_64")]
+enum Avx2 {}
+
+#[cfg(target_arch = "x86_64")]
+impl Isa for Avx2 {
+    const FMA: bool = true;
+    const VECTOR: usize = 32;
+}
+
+/// AVX-512 F, VL, DQ and BW.
+#[cfg(target_arch = "x86_64")]
+enum Avx512 {}
+
+#[cfg(target_arch = "x86_64")]
+impl Isa for Avx512 {
+    const FMA: bool = true;
+    const VECTOR: usize = 64;
+}
+
+/// A level of vector instructions that this CPU has: there is no value for one that it lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Level(Kind);
+
+// Private: `dispatch` relies on every `Level` having passed `Kind::is_available`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Plain,
     #[cfg(target_arch = "x86_64")]
-    {
-        if has_avx512() {
-            // SAFETY: the features that `avx512` enables were detected just now; AVX-512F
-            // implies AVX2 and FMA on every CPU.
-            return unsafe { avx512(op) };
-        }
-        if !BASELINE && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the features that `avx2` enables were detected just now.
-            return unsafe { avx2(op) };
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Kind {
+    /// From the lowest to the highest.
+    const ALL: &[Kind] = &[
+        Kind::Plain,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512,
+    ];
+
+    fn is_available(self) -> bool {
+        match self {
+            Kind::Plain => true,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            // AVX2 and FMA too, which the compiled functions enable along with AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => {
+                Kind::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512bw")
+            }
         }
     }
-    op.run::<{ cfg!(target_arch = "aarch64") }>()
 }
 
-/// Whether this CPU has the vectors of 64 bytes that `avx512` compiles for.
+impl Level {
+    /// The highest level of this CPU.
+    #[inline]
+    pub fn detect() -> Level {
+        static HIGHEST: OnceLock<Level> = OnceLock::new();
+        *HIGHEST.get_or_init(|| Level::available().last().unwrap_or(Level(Kind::Plain)))
+    }
+
+    /// Every level of this CPU, from the lowest to the highest.
+    pub fn available() -> impl Iterator<Item = Level> {
+        Kind::ALL.iter().filter(|kind| kind.is_available()).map(|&kind| Level(kind))
+    }
+}
+
+/// Runs `op` at a level.
 #[inline]
-pub(crate) fn has_avx512() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return !BASELINE
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512bw");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+pub(crate) fn dispatch<O: Op>(level: Level, op: O) -> O::Output {
+    match level.0 {
+        Kind::Plain => op.run::<Baseline>(),
+        // SAFETY: a `Level` of this kind exists only if `is_available` has detected the features
+        // that the function enables.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { run_avx2(op) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { run_avx512(op) },
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-fn avx512<O: Op>(op: O) -> O::Output {
-    op.run::<true>()
+fn run_avx512<O: Op>(op: O) -> O::Output {
+    op.run::<Avx512>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<O: Op>(op: O) -> O::Output {
-    op.run::<true>()
+fn run_avx2<O: Op>(op: O) -> O::Output {
+    op.run::<Avx2>()
 }
 
-/// $ab + c$: fused where that is one instruction, two operations elsewhere (without the
+/// ab + c: fused where that is one instruction, two operations elsewhere (without the
 /// instruction, `mul_add` is a call into the C library).
 #[inline(always)]
-pub(crate) fn madd<F: num_traits::Float, const FMA: bool>(a: F, b: F, c: F) -> F {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
+pub(crate) fn madd<F: num_traits::Float, I: Isa>(a: F, b: F, c: F) -> F {
+    if I::FMA { a.mul_add(b, c) } else { a * b + c }
 }

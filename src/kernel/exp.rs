@@ -1,11 +1,11 @@
-//! $e^x$ without a branch, so that a loop over it becomes vector code.
+//! e^x without a branch, so that a loop over it becomes vector code.
 //!
-//! $x = n\ln 2 + r$ with $|r| \le \frac{\ln 2}{2}$, then $e^x = 2^n(1 + r + r^2 q(r))$, $q$ a
-//! polynomial interpolated at Chebyshev nodes. $\ln 2$ is split so that $n\cdot$ its upper part is exact, and
-//! $2^n$ is applied in two halves, so that subnormal results are rounded once and the ends of the
-//! range overflow and underflow by themselves. NaN passes through.
+//! x = n ln 2 + r with |r| ≤ (ln 2)/2, then e^x = 2ⁿ (1 + r + r² q(r)), q a polynomial interpolated
+//! at Chebyshev nodes. ln 2 is split so that n times its upper part is exact, and 2ⁿ is applied in
+//! two halves, so that subnormal results are rounded once and the ends of the range overflow and
+//! underflow by themselves. NaN passes through.
 
-use super::dispatch::madd;
+use super::dispatch::{Isa, madd};
 
 macro_rules! exp {
     (
@@ -16,19 +16,20 @@ macro_rules! exp {
         polynomial: [$($coefficient:literal),*]
     ) => {
         #[inline(always)]
-        pub(crate) fn $name<const FMA: bool>(x: $float) -> $float {
+        pub(crate) fn $name<I: Isa>(x: $float) -> $float {
             // Comparisons, not min and max: those would lose a NaN.
             let x = if x < $lowest { $lowest } else { x };
             let x = if x > $highest { $highest } else { x };
             // Adding 1.5 · 2^mantissa leaves the nearest integer in the lowest bits.
-            let shifted = madd::<_, FMA>(x, std::$float::consts::LOG2_E, $round);
+            let shifted = madd::<_, I>(x, std::$float::consts::LOG2_E, $round);
             let n = shifted - $round;
-            let exponent = (shifted.to_bits() as $int).wrapping_sub(($round as $float).to_bits() as $int);
-            let r = madd::<_, FMA>(n, -$high, x);
-            let r = madd::<_, FMA>(n, -$low, r);
+            let integer = |x: $float| x.to_bits() as $int;
+            let exponent = integer(shifted).wrapping_sub(integer($round));
+            let r = madd::<_, I>(n, -$high, x);
+            let r = madd::<_, I>(n, -$low, r);
             let mut q: $float = 0.0;
-            $(q = madd::<_, FMA>(q, r, $coefficient);)*
-            let value = 1.0 + madd::<_, FMA>(r * r, q, r);
+            $(q = madd::<_, I>(q, r, $coefficient);)*
+            let value = 1.0 + madd::<_, I>(r * r, q, r);
             let half = exponent >> 1;
             let power = |n: $int| $float::from_bits((n.wrapping_add($bias) as $bits) << $mantissa);
             value * power(half) * power(exponent.wrapping_sub(half))
@@ -59,46 +60,65 @@ exp! {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dispatch::{Level, Op, dispatch};
     use super::*;
-    use crate::kernel::Real;
-    use crate::kernel::dispatch::{Op, dispatch};
     use rayon::prelude::*;
 
-    struct Exp<'a, F>(&'a mut [F]);
+    struct ExpF32<'a>(&'a mut [f32]);
 
-    impl<F: Real> Op for Exp<'_, F> {
+    impl Op for ExpF32<'_> {
         type Output = ();
 
         #[inline(always)]
-        fn run<const FMA: bool>(self) {
-            self.0.iter_mut().for_each(|x| *x = x.exp_inline::<FMA>());
+        fn run<I: Isa>(self) {
+            self.0.iter_mut().for_each(|x| *x = exp_f32::<I>(*x));
         }
     }
 
-    /// Distance in units of the last place of f32, which is that of the smallest normal number for all
-    /// smaller ones.
+    struct ExpF64<'a>(&'a mut [f64]);
+
+    impl Op for ExpF64<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<I: Isa>(self) {
+            self.0.iter_mut().for_each(|x| *x = exp_f64::<I>(*x));
+        }
+    }
+
+    fn at(level: Level, x: f64) -> f64 {
+        let mut x = [x];
+        dispatch(level, ExpF64(&mut x));
+        x[0]
+    }
+
+    /// Distance in units of the last place of f32, which is that of the smallest normal number for
+    /// all smaller ones.
     fn ulps_f32(found: f32, reference: f64) -> f64 {
         let exponent = reference.log2().floor().max(-126.0) as i32;
         (f64::from(found) - reference).abs() / 2.0_f64.powi(exponent - 23)
     }
 
-    /// The largest error over a range of bit patterns, at this CPU's level and without FMA.
+    fn error_f32(x: f32, found: f32) -> f64 {
+        let reference = f64::from(x).exp();
+        if x.is_nan() {
+            return if found.is_nan() { 0.0 } else { f64::INFINITY };
+        }
+        // Beyond the midpoint between the largest number and the next power of two.
+        if reference >= 3.402_823_567_797_336_6e38 {
+            return if found == f32::INFINITY { 0.0 } else { f64::INFINITY };
+        }
+        if reference == 0.0 { f64::from(found) } else { ulps_f32(found, reference) }
+    }
+
+    /// The largest error over a range of bit patterns, at every level.
     fn worst_f32(bits: std::ops::Range<u64>) -> f64 {
         let inputs: Vec<f32> = bits.map(|bits| f32::from_bits(bits as u32)).collect();
-        let mut outputs = inputs.clone();
-        dispatch(Exp(&mut outputs));
-        let errors = inputs.iter().zip(&outputs).flat_map(|(&x, &found)| {
-            [found, exp_f32::<false>(x)].map(|found| {
-                let reference = f64::from(x).exp();
-                if x.is_nan() {
-                    return if found.is_nan() { 0.0 } else { f64::INFINITY };
-                }
-                // Beyond the midpoint between the largest number and the next power of two.
-                if reference >= 3.402_823_567_797_336_6e38 {
-                    return if found == f32::INFINITY { 0.0 } else { f64::INFINITY };
-                }
-                if reference == 0.0 { f64::from(found) } else { ulps_f32(found, reference) }
-            })
+        let errors = Level::available().flat_map(|level| {
+            let mut outputs = inputs.clone();
+            dispatch(level, ExpF32(&mut outputs));
+            let pairs = inputs.iter().zip(outputs);
+            pairs.map(|(&x, found)| error_f32(x, found)).collect::<Vec<_>>()
         });
         errors.fold(0.0, f64::max)
     }
@@ -151,7 +171,7 @@ mod tests {
         }
     }
 
-    /// The exponent $n$ and $e^x/2^n$, by Taylor's series in double-double arithmetic.
+    /// The exponent n and e^x / 2ⁿ, by Taylor's series in double-double arithmetic.
     fn reference(x: f64) -> (i32, Double) {
         let n = (x * std::f64::consts::LOG2_E).round();
         // ln 2 in three parts, the first short enough for n times it to be exact.
@@ -173,8 +193,9 @@ mod tests {
             // From the first subnormal result to the last finite one.
             let x = -745.0 + 1454.7 * (f64::from(step) + 0.37) / 2e6;
             let (n, Double(high, low)) = reference(x);
-            for found in [exp_f64::<true>(x), exp_f64::<false>(x)] {
-                // Both halves of 2^n are exact, and so is dividing by them above the subnormals.
+            for level in Level::available() {
+                let found = at(level, x);
+                // Both halves of 2ⁿ are exact, and so is dividing by them above the subnormals.
                 let lowest = (-1022 - n).max(if high < 1.0 { -1 } else { 0 });
                 let unit = 2.0_f64.powi(lowest - 52);
                 let scaled = found * 2.0_f64.powi(-n / 2) * 2.0_f64.powi(-n - -n / 2);
@@ -186,14 +207,16 @@ mod tests {
 
     #[test]
     fn ends_of_the_range_are_right() {
-        for x in [f64::NEG_INFINITY, -1e300, -746.0, f64::MIN] {
-            assert_eq!(exp_f64::<true>(x), 0.0);
+        for level in Level::available() {
+            for x in [f64::NEG_INFINITY, -1e300, -746.0, f64::MIN] {
+                assert_eq!(at(level, x), 0.0);
+            }
+            for x in [f64::INFINITY, 1e300, 709.8, f64::MAX] {
+                assert_eq!(at(level, x), f64::INFINITY);
+            }
+            assert!(at(level, f64::NAN).is_nan());
+            assert_eq!((at(level, 0.0), at(level, -0.0)), (1.0, 1.0));
+            assert_eq!(at(level, -745.1), f64::from_bits(1));
         }
-        for x in [f64::INFINITY, 1e300, 709.8, f64::MAX] {
-            assert_eq!(exp_f64::<true>(x), f64::INFINITY);
-        }
-        assert!(exp_f64::<true>(f64::NAN).is_nan());
-        assert_eq!((exp_f64::<true>(0.0), exp_f64::<false>(-0.0)), (1.0, 1.0));
-        assert_eq!(exp_f64::<true>(-745.1), f64::from_bits(1));
     }
 }

@@ -1,20 +1,22 @@
 //! Slices in, slices out: the arithmetic that must be fast. It knows no loss.
 //!
-//! The only room with `unsafe` and CPU dispatch. Loops are written once, as an
-//! `Op` that the compiler translates for AVX-512, for AVX2 with FMA and for the
-//! baseline; the CPU chooses at run time. Matrix products go through `gemm`, whichever
-//! library stands behind it.
+//! The only module with `unsafe` and CPU dispatch. A loop is written once, as an `Op` that the
+//! compiler translates for each [`Level`] of vector instructions; which level runs is a value, so
+//! that a test can ask for any that the CPU has.
 
 mod dispatch;
 mod exp;
 mod gemm;
+mod matrix;
 mod pair;
 mod real;
 mod riesz;
 mod rows;
 mod softmax;
 
-pub(crate) use gemm::{Mat, MatMut, gemm, pack};
+pub(crate) use dispatch::Level;
+pub(crate) use gemm::{gemm, pack};
+pub(crate) use matrix::{Mat, MatMut, Panels};
 pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};

@@ -1,12 +1,12 @@
-//! The loops over one (embedding, target weight) pair, in f64: MATH of the angle and the unit
-//! tangents is in `geometry`, here are only its sums.
+//! Loops over one (embedding, target weight) pair, in f64: the sums that the angle and the unit
+//! tangents of a pair are computed from.
 
-use super::dispatch::{Op, dispatch, madd};
+use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::real::Real;
 
 const LANES: usize = 16;
 
-/// Two rows of equal length, each with the inverse of its norm: $u$ and $v$ are the unit vectors.
+/// Two rows of equal length, each with the inverse of its norm: u and v are the unit vectors.
 #[derive(Clone, Copy)]
 struct Units<'a, F> {
     x: &'a [F],
@@ -40,7 +40,7 @@ impl<F: Real> Units<'_, F> {
     }
 }
 
-/// $|v - u|^2$ and $|v + u|^2$.
+/// ‖v − u‖² and ‖v + u‖².
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moments {
     pub difference: f64,
@@ -50,7 +50,8 @@ pub(crate) struct Moments {
 /// The moments of the unit vectors along `x` and `w`.
 pub(crate) fn moments<F: Real>(x: &[F], w: &[F], inverse_x: f64, inverse_w: f64) -> Moments {
     assert_eq!(x.len(), w.len());
-    let [difference, sum] = dispatch(MomentsOp(Units { x, w, inverse_x, inverse_w }));
+    let [difference, sum] =
+        dispatch(Level::detect(), MomentsOp(Units { x, w, inverse_x, inverse_w }));
     Moments { difference, sum }
 }
 
@@ -60,18 +61,18 @@ impl<F: Real> Op for MomentsOp<'_, F> {
     type Output = [f64; 2];
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> [f64; 2] {
+    fn run<I: Isa>(self) -> [f64; 2] {
         self.0.sum(|u, v| [(v - u) * (v - u), (v + u) * (v + u)])
     }
 }
 
-/// The tangents at $u$ and $v$, as what they are made of:
-/// $t^x \propto (v - su) + k_x u$ and $t^w \propto (u - sv) + k_w v$, with $s = \pm1$.
+/// The tangents at u and v, by their coefficients: tˣ ∝ (v − s u) + kₓ u and
+/// tʷ ∝ (u − s v) + k_w v, with s = ±1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tangents {
-    /// $k_x$, after one step of Gram–Schmidt.
+    /// kₓ, after one step of Gram–Schmidt.
     pub along_x: f64,
-    /// $k_w$, after one step of Gram–Schmidt.
+    /// k_w, after one step of Gram–Schmidt.
     pub along_w: f64,
     /// Lengths of both before they are normalised.
     pub lengths: [f64; 2],
@@ -87,7 +88,10 @@ pub(crate) fn tangents<F: Real>(
     along: f64,
 ) -> Tangents {
     assert_eq!(x.len(), w.len());
-    dispatch(TangentsOp { units: Units { x, w, inverse_x, inverse_w }, side, along })
+    dispatch(
+        Level::detect(),
+        TangentsOp { units: Units { x, w, inverse_x, inverse_w }, side, along },
+    )
 }
 
 struct TangentsOp<'a, F> {
@@ -100,9 +104,9 @@ impl<F: Real> Op for TangentsOp<'_, F> {
     type Output = Tangents;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Tangents {
+    fn run<I: Isa>(self) -> Tangents {
         let TangentsOp { units, side, along } = self;
-        let at = |a: f64, b: f64, along: f64| madd::<_, FMA>(along, a, madd::<_, FMA>(-side, a, b));
+        let at = |a: f64, b: f64, along: f64| madd::<_, I>(along, a, madd::<_, I>(-side, a, b));
         let [radial_x, radial_w] = units.sum(|u, v| [at(u, v, along) * u, at(v, u, along) * v]);
         let (along_x, along_w) = (along - radial_x, along - radial_w);
         let squares = units.sum(|u, v| {
@@ -113,7 +117,7 @@ impl<F: Real> Op for TangentsOp<'_, F> {
     }
 }
 
-/// `out` $\mathrel{+}= c ((b - sa) + k a)$ for the unit vectors along `a` and `b`.
+/// `out` += c ((b − s a) + k a) for the unit vectors along `a` and `b`.
 pub(crate) fn add_tangent<F: Real>(
     out: &mut [f64],
     (a, inverse_a): (&[F], f64),
@@ -122,7 +126,7 @@ pub(crate) fn add_tangent<F: Real>(
     c: f64,
 ) {
     assert!(out.len() == a.len() && a.len() == b.len());
-    dispatch(AddTangent { out, a, b, inverse_a, inverse_b, side, along, c });
+    dispatch(Level::detect(), AddTangent { out, a, b, inverse_a, inverse_b, side, along, c });
 }
 
 struct AddTangent<'a, F> {
@@ -140,19 +144,19 @@ impl<F: Real> Op for AddTangent<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         for ((out, a), b) in self.out.iter_mut().zip(self.a).zip(self.b) {
             let (a, b) = (a.widen() * self.inverse_a, b.widen() * self.inverse_b);
-            let tangent = madd::<_, FMA>(self.along, a, madd::<_, FMA>(-self.side, a, b));
-            *out = madd::<_, FMA>(self.c, tangent, *out);
+            let tangent = madd::<_, I>(self.along, a, madd::<_, I>(-self.side, a, b));
+            *out = madd::<_, I>(self.c, tangent, *out);
         }
     }
 }
 
-/// `out` $\leftarrow$ `keep` $\cdot$ `out` $+ c a$.
+/// `out` ← `keep` · `out` + c a.
 pub(crate) fn add_scaled<F: Real>(out: &mut [f64], keep: f64, a: &[F], c: f64) {
     assert_eq!(out.len(), a.len());
-    dispatch(AddScaled { out, keep, a, c });
+    dispatch(Level::detect(), AddScaled { out, keep, a, c });
 }
 
 struct AddScaled<'a, F> {
@@ -166,9 +170,9 @@ impl<F: Real> Op for AddScaled<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         for (out, a) in self.out.iter_mut().zip(self.a) {
-            *out = madd::<_, FMA>(self.c, a.widen(), self.keep * *out);
+            *out = madd::<_, I>(self.c, a.widen(), self.keep * *out);
         }
     }
 }
@@ -176,7 +180,7 @@ impl<F: Real> Op for AddScaled<'_, F> {
 /// a·b in f64.
 pub(crate) fn dot<F: Real, G: Real>(a: &[F], b: &[G]) -> f64 {
     assert_eq!(a.len(), b.len());
-    dispatch(Dot { a, b })
+    dispatch(Level::detect(), Dot { a, b })
 }
 
 struct Dot<'a, F, G> {
@@ -188,16 +192,16 @@ impl<F: Real, G: Real> Op for Dot<'_, F, G> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> f64 {
+    fn run<I: Isa>(self) -> f64 {
         let mut sums = [0.0; LANES];
         let (a_blocks, a_rest) = self.a.as_chunks::<LANES>();
         let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
         for (a, b) in a_blocks.iter().zip(b_blocks) {
             for ((sum, &a), b) in sums.iter_mut().zip(a).zip(b) {
-                *sum = madd::<_, FMA>(a.widen(), b.widen(), *sum);
+                *sum = madd::<_, I>(a.widen(), b.widen(), *sum);
             }
         }
         let rest = a_rest.iter().zip(b_rest);
-        rest.fold(sums.iter().sum(), |dot, (a, b)| madd::<_, FMA>(a.widen(), b.widen(), dot))
+        rest.fold(sums.iter().sum(), |dot, (a, b)| madd::<_, I>(a.widen(), b.widen(), dot))
     }
 }

@@ -6,10 +6,8 @@ use std::iter::Sum;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
 
-use super::dispatch::dispatch;
+use super::dispatch::Isa;
 use super::exp::{exp_f32, exp_f64};
-use super::gemm::registers::{Pack, Product, columns};
-use super::gemm::{Mat, MatMut, libraries};
 
 /// The type of the data: `f32` or `f64`. Sealed; hyper-parameters are always `f64`.
 pub trait Real:
@@ -54,18 +52,12 @@ pub trait Element: Sized + Copy {
     fn from_index(index: u64) -> Self;
     /// The index back.
     fn to_index(self) -> u64;
-    /// $e^x$ for every $x$, branch-free.
-    fn exp_inline<const FMA: bool>(self) -> Self;
-    /// Lays out B as the panels of `gemm_in_registers`.
-    fn pack(b: Mat<'_, Self>, panels: &mut Vec<Self>);
-    /// $C = AB$, or $C \mathrel{+}= AB$, where the columns of B lie side by side or are packed.
-    fn gemm_in_registers(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>);
-    /// The same for every B.
-    fn gemm_by_library(c: MatMut<'_, Self>, accumulate: bool, a: Mat<'_, Self>, b: Mat<'_, Self>);
+    /// e^x for every x, branch-free.
+    fn exp_inline<I: Isa>(self) -> Self;
 }
 
 macro_rules! element {
-    ($float:ident, $bits:ident, $min_norm:literal, $exp:ident, $matrixmultiply:ident) => {
+    ($float:ident, $bits:ident, $min_norm:literal, $exp:ident) => {
         impl Element for $float {
             const MIN_NORM: f64 = $min_norm;
             const MAX: f64 = $float::MAX as f64;
@@ -91,37 +83,12 @@ macro_rules! element {
             }
 
             #[inline(always)]
-            fn exp_inline<const FMA: bool>(self) -> Self {
-                $exp::<FMA>(self)
-            }
-
-            fn pack(b: Mat<'_, Self>, panels: &mut Vec<Self>) {
-                dispatch(Pack::<_, { columns::<$float>() }> { b, panels });
-            }
-
-            fn gemm_in_registers(
-                c: MatMut<'_, Self>,
-                accumulate: bool,
-                a: Mat<'_, Self>,
-                b: Mat<'_, Self>,
-            ) {
-                dispatch(Product::<_, { columns::<$float>() }> { c, accumulate, a, b });
-            }
-
-            fn gemm_by_library(
-                c: MatMut<'_, Self>,
-                accumulate: bool,
-                a: Mat<'_, Self>,
-                b: Mat<'_, Self>,
-            ) {
-                #[cfg(all(feature = "faer", not(miri)))]
-                libraries::by_faer(c, accumulate, a, b);
-                #[cfg(any(not(feature = "faer"), miri))]
-                libraries::by_matrixmultiply(matrixmultiply::$matrixmultiply, c, accumulate, a, b);
+            fn exp_inline<I: Isa>(self) -> Self {
+                $exp::<I>(self)
             }
         }
     };
 }
 
-element!(f32, u32, 1e-30, exp_f32, sgemm);
-element!(f64, u64, 1e-290, exp_f64, dgemm);
+element!(f32, u32, 1e-30, exp_f32);
+element!(f64, u64, 1e-290, exp_f64);

@@ -1,25 +1,25 @@
 //! Riesz energies on the unit sphere, from a row of cosines.
 //!
-//! A term depends on the squared distance alone: $d^2 = 2 - 2c$, or $2 + 2c$ to the opposite
-//! point. For close pairs that subtraction loses the distance's digits, so such pairs are left
-//! out here, to be taken from their difference ([`riesz_pair`]).
+//! A term depends on the squared distance alone: d² = 2 − 2c, or 2 + 2c to the opposite point.
+//! For close pairs that subtraction cancels, so such pairs are left out here; the caller computes
+//! them from the difference of the vectors ([`riesz_pair`]).
 
 use num_traits::Float;
 
-use super::dispatch::{Op, dispatch};
+use super::dispatch::{Isa, Level, Op, dispatch};
 use super::real::Real;
 
 const LANES: usize = 32;
-/// A cosine beyond this, $d^2 < 1/4$, is near. An error $\varepsilon$ in a cosine that is not
-/// near puts at most $2\varepsilon/d^2 \le 8\varepsilon$ into the relative error of $d^2$, and
-/// $(s/2 + 1) 8\varepsilon \le 16\varepsilon$ into that of the force.
+/// A pair whose cosine is larger, d² < 1/4, is near. An error ε in a cosine that is not near puts
+/// at most 2ε/d² ≤ 8ε into the relative error of d², and (s/2 + 1) 8ε ≤ 16ε into that of the
+/// force.
 const NEAR: f64 = 0.875;
-/// Most columns in a row: the product of so many squared distances, each in $[1/4, 4]$ (with
+/// Most columns in a row: the product of so many squared distances, each in [1/4, 4] (with
 /// `HALF` twice as many, each pair's product at most 4), stays in the range of f64.
 const MOST_COLUMNS: usize = 256;
 
-/// What a pair adds to the energy of exponent $s$, and its force $\kappa d^{-s-2}$, from $d^2$.
-/// At $s = 0$ the first is $d^2$ itself: the logarithm is taken of the product of many.
+/// A pair's energy of exponent s and its force κ d^(−s−2), from d². At s = 0 the first is d²
+/// itself: one logarithm is taken of the product of many.
 #[inline(always)]
 fn law<F: Float, const S: u8>(square: F) -> (F, F) {
     match S {
@@ -35,7 +35,7 @@ fn law<F: Float, const S: u8>(square: F) -> (F, F) {
     }
 }
 
-/// What a pair adds and its force, from the squared distances to a point and, with `HALF`, to its
+/// A pair's energy and force, from the squared distances to a point and, with `HALF`, to its
 /// opposite, which pushes the other way.
 #[inline(always)]
 fn both<F: Float, const S: u8, const HALF: bool>(difference: F, sum: F) -> (F, F) {
@@ -52,7 +52,7 @@ fn join<F: Float, const S: u8>(a: F, b: F) -> F {
     if S == 0 { a * b } else { a + b }
 }
 
-/// What a pair that does not count adds.
+/// The energy of a pair that does not count.
 #[inline(always)]
 fn nothing<F: Float, const S: u8>() -> F {
     if S == 0 { F::one() } else { F::zero() }
@@ -63,13 +63,13 @@ fn energy<const S: u8>(joined: f64) -> f64 {
     if S == 0 { -0.5 * joined.ln() } else { joined }
 }
 
-/// Energy and force of one pair, from its squared distances $|v-u|^2$ and $|v+u|^2$.
+/// Energy and force of one pair, from its squared distances ‖v − u‖² and ‖v + u‖².
 pub(crate) fn riesz_pair<const S: u8, const HALF: bool>(difference: f64, sum: f64) -> (f64, f64) {
     let (term, force) = both::<_, S, HALF>(difference, sum);
     (energy::<S>(term), force)
 }
 
-/// Turns the cosines of one row into its forces, each times `weight + weights[k]`, and answers the
+/// Turns the cosines of one row into its forces, each times `weight + weights[k]`, and returns the
 /// sum of the pairs' energies, without the weights. Near pairs (with `HALF`, nearly opposed ones
 /// too) count nothing and are listed in `near`.
 pub(crate) fn riesz_row<F: Real, const S: u8, const HALF: bool>(
@@ -80,7 +80,7 @@ pub(crate) fn riesz_row<F: Real, const S: u8, const HALF: bool>(
 ) -> f64 {
     assert!(cosines.len() == weights.len() && cosines.len() <= MOST_COLUMNS);
     near.clear();
-    dispatch(RieszRow::<F, S, HALF> { cosines, weight, weights, near })
+    dispatch(Level::detect(), RieszRow::<F, S, HALF> { cosines, weight, weights, near })
 }
 
 struct RieszRow<'a, F, const S: u8, const HALF: bool> {
@@ -94,7 +94,7 @@ impl<F: Real, const S: u8, const HALF: bool> Op for RieszRow<'_, F, S, HALF> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> f64 {
+    fn run<I: Isa>(self) -> f64 {
         let RieszRow { cosines, weight, weights, near } = self;
         let (two, limit) = (F::one() + F::one(), F::narrow(NEAR));
         let mut sums = [nothing::<F, S>(); LANES];

@@ -1,6 +1,6 @@
 //! Norms of rows, and the projection of a row onto the tangent space of another.
 
-use super::dispatch::{Op, dispatch, madd};
+use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::real::Real;
 
 const LANES: usize = 32;
@@ -8,7 +8,7 @@ const LANES: usize = 32;
 /// The Euclidean norm in f64, exact to rounding for every finite row; NaN where an entry is not
 /// finite.
 pub(crate) fn norm<F: Real>(row: &[F]) -> f64 {
-    let sum = dispatch(SumSquares { row });
+    let sum = dispatch(Level::detect(), SumSquares { row });
     if (1e-280..1e300).contains(&sum) {
         return sum.sqrt();
     }
@@ -34,26 +34,26 @@ impl<F: Real> Op for SumSquares<'_, F> {
     type Output = f64;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> f64 {
+    fn run<I: Isa>(self) -> f64 {
         let mut sums = [0.0; LANES];
         let (blocks, rest) = self.row.as_chunks::<LANES>();
         for block in blocks {
             for (sum, v) in sums.iter_mut().zip(block) {
                 let v = v.widen();
-                *sum = madd::<_, FMA>(v, v, *sum);
+                *sum = madd::<_, I>(v, v, *sum);
             }
         }
-        rest.iter().fold(sums.iter().sum(), |sum, v| madd::<_, FMA>(v.widen(), v.widen(), sum))
+        rest.iter().fold(sums.iter().sum(), |sum, v| madd::<_, I>(v.widen(), v.widen(), sum))
     }
 }
 
-/// `out` $\leftarrow$ `row` $\cdot$ `factor`, rounded once.
+/// `out` ← `row` · `factor`, rounded once.
 pub(crate) fn scaled<F: Real, G: Real>(out: &mut [F], row: &[G], factor: f64) {
     assert_eq!(out.len(), row.len());
-    dispatch(Scaled { out, row, factor });
+    dispatch(Level::detect(), Scaled { out, row, factor });
 }
 
-/// `out` $\leftarrow$ `row`, rounded.
+/// `out` ← `row`, rounded.
 pub(crate) fn rounded<F: Real>(out: &mut [F], row: &[f64]) {
     scaled(out, row, 1.0);
 }
@@ -68,17 +68,17 @@ impl<F: Real, G: Real> Op for Scaled<'_, F, G> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         for (out, v) in self.out.iter_mut().zip(self.row) {
             *out = F::narrow(v.widen() * self.factor);
         }
     }
 }
 
-/// $b \leftarrow b - (b\cdot v)v$ with $v = w\cdot$`inverse_norm`.
+/// b ← b − (b · v) v with v = w · `inverse_norm`.
 pub(crate) fn project<F: Real>(b: &mut [F], w: &[F], inverse_norm: F) {
     assert_eq!(b.len(), w.len());
-    dispatch(Project { b, w, inverse_norm });
+    dispatch(Level::detect(), Project { b, w, inverse_norm });
 }
 
 struct Project<'a, F> {
@@ -91,7 +91,7 @@ impl<F: Real> Op for Project<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         let mut sums = [F::zero(); LANES];
         let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
         let (w_blocks, w_rest) = self.w.as_chunks::<LANES>();
@@ -99,20 +99,20 @@ impl<F: Real> Op for Project<'_, F> {
         let v = |w: F| w * self.inverse_norm;
         for (b, w) in b_blocks.iter().zip(w_blocks) {
             for ((sum, &b), &w) in sums.iter_mut().zip(b).zip(w) {
-                *sum = madd::<_, FMA>(b, v(w), *sum);
+                *sum = madd::<_, I>(b, v(w), *sum);
             }
         }
         let rest = b_rest.iter().zip(w_rest);
-        let dot = rest.fold(sums.into_iter().sum(), |dot, (&b, &w)| madd::<F, FMA>(b, v(w), dot));
+        let dot = rest.fold(sums.into_iter().sum(), |dot, (&b, &w)| madd::<F, I>(b, v(w), dot));
         for (b, &w) in self.b.iter_mut().zip(self.w) {
-            *b = madd::<_, FMA>(-dot, v(w), *b);
+            *b = madd::<_, I>(-dot, v(w), *b);
         }
     }
 }
 
-/// `out` $\leftarrow \sum_c$ `parts[start + c · stride ..]`, in the order of the parts.
+/// `out` ← Σ_c `parts[start + c · stride ..]`, in the order of the parts.
 pub(crate) fn sum_rows<F: Real>(out: &mut [f64], parts: &[F], start: usize, stride: usize) {
-    dispatch(SumRows { out, parts, start, stride });
+    dispatch(Level::detect(), SumRows { out, parts, start, stride });
 }
 
 struct SumRows<'a, F> {
@@ -126,7 +126,7 @@ impl<F: Real> Op for SumRows<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         for (block, out) in self.out.chunks_mut(LANES).enumerate() {
             let mut sums = [0.0; LANES];
             for part in self.parts.chunks_exact(self.stride) {

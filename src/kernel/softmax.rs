@@ -1,11 +1,12 @@
 //! The element-wise half of the softmax: scale, running maximum, sums of exponentials, gradients.
 //!
-//! Two layouts: a *tile* holds classes as rows, one after the other, and samples side by side, so that every operation
-//! is one vector instruction over samples; a *row* holds the cosines of one sample.
+//! Two layouts: a *tile* holds classes as rows, one after the other, and samples side by side, so
+//! that every operation is one vector instruction over samples; a *row* holds the cosines of one
+//! sample.
 
 use std::ops::Range;
 
-use super::dispatch::{Op, dispatch, madd};
+use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::real::Real;
 
 /// Terms that may be summed in the working type before the sum moves on to f64.
@@ -13,7 +14,7 @@ const SHORT_SUM: usize = 64;
 /// Logits of one sample that are held at a time: they stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// What one tile says of each sample: its largest negative logit, in which row, and its target's
+/// Per-sample statistics of one tile: the largest negative logit, its row, and the target's
 /// margin-free logit.
 pub(crate) struct TileStats<'a, F> {
     pub max: &'a mut [F],
@@ -24,6 +25,7 @@ pub(crate) struct TileStats<'a, F> {
 /// Turns products into logits, `z · factor + bias` row by row, moves each row's targets (a range
 /// of samples) out into `stats.target` with −∞ left in their place, and finds the maxima.
 pub(crate) fn tile_stats<F: Real>(
+    level: Level,
     z: &mut [F],
     samples: usize,
     factors: &[F],
@@ -31,7 +33,7 @@ pub(crate) fn tile_stats<F: Real>(
     targets: impl FnMut(usize) -> Range<usize>,
     stats: TileStats<'_, F>,
 ) {
-    dispatch(TileLogits { z, samples, factors, biases, targets, stats });
+    dispatch(level, TileLogits { z, samples, factors, biases, targets, stats });
 }
 
 struct TileLogits<'a, F, T> {
@@ -47,7 +49,7 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         let TileLogits { z, samples, factors, biases, mut targets, stats } = self;
         let n = samples;
         let TileStats { max, row: best, target } = stats;
@@ -57,7 +59,7 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
         for (j, (z, &factor)) in z.chunks_exact_mut(n).zip(factors).enumerate() {
             let bias = biases.map_or(F::zero(), |b| b[j]);
             for z in z.iter_mut() {
-                *z = madd::<_, FMA>(*z, factor, bias);
+                *z = madd::<_, I>(*z, factor, bias);
             }
             for i in targets(j) {
                 target[i] = z[i];
@@ -72,15 +74,16 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
     }
 }
 
-/// Adds each sample's $\sum_j e^{z_j - shift}$ over the tile to `sums`; −∞ adds nothing.
+/// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`; −∞ adds nothing.
 pub(crate) fn tile_sums<F: Real>(
+    level: Level,
     z: &[F],
     samples: usize,
     shift: &[F],
     short: &mut [F],
     sums: &mut [f64],
 ) {
-    dispatch(TileSums { z, samples, shift, short, sums });
+    dispatch(level, TileSums { z, samples, shift, short, sums });
 }
 
 struct TileSums<'a, F> {
@@ -95,7 +98,7 @@ impl<F: Real> Op for TileSums<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         let TileSums { z, samples, shift, short, sums } = self;
         let n = samples;
         let (shift, short, sums) = (&shift[..n], &mut short[..n], &mut sums[..n]);
@@ -103,7 +106,7 @@ impl<F: Real> Op for TileSums<'_, F> {
             short.fill(F::zero());
             for z in rows.chunks_exact(n) {
                 for ((&z, &shift), short) in z.iter().zip(shift).zip(short.iter_mut()) {
-                    *short += (z - shift).exp_inline::<FMA>();
+                    *short += (z - shift).exp_inline::<I>();
                 }
             }
             for (sum, short) in sums.iter_mut().zip(short.iter()) {
@@ -116,6 +119,7 @@ impl<F: Real> Op for TileSums<'_, F> {
 /// The gradient of a tile's logits, each row by its factor:
 /// `out[j][i] = coefficients[i] · exp(z[j][i] − shift[i]) · factors[j]`.
 pub(crate) fn tile_gradient<F: Real>(
+    level: Level,
     z: &[F],
     samples: usize,
     shift: &[F],
@@ -123,7 +127,7 @@ pub(crate) fn tile_gradient<F: Real>(
     factors: &[F],
     out: &mut [F],
 ) {
-    dispatch(TileGradient { z, samples, shift, coefficients, factors, out });
+    dispatch(level, TileGradient { z, samples, shift, coefficients, factors, out });
 }
 
 struct TileGradient<'a, F> {
@@ -139,20 +143,21 @@ impl<F: Real> Op for TileGradient<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         let TileGradient { z, samples, shift, coefficients, factors, out } = self;
         let n = samples;
         let (shift, coefficients) = (&shift[..n], &coefficients[..n]);
         let rows = z.chunks_exact(n).zip(out.chunks_exact_mut(n));
         for ((z, out), &factor) in rows.zip(factors) {
             for (((out, &z), &shift), &c) in out.iter_mut().zip(z).zip(shift).zip(coefficients) {
-                *out = (c * (z - shift).exp_inline::<FMA>()) * factor;
+                *out = (c * (z - shift).exp_inline::<I>()) * factor;
             }
         }
     }
 }
 
-/// How the cosines of one sample become logits: `scale · c`, or `scale · columns[j] · c + biases[j]`.
+/// How the cosines of one sample become logits: `scale · c`, or
+/// `scale · columns[j] · c + biases[j]`.
 #[derive(Clone, Copy)]
 pub(crate) struct RowLogits<'a, F> {
     pub cosines: &'a [F],
@@ -174,10 +179,10 @@ impl<F: Real> RowLogits<'_, F> {
         blocks(0..target).chain(blocks(target + 1..classes))
     }
 
-    /// The logits of a block as values and one scale; `buffer` takes those with factors of their
-    /// own.
+    /// The logits of a block, as values and one scale for all of them; `buffer` holds the values
+    /// where columns have factors of their own.
     #[inline(always)]
-    fn block<'s, const FMA: bool>(
+    fn block<'s, I: Isa>(
         &'s self,
         block: Range<usize>,
         buffer: &'s mut [F; BLOCK],
@@ -199,7 +204,7 @@ impl<F: Real> RowLogits<'_, F> {
     }
 }
 
-/// What a sample's logits say of its negatives: the largest, its class, and $\sum e^{z - max}$.
+/// A sample's negative logits, summed up: the largest, its class, and Σ e^(z − max).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowNegatives<F> {
     pub max: F,
@@ -208,8 +213,8 @@ pub(crate) struct RowNegatives<F> {
 }
 
 /// The negatives of one sample, in one pass over its cosines.
-pub(crate) fn row_negatives<F: Real>(logits: RowLogits<'_, F>) -> RowNegatives<F> {
-    dispatch(RowForward(logits))
+pub(crate) fn row_negatives<F: Real>(level: Level, logits: RowLogits<'_, F>) -> RowNegatives<F> {
+    dispatch(level, RowForward(logits))
 }
 
 struct RowForward<'a, F>(RowLogits<'a, F>);
@@ -218,20 +223,20 @@ impl<F: Real> Op for RowForward<'_, F> {
     type Output = RowNegatives<F>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> RowNegatives<F> {
+    fn run<I: Isa>(self) -> RowNegatives<F> {
         let mut buffer = [F::zero(); BLOCK];
         let mut all = RowNegatives { max: F::neg_infinity(), class: 0, sum: 0.0 };
         for block in self.0.blocks() {
             let start = block.start;
-            let (values, scale) = self.0.block::<FMA>(block, &mut buffer);
+            let (values, scale) = self.0.block::<I>(block, &mut buffer);
             let largest = largest(values);
             let max = scale * largest;
             if max > all.max {
-                all.sum *= (all.max - max).exp_inline::<FMA>().widen();
+                all.sum *= (all.max - max).exp_inline::<I>().widen();
                 all.max = max;
                 all.class = start + values.iter().position(|&v| v == largest).unwrap_or(0);
             }
-            all.sum += sum_exp::<F, FMA>(values, scale, all.max);
+            all.sum += sum_exp::<F, I>(values, scale, all.max);
         }
         all
     }
@@ -253,8 +258,8 @@ fn largest<F: Real>(values: &[F]) -> F {
 }
 
 #[inline(always)]
-fn sum_exp<F: Real, const FMA: bool>(values: &[F], scale: F, shift: F) -> f64 {
-    let term = |v: F| (v * scale - shift).exp_inline::<FMA>();
+fn sum_exp<F: Real, I: Isa>(values: &[F], scale: F, shift: F) -> f64 {
+    let term = |v: F| (v * scale - shift).exp_inline::<I>();
     let mut lanes = [F::zero(); LANES];
     let (blocks, rest) = values.as_chunks::<LANES>();
     for block in blocks {
@@ -269,13 +274,14 @@ fn sum_exp<F: Real, const FMA: bool>(values: &[F], scale: F, shift: F) -> f64 {
 /// The gradient with respect to the cosines of one sample, in one pass:
 /// `out[j] = coefficient · exp(z_j − shift) · scale · columns[j]`, 0 at the target.
 pub(crate) fn row_gradient<F: Real>(
+    level: Level,
     logits: RowLogits<'_, F>,
     shift: F,
     coefficient: F,
     out: &mut [F],
 ) {
     assert_eq!(logits.cosines.len(), out.len());
-    dispatch(RowBackward { logits, shift, coefficient, out });
+    dispatch(level, RowBackward { logits, shift, coefficient, out });
 }
 
 struct RowBackward<'a, F> {
@@ -289,15 +295,15 @@ impl<F: Real> Op for RowBackward<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<I: Isa>(self) {
         let RowBackward { logits, shift, coefficient, out } = self;
         out[logits.target] = F::zero();
         let mut buffer = [F::zero(); BLOCK];
         for block in logits.blocks() {
             let out = &mut out[block.clone()];
-            let (values, scale) = logits.block::<FMA>(block.clone(), &mut buffer);
+            let (values, scale) = logits.block::<I>(block.clone(), &mut buffer);
             for (out, &v) in out.iter_mut().zip(values) {
-                let share = (v * scale - shift).exp_inline::<FMA>();
+                let share = (v * scale - shift).exp_inline::<I>();
                 *out = (coefficient * share) * logits.scale;
             }
             if let Some(columns) = logits.columns {

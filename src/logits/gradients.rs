@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2, Axis};
 use super::{NormalizedLogits, Source, slice, slice_mut, units, workers};
 use crate::data::{Gradients, IGNORED, has_direction};
 use crate::error::Error;
-use crate::kernel::{self, Mat, MatMut, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Real};
 use crate::math::Pair;
 use crate::parallel::run_jobs;
 
@@ -195,7 +195,13 @@ impl<F: Real> Carry<'_, F> {
                 let weights = &weights[tile * dims..(tile + columns) * dims];
                 let (factors, weights) =
                     (Mat::new(&factors, rows, columns), Mat::new(weights, columns, dims));
-                kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, factors, weights);
+                kernel::gemm(
+                    Level::detect(),
+                    MatMut::new(out, rows, dims, dims),
+                    tile > 0,
+                    factors,
+                    weights,
+                );
             }
             for (i, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_embedding(i, out);
@@ -266,7 +272,13 @@ impl<F: Real> Carry<'_, F> {
                 }
             }
             let factors = Mat::new(&factors, rows, n);
-            kernel::gemm(MatMut::new(out, rows, dims, dims), false, factors, units);
+            kernel::gemm(
+                Level::detect(),
+                MatMut::new(out, rows, dims, dims),
+                false,
+                factors,
+                units,
+            );
             for (j, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_weight(j, &own[j], out);
             }

@@ -10,7 +10,7 @@ use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1, Axis};
 
 use crate::data::{Gradients, check_finite, check_matrices, check_norm, has_direction, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, Mat, MatMut, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Real};
 use crate::parallel::run_jobs;
 
 /// Cosines made elsewhere may exceed 1 by this much: rounding, not a mistake.
@@ -254,7 +254,13 @@ fn cosines<F: Real>(source: &Source<F>) -> Array2<F> {
         let (rows, classes) = block.dim();
         let out = slice_mut(&mut block);
         let units = Mat::new(units, rows, dims);
-        kernel::gemm(MatMut::new(out, rows, classes, classes), false, units, weights);
+        kernel::gemm(
+            Level::detect(),
+            MatMut::new(out, rows, classes, classes),
+            false,
+            units,
+            weights,
+        );
         for row in out.chunks_exact_mut(classes) {
             for (c, &factor) in row.iter_mut().zip(&factors) {
                 *c *= factor;

@@ -8,7 +8,7 @@ use crate::data::{
     has_direction, largest_safe,
 };
 use crate::error::Error;
-use crate::kernel::{self, Real, RowLogits};
+use crate::kernel::{self, Level, Real, RowLogits};
 use crate::math::{Angle, LogSumExp, SampleTerms, Target, sample_terms};
 use crate::parallel::run_jobs;
 
@@ -255,7 +255,7 @@ impl<'a, F: Real> View<'a, F> {
     fn outcome(&self, i: usize, target: &RowTarget) -> Outcome {
         let label = self.labels[i];
         let row = self.row(i);
-        let found = kernel::row_negatives(row);
+        let found = kernel::row_negatives(Level::detect(), row);
         let mut own = row.scale * row.cosines[label];
         if let Some(columns) = row.columns {
             own *= columns[label];
@@ -284,7 +284,13 @@ impl<'a, F: Real> View<'a, F> {
         out: &mut [F],
     ) -> (F, F) {
         let row = self.row(i);
-        kernel::row_gradient(row, F::narrow(terms.shift), F::narrow(terms.coefficient), out);
+        kernel::row_gradient(
+            Level::detect(),
+            row,
+            F::narrow(terms.shift),
+            F::narrow(terms.coefficient),
+            out,
+        );
         let by_function = terms.target_gradient * target.pair.scale;
         let norm = self.norms(i, 0).0;
         let along_norm = match self.form.scale {

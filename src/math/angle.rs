@@ -17,7 +17,8 @@ pub struct Angle {
 
 impl Angle {
     /// π/2, with a cosine of exactly 0: stands where a vector is zero and has no angle.
-    pub(crate) const RIGHT: Angle = Angle { theta: std::f64::consts::FRAC_PI_2, cos: 0.0, sin: 1.0 };
+    pub(crate) const RIGHT: Angle =
+        Angle { theta: std::f64::consts::FRAC_PI_2, cos: 0.0, sin: 1.0 };
 
     /// The angle of `theta` radians, θ in [0, π].
     pub fn from_theta(theta: f64) -> Self {

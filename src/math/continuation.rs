@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
-use crate::error::Error;
 use super::angle::{Angle, Target};
+use crate::error::Error;
 
 /// How the target logit ψ(φ), `φ = m0 · θ + m1`, continues where cos φ would rise again.
 ///

@@ -8,7 +8,6 @@
 use super::angle::Angle;
 use crate::kernel::{self, Real};
 
-
 /// Tangents shorter than this have no direction: the pair is parallel or opposed.
 pub(crate) const SINGULAR: f64 = 4.0 * f64::EPSILON;
 

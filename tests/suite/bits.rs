@@ -19,8 +19,8 @@ fn problem(seed: u64, (n, d, c): (usize, usize, usize)) -> Problem {
 }
 
 fn head_bits<F: Real>(loss: impl MarginLoss, problem: &Problem, budget: usize) -> Vec<u64> {
-    let mut head = Head::new(loss).with_memory_budget(budget);
-    let (forward, gradients) = problem.inputs::<F>([Layout::Standard; 2]).by_head(&mut head);
+    let head = Head::new(loss).with_memory_budget(budget);
+    let (forward, gradients) = problem.inputs::<F>([Layout::Standard; 2]).by_head(&head);
     step_bits(&forward, &gradients)
 }
 
@@ -141,17 +141,16 @@ fn a_used_head_answers_as_a_fresh_one() {
     ];
     let loss = Spec::Arc { s: 64.0, m: 0.5, continuation: Continuation::Monotone }.build();
     for budget in [0, 40 * 300 * 8, 256 << 20] {
-        let mut head = Head::new(&loss).with_memory_budget(budget);
+        let head = Head::new(&loss).with_memory_budget(budget);
         for (turn, shape) in shapes.iter().cycle().take(3 * shapes.len()).enumerate() {
             let problem = problem(turn as u64, *shape);
             let single = problem.inputs::<f32>([Layout::Standard; 2]);
             let double = problem.inputs::<f64>([Layout::Transposed; 2]);
-            let (f, g) = single.by_head(&mut head);
-            let (fresh, gradients) =
-                single.by_head(&mut Head::new(&loss).with_memory_budget(budget));
+            let (f, g) = single.by_head(&head);
+            let (fresh, gradients) = single.by_head(&Head::new(&loss).with_memory_budget(budget));
             assert!(step_bits(&f, &g) == step_bits(&fresh, &gradients), "{shape:?} in f32");
             if turn % 2 == 0 {
-                let (f, g) = double.by_head(&mut head);
+                let (f, g) = double.by_head(&head);
                 let expected = head_bits::<f64>(&loss, &problem, budget);
                 assert!(step_bits(&f, &g) == expected, "{shape:?} in f64");
             }
@@ -170,7 +169,7 @@ fn every_layout_of_the_inputs_gives_the_same_bits() {
     let loss = Spec::FNorm { s: 30.0, m: 3, lambda: 0.0 }.build();
     let with = |layouts: [Layout; 2]| {
         let inputs = problem.inputs::<f32>(layouts);
-        let (forward, gradients) = inputs.by_head(&mut Head::new(&loss));
+        let (forward, gradients) = inputs.by_head(&Head::new(&loss));
         step_bits(&forward, &gradients)
     };
     let standard = with([Layout::Standard; 2]);
@@ -182,9 +181,9 @@ fn every_layout_of_the_inputs_gives_the_same_bits() {
     let row = problem.x.slice(ndarray::s![..1, ..]);
     let stretched = row.broadcast((20, 7)).unwrap();
     let copied = stretched.to_owned();
-    let mut head = Head::new(&loss);
-    let by = |x: &ndarray::ArrayRef2<f64>, head: &mut Head<_>| {
+    let head = Head::new(&loss);
+    let by = |x: &ndarray::ArrayRef2<f64>, head: &Head<_>| {
         head.forward(&margin_softmax::Batch::new(x, &problem.w, &problem.labels).unwrap()).unwrap()
     };
-    assert_eq!(by(&stretched, &mut head), by(&copied, &mut head));
+    assert_eq!(by(&stretched, &head), by(&copied, &head));
 }

@@ -1,4 +1,5 @@
-//! Decision boundaries against their closed forms, and against the inequalities they bound.
+//! Decision boundaries against their closed forms (`docs/math.md`, section 7), and against the
+//! inequalities they bound.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 

@@ -40,7 +40,7 @@ fn assert_equals_one_machine<F: Real>(
     for reduction in [Reduction::Mean, Reduction::Sum, Reduction::Weighted(&inputs.upstream)] {
         let what = format!("{spec:?} {ranges:?} {reduction:?}");
         let mut expected = Gradients::zeros_for(&inputs.batch());
-        let mut head = Head::new(spec.build());
+        let head = Head::new(spec.build());
         let one = head.forward_backward(&inputs.batch(), reduction, &mut expected).unwrap();
         let all = on_ranks(ranges, |collective, range| {
             by_ranks(spec, &inputs, reduction, (collective, range)).unwrap()
@@ -111,7 +111,7 @@ fn ranges_may_come_in_any_order() {
     let problem = problem(4, (5, 3, 20), false);
     let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
     let spec = Spec::Cos { s: 16.0, m: 0.2 };
-    let (one, expected) = inputs.by_head(&mut Head::new(spec.build()));
+    let (one, expected) = inputs.by_head(&Head::new(spec.build()));
     for (forward, gradients) in on_ranks(&[12..20, 0..5, 5..12], |collective, range| {
         let reduction = Reduction::Weighted(&inputs.upstream);
         by_ranks(&spec, &inputs, reduction, (collective, range)).unwrap()
@@ -143,7 +143,7 @@ fn one_head_takes_batches_of_varying_size() {
         });
         steps.collect::<Vec<_>>()
     });
-    let mut head = Head::new(spec.build());
+    let head = Head::new(spec.build());
     for (step, inputs) in inputs.iter().enumerate() {
         let mut expected = Gradients::zeros_for(&inputs.batch());
         let one = head.forward_backward(&inputs.batch(), Reduction::Mean, &mut expected).unwrap();
@@ -289,7 +289,7 @@ fn zero_embeddings_are_left_out_on_every_rank() {
     problem.x.row_mut(1).fill(0.0);
     let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
     let loss = Spec::Cos { s: 8.0, m: 0.1 }.build();
-    let mut head = Head::new(&loss).with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = Head::new(&loss).with_zero_embeddings(ZeroEmbedding::Skip);
     let one = head.forward(&inputs.batch()).unwrap();
     for forward in on_ranks(&even(10, 3), |collective, range| {
         let head = ClassParallel::new(&loss, collective, range.clone());

@@ -1,5 +1,5 @@
-//! Hyperspherical energy: against 90-digit arithmetic, the formula written down naively, finite
-//! differences, and what the sphere itself says.
+//! Hyperspherical energy: against 90-digit arithmetic (`tests/golden/generate.py`), the formula
+//! written down naively, finite differences, and what the sphere itself says.
 
 use crate::common::layout::{LAYOUTS, lay_out};
 use crate::common::random::Rng;
@@ -30,7 +30,7 @@ fn energy<F: Real>(w: &Array2<F>, riesz: Riesz, form: &Form) -> Result<(F, Array
     }
 }
 
-/// The formulas pair by pair, in f64.
+/// The formulas of `docs/math.md`, section 6, pair by pair, in f64.
 fn naive(w: &Array2<f64>, riesz: Riesz, form: &Form) -> (f64, Array2<f64>) {
     let (classes, dims) = w.dim();
     let norms: Vec<f64> = w.rows().into_iter().map(|row| row.dot(&row).sqrt()).collect();
@@ -90,7 +90,8 @@ fn widen(w: &Array2<f32>) -> Array2<f64> {
 
 #[test]
 fn energies_and_gradients_agree_with_golden_cases() {
-    let json: serde_json::Value = serde_json::from_str(include_str!("../golden.json")).unwrap();
+    let json = include_str!("../golden/golden.json");
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
     let cases = json["mhe_cases"].as_array().unwrap();
     assert_eq!(cases.len(), 6);
     let matrix = |rows: &serde_json::Value| {

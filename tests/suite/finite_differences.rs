@@ -64,6 +64,7 @@ fn steepness(spec: &Spec, problem: &Problem) -> f64 {
         Scale::Fixed(s) => s,
         Scale::FeatureNorm => longest(&problem.x.view()),
         Scale::Unnormalized => longest(&problem.x.view()) * longest(&problem.w.view()),
+        other => unreachable!("{other:?}"),
     };
     a * spec.steepest().max(1.0)
 }
@@ -135,9 +136,9 @@ fn problems() -> impl Iterator<Item = (Spec, Problem)> {
 #[test]
 fn head_gradients_are_the_derivatives_of_its_losses() {
     for (spec, problem) in problems() {
-        let mut head = Head::new(spec.build());
+        let head = Head::new(spec.build());
         let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
-        let (_, gradients) = inputs.by_head(&mut head);
+        let (_, gradients) = inputs.by_head(&head);
         let mut losses = |x: &Array2<f64>, w: &Array2<f64>, b: Option<&Array1<f64>>| {
             let mut batch = Batch::new(x, w, &problem.labels).unwrap();
             if let Some(b) = b {

@@ -65,7 +65,7 @@ fn check_head<F: Real>(case: Case) {
         batch = batch.with_bias(bias).unwrap();
     }
     let mut gradients = Gradients::zeros_for(&batch);
-    let mut head = Head::new(&case.loss);
+    let head = Head::new(&case.loss);
     let reduction = Reduction::Weighted(&weights);
     let forward = head.forward_backward(&batch, reduction, &mut gradients).unwrap();
     assert_losses(&case, &forward.losses);

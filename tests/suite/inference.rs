@@ -25,7 +25,7 @@ fn a_head_predicts_the_class_with_the_largest_margin_free_logit() {
 fn predictions_are_those_of_the_forward_pass() {
     let (x, w) = (matrix(30, 5, 0.7), matrix(300, 5, 1.9));
     let labels: Vec<usize> = (0..30).map(|i| i * 7).collect();
-    let mut head = Head::new(ModifiedSoftmax::new());
+    let head = Head::new(ModifiedSoftmax::new());
     let forward = head.forward(&Batch::new(&x, &w, &labels).unwrap()).unwrap();
     assert_eq!(head.predict(&x, &w, None).unwrap(), forward.predictions());
 }
@@ -40,7 +40,7 @@ fn of_equal_classes_the_lowest_is_predicted() {
 #[test]
 fn softmax_predicts_with_its_bias() {
     let (x, w) = (array![[1.0, 0.0]], array![[1.0, 0.0], [0.5, 0.0]]);
-    let mut head = Head::new(Softmax::new());
+    let head = Head::new(Softmax::new());
     assert_eq!(head.predict(&x, &w, None).unwrap(), [0]);
     assert_eq!(head.predict(&x, &w, Some(&array![0.0, 2.0])).unwrap(), [1]);
 }
@@ -48,7 +48,7 @@ fn softmax_predicts_with_its_bias() {
 #[test]
 fn views_are_predicted_as_they_are() {
     let (x, w) = (matrix(12, 6, 0.9), matrix(50, 6, 1.7));
-    let mut head = Head::new(ArcFace::default());
+    let head = Head::new(ArcFace::default());
     let straight = head.predict(&x, &w, None).unwrap();
     let reversed = head.predict(&x.slice(s![..;-1, ..]), &w, None).unwrap();
     assert!(straight.iter().eq(reversed.iter().rev()));

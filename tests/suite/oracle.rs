@@ -105,20 +105,16 @@ fn check_head<F: Real>() {
         let [lx, lw, lgx, lgw] = layouts(turn);
         let inputs = problem.inputs::<F>([lx, lw]);
         let (n, mut weighted) = (problem.labels.len(), problem.clone());
-        let reduction = match turn % 3 {
-            0 => Reduction::Weighted(&inputs.upstream),
-            1 => Reduction::Sum,
-            _ => Reduction::Mean,
+        let (reduction, upstream) = match turn % 3 {
+            0 => (Reduction::Weighted(&inputs.upstream), None),
+            1 => (Reduction::Sum, Some(1.0)),
+            _ => (Reduction::Mean, Some(1.0 / n as f64)),
         };
-        match reduction {
-            Reduction::Weighted(_) => (),
-            Reduction::Sum => weighted.upstream.fill(1.0),
-            Reduction::Mean => weighted.upstream.fill(1.0 / n as f64),
-        }
+        upstream.into_iter().for_each(|g| weighted.upstream.fill(g));
         let answer = weighted.solve(spec);
         for budget in budgets::<F>(n, problem.w.nrows()) {
             let what = format!("{what} {budget} bytes {:?} {reduction:?}", layouts(turn));
-            let mut head = Head::new(spec.build()).with_memory_budget(budget);
+            let head = Head::new(spec.build()).with_memory_budget(budget);
             let mut gradients = inputs.gradients([lgx, lgw]);
             let forward =
                 head.forward_backward(&inputs.batch(), reduction, &mut gradients).unwrap();

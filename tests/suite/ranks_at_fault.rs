@@ -23,11 +23,10 @@ fn refused(
         let rank = collective.rank();
         let mut inputs = problem.inputs::<f32>([Layout::Standard; 2]);
         inputs.w = inputs.w.slice(s![range.clone(), ..]).to_owned();
-        let mut gradients = Gradients {
-            embeddings: Array2::from_elem((4, 3), 7.0),
-            weights: Array2::from_elem((range.len(), 3), 7.0),
-            bias: None,
-        };
+        let shard = Shard::new(&inputs.x, &inputs.w, &inputs.labels);
+        let mut gradients = Gradients::zeros_for_shard(&shard);
+        gradients.embeddings.fill(7.0);
+        gradients.weights.fill(7.0);
         spoil(rank, &mut inputs, &mut range, &mut gradients);
         let before = gradients.clone();
         let shard = Shard::new(&inputs.x, &inputs.w, &inputs.labels);

@@ -64,7 +64,7 @@ impl<F: Real> Step<F> {
         gradients.weights.fill(sentinel);
         gradients.bias.iter_mut().for_each(|bias| bias.fill(sentinel));
         let (before, reduction) = (gradients.clone(), Reduction::Weighted(&self.upstream));
-        let mut head = Head::new(&self.loss);
+        let head = Head::new(&self.loss);
         let answer = head.forward_backward(&batch, reduction, &mut gradients);
         match &answer {
             Err(_) => assert!(gradients == before, "{answer:?}: gradients were written to"),
@@ -330,7 +330,7 @@ fn zero_embeddings_can_be_left_out() {
     }
     let (batch, rest) =
         (Batch::new(&x, &w, &labels).unwrap(), Batch::new(&whole, &w, &others).unwrap());
-    let mut head = Head::new(ArcFace::default()).with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = Head::new(ArcFace::default()).with_zero_embeddings(ZeroEmbedding::Skip);
     let (mut all, mut few) = (Gradients::zeros_for(&batch), Gradients::zeros_for(&rest));
     all.embeddings.fill(f64::NAN);
     let forward = head.forward_backward(&batch, Reduction::Mean, &mut all).unwrap();
@@ -357,10 +357,10 @@ fn zero_embeddings_can_be_left_out() {
 fn skip_leaves_out_embeddings_too_short_to_have_a_direction() {
     let (x, w) = (array![[1e-40_f32, 0.0], [1.0, 0.5]], array![[1.0_f32, 0.0], [0.0, 1.0]]);
     let batch = Batch::new(&x, &w, &[0, 1]).unwrap();
-    let mut head = Head::new(ArcFace::default());
+    let head = Head::new(ArcFace::default());
     let refused = head.forward(&batch).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "embeddings", row: 0, .. }));
-    let mut head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = head.with_zero_embeddings(ZeroEmbedding::Skip);
     let forward = head.forward(&batch).unwrap();
     assert_eq!((forward.losses[0], forward.mean()), (0.0, forward.losses[1]));
 }
@@ -369,7 +369,7 @@ fn skip_leaves_out_embeddings_too_short_to_have_a_direction() {
 fn losses_are_known_where_only_the_gradient_is_out_of_range() {
     let (x, w) = (array![[1e-10_f32, 0.0]], array![[1.0_f32, 0.0], [0.0, 1.0]]);
     let batch = Batch::new(&x, &w, &[1]).unwrap();
-    let mut head = Head::new(ArcFace::new(1e30, 0.5).unwrap());
+    let head = Head::new(ArcFace::new(1e30, 0.5).unwrap());
     let mut gradients = Gradients::zeros_for(&batch);
     let refused = head.forward_backward(&batch, Reduction::Mean, &mut gradients);
     assert!(matches!(refused, Err(Error::Overflow { .. })), "{refused:?}");

@@ -183,7 +183,7 @@ fn picked<F: Real>(
         labels: sample.labels.clone(),
         ..problem.clone()
     };
-    picked.inputs::<F>([Layout::Standard; 2]).by_head(&mut Head::new(spec.build()))
+    picked.inputs::<F>([Layout::Standard; 2]).by_head(&Head::new(spec.build()))
 }
 
 fn assert_same_step<F: Real>(spec: &Spec, problem: &Problem, sample: &ClassSample) {
@@ -251,9 +251,9 @@ fn the_correction_is_a_bias_of_the_drawn_classes() {
 fn the_correction_makes_the_sum_of_exponentials_unbiased() {
     let problem = problem(8, (1, 4, 12), false);
     let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
-    let mut head = Head::new(Spec::Cos { s: 1.0, m: 0.1 }.build());
+    let head = Head::new(Spec::Cos { s: 1.0, m: 0.1 }.build());
     let full = head.forward(&batch).unwrap().losses[0].exp_m1();
-    let mut mean = |correction: bool| {
+    let mean = |correction: bool| {
         let mut sampler = ClassSampler::new(12, 0.25, 2).unwrap().with_correction(correction);
         let draws = 20_000;
         let mut gradients = SampledGradients::default();
@@ -278,14 +278,13 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
     let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
     let mut sampler = ClassSampler::new(40, 0.5, 2).unwrap();
     let good = sampler.sample(&problem.labels).unwrap();
-    let marked = SampledGradients {
-        embeddings: Array2::from_elem((6, 4), 7.0),
-        weights: Array2::from_elem((3, 3), 7.0),
-        bias: Some(Array1::zeros(1)),
-    };
+    let mut marked = SampledGradients::default();
+    marked.embeddings = Array2::from_elem((6, 4), 7.0);
+    marked.weights = Array2::from_elem((3, 3), 7.0);
+    marked.bias = Some(Array1::zeros(1));
     let refuse = |sample: &ClassSample| {
         let mut gradients = marked.clone();
-        let mut head = Head::new(Spec::Modified.build());
+        let head = Head::new(Spec::Modified.build());
         let answer = head.forward_backward_sampled(&batch, sample, Reduction::Mean, &mut gradients);
         assert_eq!(gradients, marked);
         answer.unwrap_err()
@@ -309,7 +308,7 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
     );
     let shifted = |s: &mut ClassSample| s.labels[2] = (s.labels[2] + 1) % 20;
     assert_eq!(refuse(&changed(&shifted)), Error::Sample { field: "labels", position: 2 });
-    let lost = |s: &mut ClassSample| s.labels[1] = ClassSample::ELSEWHERE;
+    let lost = |s: &mut ClassSample| s.labels[1] = ClassSample::ABSENT;
     assert_eq!(refuse(&changed(&lost)), Error::Sample { field: "labels", position: 1 });
     let short = changed(&|s| {
         s.labels.pop();
@@ -333,7 +332,7 @@ fn gradients_take_the_shape_of_each_sample() {
         (0.9, 5, true),
         (0.01, 5, true),
     ];
-    let mut head = Head::new(Spec::Softmax.build());
+    let head = Head::new(Spec::Softmax.build());
     let mut kept = SampledGradients::default();
     for (rate, n, bias) in steps {
         let problem = problem(6, (n, 3, 50), bias);
@@ -364,7 +363,7 @@ fn samplers_of_ranges_pass_over_labels_elsewhere() {
         assert!(sample.classes.iter().all(|&row| row < range.len()));
         assert_eq!(sample.classes.len(), range.len() / 2);
         for (i, &place) in sample.labels.iter().enumerate() {
-            if place != ClassSample::ELSEWHERE {
+            if place != ClassSample::ABSENT {
                 assert_eq!(start + sample.classes[place], labels[i]);
                 seen[i] += 1;
             }

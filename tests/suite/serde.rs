@@ -104,7 +104,7 @@ fn every_schedule_comes_back_bit_for_bit() {
 proptest! {
     #[test]
     fn any_number_comes_back_bit_for_bit(
-        s in POSITIVE | NORMAL | SUBNORMAL, m in (-2.0..2.0) | SUBNORMAL | ZERO,
+        s in POSITIVE | NORMAL | SUBNORMAL, m in prop_oneof![-1.9..1.9, SUBNORMAL | ZERO],
     ) {
         assert_comes_back(&CosFace::new(s.abs(), m).unwrap());
     }

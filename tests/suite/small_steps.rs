@@ -36,11 +36,11 @@ fn every_problem(check: impl Fn(&Problem, Spec)) {
 
 fn by_heads<F: Real>(problem: &Problem, spec: Spec) {
     let plain = problem.inputs::<F>([Layout::Standard; 2]);
-    let expected = plain.by_head(&mut Head::new(spec.build()));
+    let expected = plain.by_head(&Head::new(spec.build()));
     for layout in LAYOUTS {
         let inputs = problem.inputs::<F>([layout; 2]);
-        let mut head = Head::new(spec.build()).with_memory_budget(0);
-        assert_eq!(inputs.by_head(&mut head), expected, "{layout:?}");
+        let head = Head::new(spec.build()).with_memory_budget(0);
+        assert_eq!(inputs.by_head(&head), expected, "{layout:?}");
         let nearest = head.predict(&inputs.x, &inputs.w, inputs.b.as_deref()).unwrap();
         assert_eq!(nearest, expected.0.predictions());
     }
@@ -54,8 +54,8 @@ fn a_step_is_the_same_in_every_layout_and_without_a_budget() {
 
 fn over_all_classes<F: Real>(problem: &Problem, spec: Spec) {
     let inputs = problem.inputs::<F>([Layout::Standard; 2]);
-    let mut head = Head::new(spec.build());
-    let (forward, whole) = inputs.by_head(&mut head);
+    let head = Head::new(spec.build());
+    let (forward, whole) = inputs.by_head(&head);
     let sample = ClassSampler::new(problem.w.nrows(), 1.0, 1).unwrap().sample(&problem.labels);
     let mut sampled = SampledGradients::default();
     let reduction = Reduction::Weighted(&inputs.upstream);
@@ -74,7 +74,7 @@ fn a_sample_of_all_classes_is_the_whole_step() {
 fn by_logits<F: Real>(problem: &Problem, spec: Spec) {
     let inputs = problem.inputs::<F>([Layout::Standard; 2]);
     let (forward, _, gradients) = inputs.by_logits(&spec.build());
-    let (expected, _) = inputs.by_head(&mut Head::new(spec.build()));
+    let (expected, _) = inputs.by_head(&Head::new(spec.build()));
     assert_eq!(forward.predictions(), expected.predictions());
     assert!(gradients.embeddings.iter().chain(&gradients.weights).all(|g| g.is_finite()));
 }

@@ -1,4 +1,4 @@
-//! Classes over the ranks of a job give what one machine gives, on every rank.
+//! Classes split over the ranks of a job give the result of a single process, on every rank.
 
 #[path = "../../../tests/suite/common/mod.rs"]
 mod common;
@@ -44,7 +44,7 @@ fn assert_forward<F: Real>(what: &str, found: &Forward<F>, one: &Forward<F>, tol
     assert_eq!(found.target_angles(), one.target_angles(), "{what}");
 }
 
-/// This rank's step against one machine's.
+/// Compares the step of this rank with that of a single process.
 fn assert_equals_one_machine<F: Real + Equivalence>(
     spec: &Spec,
     problem: &Problem,
@@ -103,13 +103,13 @@ fn shards_may_be_uneven_and_empty() -> ExitCode {
                 assert_equal_in_both_types(&spec, &problem, collective, &ranges(&edges))?;
             }
         }
-        // One class: no negatives anywhere.
+        // One class: no other class on any rank.
         let alone = problem(3, (3, 4, 1), false);
         assert_equal_in_both_types(&Spec::Modified, &alone, collective, &ranges(&[0, 0, 1, 1, 1]))
     })
 }
 
-/// The last batch is smaller, and the head goes on being used.
+/// The same head is used for a last, smaller batch.
 #[test]
 fn one_head_takes_batches_of_varying_size() -> ExitCode {
     on_ranks(&[3], |collective| {
@@ -136,7 +136,7 @@ fn one_head_takes_batches_of_varying_size() -> ExitCode {
     })
 }
 
-/// Each rank samples its own classes; the step is one machine's over all of them together.
+/// Each rank samples its own classes; the step equals that of a single process over all of them.
 #[test]
 fn sampling_on_each_rank_is_sampling_on_one_machine() -> ExitCode {
     on_ranks(&[1, 2, 4], |collective| {
@@ -213,7 +213,8 @@ fn ignored_samples_and_frozen_embeddings_are_those_of_one_machine() -> ExitCode 
 const RESHARDED: usize = 23;
 const STEPS: usize = 5;
 
-/// All rows of the weights after some steps on the first `size` ranks, of which each saves its own.
+/// All rows of the weights after some steps on the first `size` ranks; each rank saves its own
+/// rows.
 fn train(
     collective: &MpiCollective,
     inputs: &Inputs<f64>,
@@ -240,7 +241,7 @@ fn train(
     Ok(Array2::from_shape_vec(w.dim(), saved).unwrap())
 }
 
-/// Weights trained on 3 ranks and loaded on 2 go on as on one machine.
+/// Weights trained on 3 ranks and loaded on 2 continue as in a single process.
 #[test]
 fn weights_of_some_ranks_load_on_others() -> ExitCode {
     on_ranks(&[4], |collective| {

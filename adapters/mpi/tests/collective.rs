@@ -1,4 +1,4 @@
-//! Numbers cross the ranks whole, in order, and with the same bits everywhere.
+//! Collective operations transfer all numbers, in order, with the same bits on every rank.
 
 mod support;
 
@@ -10,7 +10,7 @@ use margin_softmax_mpi::mpi::topology::SimpleCommunicator;
 use margin_softmax_mpi::mpi::traits::{Communicator, Destination, Equivalence, Source};
 use support::{on_ranks, said};
 
-/// What `rank` brings: sizes far apart, so that another order gives another sum.
+/// The values of `rank`: of very different sizes, so that the order of summation matters.
 fn values<F: Real>(rank: usize, count: usize) -> Vec<F> {
     let value = |i: usize| {
         let turns = (rank + 1) as f64 * ((i + 2) as f64).sqrt();
@@ -19,7 +19,7 @@ fn values<F: Real>(rank: usize, count: usize) -> Vec<F> {
     (0..count).map(|i| F::from(value(i)).unwrap()).collect()
 }
 
-/// All ranks' values joined one after another.
+/// The concatenated values of all ranks.
 fn joined<F: Real>(size: usize, count: usize, join: impl Fn(F, F) -> F) -> Vec<F> {
     let ranks = (1..size).map(|rank| values::<F>(rank, count));
     ranks.fold(values(0, count), |all, rank| {
@@ -111,7 +111,7 @@ fn calls_that_do_not_match_are_the_same_error_on_every_rank() -> ExitCode {
         let (at_fault, reason) = said(other_type.unwrap_err());
         assert_eq!((at_fault, &reason[..]), (1, "all_gather of numbers of 8 bytes, rank 0's of 4"));
 
-        // And the next call is a good one again.
+        // The next call succeeds again.
         let mut values = [1.0_f64];
         collective.all_reduce_sum(&mut values)?;
         assert_eq!(values, [3.0]);
@@ -119,7 +119,7 @@ fn calls_that_do_not_match_are_the_same_error_on_every_rank() -> ExitCode {
     })
 }
 
-/// A message that is under way all the time, with the tag that comes first to mind.
+/// A message in flight during the calls, with the most obvious tag.
 #[test]
 fn other_traffic_does_not_mix_in() -> ExitCode {
     on_ranks(&[2], |collective| {
@@ -138,7 +138,7 @@ fn other_traffic_does_not_mix_in() -> ExitCode {
     })
 }
 
-/// Part of the ranks, in another order.
+/// A subset of the ranks, in a different order.
 #[test]
 fn a_part_of_the_ranks_is_a_group_of_its_own() -> ExitCode {
     use margin_softmax_mpi::mpi::topology::Color;

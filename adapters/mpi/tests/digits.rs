@@ -1,4 +1,4 @@
-//! The digits, trained with the classes split, end where one process ends.
+//! Training on digits with split classes ends with the same model as in one process.
 
 #[path = "../../../examples/common/digits.rs"]
 mod digits;
@@ -36,7 +36,7 @@ fn one_process(data: &Dataset) -> Result<(Vec<f32>, f64)> {
     Ok((losses, evaluation.accuracy))
 }
 
-/// Rounding alone drives the two apart: measured, by 2e-6 after so many epochs.
+/// The two differ by rounding only: measured 2e-6 after this number of epochs.
 #[test]
 fn training_on_ranks_has_the_losses_and_the_accuracy_of_one_process() -> ExitCode {
     support::on_ranks(&[1, 2, 4], |collective| {

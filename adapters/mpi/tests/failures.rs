@@ -1,4 +1,4 @@
-//! What goes wrong on one rank ends the work of all: with the same error, or with the job.
+//! A failure on one rank ends the work on all ranks, with the same error or by aborting the job.
 
 #[path = "../../../tests/suite/common/mod.rs"]
 mod common;
@@ -19,7 +19,7 @@ use support::{Job, on_ranks, on_ranks_judged, said};
 
 const CLASSES: usize = 10;
 
-/// The error of a step whose inputs are spoilt, on one rank or on all. The ranks went on together
+/// The error of a step with invalid inputs on one rank or on all. The ranks continue together
 /// afterwards.
 fn refused(
     collective: &MpiCollective,
@@ -78,12 +78,12 @@ fn a_wrong_shape_on_one_rank_is_the_same_error_on_every_rank() -> ExitCode {
     })
 }
 
-/// What `mpirun` answers where a rank aborted the job.
+/// The exit status of `mpirun` if a rank aborted the job.
 const ABORTED: i32 = 1;
-/// What it answers where each rank ended by itself, and a test had failed on one.
+/// The exit status if every rank ended by itself and a test failed on one.
 const ENDED: i32 = 101;
 
-/// The job has failed by itself, no time limit ended it, and the message was printed once.
+/// The job failed by itself, without a time-out, and printed the message once.
 fn assert_failed(job: &Job, status: i32, message: &str) {
     assert_eq!(job.output.status.code(), Some(status), "{job:?}");
     assert_eq!(job.stderr().matches(message).count(), 1, "{job:?}");
@@ -101,7 +101,7 @@ fn a_rank_that_panics_ends_the_job() -> ExitCode {
     })
 }
 
-/// The other ranks wait for something that no collective knows of.
+/// The other ranks wait for something outside the collective.
 #[test]
 fn a_thread_that_panics_ends_the_job() -> ExitCode {
     let work = |collective: &MpiCollective| {
@@ -126,7 +126,7 @@ fn an_error_that_all_ranks_return_ends_the_job_in_order_and_is_printed_once() ->
     })
 }
 
-/// The others wait for it in a step, and learn that it is gone.
+/// The others wait for it in a step and get the error that it is gone.
 #[test]
 fn a_rank_that_fails_alone_is_an_error_on_the_others() -> ExitCode {
     let work = |collective: &MpiCollective| {
@@ -141,7 +141,7 @@ fn a_rank_that_fails_alone_is_an_error_on_the_others() -> ExitCode {
     })
 }
 
-/// The others wait for it where no collective tells them.
+/// The others wait for it outside the collective.
 #[test]
 fn a_rank_that_fails_while_others_wait_elsewhere_ends_the_job() -> ExitCode {
     let work = |collective: &MpiCollective| {
@@ -156,7 +156,7 @@ fn a_rank_that_fails_while_others_wait_elsewhere_ends_the_job() -> ExitCode {
     })
 }
 
-/// A rank that ended well is gone, too; so is one whose collective was dropped.
+/// A rank that ended without an error is gone too, and so is one that dropped its collective.
 #[test]
 fn a_rank_that_ends_early_is_an_error_on_the_others() -> ExitCode {
     on_ranks(&[3], |collective| {

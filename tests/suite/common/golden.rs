@@ -1,4 +1,5 @@
-//! The golden cases: losses and gradients computed in 90-digit arithmetic.
+//! The golden cases: losses and gradients computed in 90-digit arithmetic, by
+//! `tests/golden/generate.py`. Format and tolerance: `docs/math.md`, section 9.
 
 use margin_softmax::{Continuation, MarginLoss, Real, Scale};
 use ndarray::{Array1, Array2};
@@ -14,14 +15,15 @@ pub struct Case {
     pub spec: Spec,
     pub loss: Box<dyn MarginLoss>,
     pub labels: Vec<usize>,
-    /// Largest |logit| and smallest non-zero sine of a target angle: what the tolerance is made of.
+    /// Largest |logit| and smallest non-zero sine of a target angle (1 without any): what the
+    /// tolerance is made of.
     pub largest_logit: f64,
     pub smallest_sine: f64,
     json: Value,
 }
 
 pub fn cases() -> Vec<Case> {
-    let json: Value = serde_json::from_str(include_str!("../../golden.json")).unwrap();
+    let json: Value = serde_json::from_str(include_str!("../../golden/golden.json")).unwrap();
     json["cases"].as_array().unwrap().iter().map(Case::read).collect()
 }
 
@@ -46,7 +48,7 @@ impl Case {
         };
         case.largest_logit =
             case.matrix("logits").unwrap().iter().fold(0.0_f64, |m, z| m.max(z.abs()));
-        case.smallest_sine = json["min_sin_theta_target"].as_f64().unwrap_or(1.0);
+        case.smallest_sine = json["min_sin_theta_target"].as_f64().unwrap();
         case
     }
 
@@ -84,7 +86,7 @@ impl Case {
         }
     }
 
-    /// The bound on an array's error, relative to its largest entry.
+    /// The bound on an array's error, relative to its largest entry: section 9.2.
     pub fn tolerance(&self, epsilon: f64) -> f64 {
         16.0 * (epsilon * (1.0 + self.largest_logit) + 2.2e-16 / self.smallest_sine)
     }

@@ -1,7 +1,8 @@
-//! The naive oracle: MATH.md, sections 1 and 2, in textbook loops over all N×C pairs, in f64.
+//! The naive oracle: `docs/math.md`, sections 1 and 2, in textbook loops over all N×C pairs, in
+//! f64.
 
 use margin_softmax::Scale;
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayViewMut1, Zip};
 
 use super::compare::norm;
 use super::spec::Spec;
@@ -60,6 +61,20 @@ fn tangent(u: &Array1<f64>, v: &Array1<f64>) -> Array1<f64> {
     if length > 4.0 * f64::EPSILON { t / length } else { t * 0.0 }
 }
 
+/// row += g · factor (to − cos · from), where cos is the cosine between both.
+fn add_projected(
+    row: ArrayViewMut1<f64>,
+    g: f64,
+    factor: f64,
+    to: &Array1<f64>,
+    from: &Array1<f64>,
+    cos: f64,
+) {
+    Zip::from(row).and(to).and(from).for_each(|row, to, from| {
+        *row += g * ((to - from * cos) * factor);
+    });
+}
+
 impl Problem {
     pub fn solve(&self, spec: &Spec) -> Answer {
         let (n, d, c) = (self.x.nrows(), self.x.ncols(), self.w.nrows());
@@ -88,6 +103,7 @@ impl Problem {
             Scale::Fixed(s) => s,
             Scale::FeatureNorm => r,
             Scale::Unnormalized => r * q[j],
+            other => unreachable!("{other:?}"),
         };
         let b = |j: usize| self.b.as_ref().map_or(0.0, |b| b[j]);
         let theta = angle(&u, &v[y]);
@@ -115,29 +131,27 @@ impl Problem {
             answer.db[j] += g;
             answer.size_b[j] += g.abs();
             // ∂z/∂x and ∂z/∂w at fixed norms: a ∂(value)/∂x and a ∂(value)/∂w.
-            let (by_x, by_w) = if j == y {
+            if j == y {
                 answer.dtheta[i] = g * a(y) * slope;
                 answer.size_theta[i] = g.abs() * a(y) * spec.steepest();
-                (&tx * (-a(y) * slope / r), &tw * (-a(y) * slope / q[y]))
+                answer.dx.row_mut(i).scaled_add(g, &(&tx * (-a(y) * slope / r)));
+                answer.dw.row_mut(y).scaled_add(g, &(&tw * (-a(y) * slope / q[y])));
             } else {
                 answer.dcos[[i, j]] = g * a(j);
-                let along = cos[j];
-                ((&v[j] - &(&u * along)) * (a(j) / r), (&u - &(&v[j] * along)) * (a(j) / q[j]))
-            };
+                add_projected(answer.dx.row_mut(i), g, a(j) / r, &v[j], &u, cos[j]);
+                add_projected(answer.dw.row_mut(j), g, a(j) / q[j], &u, &v[j], cos[j]);
+            }
             // And through the norms, where they are in the scale: ∂a/∂r · value, ∂a/∂q · value.
             let (by_r, by_q) = match spec.scale() {
                 Scale::Fixed(_) => (0.0, 0.0),
                 Scale::FeatureNorm => (value(j), 0.0),
                 Scale::Unnormalized => (q[j] * value(j), r * value(j)),
+                other => unreachable!("{other:?}"),
             };
             answer.dr[i] += g * by_r;
             answer.dq[j] += g * by_q;
-            let mut row = answer.dx.row_mut(i);
-            row.scaled_add(g, &by_x);
-            row.scaled_add(g * by_r, &u);
-            let mut row = answer.dw.row_mut(j);
-            row.scaled_add(g, &by_w);
-            row.scaled_add(g * by_q, &v[j]);
+            answer.dx.row_mut(i).scaled_add(g * by_r, &u);
+            answer.dw.row_mut(j).scaled_add(g * by_q, &v[j]);
             // A cosine's rounding is relative to 1, not to the sine that is left of it.
             let steep = if j == y { slope.abs().max(f.abs()) } else { 1.0 };
             answer.size_x[i] += g.abs() * a(j) / r * steep.max(1.0);
@@ -168,9 +182,9 @@ impl Answer {
         }
     }
 
-    /// What an error may be, relative to the terms behind a number: MATH.md, section 9, with its
-    /// K = 16. A logit is right to ε times the largest magnitude in its sum, so exponentials and
-    /// losses are right to that, relatively; a tangent is right to 2.2e-16/sin θ.
+    /// What an error may be, relative to the terms behind a number: `docs/math.md`, section 9.2,
+    /// with its K = 16. A logit is right to ε times the largest magnitude in its sum, so
+    /// exponentials and losses are right to that, relatively; a tangent is right to 2.2e-16/sin θ.
     pub fn tolerance(&self, epsilon: f64) -> f64 {
         let reach = self.reach.iter().fold(0.0_f64, |m, &v| m.max(v));
         let sine = self.sines.iter().fold(1.0_f64, |m, &v| m.min(v));

@@ -71,7 +71,7 @@ impl<F: Real> Inputs<F> {
     }
 
     /// Through a head, with the problem's upstream weights.
-    pub fn by_head<L: MarginLoss>(&self, head: &mut Head<L>) -> (Forward<F>, Gradients<F>) {
+    pub fn by_head<L: MarginLoss>(&self, head: &Head<L>) -> (Forward<F>, Gradients<F>) {
         let mut gradients = self.gradients([Layout::Standard; 2]);
         let reduction = Reduction::Weighted(&self.upstream);
         let forward = head.forward_backward(&self.batch(), reduction, &mut gradients).unwrap();

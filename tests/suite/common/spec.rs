@@ -146,7 +146,7 @@ impl Spec {
         }
     }
 
-    /// The largest |df/dθ| that MATH.md, section 3, proves.
+    /// The largest |df/dθ| that `docs/math.md`, section 3, proves.
     pub fn steepest(&self) -> f64 {
         let m0 = match self.continuation() {
             Continuation::Linear | Continuation::EasyMargin => self.angular().0.max(1.0),
@@ -186,7 +186,7 @@ fn a_softmax(m: u32, theta: f64) -> (f64, f64) {
     (sign * phi.cos() - 2.0 * f64::from(k), -sign * factor * phi.sin())
 }
 
-/// ψ(m0 θ + m1) past π, as MATH.md, section 0, tabulates it.
+/// ψ(m0 θ + m1) past π, as `docs/math.md`, section 0.4, tabulates it.
 fn continued(continuation: Continuation, m0: f64, m1: f64, theta: f64) -> (f64, f64) {
     let (cos, sin) = (theta.cos(), theta.sin());
     let phi = m0 * theta + m1;

@@ -1,4 +1,4 @@
-//! The losses as their formulas stand, in burn's own operations.
+//! Direct implementations of the losses with burn operations.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use margin_softmax::{
     SphereFace,
 };
 
-/// What multiplies the cosines of a formula.
+/// The scale of a formula.
 #[derive(Clone, Copy)]
 enum By {
     Number(f64),
@@ -24,7 +24,7 @@ pub struct Case {
     target: fn(Tensor<2>) -> Tensor<2>,
 }
 
-/// Every loss; the margins are written once more in the formulas.
+/// Every loss with its formula, which repeats the margins.
 pub fn cases() -> Result<Vec<Case>, Error> {
     Ok(vec![
         case(Softmax::new(), By::Nothing, |cos| cos),
@@ -52,7 +52,7 @@ fn psi_2(cos: Tensor<2>) -> Tensor<2> {
     cos.clone() * cos.abs() * 2.0 - 1.0
 }
 
-/// The rows divided by their norms.
+/// Normalises the rows.
 pub fn normalized(rows: Tensor<2>) -> Tensor<2> {
     rows.clone() / norms(rows)
 }
@@ -62,7 +62,7 @@ fn norms(rows: Tensor<2>) -> Tensor<2> {
 }
 
 impl Case {
-    /// The mean loss by the formula. A bias is for Softmax alone.
+    /// The mean loss by the formula. Only Softmax has a bias.
     pub fn naive(
         &self,
         x: Tensor<2>,

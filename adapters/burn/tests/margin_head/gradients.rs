@@ -1,4 +1,4 @@
-//! Losses and gradients are those of burn's own autodiff through the formulas.
+//! Losses and gradients equal those of burn's autodiff of the formulas.
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig, Relu};
@@ -14,15 +14,15 @@ const PIXELS: usize = 7;
 const DIMS: usize = 5;
 const CLASSES: usize = 9;
 
-/// The formulas lose about the cosine's rounding times the scale, a few hundred roundings in all:
-/// 1e-5 in f32, far below 1e-10 in f64.
+/// The formulas lose about the rounding of the cosine times the scale, a few hundred roundings in
+/// total: 1e-5 in f32, far below 1e-10 in f64.
 const TOLERANCES: [(DType, f64); 2] = [(DType::F32, 1e-5), (DType::F64, 1e-10)];
 
 fn labels(device: &Device) -> Tensor<1, Int> {
     Tensor::from_ints([0, 8, 3, 3, 5, 1], device)
 }
 
-/// A head with this loss, and class weights that look random.
+/// A head with this loss, and pseudo-random class weights.
 fn head(case: &Case, bias: bool, dtype: DType) -> Result<MarginHead, Error> {
     let config = MarginHeadConfig::new(DIMS, CLASSES).with_bias(bias);
     let mut head = config.init(case.loss.clone(), &memory())?;
@@ -91,7 +91,7 @@ fn every_loss_equals_its_formula_with_embeddings_on_another_backend() -> Result<
     Ok(())
 }
 
-/// Two layers whose weights look random.
+/// Two layers with pseudo-random weights.
 fn network(device: &Device, dtype: DType) -> [Linear; 2] {
     [[PIXELS, 8], [8, DIMS]].map(|[inputs, outputs]| {
         let mut layer = LinearConfig::new(inputs, outputs).with_bias(false).init(device);

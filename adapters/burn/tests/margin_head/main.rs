@@ -1,4 +1,4 @@
-//! A head within burn: its gradients, its place in a model, its refusals.
+//! The burn module: gradients, use in a model, errors.
 
 mod formulas;
 mod gradients;

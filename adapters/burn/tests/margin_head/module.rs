@@ -1,4 +1,4 @@
-//! The head as a part of a burn model: records, devices, optimisers, inference.
+//! The head as part of a burn model: records, devices, optimisers, inference.
 
 use std::sync::Arc;
 

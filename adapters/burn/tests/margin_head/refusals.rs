@@ -1,4 +1,4 @@
-//! What is wrong gets the core's error, and nothing panics.
+//! Bad input returns the core's error, and nothing panics.
 
 use burn::module::Param;
 use burn::tensor::{DType, Int, IntDType, Tensor};

@@ -1,19 +1,19 @@
-//! Devices and tensors to test with.
+//! Devices and tensors for tests.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-/// Where the head is.
+/// The device of the head.
 pub fn memory() -> Device {
     Device::flex().autodiff()
 }
 
-/// A backend that is not the head's: to the head it is what a graphics card would be.
-#[allow(deprecated)] // the one other backend that needs nothing but a CPU and crates.io
+/// A backend other than that of the head, which stands in for a GPU.
+#[allow(deprecated)] // the only other backend without further system dependencies
 pub fn elsewhere() -> Device {
     Device::ndarray().autodiff()
 }
 
-/// Numbers that look random, within ±1, the same on every device.
+/// Pseudo-random numbers within ±1, the same on every device.
 pub fn numbers<const D: usize>(shape: [usize; D], seed: f64, to: (&Device, DType)) -> Tensor<D> {
     let count = shape.iter().product::<usize>();
     let values = (0..count).map(|i| (seed + 12.9898 * i as f64).sin() * 43758.5453);

@@ -76,7 +76,7 @@ fn backward_passes_run_side_by_side_in_a_pool() -> Result<()> {
             flat(gradients.get(head.weight()).expect("a gradient"))
         };
         let (alone, pool) = (step()?, pool());
-        for _ in 0..REPETITIONS {
+        for _ in 0..REPETITIONS / 4 {
             let steps: Vec<_> =
                 pool.install(|| (0..8).into_par_iter().with_max_len(1).map(|_| step()).collect());
             for dw in steps {

@@ -15,17 +15,17 @@ use margin_softmax::{Error, Real};
 use margin_softmax_mpi::MpiCollective;
 use ndarray::{ArrayView, Dimension};
 
-/// Set on the ranks.
+/// Environment variable that is set on the ranks.
 const ON_A_RANK: &str = "MARGIN_SOFTMAX_MPI_TEST";
 
-/// What a rank prints where `work` came to a good end.
+/// Printed by a rank on which `work` succeeded.
 const DONE: &str = "this rank is done";
 
 /// Seconds after which `mpirun` ends a job, and this process ends `mpirun`.
 const LIMITS: [u64; 2] = [90, 120];
 
-/// What `mpirun` answers where a rank died of a segmentation fault. OpenMPI 4 now and then does so
-/// in `MPI_Finalize` (open-mpi/ompi#10117), when a test is over; such a job is run again.
+/// The exit status of `mpirun` if a rank had a segmentation fault. OpenMPI 4 occasionally has one
+/// in `MPI_Finalize` (open-mpi/ompi#10117), after the test; such a job is run again.
 const CRASHED: i32 = 139;
 const ATTEMPTS: usize = 3;
 
@@ -40,7 +40,7 @@ pub fn on_ranks<E: Display>(
     })
 }
 
-/// Runs `work` on every rank of a job of each of these sizes, and `judge` on what comes of each.
+/// Runs `work` on every rank of a job of each of these sizes, and `judge` on the result of each.
 pub fn on_ranks_judged<W, E: Display>(
     sizes: &[usize],
     work: W,
@@ -65,7 +65,7 @@ fn test_name<W>() -> &'static str {
     path.split("::{{closure}}").next().unwrap_or(path)
 }
 
-/// A job that has ended.
+/// A finished job.
 #[derive(Debug)]
 pub struct Job {
     pub output: Output,
@@ -113,7 +113,7 @@ pub fn assert_close<F: Real, D: Dimension>(
     }
 }
 
-/// The rank and the words of an error that the ranks share.
+/// The rank and the message of an error that the ranks share.
 pub fn said(error: Error) -> (usize, String) {
     match error {
         Error::Collective { rank, reason } => (rank, reason),

@@ -1,12 +1,12 @@
-//! `mpirun` on this machine, whatever its size and whoever runs it.
+//! Starts `mpirun` on this machine, for any number of cores and any user.
 
 use std::process::Command;
 
-/// What to do where there is no `mpirun`.
+/// The message if `mpirun` is missing.
 pub const MISSING: &str = "cannot start mpirun; on Debian: \
                            apt-get install openmpi-bin libopenmpi-dev libclang-dev";
 
-/// A job of so many ranks with so many threads each; what it runs is yet to be said.
+/// The command for a job with this number of ranks and threads per rank, without the program.
 pub fn mpirun(ranks: usize, threads: usize) -> Command {
     let mut command = Command::new("mpirun");
     command
@@ -18,7 +18,7 @@ pub fn mpirun(ranks: usize, threads: usize) -> Command {
         .env("OMPI_MCA_pml", "ob1")
         .env("OMPI_MCA_btl", "self,vader")
         .env("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
-        // A rank that waits leaves its core to those that compute.
+        // A waiting rank yields its core to the ranks that compute.
         .env("OMPI_MCA_mpi_yield_when_idle", "1");
     command
 }

@@ -1,0 +1,350 @@
+//! Matrix products, single-threaded.
+//!
+//! A panel of B, NR columns wide and at most [`KC`] deep, stays in the first-level cache while MR
+//! rows of A after the other go by. Their MR × NR block of C stays in registers: each entry of A
+//! is broadcast once for two multiply-adds. A is read where it lies, by rows or by columns.
+
+use std::ops::Range;
+
+use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::matrix::{Mat, MatMut, Panels};
+use super::real::Real;
+
+/// Rows of a panel that one pass over A takes.
+const KC: usize = 256;
+
+/// C = AB, or C += AB with `accumulate`, on the calling thread.
+pub(crate) fn gemm<F: Real>(
+    level: Level,
+    c: MatMut<'_, F>,
+    accumulate: bool,
+    a: Mat<'_, F>,
+    b: Mat<'_, F>,
+) {
+    assert!(c.rows == a.rows && a.cols == b.rows && b.cols == c.cols);
+    dispatch(level, Blocked(Product { c, accumulate, a, b }));
+}
+
+/// Packs a matrix that is the right factor of many products at this level.
+pub(crate) fn pack<F: Real>(level: Level, b: Mat<'_, F>, panels: &mut Panels<F>) {
+    dispatch(level, Blocked(Pack { b, panels }));
+}
+
+/// A loop over blocks of MR × NR entries.
+trait BlockOp {
+    type Number;
+
+    fn run<I: Isa, const MR: usize, const NR: usize>(self);
+}
+
+/// A [`BlockOp`] with the block that suits the instruction set.
+struct Blocked<B>(B);
+
+impl<B: BlockOp> Op for Blocked<B> {
+    type Output = ();
+
+    /// NR is two registers, MR as many rows as leave room for a row of B and an entry of A.
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        match (I::VECTOR, size_of::<B::Number>()) {
+            (64, 4) => self.0.run::<I, 8, 32>(),
+            (64, _) => self.0.run::<I, 8, 16>(),
+            (32, 4) => self.0.run::<I, 6, 16>(),
+            (32, _) => self.0.run::<I, 6, 8>(),
+            // NEON has 32 registers, SSE2 16.
+            (_, 4) if I::FMA => self.0.run::<I, 8, 8>(),
+            (_, 4) => self.0.run::<I, 4, 8>(),
+            (_, _) if I::FMA => self.0.run::<I, 8, 4>(),
+            (_, _) => self.0.run::<I, 4, 4>(),
+        }
+    }
+}
+
+struct Product<'a, F> {
+    c: MatMut<'a, F>,
+    accumulate: bool,
+    a: Mat<'a, F>,
+    b: Mat<'a, F>,
+}
+
+impl<F: Real> BlockOp for Product<'_, F> {
+    type Number = F;
+
+    #[inline(always)]
+    fn run<I: Isa, const MR: usize, const NR: usize>(self) {
+        let Product { mut c, accumulate, a, b } = self;
+        let packed = b.panels.map(|panels| {
+            assert_eq!(panels.nr, NR, "packed for another level");
+            panels.data.as_chunks::<NR>().0
+        });
+        let mut copy = packed.is_none().then(|| [[F::zero(); NR]; KC]);
+        for first in (0..a.cols).step_by(KC) {
+            let depth = KC.min(a.cols - first);
+            let accumulate = accumulate || first > 0;
+            for column in (0..b.cols).step_by(NR) {
+                let panel = match (&mut copy, packed) {
+                    (Some(copy), _) => {
+                        fill(&mut copy[..depth], &b, first, column);
+                        &copy[..depth]
+                    }
+                    (None, Some(packed)) => &packed[column / NR * b.rows + first..][..depth],
+                    (None, None) => &[],
+                };
+                let columns = column..b.cols.min(column + NR);
+                if a.rows >= MR {
+                    sweep::<F, I, MR, NR>(&mut c, accumulate, &a, first, panel, columns);
+                } else {
+                    sweep::<F, I, 1, NR>(&mut c, accumulate, &a, first, panel, columns);
+                }
+            }
+        }
+    }
+}
+
+/// All rows of A, MR at a time, with one panel; A has at least MR rows.
+#[inline(always)]
+fn sweep<F: Real, I: Isa, const MR: usize, const NR: usize>(
+    c: &mut MatMut<'_, F>,
+    accumulate: bool,
+    a: &Mat<'_, F>,
+    first: usize,
+    panel: &[[F; NR]],
+    columns: Range<usize>,
+) {
+    for row in (0..a.rows).step_by(MR) {
+        // The last block reaches back to rows that are done, which it does not write again.
+        let start = row.min(a.rows - MR);
+        let block = microkernel::<F, I, MR, NR>(a, start, first, panel);
+        if columns.len() == NR && start == row {
+            put(c, row, columns.start, &block, accumulate);
+        } else {
+            put_part(c, row..start + MR, columns.clone(), block, accumulate);
+        }
+    }
+}
+
+/// The product of MR rows of A from `row` on, in the columns from `first` on, and a panel.
+#[inline(always)]
+fn microkernel<F: Real, I: Isa, const MR: usize, const NR: usize>(
+    a: &Mat<'_, F>,
+    row: usize,
+    first: usize,
+    panel: &[[F; NR]],
+) -> [[F; NR]; MR] {
+    let (row_stride, col_stride) = (a.row_stride, a.col_stride);
+    assert!(row + MR <= a.rows && first + panel.len() <= a.cols);
+    let mut sums = [[F::zero(); NR]; MR];
+    let mut at = row * row_stride + first * col_stride;
+    for b in panel {
+        let b = *b;
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: this is the entry (row + r, first + k) of A, k counting the rows of the
+            // panel, which the assertion puts inside the matrix, and `Mat` inside its data.
+            // Checked one by one, these reads would take half the time of the products.
+            let a = unsafe { *a.data.get_unchecked(at + r * row_stride) };
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = madd::<_, I>(a, b, *sum);
+            }
+        }
+        at += col_stride;
+    }
+    sums
+}
+
+/// Writes or adds a whole block.
+#[inline(always)]
+fn put<F: Real, const MR: usize, const NR: usize>(
+    c: &mut MatMut<'_, F>,
+    row: usize,
+    column: usize,
+    block: &[[F; NR]; MR],
+    accumulate: bool,
+) {
+    for (r, sums) in block.iter().enumerate() {
+        let out = &mut c.data[(row + r) * c.stride + column..][..NR];
+        if accumulate {
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                *out += sum;
+            }
+        } else {
+            out.copy_from_slice(sums);
+        }
+    }
+}
+
+/// Writes or adds the last rows and the first columns of a block: those that lie at `rows` and
+/// `columns` of C.
+#[inline(never)]
+fn put_part<F: Real, const MR: usize, const NR: usize>(
+    c: &mut MatMut<'_, F>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    block: [[F; NR]; MR],
+    accumulate: bool,
+) {
+    for (row, sums) in rows.clone().zip(&block[MR - rows.len()..]) {
+        let out = &mut c.data[row * c.stride..][columns.clone()];
+        for (out, &sum) in out.iter_mut().zip(sums) {
+            *out = if accumulate { *out + sum } else { sum };
+        }
+    }
+}
+
+struct Pack<'a, F> {
+    b: Mat<'a, F>,
+    panels: &'a mut Panels<F>,
+}
+
+impl<F: Real> BlockOp for Pack<'_, F> {
+    type Number = F;
+
+    #[inline(always)]
+    fn run<I: Isa, const MR: usize, const NR: usize>(self) {
+        let Pack { b, panels } = self;
+        panels.data.clear();
+        panels.data.resize(b.cols.div_ceil(NR) * b.rows * NR, F::zero());
+        (panels.rows, panels.cols, panels.nr) = (b.rows, b.cols, NR);
+        let (rows, _) = panels.data.as_chunks_mut::<NR>();
+        for (index, panel) in rows.chunks_exact_mut(b.rows).enumerate() {
+            fill(panel, &b, 0, index * NR);
+        }
+    }
+}
+
+/// Copies the rows of B from `first` on, NR of its columns from `column` on, into a panel. What
+/// lies beyond the last column is left as it was.
+#[inline(always)]
+fn fill<F: Real, const NR: usize>(
+    panel: &mut [[F; NR]],
+    b: &Mat<'_, F>,
+    first: usize,
+    column: usize,
+) {
+    let width = NR.min(b.cols - column);
+    if b.col_stride != 1 {
+        for j in 0..width {
+            // Columns lie `col_stride` apart, the entries of one side by side.
+            let b = &b.data[(column + j) * b.col_stride + first..];
+            for (out, &b) in panel.iter_mut().zip(b) {
+                out[j] = b;
+            }
+        }
+    } else {
+        for (k, out) in (first..).zip(panel) {
+            let row = &b.data[k * b.row_stride + column..];
+            // A copy of a known length is two loads and two stores.
+            if width == NR {
+                out.copy_from_slice(&row[..NR]);
+            } else {
+                out[..width].copy_from_slice(&row[..width]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of either sign that a shift register makes.
+    fn numbers<F: Real>(count: usize) -> Vec<F> {
+        let mut state = 1_u32;
+        let next = || {
+            state = (state >> 1) ^ (0xd000_0001 & (state & 1).wrapping_neg());
+            F::narrow(f64::from(state) / 2.0_f64.powi(31) - 1.0)
+        };
+        std::iter::repeat_with(next).take(count).collect()
+    }
+
+    fn matrix<F>(data: &[F], rows: usize, cols: usize, by_columns: bool) -> Mat<'_, F> {
+        if by_columns { Mat::new(data, cols, rows).t() } else { Mat::new(data, rows, cols) }
+    }
+
+    fn entry<F: Real>(m: &Mat<'_, F>, i: usize, j: usize) -> f64 {
+        m.data[i * m.row_stride + j * m.col_stride].widen()
+    }
+
+    /// Every product of the shape: each factor by rows or by columns, B packed or not, C written
+    /// or added to.
+    fn check<F: Real>(level: Level, (rows, cols, depth): (usize, usize, usize)) {
+        let (a_data, b_data) = (numbers::<F>(rows * depth), numbers::<F>(depth * cols));
+        let stride = cols + 3;
+        let old = numbers::<F>(rows * stride);
+        for case in 0..16 {
+            let [a_by_columns, b_by_columns, accumulate, packed] =
+                [1, 2, 4, 8].map(|bit| case & bit != 0);
+            let a = matrix(&a_data, rows, depth, a_by_columns);
+            let b = matrix(&b_data, depth, cols, b_by_columns);
+            let mut panels = Panels::default();
+            pack(level, b, &mut panels);
+            let b = if packed { b.in_panels(&panels) } else { b };
+            let mut c = old.clone();
+            gemm(level, MatMut::new(&mut c, rows, cols, stride), accumulate, a, b);
+            for i in 0..rows {
+                for j in 0..cols {
+                    let terms = (0..depth).map(|k| entry(&a, i, k) * entry(&b, k, j));
+                    let start = if accumulate { old[i * stride + j].widen() } else { 0.0 };
+                    let (sum, size) = terms.fold((start, start.abs()), |(sum, size), term| {
+                        (sum + term, size + term.abs())
+                    });
+                    // Each of at most depth + 2 roundings errs by ε/2 of at most the size so far.
+                    let bound = (depth + 2) as f64 * F::epsilon().widen() * size;
+                    let error = (c[i * stride + j].widen() - sum).abs();
+                    let what = format_args!("{level:?}, {rows}×{cols}×{depth}, case {case}");
+                    assert!(error <= bound, "{what}: {error:e}");
+                }
+                let beside = i * stride + cols..(i + 1) * stride;
+                assert_eq!(c[beside.clone()], old[beside], "{level:?}, case {case}: beside C");
+            }
+        }
+    }
+
+    /// Whole blocks and panels of every level, every kind of rest, and less than a block.
+    const SHAPES: [(usize, usize, usize); 10] = [
+        (1, 1, 1),
+        (3, 2, 5),
+        (8, 32, 4),
+        (9, 33, 1),
+        (15, 31, 7),
+        (12, 16, 3),
+        (1, 40, 300),
+        (5, 9, 257),
+        (24, 70, 257),
+        (11, 16, 600),
+    ];
+
+    #[test]
+    fn product_is_exact_to_rounding_at_every_level_and_in_every_layout() {
+        for level in Level::available() {
+            for &shape in &SHAPES[..if cfg!(miri) { 5 } else { SHAPES.len() }] {
+                check::<f32>(level, shape);
+                check::<f64>(level, shape);
+            }
+        }
+    }
+
+    #[test]
+    fn packing_again_forgets_what_was_packed_before() {
+        for level in Level::available() {
+            let data = numbers::<f32>(7 * 5);
+            let (mut panels, mut fresh) = (Panels::default(), Panels::default());
+            pack(level, Mat::new(&numbers::<f32>(40 * 40), 40, 40), &mut panels);
+            for b in [Mat::new(&data, 7, 5), Mat::new(&data, 5, 7).t()] {
+                pack(level, b, &mut panels);
+                pack(level, b, &mut fresh);
+                assert_eq!(panels.data, fresh.data);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "packed for another level")]
+    fn panels_of_another_level_are_refused() {
+        let data = [1.0_f32; 6];
+        let mut panels = Panels::default();
+        pack(Level::detect(), Mat::new(&data, 2, 3), &mut panels);
+        panels.nr += 1;
+        let b = Mat::new(&data, 2, 3).in_panels(&panels);
+        gemm(Level::detect(), MatMut::new(&mut [0.0; 9], 3, 3, 3), false, Mat::new(&data, 3, 2), b);
+    }
+}
