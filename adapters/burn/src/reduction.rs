@@ -26,6 +26,7 @@ use crate::memory::{Precision, number};
 /// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // one per step, and a box would be in every call
 pub enum Reduction {
     /// The mean over the samples that count: 1/N · Σ_i L_i. Samples that are left out do not count.
     Mean,
