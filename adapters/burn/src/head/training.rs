@@ -214,8 +214,9 @@ impl MarginHead {
     /// ```
     ///
     /// # Errors
-    /// Those of [`forward_with`](Self::forward_with), and [`Error::SampledRange`] or
-    /// [`Error::Label`] for a sampler of another number of classes. The sampler is then unchanged.
+    /// Those of [`forward_with`](Self::forward_with), and [`Error::SampledRange`],
+    /// [`Error::Sample`] or [`Error::Label`] for a sampler of another number of classes. The sampler
+    /// is then unchanged.
     pub fn forward_sampled(
         &self,
         embeddings: Tensor<2>,
