@@ -17,7 +17,7 @@ pub enum Error {
     /// A hyper-parameter is outside its range, NaN included.
     #[error("{parameter} must be {expected}, got {value}")]
     Parameter {
-        /// The hyper-parameter, in the field's words and with its symbol.
+        /// The usual name of the hyper-parameter, with its symbol.
         parameter: &'static str,
         /// The value that was given.
         value: f64,
@@ -26,11 +26,11 @@ pub enum Error {
     },
 
     /// Two arguments do not fit each other.
-    #[error("{argument} has shape {actual:?}, but the other arguments ask for {expected:?}")]
+    #[error("{argument} has shape {actual:?}, but the other arguments require {expected:?}")]
     Shape {
         /// The argument whose shape is refused.
         argument: &'static str,
-        /// The shape that the other arguments ask for.
+        /// The shape that the other arguments require.
         expected: Vec<usize>,
         /// The shape that was given.
         actual: Vec<usize>,
@@ -51,7 +51,7 @@ pub enum Error {
         /// The sample.
         row: usize,
         /// Its label. The message shows the upper half of the range as negative numbers: a -1 that
-        /// was cast to `usize` reads -1, and so does [`IGNORED`](crate::IGNORED).
+        /// was cast to `usize` is shown as -1, and so is [`IGNORED`](crate::IGNORED).
         label: usize,
         /// How many classes there are.
         classes: usize,
@@ -66,9 +66,9 @@ pub enum Error {
         label: i128,
     },
 
-    /// A gradient of logits does not say which class each sample belongs to.
+    /// Gradients of logits hold no labels: the classes of their samples are unknown.
     #[error(
-        "these gradients hold no labels: take them from MarginLoss::backward, or name the labels by LogitGradients::with_labels"
+        "these gradients hold no labels: take them from MarginLoss::backward, or set the labels with LogitGradients::with_labels"
     )]
     UnknownLabels,
 
@@ -114,7 +114,7 @@ pub enum Error {
     )]
     Bias,
 
-    /// A cosine made elsewhere exceeds 1 by more than rounding explains (1e-3).
+    /// A given cosine exceeds 1 by more than rounding can explain (1e-3).
     #[error(
         "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 of rounding"
     )]
@@ -136,9 +136,9 @@ pub enum Error {
         row: usize,
         /// Its target angle in radians.
         theta: f64,
-        /// f(θ) as the loss gave it.
+        /// f(θ) as the loss returned it.
         value: f64,
-        /// df/dθ as the loss gave it.
+        /// df/dθ as the loss returned it.
         slope: f64,
     },
 
@@ -149,7 +149,7 @@ pub enum Error {
     Overflow {
         /// What would overflow.
         quantity: &'static str,
-        /// The sample that makes it so.
+        /// The sample that causes it.
         row: usize,
         /// The bound on it.
         bound: f64,
@@ -157,7 +157,7 @@ pub enum Error {
         maximum: f64,
     },
 
-    /// The forward pass handed to `backward` is not that of this loss, these logits and labels.
+    /// The `forward` argument of a backward pass is not that of this loss, these logits and labels.
     #[error(
         "forward was not made by this loss from these logits and labels: sample {row} has another target logit"
     )]
@@ -177,7 +177,7 @@ pub enum Error {
         rows: [usize; 2],
         /// Whether they are opposed.
         opposed: bool,
-        /// How far apart the unit vectors are, the one of them turned round where they are opposed.
+        /// The distance of the unit vectors, one of them negated where they are opposed.
         distance: f64,
     },
 
@@ -204,17 +204,6 @@ pub enum Error {
         held: Range<usize>,
     },
 
-    /// A range of classes ends before it starts, or beyond the largest number.
-    #[error("{argument} is {start}..{end}: a range of classes must not end before it starts")]
-    ClassRange {
-        /// The argument that holds the range.
-        argument: &'static str,
-        /// The first class.
-        start: usize,
-        /// The class after the last.
-        end: usize,
-    },
-
     /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
     /// gone. Every rank returns the same error.
     #[error("rank {rank}: {reason}")]
@@ -225,10 +214,10 @@ pub enum Error {
         reason: String,
     },
 
-    /// These logits were built from cosines alone: there are no embeddings and weights to carry
-    /// the gradient on to.
+    /// These logits were built from cosines alone: there are no embeddings and class weights whose
+    /// gradients could be computed.
     #[error(
-        "these logits were built from cosines: build them with NormalizedLogits::new to carry gradients on to embeddings and weights"
+        "these logits were built from cosines: build them with NormalizedLogits::new to get gradients of embeddings and weights"
     )]
     Detached,
 }
@@ -266,10 +255,10 @@ impl Error {
         }
     }
 
-    /// Refuses a range that ends before it starts.
-    pub(crate) fn check_range(argument: &'static str, range: &Range<usize>) -> Result<(), Error> {
-        let (start, end) = (range.start, range.end);
-        if start <= end { Ok(()) } else { Err(Error::ClassRange { argument, start, end }) }
+    /// Refuses a range that ends before it starts; `parameter` names its end.
+    pub(crate) fn check_range(parameter: &'static str, range: &Range<usize>) -> Result<(), Error> {
+        let (end, expected) = (range.end as f64, "no less than its start");
+        Error::check_parameter(parameter, end, expected, range.start <= range.end).map(drop)
     }
 
     /// Refuses a hyper-parameter for which `valid` is false.
@@ -283,7 +272,7 @@ impl Error {
     }
 }
 
-/// A label as it was before a cast to `usize`: numbers of the upper half are negative.
+/// A label before its cast to `usize`: numbers of the upper half are negative.
 fn signed(label: &usize) -> isize {
     *label as isize
 }

@@ -190,7 +190,7 @@ pub(crate) fn checked_target<L: MarginLoss + ?Sized>(
     Err(Error::Target { row, theta: angle.theta, value, slope })
 }
 
-/// What the materialised level asks of `loss` about each sample.
+/// Evaluates `loss` at the target angle of a sample, for the materialised level.
 fn answer<L: MarginLoss + ?Sized>(
     loss: &L,
 ) -> impl Fn(usize, &Angle) -> Result<TargetAnswer, Error> + '_ {

@@ -29,13 +29,13 @@ fn check<F: Working>(case: &Case) {
     let w = case.w.fill::<F>(classes, dims);
     let riesz = [Riesz::Log, Riesz::One, Riesz::Two][usize::from(case.exponent % 3)];
     let space = if case.half { Space::Half } else { Space::Full };
-    assert_answer(hyperspherical_energy(&w.view(), riesz, space));
+    assert_result(hyperspherical_energy(&w.view(), riesz, space));
     let labels = case.labels.fill(usize::from(case.samples), classes);
-    assert_answer(hyperspherical_energy_of_batch(&w.view(), &labels, riesz));
+    assert_result(hyperspherical_energy_of_batch(&w.view(), &labels, riesz));
 }
 
-fn assert_answer<F: Working>(answer: Result<(F, Array2<F>), Error>) {
-    match answer {
+fn assert_result<F: Working>(result: Result<(F, Array2<F>), Error>) {
+    match result {
         Ok((energy, gradient)) => {
             assert_finite("energy", [&energy]);
             assert_finite("gradient of the energy", &gradient);

@@ -4,7 +4,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use margin_softmax::{
-    Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, MarginLoss,
+    Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, IGNORED, MarginLoss,
     SampledGradients, ZeroEmbedding,
 };
 use margin_softmax_fuzz::{
@@ -27,7 +27,9 @@ struct Case {
     reduce: Reduce,
     budget: u64,
     skip: bool,
-    /// Above 250, gradients of other shapes.
+    /// The label of samples that are left out.
+    ignored: Option<u16>,
+    /// From 249 on: gradients of one side only, or of other shapes.
     misfit: u8,
     sampling: Sampling,
 }
@@ -51,8 +53,8 @@ struct Step<'a, F> {
 }
 
 fuzz_target!(|case: Case| {
-    let answer = if case.wide { check::<f64>(&case) } else { check::<f32>(&case) };
-    if let Err(error) = answer {
+    let result = if case.wide { check::<f64>(&case) } else { check::<f32>(&case) };
+    if let Err(error) = result {
         assert_readable(&error);
     }
 });
@@ -71,61 +73,69 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
 
     if let Ok(nearest) = head.predict(&x, &w, bias.as_deref()) {
         assert_eq!(nearest.len(), samples);
-        assert!(nearest.iter().all(|&class| class < classes));
+        let left_out = |class: usize| case.skip && class == IGNORED;
+        assert!(nearest.iter().all(|&class| class < classes || left_out(class)));
     }
     let mut batch = Batch::new(&x, &w, &labels)?;
     if let Some(bias) = &bias {
         batch = batch.with_bias(bias)?;
+    }
+    if let Some(label) = case.ignored {
+        batch = batch.with_ignored_label(usize::from(label));
     }
     let step = Step { case, batch, labels: &labels, classes };
     let forward = head.forward(&batch);
     if let Ok(forward) = &forward {
         assert_forward(forward, samples, classes);
     }
-    let whole = step.whole(&mut head);
+    let whole = step.whole(&head);
     // Forward alone returns an error where the gradients of the summed losses would overflow.
     if let (Ok(whole), Ok(forward)) = (&whole, &forward) {
         assert_eq!(whole, forward, "a step has the losses of forward");
     }
-    step.sampled(&mut head)?;
+    step.sampled(&head)?;
     forward.and(whole).map(drop)
 }
 
 impl<F: Working> Step<'_, F> {
     /// Forward and backward over all classes.
-    fn whole<L: MarginLoss>(&self, head: &mut Head<L>) -> Result<Forward<F>, Error> {
-        let mut gradients = Gradients::zeros_for(&self.batch);
+    fn whole<L: MarginLoss>(&self, head: &Head<L>) -> Result<Forward<F>, Error> {
+        let mut gradients = match self.case.misfit {
+            249 => Gradients::embeddings_only(&self.batch),
+            250 => Gradients::weights_only(&self.batch),
+            _ => Gradients::zeros_for(&self.batch),
+        };
         match self.case.misfit {
             251 => gradients.embeddings = Array2::zeros((1, 1)),
-            252 => gradients.weights = Array2::zeros((0, 3)),
+            252 => gradients.weights = Array2::zeros((1, 3)),
             253 => gradients.bias = Some(Array1::zeros(1)),
             254 => gradients.bias = None,
             _ => {}
         }
-        let Gradients { embeddings, weights, bias } = &mut gradients;
+        let Gradients { embeddings, weights, bias, .. } = &mut gradients;
         fill(embeddings, weights, bias);
         let upstream = self.case.reduce.weights(self.labels.len());
         let reduction = self.case.reduce.with(upstream.as_ref());
         let forward = head.forward_backward(&self.batch, reduction, &mut gradients);
-        let Gradients { embeddings, weights, bias } = &gradients;
+        let Gradients { embeddings, weights, bias, .. } = &gradients;
         assert_all(forward.is_ok(), embeddings, weights, bias);
         forward
     }
 
     /// Forward and backward over a sample of the classes, which may be modified.
-    fn sampled<L: MarginLoss>(&self, head: &mut Head<L>) -> Result<(), Error> {
+    fn sampled<L: MarginLoss>(&self, head: &Head<L>) -> Result<(), Error> {
         let sample = self.draw()?;
         let mut gradients = match self.case.misfit {
             251.. => SampledGradients::default(),
             _ => SampledGradients::zeros_for(&self.batch, &sample),
         };
-        let SampledGradients { embeddings, weights, bias } = &mut gradients;
+        let SampledGradients { embeddings, weights, bias, .. } = &mut gradients;
         fill(embeddings, weights, bias);
         let upstream = self.case.reduce.weights(self.labels.len());
         let reduction = self.case.reduce.with(upstream.as_ref());
         let forward =
             head.forward_backward_sampled(&self.batch, &sample, reduction, &mut gradients);
-        let SampledGradients { embeddings, weights, bias } = &gradients;
+        let SampledGradients { embeddings, weights, bias, .. } = &gradients;
         assert_all(forward.is_ok(), embeddings, weights, bias);
         assert_forward(&forward?, self.labels.len(), self.classes);
         assert_eq!(weights.nrows(), sample.classes.len());

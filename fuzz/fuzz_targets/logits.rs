@@ -20,6 +20,8 @@ struct Case {
     source: Source,
     labels: Labels,
     bias: Option<Vector>,
+    /// The label of samples that are left out.
+    ignored: Option<u8>,
     reduce: Reduce,
     /// Gradients of another shape, or of other logits.
     misfit: Misfit,
@@ -47,8 +49,8 @@ enum Misfit {
 }
 
 fuzz_target!(|case: Case| {
-    let answer = if case.wide { check::<f64>(&case) } else { check::<f32>(&case) };
-    if let Err(error) = answer {
+    let result = if case.wide { check::<f64>(&case) } else { check::<f32>(&case) };
+    if let Err(error) = result {
         assert_readable(&error);
     }
 });
@@ -86,9 +88,9 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
     fill(&mut gradients);
     let upstream = case.reduce.weights(samples);
     let reduction = case.reduce.with(upstream.as_ref());
-    let answer = loss.backward_into(&logits, &other, &forward, reduction, &mut gradients);
-    assert_gradients(answer.is_ok(), &gradients);
-    answer?;
+    let result = loss.backward_into(&logits, &other, &forward, reduction, &mut gradients);
+    assert_gradients(result.is_ok(), &gradients);
+    result?;
     carry(&logits, &gradients)
 }
 
@@ -110,6 +112,10 @@ fn build<F: Working>(
                 None => logits,
             }
         }
+    };
+    let logits = match case.ignored {
+        Some(label) => logits.with_ignored_label(usize::from(label)),
+        None => logits,
     };
     match &case.bias {
         Some(bias) => logits.with_bias(&bias.fill(classes)),

@@ -9,7 +9,7 @@ pub use losses::Loss;
 pub use numbers::{Number, Working};
 pub use tensors::{Labels, Matrix, Tensor2, Vector};
 
-use margin_softmax::{Error, Forward, Reduction};
+use margin_softmax::{Error, Forward, IGNORED, Reduction};
 use ndarray::Array1;
 
 /// The value of gradients before a call. A call that returns an error must leave it there.
@@ -44,7 +44,9 @@ pub fn assert_forward<F: Working>(forward: &Forward<F>, samples: usize, classes:
     assert!(forward.losses.iter().all(|&loss| loss >= F::of(0.0)), "a negative loss");
     assert!(forward.mean().is_finite() && forward.sum().is_finite());
     assert!((0.0..=1.0).contains(&forward.accuracy()));
-    assert!(forward.predictions().iter().all(|&class| class < classes));
+    let left_out = forward.predictions().iter().filter(|&&class| class == IGNORED).count();
+    assert_eq!(left_out, samples - forward.counted());
+    assert!(forward.predictions().iter().all(|&class| class < classes || class == IGNORED));
     let straight = F::of(std::f64::consts::PI);
     assert!(forward.target_angles().iter().all(|&theta| theta >= F::of(0.0) && theta <= straight));
 }

@@ -15,7 +15,7 @@ use crate::loss::MarginLoss;
 use crate::math::{Angle, Target};
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 11;
+const SUMMARY: usize = 10;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +29,8 @@ struct Summary {
     end: u64,
     /// Whether the gradient of the embeddings is asked for.
     embeddings_wanted: u64,
-    labels: u64,
-    reduction: u64,
+    /// A digest of labels and reduction.
+    objective: u64,
     loss: u64,
     embeddings: u64,
 }
@@ -46,10 +46,9 @@ impl Summary {
             start: number(4),
             end: number(5),
             embeddings_wanted: number(6),
-            labels: number(7),
-            reduction: number(8),
-            loss: number(9),
-            embeddings: number(10),
+            objective: number(7),
+            loss: number(8),
+            embeddings: number(9),
         }
     }
 
@@ -62,8 +61,7 @@ impl Summary {
             self.start,
             self.end,
             self.embeddings_wanted,
-            self.labels,
-            self.reduction,
+            self.objective,
             self.loss,
             self.embeddings,
         ]
@@ -120,8 +118,7 @@ impl<F: Real> RankInput<'_, F> {
             start: self.range.start as u64,
             end: self.range.end as u64,
             embeddings_wanted: report.map_or(0, |report| u64::from(report.embeddings)),
-            labels: self.labels_digest(),
-            reduction: self.reduction_digest(),
+            objective: self.objective_digest(),
             loss: loss_digest(loss),
             embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
         }
@@ -136,20 +133,19 @@ impl<F: Real> RankInput<'_, F> {
         Err(Error::Collective { rank: collective.rank(), reason })
     }
 
-    fn labels_digest(&self) -> u64 {
+    /// The digest of labels and reduction.
+    fn objective_digest(&self) -> u64 {
         let labels = self.labels.iter().map(|&label| label as u64);
         let ignored = self.ignored.map(|label| label as u64);
-        digest(labels.chain([u64::from(ignored.is_some()), ignored.unwrap_or_default()]))
-    }
-
-    fn reduction_digest(&self) -> u64 {
+        let ignored = [u64::from(ignored.is_some()), ignored.unwrap_or_default()];
         let (kind, weights) = match &self.reduction {
             None => (0, None),
             Some(Reduction::Mean) => (1, None),
             Some(Reduction::Sum) => (2, None),
             Some(Reduction::Weighted(weights)) => (3, Some(weights.iter())),
         };
-        digest([kind].into_iter().chain(weights.into_iter().flatten().map(|g| g.widen().to_bits())))
+        let weights = weights.into_iter().flatten().map(|g| g.widen().to_bits());
+        digest(labels.chain(ignored).chain([kind]).chain(weights))
     }
 }
 
@@ -211,7 +207,6 @@ fn first_refusal<F: Real>(
 /// Refuses the first rank whose step is not that of rank 0.
 fn check_alike(all: &[Summary]) -> Result<(), Error> {
     let first = all[0];
-    let differs = |what: &str| format!("{what} not those of rank 0");
     for (rank, summary) in all.iter().enumerate() {
         let reason = if (summary.rows, summary.dims) != (first.rows, first.dims) {
             format!(
@@ -219,11 +214,9 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
                 summary.rows, summary.dims, first.rows, first.dims
             )
         } else if summary.embeddings != first.embeddings {
-            differs("the values of the embeddings are")
-        } else if summary.labels != first.labels {
-            differs("labels are")
-        } else if summary.reduction != first.reduction {
-            "the reduction is not that of rank 0".into()
+            "the values of the embeddings are not those of rank 0".into()
+        } else if summary.objective != first.objective {
+            "labels or reduction are not those of rank 0".into()
         } else if summary.loss != first.loss {
             "the loss or one of its parameters is not that of rank 0".into()
         } else if summary.counted != first.counted {

@@ -1,12 +1,12 @@
 use crate::error::Error;
 
-/// The collective operations that ranks exchange numbers by, whatever implements them: threads, MPI,
-/// NCCL.
+/// The collective operations by which ranks exchange numbers. Threads, MPI or NCCL may implement
+/// them.
 ///
 /// Every rank makes the same calls in the same order with buffers of the same length (but for
 /// [`all_gather`](Self::all_gather)). All ranks must get the same bits. An implementation returns
-/// [`Error::Collective`] instead of waiting for a rank that will not come. Numbers only pass
-/// through, are compared or added; with zeros as the other terms a sum must keep the bits of a
+/// [`Error::Collective`] instead of waiting for a rank that will not come. Numbers are only
+/// passed on, compared or added; with zeros as the other terms a sum must keep the bits of a
 /// normal number, as every sum does.
 ///
 /// The trait is implemented for references, too.
@@ -30,7 +30,7 @@ pub trait Collective<F> {
     /// [`Error::Collective`].
     fn all_reduce_sum(&self, values: &mut [F]) -> Result<(), Error>;
 
-    /// The values of all ranks, one after another; each rank may bring any number of them.
+    /// The values of all ranks, one after another; each rank may contribute any number of them.
     ///
     /// # Errors
     /// [`Error::Collective`].

@@ -1,4 +1,4 @@
-//! Classes split over ranks, whatever carries the numbers between them.
+//! Classes split over ranks, with any communication layer.
 
 mod agreement;
 mod collective;
@@ -38,7 +38,7 @@ pub fn class_range(classes: usize, rank: usize, size: usize) -> Range<usize> {
     edge(rank.min(size))..edge(rank.saturating_add(1).min(size))
 }
 
-/// What one rank brings to a step: the whole batch, and the rows of the class weights that it
+/// The input of one rank: the whole batch, and the rows of the class weights that it
 /// holds, any number of them, even none.
 ///
 /// Nothing is checked here: an input that only one rank finds wrong must be refused by all, so
@@ -95,8 +95,8 @@ impl<F: Real> Gradients<F> {
 /// Three N-vectors (M, Σ, and z_iy − M_i from the rank of the target) and one N×D array carry loss
 /// and gradient between the ranks. Three more N-vectors carry what is needed for reporting only,
 /// the target angles, the predictions and the margin-free target logits, so that [`Forward`] is
-/// complete on every rank. Eleven numbers per rank precede them: whether its input is valid, its
-/// shapes, and digests of labels, reduction, loss and embeddings.
+/// complete on every rank. Ten numbers per rank precede them: whether its input is valid, its
+/// shapes, and digests of labels and reduction, of the loss and of the embeddings.
 ///
 /// The gradient of the embeddings is complete on every rank, with no factor of the number of ranks;
 /// the gradient of its rows stays on each rank. [`Reduction::Mean`] divides by the N of the whole
@@ -136,8 +136,8 @@ impl<F: Real> Gradients<F> {
 /// parameters) differ, where the ranges overlap or leave a class out, and for a label that no rank
 /// holds, every rank returns the same error, before any gradient is written: the refusal itself
 /// where every rank has the same, else [`Error::Collective`] with the first rank's message. Where a
-/// rank is lost during a step the others return [`Error::Collective`], too; their gradients then
-/// hold nothing of use.
+/// rank is lost during a step the others return [`Error::Collective`], too; their gradients are
+/// then undefined.
 ///
 /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
 ///
@@ -151,7 +151,7 @@ pub struct ClassParallel<L, C> {
 
 impl<L: MarginLoss, C> ClassParallel<L, C> {
     /// The part of `loss` over the classes of `class_range` that is this rank's; `collective`
-    /// speaks with the others.
+    /// connects it with the others.
     pub fn new(loss: L, collective: C, class_range: Range<usize>) -> Self {
         ClassParallel { head: Head::new(loss), collective, range: class_range }
     }
@@ -176,7 +176,7 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
         self.head.loss_mut()
     }
 
-    /// What speaks with the other ranks.
+    /// The connection with the other ranks.
     pub fn collective(&self) -> &C {
         &self.collective
     }
@@ -237,7 +237,7 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
         self.head.run_sampled(&input, &ranks, gradients)
     }
 
-    /// The input of a step on this rank, and how it reaches the others.
+    /// The input of a step on this rank, and its communication with the others.
     fn input<'a, F: Real>(
         &'a self,
         shard: &'a Shard<'_, F>,

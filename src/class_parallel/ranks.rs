@@ -1,4 +1,4 @@
-//! What crosses the ranks in a step.
+//! What the ranks exchange in a step.
 
 use ndarray::{ArrayView1, ArrayViewMut2};
 
@@ -79,8 +79,8 @@ impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
     }
 
     /// All-reduces what is needed for reporting only: the target angle, known to the rank of the
-    /// target, and the nearest class, known to the rank with the largest logit. Of several ranks the
-    /// lowest class counts.
+    /// target, and the nearest class, known to the rank with the largest logit. Of several ranks
+    /// the lowest class counts.
     fn share_reports(&self, maxima: &[F], stats: &mut [SampleStats]) -> Result<(), Error> {
         let rows = maxima.len();
         let mut reports = vec![F::neg_infinity(); 2 * rows];

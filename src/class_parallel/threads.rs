@@ -7,10 +7,10 @@ use super::collective::Collective;
 use crate::error::Error;
 use crate::kernel::Real;
 
-/// Ranks in one process, one to a thread: for tests, and for one machine with several memory
+/// Ranks in one process, one per thread: for tests, and for one machine with several memory
 /// nodes. Values are added in the order of the ranks, so that every run gives the same bits.
 ///
-/// Move each into its thread. When a thread ends or panics its rank is gone, and those who wait
+/// Move each into its thread. When a thread ends or panics its rank is gone, and those that wait
 /// for it, now or later, get [`Error::Collective`]. The threads must not be workers of one rayon
 /// pool, which would wait for each other; a pool for each rank, with
 /// [`install`](rayon::ThreadPool::install), is what divides the cores.
@@ -37,7 +37,7 @@ pub struct ThreadCollective {
     shared: Arc<Shared>,
 }
 
-/// What one rank brings to a call: the call's name and its values.
+/// What one rank deposits for a call: the call's name and its values.
 type Deposit = (&'static str, Arc<dyn Any + Send + Sync>);
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ struct Table {
     /// How many calls are complete.
     round: u64,
     deposits: Vec<Option<Deposit>>,
-    /// What all ranks brought to the call that is complete.
+    /// What all ranks deposited for the call that is complete.
     complete: Vec<Deposit>,
     gone: Vec<bool>,
 }
@@ -79,7 +79,7 @@ impl ThreadCollective {
         self.shared.lock().gone.len()
     }
 
-    /// The values that all ranks brought to this call, in the order of the ranks.
+    /// The values of all ranks for this call, in the order of the ranks.
     fn exchange<F: Real>(
         &self,
         call: &'static str,
@@ -127,7 +127,7 @@ impl Shared {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings one rank's share and waits for the others'.
+    /// Deposits one rank's values and waits for the others'.
     fn meet(&self, rank: usize, deposit: Deposit) -> Result<Vec<Deposit>, Error> {
         let mut table = self.lock();
         let round = table.round;

@@ -103,15 +103,15 @@ impl<'a, F: Real> Batch<'a, F> {
     /// neither in the mean nor in the accuracy, and their prediction is [`IGNORED`].
     ///
     /// `label` is the number of a class, or [`IGNORED`], which no class has;
-    /// [`labels_from_ignoring`](crate::labels_from_ignoring) turns the -1 or -100 of other libraries
-    /// into it. Without this call a label [`IGNORED`] is refused when the step runs.
+    /// [`labels_from_ignoring`](crate::labels_from_ignoring) turns the -1 or -100 of other
+    /// libraries into it. Without this call a label [`IGNORED`] is refused when the step runs.
     pub fn with_ignored_label(self, label: usize) -> Self {
         Batch { ignored: Some(label), ..self }
     }
 }
 
 impl<F> Batch<'_, F> {
-    /// The same for a shorter time; ndarray's views do not shorten by themselves.
+    /// The same batch with a shorter lifetime, to which ndarray's views do not coerce.
     pub(crate) fn reborrow(&self) -> Batch<'_, F> {
         Batch {
             embeddings: self.embeddings.view(),

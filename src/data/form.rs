@@ -40,7 +40,7 @@ impl Scale {
     }
 }
 
-/// The form of a loss's logits: all that the engines know of a loss beside its targets.
+/// The form of a loss's logits: all that the engines need of a loss besides its targets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct LogitForm {
     pub scale: Scale,

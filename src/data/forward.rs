@@ -8,7 +8,7 @@ use super::target_pair::TargetPair;
 use crate::kernel::Real;
 use crate::math::{LogSumExp, sample_terms};
 
-/// The losses of a batch, neither reduced nor capped, and what is needed to watch a training.
+/// Per-sample losses of a batch, neither reduced nor capped, and metrics to monitor training.
 ///
 /// Accuracy, predictions, target angles and margin-free losses are free of the margin, as they are
 /// at inference, and come from the same sweep as the losses. Samples that were left out (an ignored
@@ -117,7 +117,8 @@ impl<F: Real> Forward<F> {
     }
 
     /// The losses as they would be without the margin (N): log(1 + e^{S_i − z°_iy}) with the plain
-    /// target logit z°. They show progress while a margin grows, which raises the losses themselves.
+    /// target logit z°. They show progress while a margin grows, which raises the losses
+    /// themselves.
     ///
     /// ```
     /// use margin_softmax::{Batch, CosFace, Head};
@@ -134,8 +135,8 @@ impl<F: Real> Forward<F> {
         &self.margin_free_losses
     }
 
-    /// The norms of the embeddings ‖x_i‖ (N); 0 for a sample that was left out. With cosines made
-    /// elsewhere, the norms that the logits were given, or 1.
+    /// The norms of the embeddings ‖x_i‖ (N); 0 for a sample that was left out. For logits built
+    /// from cosines, the norms that they were given, or 1.
     pub fn norms(&self) -> &Array1<F> {
         &self.norms
     }

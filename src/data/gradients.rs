@@ -38,7 +38,8 @@ impl<F: Real> Gradients<F> {
     ///
     /// let (x, w) = (array![[1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
     /// let batch = Batch::new(&x, &w, &[0])?;
-    /// let (mut all, mut part) = (Gradients::zeros_for(&batch), Gradients::embeddings_only(&batch));
+    /// let mut all = Gradients::zeros_for(&batch);
+    /// let mut part = Gradients::embeddings_only(&batch);
     /// let head = Head::new(ArcFace::default());
     /// head.forward_backward(&batch, Reduction::Mean, &mut all)?;
     /// head.forward_backward(&batch, Reduction::Mean, &mut part)?;
@@ -93,8 +94,8 @@ impl<F: Real> SampledGradients<F> {
         }
     }
 
-    /// Zeros to be written instead, where these have other shapes than a batch of `embeddings`,
-    /// with a bias or without, and `sample` ask for.
+    /// New zeros in the shapes of `sample` and of a batch of `embeddings`, with a bias or without;
+    /// `None` where these have those shapes already.
     pub(crate) fn fresh_unless_fit(
         &self,
         embeddings: (usize, usize),
@@ -138,8 +139,9 @@ impl<'a, F: Real> Output<'a, F> {
         }
     }
 
-    /// Refuses gradients that are not in the shapes of a batch of `embeddings` and so many
-    /// `classes`, with a bias or without. A bias goes with the class weights.
+    /// Refuses gradients that are not in the shapes of a batch of `embeddings` and `classes`
+    /// classes, with a bias or without. The gradient of the bias is asked for together with that of
+    /// the class weights.
     pub fn check(
         &self,
         embeddings: (usize, usize),
@@ -159,7 +161,7 @@ impl<'a, F: Real> Output<'a, F> {
         Error::check_shape("gradients of bias", &expected, &actual)
     }
 
-    /// Zeros: the gradient of nothing.
+    /// Fills every gradient with zeros: no sample counts.
     pub fn clear(self) {
         for mut gradient in [self.embeddings, self.weights].into_iter().flatten() {
             gradient.fill(F::zero());

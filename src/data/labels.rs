@@ -1,11 +1,11 @@
-//! Labels as other code holds them.
+//! Conversion of labels of any integer type.
 
 use num_traits::PrimInt;
 
 use crate::error::Error;
 
-/// The label of a sample that is left out, once a batch is told so:
-/// `batch.with_ignored_label(IGNORED)`. It is also the prediction of a sample that was left out.
+/// The label of samples to leave out, for `batch.with_ignored_label(IGNORED)`. It is also the
+/// prediction of every sample that was left out.
 pub const IGNORED: usize = usize::MAX;
 
 /// Labels of any integer type as class numbers.

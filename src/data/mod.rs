@@ -1,4 +1,4 @@
-//! What goes into a step and what comes out of it. No file here knows a loss.
+//! What goes into a step and what comes out of it. No file here depends on a loss.
 
 mod batch;
 mod classes;

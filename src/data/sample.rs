@@ -45,10 +45,6 @@ impl ClassSample {
         ignored: Option<usize>,
         range: &Range<usize>,
     ) -> Result<(), Error> {
-        if self.range != *range {
-            let (sampled, held) = (self.range.clone(), range.clone());
-            return Err(Error::SampledRange { sampled, held });
-        }
         Error::check_shape("labels of the class sample", &[labels.len()], &[self.labels.len()])?;
         let bad = |field, position| Err(Error::Sample { field, position });
         let mut least = 0;
@@ -66,6 +62,11 @@ impl ClassSample {
             if Some(label) != ignored && (class != row_of_label || !absent) {
                 return bad("labels", row);
             }
+        }
+        // Last, for a sample of more classes than there are already names one that is too high.
+        if self.range != *range {
+            let (sampled, held) = (self.range.clone(), range.clone());
+            return Err(Error::SampledRange { sampled, held });
         }
         Ok(())
     }

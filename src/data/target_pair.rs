@@ -5,7 +5,7 @@ use super::rows::has_direction;
 use crate::kernel::{self, Real};
 use crate::math::{Angle, Pair, Target};
 
-/// The geometry of a sample and its class, and what the loss makes of it.
+/// The geometry of a sample and its class, and the target of the loss at their angle.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TargetPair {
     /// The angle between both; a right angle where one of them is zero.
@@ -27,7 +27,7 @@ enum Geometry {
     Angular(Pair),
     /// The logit is the inner product x·w: its gradients are w and x, zero or not.
     InnerProduct,
-    /// Only the cosine is known: there is nothing to carry gradients on to.
+    /// Only the cosine is known: there are no vectors to propagate gradients to.
     Cosine,
 }
 
@@ -106,7 +106,8 @@ impl TargetPair {
         }
     }
 
-    /// Adds the gradient of the target logit by the class weight, `target_gradient` times, to `sum`.
+    /// Adds the gradient of the target logit by the class weight, `target_gradient` times, to
+    /// `sum`.
     pub fn add_to_weight<F: Real>(
         &self,
         form: LogitForm,

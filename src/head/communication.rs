@@ -52,7 +52,7 @@ impl SampleStats {
     }
 }
 
-/// What a rank reports of a step before any data moves.
+/// What a rank reports of its step before any data is exchanged.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StepReport {
     /// How many samples count.
@@ -63,8 +63,8 @@ pub(crate) struct StepReport {
 
 /// How a step exchanges numbers with the ranks that hold the other classes.
 pub(crate) trait Communication<F: Real> {
-    /// Whether the inputs are valid and the same on every rank: the loss and the report of this one,
-    /// or why it refuses its inputs. Every rank returns the same, before anything is written.
+    /// Whether the inputs are valid and the same on every rank: the loss and the report of this
+    /// one, or why it refuses its inputs. Every rank returns the same, before anything is written.
     fn agree<L: MarginLoss>(
         &self,
         loss: &L,

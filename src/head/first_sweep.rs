@@ -12,7 +12,7 @@ use crate::parallel::{run_jobs, split_off};
 /// One chunk of the first sweep.
 struct Job<'a, F> {
     classes: Range<usize>,
-    /// Where its logits wait for the second sweep, as far as this reaches.
+    /// Storage of its logits until the second sweep, for as many classes as fit.
     stored: &'a mut [F],
     max: &'a mut [F],
     class: &'a mut [usize],
@@ -30,7 +30,7 @@ pub(super) struct Sweep<'a, 'b, F> {
 
 impl<F: Real> Sweep<'_, '_, F> {
     /// Fills `stats`, chunk by chunk, and stores the logits in `stored`, one tile after the other,
-    /// as far as it reaches; `room` is what each class has there.
+    /// for as many classes as fit; `room` is the number of entries per class there.
     pub fn forward(
         &self,
         stats: &mut ChunkStats<F>,
@@ -143,7 +143,7 @@ impl<F: Real> Sweep<'_, '_, F> {
 }
 
 impl<F: Real> Workspace<F> {
-    /// What all chunks together found for sample `i`: its negatives, and the nearest of them.
+    /// The statistics of sample `i` over all chunks: its negatives, and the nearest of them.
     pub fn negatives(&self, plan: &Plan, i: usize) -> (LogSumExp, Nearest<F>) {
         let mut nearest = Nearest { max: F::neg_infinity(), class: None };
         let mut all = LogSumExp::NONE;

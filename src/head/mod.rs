@@ -1,8 +1,8 @@
-//! Embeddings and class weights straight to losses and gradients, tile by tile.
+//! From embeddings and class weights to losses and gradients, tile by tile.
 //!
-//! A step takes one way: [`prepare`] checks the input and computes norms and target pairs; the
-//! [`first_sweep`] over the classes finds the log-sum-exp of each sample's negatives; [`step`] turns
-//! it into losses and coefficients, with the other ranks where the classes are split
+//! Every step runs in this order: [`prepare`] checks the input and computes norms and target pairs;
+//! the [`first_sweep`] over the classes finds the log-sum-exp of each sample's negatives; [`step`]
+//! turns it into losses and coefficients, with the other ranks where the classes are split
 //! ([`communication`]); the [`second_sweep`] turns these into gradients. [`plan`] cuts the classes
 //! into tiles; [`workspace`] holds the buffers.
 
@@ -32,16 +32,16 @@ use crate::loss::MarginLoss;
 use step::{nearest, step};
 use workspace::{Workspace, WorkspaceCache};
 
-/// Bytes that logits may take between the sweeps, unless the caller says otherwise.
+/// Bytes that logits may take between the sweeps by default.
 const MEMORY_BUDGET: usize = 256 << 20;
 
 /// A loss applied to embeddings and class weights, without ever holding the N×C logits.
 ///
-/// One step costs three matrix products. Besides what it is given, a step needs memory that does
-/// not grow with the number of classes: where N ≤ D the logits wait in the rows of the weight
-/// gradient; where N > D they wait in a workspace of at most
-/// [`with_memory_budget`](Self::with_memory_budget) bytes (256 MB by default), and what does not
-/// fit is computed twice. The head keeps its buffers: use one head for a whole training run.
+/// One step costs three matrix products. Besides its arguments, a step needs memory that does not
+/// grow with the number of classes: where N ≤ D the logits wait in the rows of the weight gradient;
+/// where N > D they wait in a workspace of at most [`with_memory_budget`](Self::with_memory_budget)
+/// bytes (256 MB by default), and what does not fit is computed twice. The head keeps its buffers:
+/// use one head for a whole training run.
 ///
 /// Every method takes `&self`, and no lock is held during a step: steps of one head may run side by
 /// side, on threads of your own or inside rayon's, each with buffers of its own. A clone starts
@@ -133,10 +133,10 @@ impl<L: MarginLoss> Head<L> {
         self.run(&input, &SingleRank, Some(gradients.output()))
     }
 
-    /// The losses of a batch among the classes of `sample` alone, and the gradients of their
-    /// rows: a step whose time and memory follow the sampled count. `batch` holds all class
-    /// weights and the original labels; the predictions are classes of the batch, too. `gradients`
-    /// take the shapes of the sample.
+    /// The losses of a batch among the classes of `sample` alone, and the gradients of their rows:
+    /// a step whose time and memory depend on the number of sampled classes. `batch` holds all
+    /// class weights and the original labels; the predictions are classes of the batch, too.
+    /// `gradients` take the shapes of the sample.
     ///
     /// The gradient with respect to every row that was not drawn is exactly 0.
     ///
@@ -174,8 +174,8 @@ impl<L: MarginLoss> Head<L> {
     }
 
     /// The nearest class of every embedding (N), without margin: inference. Embeddings `x` (N, D),
-    /// class weights `w` (C, D) and, for Softmax, the bias (C). Of classes that are equally near the
-    /// lowest is taken. Memory does not grow with C.
+    /// class weights `w` (C, D) and, for Softmax, the bias (C). Of classes that are equally near
+    /// the lowest is taken. Memory does not grow with C.
     ///
     /// For the cosines themselves, or scaled logits, see
     /// [`MarginLoss::margin_free_logits`](crate::MarginLoss::margin_free_logits).
@@ -216,8 +216,8 @@ impl<L: MarginLoss> Head<L> {
     }
 
     /// The angle between each embedding and the weight of its class, in radians (N), without a
-    /// sweep over the classes: what a loss that adapts to the batch reads before a step. π/2 for a
-    /// sample that is left out.
+    /// sweep over the classes: for losses whose parameters depend on the batch. π/2 for a sample
+    /// that is left out.
     ///
     /// ```
     /// use margin_softmax::{ArcFace, Batch, Head};

@@ -9,7 +9,7 @@ use crate::kernel::Level;
 const TILE: usize = 256;
 /// Most bytes that the chunks' partial gradients of the embeddings may take together.
 const PARTIAL_BYTES: usize = 20 << 20;
-/// Most chunks: with more, summing them would cost more than the balance they bring.
+/// Most chunks: with more, summing them would cost more than the better balance saves.
 const MOST_CHUNKS: usize = 32;
 /// Fewest chunks, where there are as many tiles and memory allows: something for every core.
 const LEAST_CHUNKS: usize = 8;
@@ -35,8 +35,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan for so many samples, dims and classes of `bytes` per number, whose logits may take
-    /// `budget` bytes; `weight_rows` says whether there are rows of a weight gradient to hold them.
+    /// The plan for a number of samples, dims and classes, with `bytes` per number, whose logits
+    /// may take `budget` bytes; `weight_rows`: whether there are rows of a weight gradient to hold
+    /// them.
     pub fn new(
         level: Level,
         (samples, dims, classes): (usize, usize, usize),

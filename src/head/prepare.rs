@@ -1,5 +1,5 @@
-//! Preparation: every check, every norm and every target pair. What can be refused is refused here,
-//! before any buffer of the caller's is touched.
+//! Preparation: every check, every norm and every target pair. All invalid input is refused here,
+//! before any buffer of the caller is written.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ const KNOWN_FACTORS: usize = 1 << 16;
 /// The smallest and the largest norm of no rows.
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
 
-/// What becomes of an embedding that is zero, or shorter than the smallest norm that is accepted
+/// How to treat an embedding that is zero, or shorter than the smallest norm that is accepted
 /// (1e-30 in f32, 1e-290 in f64), and has no direction. Softmax needs none: it accepts any finite
 /// embedding under either rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -49,7 +49,7 @@ pub(crate) struct StepInput<'a, F> {
     /// Which of them take part, if not all.
     pub sample: Option<&'a ClassSample>,
     pub zero: ZeroEmbedding,
-    /// What the gradients are those of; `None` where there are to be none.
+    /// The reduction whose gradients are computed; `None` for a step without gradients.
     pub reduction: Option<Reduction<'a, F>>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Prepared<F> {
     pub embeddings: Vec<F>,
     /// The same packed for the products: transposed (dims × samples) and as they are.
     pub packed: [Panels<F>; 2],
-    /// What multiplies the products of each of the first classes: a bounded number of them.
+    /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
     pub factors: Vec<F>,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct PreparedSample {
     pub target: Option<TargetPair>,
 }
 
-/// What the products of a class are multiplied by.
+/// The factor of a class's products: its inverse norm, or 1.
 pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
     match scale {
         Scale::Unnormalized => F::one(),
@@ -107,7 +107,7 @@ impl<F: Real> StepInput<'_, F> {
     pub fn check_shapes(&self) -> Result<(), Error> {
         let (rows, dims) = self.embeddings.dim();
         Error::check_not_empty("embeddings", self.embeddings.shape())?;
-        Error::check_range("class range", &self.range)?;
+        Error::check_range("end of the class range", &self.range)?;
         let held = self.range.len();
         Error::check_shape("class weights", &[held, dims], self.classes.weights.shape())?;
         if let Some(bias) = &self.classes.bias {

@@ -69,7 +69,7 @@ struct Step<'a, 'b, F> {
 }
 
 impl<'a, 'b, F: Real> Step<'a, 'b, F> {
-    /// Checks everything and makes room for the sweeps.
+    /// Checks everything and sizes the buffers of the sweeps.
     fn prepare<L: MarginLoss>(
         loss: &L,
         input: &'a StepInput<'b, F>,
@@ -142,8 +142,8 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         sweep.forward(chunks, stored, &mut scratch[..self.workers]);
     }
 
-    /// Puts together what the chunks and the other ranks found; leaves each sample's terms for the
-    /// second sweep.
+    /// Combines the statistics of the chunks and of the other ranks, and computes each sample's
+    /// terms for the second sweep.
     fn forward(&mut self, communication: &impl Communication<F>) -> Result<Forward<F>, Error> {
         let rows = self.input.embeddings.nrows();
         let mut stats = std::mem::take(&mut self.workspace.stats);
@@ -168,7 +168,7 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         Ok(forward)
     }
 
-    /// What the chunks together found for sample `i`.
+    /// The statistics of sample `i` over all chunks.
     fn sample_stats(&self, i: usize) -> SampleStats {
         let sample = &self.workspace.prepared.samples[i];
         let label = self.input.labels.map_or(IGNORED, |labels| labels[sample.row]);

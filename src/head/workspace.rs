@@ -1,4 +1,4 @@
-//! The buffers that a head keeps between steps: a step at a shape already seen allocates nothing.
+//! The buffers that a head keeps between steps: a step of a shape seen before allocates none.
 
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,11 +13,11 @@ use crate::math::SampleTerms;
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
     pub prepared: Prepared<F>,
-    /// What each chunk finds for each sample (chunks × samples).
+    /// Statistics of each chunk for each sample (chunks × samples).
     pub chunks: ChunkStats<F>,
-    /// What all chunks together find for each sample.
+    /// Statistics over all chunks for each sample.
     pub stats: Vec<SampleStats>,
-    /// What lies between the sweeps, for each sample.
+    /// Loss and coefficients of each sample, computed between the sweeps.
     pub terms: Vec<SampleTerms>,
     /// Logits between the sweeps (stored classes × samples).
     pub logits: Vec<F>,
@@ -39,7 +39,7 @@ pub(crate) struct ChunkStats<F> {
     pub target: Vec<F>,
 }
 
-/// What one worker needs for itself.
+/// The buffers of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch<F> {
     /// Logits or their gradients, one tile (rows × samples).
@@ -58,7 +58,7 @@ pub(crate) struct Scratch<F> {
 }
 
 impl<F: Real> Workspace<F> {
-    /// Room for the first sweep.
+    /// Sizes the buffers of the first sweep.
     pub fn prepare(&mut self, plan: &Plan, workers: usize) {
         let entries = plan.chunks * plan.samples;
         self.chunks.max.resize(entries, F::zero());
@@ -77,7 +77,7 @@ impl<F: Real> Workspace<F> {
         }
     }
 
-    /// Room for the second sweep too; `embeddings` says whether their gradient is asked for.
+    /// Sizes the buffers of the second sweep; `embeddings`: whether their gradient is asked for.
     pub fn prepare_gradients(&mut self, plan: &Plan, workers: usize, embeddings: bool) {
         self.logits.resize(plan.stored * plan.samples, F::zero());
         if embeddings {

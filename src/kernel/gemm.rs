@@ -131,24 +131,44 @@ fn microkernel<F: Real, I: Isa, const MR: usize, const NR: usize>(
     first: usize,
     panel: &[[F; NR]],
 ) -> [[F; NR]; MR] {
-    let (row_stride, col_stride) = (a.row_stride, a.col_stride);
-    assert!(row + MR <= a.rows && first + panel.len() <= a.cols);
     let mut sums = [[F::zero(); NR]; MR];
-    let mut at = row * row_stride + first * col_stride;
-    for b in panel {
-        let b = *b;
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: this is the entry (row + r, first + k) of A, k counting the rows of the
-            // panel, which the assertion puts inside the matrix, and `Mat` inside its data.
-            // Checked one by one, these reads would take half the time of the products.
-            let a = unsafe { *a.data.get_unchecked(at + r * row_stride) };
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum = madd::<_, I>(a, b, *sum);
-            }
+    if a.col_stride == 1 {
+        // Slices as long as the panel: their entries are read without a check.
+        let mut rows = [&a.data[..0]; MR];
+        for (r, slice) in rows.iter_mut().enumerate() {
+            *slice = &a.data[(row + r) * a.row_stride + first..][..panel.len()];
         }
-        at += col_stride;
+        for (k, b) in panel.iter().enumerate() {
+            let mut column = [F::zero(); MR];
+            for (entry, row) in column.iter_mut().zip(&rows) {
+                *entry = row[k];
+            }
+            multiply_add::<F, I, MR, NR>(&mut sums, column, b);
+        }
+    } else {
+        // The entries of a column lie side by side.
+        let columns = a.data[first * a.col_stride + row..].chunks(a.col_stride);
+        for (column, b) in columns.zip(panel) {
+            let column: &[F; MR] = column[..MR].try_into().expect("a slice of MR entries");
+            multiply_add::<F, I, MR, NR>(&mut sums, *column, b);
+        }
     }
     sums
+}
+
+/// Adds the outer product of a column of A and a row of B.
+#[inline(always)]
+fn multiply_add<F: Real, I: Isa, const MR: usize, const NR: usize>(
+    sums: &mut [[F; NR]; MR],
+    a: [F; MR],
+    b: &[F; NR],
+) {
+    let b = *b;
+    for (sums, a) in sums.iter_mut().zip(a) {
+        for (sum, b) in sums.iter_mut().zip(b) {
+            *sum = madd::<_, I>(a, b, *sum);
+        }
+    }
 }
 
 /// Writes or adds a whole block.

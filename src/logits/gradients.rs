@@ -1,4 +1,4 @@
-//! Gradients of the logits, and their way on through the normalisation.
+//! Gradients of the logits, and their propagation through the normalisation.
 
 use ndarray::{Array1, Array2, Axis};
 
@@ -29,7 +29,7 @@ pub struct LogitGradients<F> {
 }
 
 /// Gradients of the logits themselves for vectors without a direction, which cosines and norms
-/// cannot carry: zero rows under Softmax.
+/// cannot represent: zero rows under Softmax.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Undirected {
     /// Embeddings (row, gradients of its logits).
@@ -71,7 +71,7 @@ impl Undirected {
 impl<F: Real> LogitGradients<F> {
     /// Zeros in the shapes of `logits`. They hold no labels until
     /// [`MarginLoss::backward_into`](crate::MarginLoss::backward_into) or
-    /// [`with_labels`](Self::with_labels) gives them some.
+    /// [`with_labels`](Self::with_labels) sets them.
     pub fn zeros_for(logits: &NormalizedLogits<F>) -> Self {
         let (n, c) = logits.cosines.dim();
         LogitGradients {
@@ -111,7 +111,7 @@ impl<F: Real> LogitGradients<F> {
         Ok(LogitGradients { labels: Some(labels.to_vec()), ..self })
     }
 
-    /// Takes over the labels of a step on `logits`.
+    /// Stores the labels of a step on `logits`.
     pub(super) fn set_labels(&mut self, labels: &[usize], logits: &NormalizedLogits<F>) {
         let own = self.labels.get_or_insert_default();
         let counts = |label: usize| if Some(label) == logits.ignored { IGNORED } else { label };
@@ -143,7 +143,7 @@ impl<F: Real> LogitGradients<F> {
     }
 }
 
-/// Classes or samples that are carried on together.
+/// Classes or samples per block.
 const BLOCK: usize = 64;
 
 /// The gradients of embeddings, class weights and bias, from those of the logits of samples of
@@ -230,7 +230,7 @@ impl<F: Real> Carry<'_, F> {
             return kernel::rounded(out, &sum);
         }
         if !has_direction::<F>(self.source.x_norms[i]) {
-            return out.fill(F::zero()); // left out, and whatever it holds
+            return out.fill(F::zero()); // left out; its entries are arbitrary
         }
         let inverse = self.source.x_norms[i].recip();
         // With a unit row no step holds the square of the norm, which may be beyond any range.

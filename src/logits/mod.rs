@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Real};
 use crate::parallel::run_jobs;
 
-/// Cosines made elsewhere may exceed 1 by this much: rounding, not a mistake.
+/// Given cosines may exceed 1 by this much: rounding, not a mistake.
 const COSINE_SLACK: f64 = 1e-3;
 
 /// The cosines of N embeddings with C class weights, and the norms that were divided out.
@@ -53,7 +53,7 @@ pub struct NormalizedLogits<F> {
     source: Option<Source<F>>,
 }
 
-/// What the cosines were made of: the target pairs' angles and the gradients are computed from it.
+/// The vectors of the cosines. Angles of target pairs and gradients are computed from them.
 #[derive(Debug, Clone)]
 struct Source<F> {
     x: Array2<F>,
@@ -90,7 +90,7 @@ fn row<F>(matrix: &Array2<F>, i: usize) -> &[F] {
     &slice(matrix)[i * columns..(i + 1) * columns]
 }
 
-/// The numbers of a matrix that this room made.
+/// The entries of a matrix that this module allocated.
 fn slice<F>(matrix: &ArrayRef2<F>) -> &[F] {
     matrix.as_slice().expect(OWN_LAYOUT)
 }
@@ -124,14 +124,13 @@ impl<F: Real> NormalizedLogits<F> {
         Ok(NormalizedLogits { cosines, feature_norms, weight_norms, bias, ignored, source })
     }
 
-    /// Cosines (N, C) made elsewhere; all norms are taken as 1. Gradients end at the cosines and
-    /// the target angles. The angle of a target pair is that of its cosine, with the digits that
-    /// the cosine still holds.
+    /// Cosines (N, C) computed elsewhere; all norms are taken as 1. Gradients end at the cosines
+    /// and the target angles. The angle of a target pair is that of its cosine, with the digits
+    /// that the cosine still holds.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::NonFinite`], and [`Error::Cosine`] for what exceeds 1 by more
-    /// than 1e-3. Up to there cosines are taken as they come; only the target's angle reads them
-    /// as 1.
+    /// than 1e-3. Smaller excesses are kept; only the target's angle treats them as 1.
     pub fn from_cosines(cosines: Array2<F>) -> Result<Self, Error> {
         Error::check_not_empty("cosines", cosines.shape())?;
         let is_cosine = |c: &F| (0.0..=1.0 + COSINE_SLACK).contains(&c.widen().abs());
@@ -159,8 +158,8 @@ impl<F: Real> NormalizedLogits<F> {
         })
     }
 
-    /// The same cosines, made elsewhere, with the norms `r` (N) of the embeddings, for losses whose
-    /// scale is the feature norm.
+    /// The same logits, built from cosines, with the norms `r` (N) of the embeddings, for losses
+    /// whose scale is the feature norm.
     ///
     /// # Errors
     /// [`Error::FeatureNorms`] for logits that were built from embeddings and hold their norms;
@@ -189,8 +188,9 @@ impl<F: Real> NormalizedLogits<F> {
     }
 
     /// The same logits without the samples of this label: their loss and gradient are 0, they count
-    /// neither in the mean nor in the accuracy, and their prediction is [`IGNORED`](crate::IGNORED).
-    /// `label` is the number of a class, or [`IGNORED`](crate::IGNORED), which no class has.
+    /// neither in the mean nor in the accuracy, and their prediction is
+    /// [`IGNORED`](crate::IGNORED). `label` is the number of a class, or
+    /// [`IGNORED`](crate::IGNORED), which no class has.
     pub fn with_ignored_label(self, label: usize) -> Self {
         NormalizedLogits { ignored: Some(label), ..self }
     }
@@ -215,7 +215,7 @@ impl<F: Real> NormalizedLogits<F> {
         self.bias.as_ref()
     }
 
-    /// Carries gradients on through the normalisation, to embeddings and class weights.
+    /// Propagates gradients through the normalisation, to embeddings and class weights.
     ///
     /// A target pair's share is taken from `target_angles`, which is exact at every angle; its
     /// entry in `cosines` is not read.

@@ -27,8 +27,8 @@ struct RowTarget {
     cosine_slope: f64,
 }
 
-/// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` asks the loss about the target
-/// angle of a sample.
+/// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` evaluates the loss at the
+/// target angle of a sample.
 pub(crate) fn forward<F: Real>(
     form: LogitForm,
     logits: &NormalizedLogits<F>,
@@ -122,7 +122,7 @@ pub(crate) fn margin_free<F: Real>(
     Ok(out)
 }
 
-/// The logits as one loss sees them.
+/// The logits in the form of one loss.
 struct View<'a, F> {
     logits: &'a NormalizedLogits<F>,
     labels: &'a [usize],
@@ -164,7 +164,7 @@ impl<'a, F: Real> View<'a, F> {
         Some(self.labels[i]).filter(|&label| Some(label) != self.logits.ignored)
     }
 
-    /// |x_i| and |w_j|, with all the digits there are.
+    /// |x_i| and |w_j|, in f64 where the vectors are known.
     fn norms(&self, i: usize, j: usize) -> (f64, f64) {
         match &self.logits.source {
             Some(source) => (source.x_norms[i], source.w_norms[j]),

@@ -30,9 +30,9 @@ use crate::error::Error;
 /// | `seed` | none | any | the seed of the random numbers |
 /// | correction | off | on, off | unbiased sum of exponentials |
 ///
-/// A run that is resumed draws on as if it had never stopped: keep [`state`](Self::state), plain
-/// numbers and switches, and go on [`from_state`](Self::from_state). With the feature `serde` the
-/// sampler itself is written, as its state, and checked on reading.
+/// A resumed run continues the same sequence of draws: save [`state`](Self::state), which is plain
+/// data, and restore it with [`from_state`](Self::from_state). With the feature `serde` the sampler
+/// itself is written, as its state, and checked on reading.
 ///
 /// ```
 /// use margin_softmax::ClassSampler;
@@ -95,15 +95,14 @@ impl ClassSampler {
     }
 
     /// A sampler of the classes that one rank of a [`ClassParallel`](crate::ClassParallel) step
-    /// holds: any, even none. Labels of classes that other ranks hold are passed over. Samplers of
+    /// holds: any, even none. Labels of classes that other ranks hold are skipped. Samplers of
     /// different ranges draw independently, with the same seed and with any other.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `rate` is in (0, 1], [`Error::ClassRange`] for a range that ends
-    /// before it starts.
+    /// [`Error::Parameter`] unless `rate` is in (0, 1], and for a range that ends before it starts.
     pub fn for_range(range: Range<usize>, rate: f64, seed: u64) -> Result<Self, Error> {
         let rate = check_rate(rate)?;
-        Error::check_range("range of the sampler", &range)?;
+        check_range(&range, false)?;
         let rng = generator(seed, range.start as u64);
         Ok(ClassSampler { range, rate, correction: false, whole: false, rng })
     }
@@ -117,9 +116,9 @@ impl ClassSampler {
     /// The sampler that continues from `state`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for what is no sampler's state: a rate outside (0, 1], a range of all
-    /// classes that does not start at 0 or is empty, and an even `random`; [`Error::ClassRange`] for
-    /// a range that ends before it starts.
+    /// [`Error::Parameter`] for what is no sampler's state: a rate outside (0, 1], a range that
+    /// ends before it starts or, where it is of all classes, does not start at 0 or is empty, and
+    /// an even `random`.
     pub fn from_state(state: SamplerState) -> Result<Self, Error> {
         let SamplerState { range, whole, rate, correction, random } = state;
         let rate = check_rate(rate)?;
@@ -151,7 +150,7 @@ impl ClassSampler {
     }
 
     /// Draws the classes of one step, for a batch with these labels. A sample labelled
-    /// [`IGNORED`] brings no class.
+    /// [`IGNORED`] adds no class.
     ///
     /// # Errors
     /// [`Error::Label`] for a label that is no class; nothing is drawn then.
@@ -190,7 +189,7 @@ impl ClassSampler {
             for _ in numbers.len()..count {
                 numbers.push(self.below(below));
             }
-            // Stable: it knows the ascending part for what it is.
+            // The stable sort is fast where a part is in order already.
             numbers.sort();
             numbers.dedup();
         }
@@ -227,12 +226,12 @@ fn check_rate(rate: f64) -> Result<f64, Error> {
 
 /// A range that is the `whole` of the classes starts at the first, and is not empty.
 fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
-    Error::check_range("range of the sampler", range)?;
+    Error::check_range("range end of the sampler", range)?;
     let (start, end) = (range.start as f64, range.end as f64);
     let valid = !whole || range.start == 0;
     Error::check_parameter("range start of all classes", start, "0", valid)?;
     let valid = !(whole && range.end == 0);
-    Error::check_parameter("range end of all classes", end, "> 0", valid)?;
+    Error::check_parameter("range end of the sampler", end, "> 0 for all classes", valid)?;
     Ok(())
 }
 
