@@ -1,22 +1,32 @@
 //! The inputs of a step, in main memory and of one type.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
-use margin_softmax::{Batch, Error, Gradients};
+use margin_softmax::{Batch, Error, Gradients, IGNORED};
 use ndarray::{ArrayView1, ArrayView2};
 
 use crate::MarginHead;
-use crate::memory::{Precision, bring, numbers_of, tensor_of, view};
-use crate::operation::Found;
+use crate::memory::{Labels, Precision, bring, numbers_of, tensor_of, view};
+use crate::operation::{BackwardStep, Computed};
 
 /// Embeddings, class weights and bias as tensors of the autodiff graph, and their values.
 pub(crate) struct Inputs<F> {
     embeddings: Tensor<2>,
     weights: Tensor<2>,
     bias: Option<Tensor<1>>,
-    numbers: (FlexTensor, FlexTensor, Option<FlexTensor>),
+    pub values: Values<F>,
+}
+
+/// The values of the inputs. A backward pass may keep them, but not tensors of the graph.
+#[derive(Debug, Clone)]
+pub(crate) struct Values<F> {
+    pub embeddings: FlexTensor,
+    pub weights: FlexTensor,
+    pub bias: Option<FlexTensor>,
+    shapes: ([usize; 2], [usize; 2], Option<[usize; 1]>),
     precision: PhantomData<F>,
 }
 
@@ -32,51 +42,63 @@ impl<F: Precision> Inputs<F> {
         let embeddings = bring::<F, 2>(embeddings);
         let weights = bring::<F, 2>(head.weights.val());
         let bias = head.bias.as_ref().map(|bias| bring::<F, 1>(bias.val()));
-        let numbers =
-            (numbers_of(&embeddings), numbers_of(&weights), bias.as_ref().map(numbers_of));
-        Inputs { embeddings, weights, bias, numbers, precision: PhantomData }
+        let values = Values {
+            embeddings: numbers_of(&embeddings),
+            weights: numbers_of(&weights),
+            bias: bias.as_ref().map(numbers_of),
+            shapes: (embeddings.dims(), weights.dims(), bias.as_ref().map(Tensor::dims)),
+            precision: PhantomData,
+        };
+        Inputs { embeddings, weights, bias, values }
     }
 
+    /// Which of embeddings, class weights and bias a gradient is needed for.
+    pub fn tracked(&self) -> [bool; 3] {
+        let bias = self.bias.as_ref().is_some_and(Tensor::is_tracked);
+        [self.embeddings.is_tracked(), self.weights.is_tracked(), bias]
+    }
+
+    /// Records `value` as a function of these inputs in the autodiff graph.
+    pub fn record(self, value: Vec<F>, backward: impl BackwardStep + 'static) -> Tensor<1> {
+        let shape = [value.len()];
+        let value = tensor_of(value, &shape);
+        let computed = Computed { value, backward: Arc::new(backward) };
+        computed.record(self.embeddings, self.weights, self.bias)
+    }
+}
+
+impl<F: Precision> Values<F> {
     pub fn arrays(&self) -> Result<Arrays<'_, F>, Error> {
-        let (x, w, b) = &self.numbers;
-        let bias = self.bias.as_ref().zip(b.as_ref());
+        let (x, w, b) = self.shapes;
+        let bias = self.bias.as_ref().zip(b);
         Ok(Arrays {
-            embeddings: view(x, "embeddings", self.embeddings.dims())?,
-            weights: view(w, "class weights", self.weights.dims())?,
-            bias: bias.map(|(bias, b)| view(b, "bias", bias.dims())).transpose()?,
+            embeddings: view(&self.embeddings, "embeddings", x)?,
+            weights: view(&self.weights, "class weights", w)?,
+            bias: bias.map(|(bias, shape)| view(bias, "bias", shape)).transpose()?,
         })
-    }
-
-    /// Whether a gradient with respect to any of them is required.
-    pub fn is_tracked(&self) -> bool {
-        self.embeddings.is_tracked()
-            || self.weights.is_tracked()
-            || self.bias.as_ref().is_some_and(Tensor::is_tracked)
-    }
-
-    /// Records the loss as a function of these inputs in the autodiff graph.
-    pub fn record(&self, loss: F, gradients: Gradients<F>) -> Tensor<1> {
-        let loss = tensor_of(vec![loss], &[1]);
-        let (x, w) = (self.embeddings.clone(), self.weights.clone());
-        let (dx, dw) = (gradients.embeddings, gradients.weights);
-        let dx = tensor_of(dx.into_raw_vec_and_offset().0, &x.dims());
-        let dw = tensor_of(dw.into_raw_vec_and_offset().0, &w.dims());
-        match self.bias.clone().zip(gradients.bias) {
-            None => Found { loss, gradients: [dx, dw] }.record(x, w),
-            Some((b, db)) => {
-                let db = tensor_of(db.into_raw_vec_and_offset().0, &b.dims());
-                Found { loss, gradients: [dx, dw, db] }.record(x, w, b)
-            }
-        }
     }
 }
 
 impl<F: Precision> Arrays<'_, F> {
-    pub fn batch<'a>(&'a self, labels: &'a [usize]) -> Result<Batch<'a, F>, Error> {
-        let batch = Batch::new(&self.embeddings, &self.weights, labels)?;
-        match &self.bias {
-            Some(bias) => batch.with_bias(bias),
-            None => Ok(batch),
+    pub fn batch<'a>(&'a self, labels: &'a Labels) -> Result<Batch<'a, F>, Error> {
+        let mut batch = Batch::new(&self.embeddings, &self.weights, &labels.classes)?;
+        if let Some(bias) = &self.bias {
+            batch = batch.with_bias(bias)?;
         }
+        Ok(if labels.with_ignored { batch.with_ignored_label(IGNORED) } else { batch })
+    }
+}
+
+/// The gradients to compute where embeddings, class weights and bias are `tracked` or not: those
+/// that nothing needs cost nothing.
+pub(crate) fn gradients_for<F: Precision>(
+    batch: &Batch<'_, F>,
+    tracked: [bool; 3],
+) -> Option<Gradients<F>> {
+    match tracked {
+        [false, false, false] => None,
+        [true, false, false] => Some(Gradients::embeddings_only(batch)),
+        [false, ..] => Some(Gradients::weights_only(batch)),
+        [true, ..] => Some(Gradients::zeros_for(batch)),
     }
 }

@@ -2,12 +2,17 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod backward;
 mod config;
+mod detached;
+mod engine;
 mod head;
 mod inputs;
 mod memory;
 mod operation;
+mod reduction;
 
 pub use config::MarginHeadConfig;
-pub use head::MarginHead;
+pub use head::{MarginHead, NO_CLASS};
 pub use memory::Precision;
+pub use reduction::Reduction;

@@ -3,9 +3,9 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{
-    DType, Device, Element, GradientCheckpointingStrategy, Int, IntDType, Tensor, TensorData,
+    DType, Device, Element, GradientCheckpointingStrategy, Int, Tensor, TensorData,
 };
-use margin_softmax::{Error, Real};
+use margin_softmax::{Error, Real, labels_from, labels_from_ignoring};
 use ndarray::{ArrayView, Dimension, IntoDimension};
 
 /// The types that a head computes in: `f32` and `f64`. Sealed, like [`Real`].
@@ -25,6 +25,11 @@ impl Precision for f64 {
     fn entries(tensor: &FlexTensor) -> Option<&[Self]> {
         tensor.as_slice()
     }
+}
+
+/// The number in f64.
+pub(crate) fn number<F: Precision>(number: F) -> f64 {
+    number.elem()
 }
 
 /// Main memory, with the autodiff settings of `device`.
@@ -84,9 +89,26 @@ pub(crate) fn view<'a, F: Precision, D: Dimension>(
     })
 }
 
-/// Converts labels for the core. A negative label becomes `usize::MAX`, which is not a class.
-pub(crate) fn labels_of(labels: Tensor<1, Int>) -> Vec<usize> {
-    let labels = labels.without_autodiff().to_device(&Device::flex()).cast(IntDType::I64);
-    let data = labels.into_data();
-    data.iter::<i64>().map(|label| usize::try_from(label).unwrap_or(usize::MAX)).collect()
+/// The labels of a step, and whether some may be ignored.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    pub classes: Vec<usize>,
+    pub with_ignored: bool,
+}
+
+impl Labels {
+    /// Converts labels of any integer type; the `ignored` one becomes
+    /// [`IGNORED`](margin_softmax::IGNORED).
+    pub fn read(labels: Tensor<1, Int>, ignored: Option<i64>) -> Result<Self, Error> {
+        let data = labels.without_autodiff().into_data();
+        let labels: Vec<i128> = match data.dtype() {
+            DType::U64 => data.iter::<u64>().map(i128::from).collect(),
+            _ => data.iter::<i64>().map(i128::from).collect(),
+        };
+        let classes = match ignored {
+            Some(ignored) => labels_from_ignoring(&labels, i128::from(ignored)),
+            None => labels_from(&labels),
+        };
+        Ok(Labels { classes: classes?, with_ignored: ignored.is_some() })
+    }
 }

@@ -1,123 +1,119 @@
-//! The loss as one operation of burn's autodiff graph.
+//! The losses of a batch as one operation of burn's autodiff graph.
+
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
-/// A loss, and its gradients with respect to N tensors.
+/// The gradients of embeddings, class weights and bias; `None` where none is needed.
+pub(crate) type InputGradients = [Option<FlexTensor>; 3];
+
+/// The backward pass of a value.
+pub(crate) trait BackwardStep: Debug + Send + Sync {
+    /// The gradients of the inputs, from the gradient of the value.
+    fn gradients(self: Arc<Self>, upstream: &FlexTensor) -> InputGradients;
+}
+
+/// A value that is already computed, and its backward pass.
 #[derive(Debug)]
-pub(crate) struct Found<const N: usize> {
-    pub loss: FlexTensor,
-    pub gradients: [FlexTensor; N],
+pub(crate) struct Computed {
+    pub value: FlexTensor,
+    pub backward: Arc<dyn BackwardStep>,
 }
 
-impl Found<2> {
-    /// The loss as a function of embeddings and class weights.
-    pub fn record(self, embeddings: Tensor<2>, weights: Tensor<2>) -> Tensor<1> {
-        let inputs = (embeddings.into_dispatch(), weights.into_dispatch());
-        Tensor::from_dispatch(Dispatch::loss(inputs.0, inputs.1, self))
-    }
-}
-
-impl Found<3> {
-    /// The loss as a function of embeddings, class weights and bias.
-    pub fn record(self, embeddings: Tensor<2>, weights: Tensor<2>, bias: Tensor<1>) -> Tensor<1> {
-        let inputs = (embeddings.into_dispatch(), weights.into_dispatch(), bias.into_dispatch());
-        Tensor::from_dispatch(Dispatch::loss_with_bias(inputs.0, inputs.1, inputs.2, self))
+impl Computed {
+    /// The value as a function of embeddings, class weights and bias.
+    pub fn record(self, x: Tensor<2>, w: Tensor<2>, b: Option<Tensor<1>>) -> Tensor<1> {
+        let (x, w) = (x.into_dispatch(), w.into_dispatch());
+        Tensor::from_dispatch(match b {
+            None => Dispatch::losses(x, w, self),
+            Some(b) => Dispatch::losses_with_bias(x, w, b.into_dispatch(), self),
+        })
     }
 }
 
 #[backend_extension(Flex, Autodiff)]
 trait MarginLossBackend: Backend {
-    fn loss(
+    fn losses(
         embeddings: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        found: Found<2>,
+        computed: Computed,
     ) -> FloatTensor<Self>;
 
-    fn loss_with_bias(
+    fn losses_with_bias(
         embeddings: FloatTensor<Self>,
         weights: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        found: Found<3>,
+        computed: Computed,
     ) -> FloatTensor<Self>;
 }
 
 impl MarginLossBackend for Flex {
-    fn loss(_: FloatTensor<Self>, _: FloatTensor<Self>, found: Found<2>) -> FloatTensor<Self> {
-        found.loss
+    fn losses(_: FloatTensor<Self>, _: FloatTensor<Self>, computed: Computed) -> FloatTensor<Self> {
+        computed.value
     }
 
-    fn loss_with_bias(
+    fn losses_with_bias(
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
-        found: Found<3>,
+        computed: Computed,
     ) -> FloatTensor<Self> {
-        found.loss
+        computed.value
     }
 }
 
 impl<C: CheckpointStrategy> MarginLossBackend for Autodiff<Flex, C> {
-    fn loss(
+    fn losses(
         embeddings: FloatTensor<Self>,
         weights: FloatTensor<Self>,
-        found: Found<2>,
+        computed: Computed,
     ) -> FloatTensor<Self> {
-        register::<C, 2>([embeddings, weights], found)
+        register::<C, 2>([embeddings, weights], computed)
     }
 
-    fn loss_with_bias(
+    fn losses_with_bias(
         embeddings: FloatTensor<Self>,
         weights: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        found: Found<3>,
+        computed: Computed,
     ) -> FloatTensor<Self> {
-        register::<C, 3>([embeddings, weights, bias], found)
+        register::<C, 3>([embeddings, weights, bias], computed)
     }
 }
 
 fn register<C: CheckpointStrategy, const N: usize>(
     inputs: [FloatTensor<Autodiff<Flex, C>>; N],
-    found: Found<N>,
+    computed: Computed,
 ) -> FloatTensor<Autodiff<Flex, C>> {
     let nodes = inputs.each_ref().map(|input| input.node());
-    match KnownGradients.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(operation) => operation.finish(found.gradients, found.loss),
-        OpsKind::UnTracked(operation) => operation.finish(found.loss),
+    match ComputedLosses.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(operation) => operation.finish(computed.backward, computed.value),
+        OpsKind::UnTracked(operation) => operation.finish(computed.value),
     }
 }
 
-/// A scalar with gradients that are already computed. The backward pass multiplies them by the
-/// upstream gradient.
+/// The node of losses that are already computed.
 #[derive(Debug)]
-struct KnownGradients;
+struct ComputedLosses;
 
-impl<const N: usize> Backward<Flex, N> for KnownGradients {
-    type State = [FlexTensor; N];
+impl<const N: usize> Backward<Flex, N> for ComputedLosses {
+    type State = Arc<dyn BackwardStep>;
 
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let upstream = grads.consume::<Flex>(&ops.node);
-        for (parent, gradient) in ops.parents.into_iter().zip(ops.state) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, scaled(gradient, &upstream));
+        let gradients = ops.state.gradients(&upstream);
+        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                grads.register::<Flex>(parent.id, gradient);
             }
         }
     }
-}
-
-/// The gradient times the upstream gradient. If that is 1, because the backward pass starts at the
-/// loss, this avoids a pass over all class weights.
-fn scaled(gradient: FlexTensor, upstream: &FlexTensor) -> FlexTensor {
-    if upstream.as_slice::<f32>() == Some(&[1.0]) || upstream.as_slice::<f64>() == Some(&[1.0]) {
-        return gradient;
-    }
-    let ones = vec![1; gradient.layout().shape().num_dims()];
-    Flex::float_mul(gradient, upstream.reshape(ones.into()))
 }

@@ -1,7 +1,7 @@
 //! A whole step (loss and gradients of embeddings and class weights), compared with candle's
 //! autodiff of the naive formula of ArcFace.
 
-#[path = "../tests/naive/mod.rs"]
+#[path = "../tests/margin_head/naive.rs"]
 mod naive;
 
 use candle_core::{Device, Result, Tensor, Var};

@@ -3,10 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod engine;
 mod error;
 mod head;
+mod inputs;
 mod node;
+mod reduction;
 mod tensor;
 
 pub use error::refusal;
-pub use head::MarginHead;
+pub use head::{MarginHead, NO_CLASS};
+pub use reduction::Reduction;

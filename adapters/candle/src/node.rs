@@ -1,58 +1,122 @@
-//! The mean loss as one node of candle's graph.
+//! The losses of a batch as one node of candle's graph.
 
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType,
 };
-use margin_softmax::{Gradients, Real};
+use margin_softmax::{Gradients, Real, SampledGradients};
+use ndarray::{Array1, Array2};
 
 use crate::tensor::tensor;
 
 const NAME: &str = "margin-softmax";
 
-/// A completed step. The loss is the value of the node; the backward pass multiplies the stored
-/// gradients by the upstream gradient.
+/// The gradients of embeddings, class weights and bias; `None` where none is needed.
+pub(crate) type InputGradients = [Option<Tensor>; 3];
+
+/// The gradients of the inputs, from the upstream gradient.
+type Backward = Box<dyn Fn(&Tensor) -> Result<InputGradients> + Send + Sync>;
+
+/// A value that is already computed, and its backward pass.
 ///
-/// An operation cannot know whether its inputs are tracked or whether a backward pass follows, and
-/// loss and gradients together cost less than one after the other. The step therefore runs before
-/// the node is created. The gradients live as long as the graph and serve every backward pass.
-struct Step {
-    loss: CpuStorage,
-    embeddings: Tensor,
-    weights: Tensor,
-    bias: Option<Tensor>,
+/// An operation cannot know whether its inputs are tracked or whether a backward pass follows. The
+/// step therefore runs before the node is created. What `backward` holds lives as long as the graph
+/// and serves every backward pass.
+struct Node {
+    value: CpuStorage,
+    shape: Shape,
+    backward: Backward,
 }
 
-/// Creates the node of a mean `loss` with its `gradients` with respect to embeddings `x`, class
-/// weights `w` and bias `b`.
-pub(crate) fn mean_loss<F: Real + WithDType>(
-    loss: F,
+/// The inputs of a node.
+#[derive(Clone, Copy)]
+pub(crate) struct Parents<'a> {
+    pub embeddings: &'a Tensor,
+    pub weight: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
+}
+
+impl Parents<'_> {
+    /// Which of them a gradient is needed for.
+    pub fn tracked(&self) -> [bool; 3] {
+        let bias = self.bias.is_some_and(Tensor::track_op);
+        [self.embeddings.track_op(), self.weight.track_op(), bias]
+    }
+
+    /// A node with these inputs, of this value, in main memory.
+    pub fn record<F: Real + WithDType>(
+        self,
+        value: &[F],
+        shape: impl Into<Shape>,
+        backward: impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static,
+    ) -> Result<Tensor> {
+        let (value, shape) = (F::to_cpu_storage(value), shape.into());
+        let node = Node { value, shape, backward: Box::new(backward) };
+        match self.bias {
+            Some(bias) => self.embeddings.apply_op3(self.weight, bias, node),
+            None => self.embeddings.apply_op2(self.weight, node),
+        }
+    }
+}
+
+/// Converts the gradients that are `tracked`.
+pub(crate) fn tensors<F: Real + WithDType>(
     gradients: Gradients<F>,
-    x: &Tensor,
-    w: &Tensor,
-    b: Option<&Tensor>,
-) -> Result<Tensor> {
-    let step = Step {
-        loss: F::to_cpu_storage(&[loss]),
-        embeddings: tensor(gradients.embeddings)?,
-        weights: tensor(gradients.weights)?,
-        bias: gradients.bias.map(tensor).transpose()?,
-    };
-    match b {
-        Some(b) => x.apply_op3(w, b, step),
-        None => x.apply_op2(w, step),
+    [embeddings, weights, bias]: [bool; 3],
+) -> Result<InputGradients> {
+    let Gradients { embeddings: dx, weights: dw, bias: db, .. } = gradients;
+    Ok([
+        embeddings.then(|| tensor(dx)).transpose()?,
+        weights.then(|| tensor(dw)).transpose()?,
+        db.filter(|_| bias).map(tensor).transpose()?,
+    ])
+}
+
+/// The backward pass of a scalar with known gradients: they are multiplied by the upstream
+/// gradient.
+pub(crate) fn known(
+    gradients: InputGradients,
+) -> impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static {
+    move |upstream| {
+        let upstream = scalar(upstream)?;
+        let [dx, dw, db] = gradients.each_ref().map(|gradient| {
+            gradient.as_ref().map(|gradient| scaled(gradient, upstream)).transpose()
+        });
+        Ok([dx?, dw?, db?])
     }
 }
 
-impl Step {
-    fn value(&self) -> Result<(CpuStorage, Shape)> {
-        Ok((self.loss.clone(), Shape::from(())))
-    }
-
-    /// The gradients of embeddings and class weights, multiplied by the `upstream` gradient.
-    fn gradients(&self, upstream: f64) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let embeddings = scaled(&self.embeddings, upstream)?;
-        Ok((Some(embeddings), Some(scaled(&self.weights, upstream)?)))
-    }
+/// The same for gradients of some rows of class weights and bias: the others are exactly 0. The
+/// full gradients exist only from the backward pass on.
+pub(crate) fn known_rows<F: Real + WithDType>(
+    gradients: SampledGradients<F>,
+    classes: Vec<usize>,
+    count: usize,
+    [embeddings, weights, bias]: [bool; 3],
+) -> Result<impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static> {
+    let SampledGradients { embeddings: dx, weights: dw, bias: db, .. } = gradients;
+    let dx = embeddings.then(|| tensor(dx)).transpose()?;
+    let (dw, db) = (weights.then_some(dw), db.filter(|_| bias));
+    Ok(move |upstream: &Tensor| {
+        let upstream = scalar(upstream)?;
+        let factor = <F as WithDType>::from_f64(upstream);
+        let scattered = |rows: &Array2<F>| {
+            let mut all = Array2::zeros((count, rows.ncols()));
+            for (row, &class) in rows.rows().into_iter().zip(&classes) {
+                all.row_mut(class).zip_mut_with(&row, |to, &from| *to = from * factor);
+            }
+            tensor(all)
+        };
+        let scattered_bias = |rows: &Array1<F>| {
+            let mut all = Array1::zeros(count);
+            rows.iter().zip(&classes).for_each(|(&from, &class)| all[class] = from * factor);
+            tensor(all)
+        };
+        Ok([
+            dx.as_ref().map(|dx| scaled(dx, upstream)).transpose()?,
+            dw.as_ref().map(scattered).transpose()?,
+            db.as_ref().map(scattered_bias).transpose()?,
+        ])
+    })
 }
 
 fn scaled(gradient: &Tensor, upstream: f64) -> Result<Tensor> {
@@ -64,7 +128,7 @@ fn scalar(upstream: &Tensor) -> Result<f64> {
     upstream.to_dtype(DType::F64)?.to_scalar()
 }
 
-impl CustomOp2 for Step {
+impl CustomOp2 for Node {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -76,7 +140,7 @@ impl CustomOp2 for Step {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.value()
+        Ok((self.value.clone(), self.shape.clone()))
     }
 
     fn bwd(
@@ -86,11 +150,12 @@ impl CustomOp2 for Step {
         _: &Tensor,
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.gradients(scalar(upstream)?)
+        let [embeddings, weight, _] = (self.backward)(upstream)?;
+        Ok((embeddings, weight))
     }
 }
 
-impl CustomOp3 for Step {
+impl CustomOp3 for Node {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -104,7 +169,7 @@ impl CustomOp3 for Step {
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.value()
+        Ok((self.value.clone(), self.shape.clone()))
     }
 
     fn bwd(
@@ -115,9 +180,7 @@ impl CustomOp3 for Step {
         _: &Tensor,
         upstream: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let upstream = scalar(upstream)?;
-        let (embeddings, weights) = self.gradients(upstream)?;
-        let bias = self.bias.as_ref().map(|bias| scaled(bias, upstream)).transpose()?;
-        Ok((embeddings, weights, bias))
+        let [embeddings, weight, bias] = (self.backward)(upstream)?;
+        Ok((embeddings, weight, bias))
     }
 }

@@ -1,7 +1,10 @@
 //! Conversion of tensors in main memory to ndarray views, and of arrays to tensors.
 
 use candle_core::{DType, Device, Error, Layout, Result, Storage, Tensor, WithDType};
+use margin_softmax::{labels_from, labels_from_ignoring};
 use ndarray::{Array, ArrayView1, ArrayView2, Dimension, ShapeBuilder};
+
+use crate::error::refused;
 
 /// A view of a matrix in main memory, with any strides.
 pub(crate) fn matrix<'a, F: WithDType>(
@@ -51,18 +54,17 @@ pub(crate) fn tensor<F: WithDType, D: Dimension>(array: Array<F, D>) -> Result<T
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
-/// Converts labels (N) of any integer type to row indices of the class weights.
-pub(crate) fn labels(labels: &Tensor, classes: usize) -> Result<Vec<usize>> {
+/// Converts labels (N) of any integer type to class numbers; the `ignored` one becomes
+/// [`IGNORED`](margin_softmax::IGNORED).
+pub(crate) fn labels(labels: &Tensor, ignored: Option<i64>) -> Result<Vec<usize>> {
     labels.dims1()?;
     if !labels.dtype().is_int() {
         return Err(Error::UnsupportedDTypeForOp(labels.dtype(), "labels of a margin head").bt());
     }
     let labels = labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
-    let class = |(row, label)| {
-        usize::try_from(label).map_err(|_| {
-            let range = format!("there are {classes} classes (0..{classes})");
-            Error::msg(format!("labels[{row}] is {label}, but {range}"))
-        })
+    let labels = match ignored {
+        Some(ignored) => labels_from_ignoring(&labels, ignored),
+        None => labels_from(&labels),
     };
-    labels.into_iter().enumerate().map(class).collect()
+    labels.map_err(refused)
 }

@@ -117,7 +117,7 @@ fn alone(args: &Args) -> Result<()> {
     let ((x, labels), w) = (args.batch(), rows(0..args.classes, args.dims));
     let batch = Batch::new(&x, &w, &labels)?;
     let mut gradients = Gradients::zeros_for(&batch);
-    let mut head = Head::new(CosFace::default());
+    let head = Head::new(CosFace::default());
     let step = || {
         head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
         Ok(())

@@ -14,7 +14,7 @@ use common::ranks::{by_ranks, even, problem, ranges, with_shard};
 use common::run::Inputs;
 use common::spec::{Spec, menu};
 use margin_softmax::{
-    Batch, ClassParallel, ClassSampler, Collective, Error, Forward, Gradients, Head, Real,
+    Batch, ClassParallel, ClassSampler, Collective, Error, Forward, Gradients, Head, IGNORED, Real,
     Reduction, SampledGradients, Shard, class_range,
 };
 use margin_softmax_mpi::MpiCollective;
@@ -56,7 +56,7 @@ fn assert_equals_one_machine<F: Real + Equivalence>(
     for reduction in [Reduction::Mean, Reduction::Weighted(&inputs.upstream)] {
         let what = format!("{spec:?} {range:?} {reduction:?}");
         let mut expected = Gradients::zeros_for(&inputs.batch());
-        let mut head = Head::new(spec.build());
+        let head = Head::new(spec.build());
         let one = head.forward_backward(&inputs.batch(), reduction, &mut expected)?;
         let (forward, found) = by_ranks(spec, &inputs, reduction, (collective, range.clone()))?;
         assert_forward(&what, &forward, &one, tolerance);
@@ -116,7 +116,7 @@ fn one_head_takes_batches_of_varying_size() -> ExitCode {
         let spec = Spec::Cos { s: 64.0, m: 0.35 };
         let range = class_range(1500, collective.rank(), collective.size());
         let mut split = ClassParallel::new(spec.build(), collective, range.clone());
-        let mut head = Head::new(spec.build());
+        let head = Head::new(spec.build());
         for samples in [40, 40, 3, 17] {
             let problem = problem(samples as u64, (samples, 20, 1500), false);
             let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
@@ -185,6 +185,31 @@ fn assert_samples(
     Ok(())
 }
 
+/// A sample is ignored, and only the class weights get a gradient.
+#[test]
+fn ignored_samples_and_frozen_embeddings_are_those_of_one_machine() -> ExitCode {
+    on_ranks(&[1, 3], |collective| {
+        let spec = Spec::Cos { s: 16.0, m: 0.2 };
+        let mut inputs = problem(5, (8, 6, 30), false).inputs::<f64>([Layout::Standard; 2]);
+        inputs.labels[2] = IGNORED;
+        let batch = Batch::new(&inputs.x, &inputs.w, &inputs.labels)?.with_ignored_label(IGNORED);
+        let mut expected = Gradients::zeros_for(&batch);
+        let head = Head::new(spec.build());
+        let one = head.forward_backward(&batch, Reduction::Mean, &mut expected)?;
+
+        let range = class_range(30, collective.rank(), collective.size());
+        let rows = inputs.w.slice(s![range.clone(), ..]);
+        let shard = Shard::new(&inputs.x, &rows, &inputs.labels).with_ignored_label(IGNORED);
+        let mut found = Gradients::weights_only_for_shard(&shard);
+        let mut head = ClassParallel::new(spec.build(), collective, range.clone());
+        let forward = head.forward_backward(&shard, Reduction::Mean, &mut found)?;
+        assert_forward("losses", &forward, &one, 1e-12);
+        assert_eq!((forward.counted(), found.embeddings.len()), (7, 0));
+        assert_close("dw", found.weights.view(), expected.weights.slice(s![range, ..]), 1e-12);
+        Ok::<_, Error>(())
+    })
+}
+
 const RESHARDED: usize = 23;
 const STEPS: usize = 5;
 
@@ -223,7 +248,7 @@ fn weights_of_some_ranks_load_on_others() -> ExitCode {
         let mut inputs = problem(8, (6, 4, RESHARDED), false).inputs([Layout::Standard; 2]);
         let saved = train(collective, &inputs, &inputs.w, 3)?;
         let resharded = train(collective, &inputs, &saved, 2)?;
-        let mut head = Head::new(Spec::Cos { s: 16.0, m: 0.2 }.build());
+        let head = Head::new(Spec::Cos { s: 16.0, m: 0.2 }.build());
         for _ in 0..2 * STEPS {
             let mut gradients = Gradients::zeros_for(&inputs.batch());
             head.forward_backward(&inputs.batch(), Reduction::Mean, &mut gradients)?;

@@ -1,21 +1,24 @@
 //! The module: class weights and a loss.
 
+mod inference;
 mod module;
+mod training;
 
-use std::sync::{Arc, Mutex};
+pub use inference::NO_CLASS;
+
+use std::sync::Arc;
 
 use burn::module::Param;
-use burn::tensor::{DType, Int, Tensor, TensorData};
-use margin_softmax::{
-    Error, Forward, Gradients, Head, MarginLoss, NormalizedLogits, Reduction, ZeroEmbedding,
-};
+use burn::tensor::Tensor;
+use margin_softmax::{Head, MarginLoss, ZeroEmbedding};
 
-use crate::inputs::Inputs;
-use crate::memory::{Precision, labels_of, on_device, with_dtype};
-
-type Engine = Head<Arc<dyn MarginLoss>>;
+use crate::engine::Engine;
 
 /// A margin-based softmax loss with its class weights, as a burn module.
+///
+/// ```text
+/// L_i = log(1 + exp(S_i − z_iy)),    S_i = log Σ_{j≠y} exp z_ij
+/// ```
 ///
 /// [`MarginHeadConfig`](crate::MarginHeadConfig) creates it. The record holds `weights` and, if
 /// present, `bias`, but not the loss. Both parameters are in main memory and stay there:
@@ -23,7 +26,11 @@ type Engine = Head<Arc<dyn MarginLoss>>;
 /// only the other parts of a model. Embeddings and labels may be on any device and of any float and
 /// integer type. The head computes in f64 if the class weights are f64, and in f32 otherwise.
 ///
-/// A clone shares the work buffers, which has no effect on results.
+/// **Frozen parts.** Embeddings and class weights that need no gradient get none, and none is
+/// computed for them.
+///
+/// **Threads.** Steps of one head may run side by side, on threads and inside rayon's, each with
+/// its own buffers and without a lock. A clone shares the loss; see [`set_loss`](Self::set_loss).
 ///
 /// ```
 /// use burn::tensor::{Device, Int, Tensor};
@@ -46,11 +53,20 @@ pub struct MarginHead {
     pub weights: Param<Tensor<2>>,
     /// The bias of the logits (C), for Softmax only.
     pub bias: Option<Param<Tensor<1>>>,
-    loss: Arc<dyn MarginLoss>,
-    zero: ZeroEmbedding,
-    /// Kept between steps for its buffers.
-    engine: Arc<Mutex<Engine>>,
+    ignored: Option<i64>,
+    engine: Engine,
 }
+
+/// Calls a generic method with the type that the head computes in.
+macro_rules! in_its_type {
+    ($head:ident . $method:ident ( $($argument:expr),* )) => {
+        match $head.weights.dtype() {
+            burn::tensor::DType::F64 => $head.$method::<f64>($($argument),*),
+            _ => $head.$method::<f32>($($argument),*),
+        }
+    };
+}
+use in_its_type;
 
 impl MarginHead {
     pub(crate) fn from_parts(
@@ -58,141 +74,95 @@ impl MarginHead {
         bias: Option<Param<Tensor<1>>>,
         loss: Arc<dyn MarginLoss>,
     ) -> Self {
-        let zero = ZeroEmbedding::default();
-        let engine = Arc::new(Mutex::new(Head::new(loss.clone())));
-        MarginHead { weights, bias, loss, zero, engine }
+        MarginHead { weights, bias, ignored: None, engine: Engine::new(Head::new(loss)) }
     }
 
-    /// Sets the rule for zero embeddings. By default they are an error.
+    /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss
+    /// and gradient are 0, they do not count in the mean or the accuracy, and their prediction in
+    /// [`Forward`](margin_softmax::Forward) is [`IGNORED`](margin_softmax::IGNORED).
+    ///
+    /// Without this call a negative label is an error. The label may also be the number of a class.
+    /// Where all samples are ignored, the mean is 0.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Int, Tensor};
+    /// # use margin_softmax::CosFace;
+    /// # use margin_softmax_burn::MarginHeadConfig;
+    /// # let device = Device::flex();
+    /// let head =
+    ///     MarginHeadConfig::new(2, 3).init(CosFace::default(), &device)?.with_ignored_label(-1);
+    /// let x = Tensor::from_floats([[0.9, 0.1], [-0.2, 0.8]], &device);
+    /// let labels = Tensor::<1, Int>::from_ints([-1, 2], &device);
+    /// let forward = head.evaluate::<f32>(x, labels)?;
+    /// assert_eq!((forward.counted(), forward.losses[0]), (1, 0.0));
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn with_ignored_label(self, label: i64) -> Self {
+        MarginHead { ignored: Some(label), ..self }
+    }
+
+    /// The same head with another rule for embeddings that are zero: they are an error by default.
+    /// It no longer shares its loss with earlier clones.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Int, Tensor};
+    /// # use margin_softmax::{CosFace, ZeroEmbedding};
+    /// # use margin_softmax_burn::MarginHeadConfig;
+    /// # let device = Device::flex();
+    /// let head = MarginHeadConfig::new(2, 3)
+    ///     .init(CosFace::default(), &device)?
+    ///     .with_zero_embeddings(ZeroEmbedding::Skip);
+    /// let x = Tensor::from_floats([[0.0, 0.0], [-0.2, 0.8]], &device);
+    /// let forward = head.evaluate::<f32>(x, Tensor::from_ints([0, 2], &device))?;
+    /// assert_eq!((forward.counted(), forward.losses[0]), (1, 0.0));
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
     pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
-        let engine = Head::new(self.loss.clone()).with_zero_embeddings(zero);
-        MarginHead { zero, engine: Arc::new(Mutex::new(engine)), ..self }
+        let engine = self.engine.with(|core| core.with_zero_embeddings(zero));
+        MarginHead { engine, ..self }
+    }
+
+    /// The same head, whose logits may take `bytes` between the two passes over the classes where
+    /// N > D; see [`Head::with_memory_budget`]. It no longer shares its loss with earlier clones.
+    ///
+    /// ```
+    /// # use burn::tensor::Device;
+    /// # use margin_softmax::CosFace;
+    /// # use margin_softmax_burn::MarginHeadConfig;
+    /// # let device = Device::flex();
+    /// let head = MarginHeadConfig::new(64, 1000)
+    ///     .init(CosFace::default(), &device)?
+    ///     .with_memory_budget(1 << 20);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn with_memory_budget(self, bytes: usize) -> Self {
+        let engine = self.engine.with(|core| core.with_memory_budget(bytes));
+        MarginHead { engine, ..self }
     }
 
     /// The loss.
-    pub fn loss(&self) -> &dyn MarginLoss {
-        &*self.loss
+    pub fn loss(&self) -> Arc<dyn MarginLoss> {
+        self.engine.core().loss().clone()
     }
 
-    /// Replaces the loss, for margin schedules and annealing. Class weights and bias are kept.
-    pub fn set_loss(&mut self, loss: impl MarginLoss + 'static) {
-        self.loss = Arc::new(loss);
-    }
-
-    /// The mean loss of a batch (1), recorded as one operation of the autodiff graph with gradients
-    /// with respect to embeddings, class weights and bias.
+    /// Replaces the loss from the next step on, for annealing and margin schedules, in this head
+    /// **and in all its clones**, those that burn's learner makes among them: keep a clone of the
+    /// head to change the loss during a training run. Class weights and bias are kept. A step that
+    /// is running, and the backward pass of [`losses`](Self::losses) that were computed before,
+    /// keep the loss that they started with.
     ///
-    /// **Shapes**: embeddings (N, D), `labels` (N) in 0..C. The loss has the device and float type
-    /// of the embeddings. The gradients are computed together with the loss, and only if an input
-    /// requires one.
-    ///
-    /// # Errors
-    /// [`Error::Shape`], [`Error::Empty`], [`Error::Label`] (which shows a negative label as
-    /// `usize::MAX`), [`Error::Bias`], [`Error::NonFinite`], [`Error::DegenerateNorm`],
-    /// [`Error::Overflow`], [`Error::Target`].
-    pub fn forward(
-        &self,
-        embeddings: Tensor<2>,
-        labels: Tensor<1, Int>,
-    ) -> Result<Tensor<1>, Error> {
-        match self.weights.dtype() {
-            DType::F64 => Ok(self.forward_detailed::<f64>(embeddings, labels)?.0),
-            _ => Ok(self.forward_detailed::<f32>(embeddings, labels)?.0),
-        }
-    }
-
-    /// Returns the loss like [`forward`](Self::forward), and the loss, target angle and margin-free
-    /// prediction of each sample, with the margin-free accuracy, at no extra cost.
-    ///
-    /// `F` is the type that the head computes in, whatever the type of the class weights.
-    ///
-    /// # Errors
-    /// Those of [`forward`](Self::forward).
-    pub fn forward_detailed<F: Precision>(
-        &self,
-        embeddings: Tensor<2>,
-        labels: Tensor<1, Int>,
-    ) -> Result<(Tensor<1>, Forward<F>), Error> {
-        let embeddings = embeddings.dequantize();
-        let (device, dtype) = (embeddings.device(), embeddings.dtype());
-        let (labels, inputs) = (labels_of(labels), Inputs::<F>::of(self, embeddings));
-        let arrays = inputs.arrays()?;
-        let batch = arrays.batch(&labels)?;
-        if !inputs.is_tracked() {
-            let forward = self.with_engine(|engine| engine.forward(&batch))?;
-            let loss = TensorData::new(vec![forward.mean()], [1]);
-            return Ok((Tensor::from_data(loss, (&device, dtype)), forward));
-        }
-        let mut gradients = Gradients::zeros_for(&batch);
-        let forward = self.with_engine(|engine| {
-            engine.forward_backward(&batch, Reduction::Mean, &mut gradients)
-        })?;
-        let loss = inputs.record(forward.mean(), gradients);
-        Ok((on_device(with_dtype(loss, dtype), &device), forward))
-    }
-
-    /// The logits for inference (N, C), without margin: for [`Scale::Fixed`](margin_softmax::Scale)
-    /// the scaled cosines. They have the device and float type of the embeddings and are not part
-    /// of an autodiff graph.
-    ///
-    /// # Errors
-    /// [`Error::Shape`], [`Error::Empty`], [`Error::Bias`], [`Error::NonFinite`],
-    /// [`Error::DegenerateNorm`], [`Error::Overflow`].
-    pub fn logits(&self, embeddings: Tensor<2>) -> Result<Tensor<2>, Error> {
-        match self.weights.dtype() {
-            DType::F64 => self.logits_in::<f64>(embeddings),
-            _ => self.logits_in::<f32>(embeddings),
-        }
-    }
-
-    fn logits_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<2>, Error> {
-        let embeddings = embeddings.dequantize();
-        let (device, dtype) = (embeddings.device().without_autodiff(), embeddings.dtype());
-        let inputs = Inputs::<F>::of(self, embeddings);
-        let arrays = inputs.arrays()?;
-        let mut logits = NormalizedLogits::new(&arrays.embeddings, &arrays.weights)?;
-        if let Some(bias) = &arrays.bias {
-            logits = logits.with_bias(bias)?;
-        }
-        let logits = self.loss.margin_free_logits(&logits)?;
-        let shape = [logits.nrows(), logits.ncols()];
-        let logits = TensorData::new(logits.into_raw_vec_and_offset().0, shape);
-        Ok(Tensor::from_data(logits, (&device, dtype)))
-    }
-
-    /// The nearest class of every embedding (N), without margin; of equally near classes the one
-    /// with the lowest index. The memory does not grow with C.
-    ///
-    /// # Errors
-    /// Those of [`logits`](Self::logits).
-    pub fn predict(&self, embeddings: Tensor<2>) -> Result<Tensor<1, Int>, Error> {
-        match self.weights.dtype() {
-            DType::F64 => self.predict_in::<f64>(embeddings),
-            _ => self.predict_in::<f32>(embeddings),
-        }
-    }
-
-    fn predict_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<1, Int>, Error> {
-        let device = embeddings.device().without_autodiff();
-        let inputs = Inputs::<F>::of(self, embeddings);
-        let arrays = inputs.arrays()?;
-        let nearest = self.with_engine(|engine| {
-            engine.predict(&arrays.embeddings, &arrays.weights, arrays.bias.as_deref())
-        })?;
-        let nearest: Vec<i64> = nearest.into_iter().map(|class| class as i64).collect();
-        let count = nearest.len();
-        Ok(Tensor::from_data(TensorData::new(nearest, [count]), &device))
-    }
-
-    /// Runs `f` on the stored engine, or on a new one while a clone of this head on another thread
-    /// uses it. Waiting could deadlock if both are tasks of one thread pool.
-    fn with_engine<T>(&self, run: impl FnOnce(&mut Engine) -> T) -> T {
-        match self.engine.try_lock() {
-            Ok(mut engine) => {
-                *engine.loss_mut() = self.loss.clone();
-                run(&mut engine)
-            }
-            Err(_) => run(&mut Head::new(self.loss.clone()).with_zero_embeddings(self.zero)),
-        }
+    /// ```
+    /// # use burn::tensor::Device;
+    /// # use margin_softmax::ArcFace;
+    /// # use margin_softmax_burn::MarginHeadConfig;
+    /// # let device = Device::flex().autodiff();
+    /// let head = MarginHeadConfig::new(64, 1000).init(ArcFace::new(64.0, 0.0)?, &device)?;
+    /// let schedule = head.clone();
+    /// schedule.set_loss(ArcFace::new(64.0, 0.5)?);
+    /// assert_eq!(format!("{:?}", head.loss()), format!("{:?}", ArcFace::new(64.0, 0.5)?));
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn set_loss(&self, loss: impl MarginLoss + 'static) {
+        self.engine.set_loss(Arc::new(loss));
     }
 }

@@ -2,6 +2,11 @@
 
 mod formulas;
 mod gradients;
+mod labels;
 mod module;
+mod problem;
+mod reductions;
 mod refusals;
+mod sampling;
 mod tensors;
+mod threads;

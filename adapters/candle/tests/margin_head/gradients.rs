@@ -1,7 +1,5 @@
 //! Compares losses and gradients with candle's autodiff of the naive formulas.
 
-mod naive;
-
 use std::f64::consts::PI;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -11,7 +9,7 @@ use margin_softmax::{
 };
 use margin_softmax_candle::MarginHead;
 
-use naive::shifted;
+use crate::naive::{self, shifted};
 
 const SAMPLES: usize = 12;
 const PIXELS: usize = 5;

@@ -22,6 +22,7 @@ pub fn mean_loss(
         Scale::Fixed(s) => cosines.affine(s, 0.0)?,
         Scale::FeatureNorm => cosines.broadcast_mul(&x_norms)?,
         Scale::Unnormalized => cosines.broadcast_mul(&x_norms)?.broadcast_mul(&w_norms.t()?)?,
+        other => candle_core::bail!("no formula for {other:?}"),
     };
     candle_nn::loss::cross_entropy(&logits, labels)
 }
