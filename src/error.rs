@@ -68,13 +68,15 @@ pub enum Error {
 
     /// Gradients of logits hold no labels: the classes of their samples are unknown.
     #[error(
-        "these gradients hold no labels: take them from MarginLoss::backward, or set the labels with LogitGradients::with_labels"
+        "these gradients hold no labels: take them from MarginLoss::backward, or set the labels \
+         with LogitGradients::with_labels"
     )]
     UnknownLabels,
 
     /// Feature norms were given to logits that hold the norms of their own embeddings.
     #[error(
-        "these logits hold the norms of the embeddings they were built from: only logits of NormalizedLogits::from_cosines take feature norms"
+        "these logits hold the norms of the embeddings they were built from: only logits of \
+         NormalizedLogits::from_cosines take feature norms"
     )]
     FeatureNorms,
 
@@ -129,7 +131,8 @@ pub enum Error {
 
     /// A loss returned a target logit or a slope that is NaN or infinite.
     #[error(
-        "labels[{row}]: the loss returns value {value} and slope {slope} at the target angle {theta}"
+        "labels[{row}]: the loss returns value {value} and slope {slope} at the target angle \
+         {theta}"
     )]
     Target {
         /// The sample.
@@ -159,7 +162,8 @@ pub enum Error {
 
     /// The `forward` argument of a backward pass is not that of this loss, these logits and labels.
     #[error(
-        "forward was not made by this loss from these logits and labels: sample {row} has another target logit"
+        "forward was not made by this loss from these logits and labels: sample {row} has \
+         another target logit"
     )]
     Forward {
         /// The first sample that differs.
@@ -169,7 +173,8 @@ pub enum Error {
     /// Two class weights point the same way, or opposite ways where that counts as the same: their
     /// hyperspherical energy is infinite.
     #[error(
-        "class weights {} and {} point {} (unit vectors {distance:e} apart): the energy has a pole there",
+        "class weights {} and {} point {} (unit vectors {distance:e} apart): the energy has a \
+         pole there",
         .rows[0], .rows[1], if *.opposed { "opposite ways" } else { "the same way" }
     )]
     Pole {
@@ -184,7 +189,8 @@ pub enum Error {
     /// The sampled classes are not those of this batch: not ascending, beyond the last class, or
     /// drawn for other labels.
     #[error(
-        "{field}[{position}] of the class sample does not fit this batch: draw a sample for every batch"
+        "{field}[{position}] of the class sample does not fit this batch: draw a sample for \
+         every batch"
     )]
     Sample {
         /// The field of [`ClassSample`](crate::ClassSample) that does not fit.
@@ -195,7 +201,8 @@ pub enum Error {
 
     /// The sampled classes were drawn for another number of classes than there are weights.
     #[error(
-        "the class sample was drawn from classes {sampled:?}, but the class weights are those of {held:?}"
+        "the class sample was drawn from classes {sampled:?}, but the class weights are those of \
+         {held:?}"
     )]
     SampledRange {
         /// The classes that the sampler draws from.
@@ -217,7 +224,8 @@ pub enum Error {
     /// These logits were built from cosines alone: there are no embeddings and class weights whose
     /// gradients could be computed.
     #[error(
-        "these logits were built from cosines: build them with NormalizedLogits::new to get gradients of embeddings and weights"
+        "these logits were built from cosines: build them with NormalizedLogits::new to get \
+         gradients of embeddings and weights"
     )]
     Detached,
 }

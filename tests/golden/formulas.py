@@ -117,8 +117,8 @@ def logits(margin, x, w, b, y):
 def gradients(margin, x, w, b, y, delta):
     """The gradients of one sample's loss times a weight: sections 1.3 and 1.4.
 
-    `delta` is dL/dz, the weight included. Returns dL/dx, dL/dw, dL/db (None without a bias) and dL/dc at fixed norms (None for Softmax
-    and where the target has no tangent).
+    `delta` is dL/dz, the weight included. Returns dL/dx, dL/dw, dL/db (None without a bias) and
+    dL/dc at fixed norms (None for Softmax and where the target has no tangent).
     """
     if margin.scale == "none":
         dx = [dot(delta, column) for column in zip(*w)]

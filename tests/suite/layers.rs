@@ -171,7 +171,8 @@ fn no_file_imports_itself_in_a_circle() {
 
 #[test]
 fn imports_are_read_in_every_form() {
-    let text = "use crate::a;\n// use crate::no;\npub(crate) use b::{c, d::{self, E}};\n#[cfg(test)]\nuse x::y;";
+    let text = "use crate::a;\n// use crate::no;\npub(crate) use b::{c, d::{self, E}};\n\
+                #[cfg(test)]\nuse x::y;";
     let read: Vec<_> = imports(text).iter().flat_map(|item| paths(item)).collect();
     assert_eq!(read, ["crate::a", "b::c", "b::d::", "b::d::E"]);
 }

@@ -231,11 +231,13 @@ fn a_value_of_another_kind_is_refused_with_its_field() {
         (r#""SphereFace", "m": 2.5"#, "m: invalid type: floating point `2.5`, expected u32"),
         (
             r#""Generalized", "scale": "Fixed""#,
-            r#"scale: invalid value: string "Fixed", expected a number, "FeatureNorm" or "Unnormalized""#,
+            "scale: invalid value: string \"Fixed\", expected a number, \"FeatureNorm\" or \
+             \"Unnormalized\"",
         ),
         (
             r#""ArcFace", "continuation": "linear""#,
-            "continuation: unknown variant `linear`, expected one of `Monotone`, `Raw`, `Linear`, `EasyMargin`",
+            "continuation: unknown variant `linear`, expected one of `Monotone`, `Raw`, \
+             `Linear`, `EasyMargin`",
         ),
     ] {
         assert_eq!(refusal::<LossConfig>(&format!(r#"{{ "loss": {fields} }}"#)), expected);
