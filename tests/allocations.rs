@@ -1,6 +1,6 @@
 //! What the tiled head allocates: the bytes of a call, and the peak beside what it is given.
 //!
-//! The allocator is a few lines of this file because it answers two questions at once, bytes
+//! The allocator is a few lines of this file because it measures two things at once, bytes
 //! asked for in all and a peak that can be started anew. Of the published ones `stats_alloc` knows
 //! only the first and `peak_alloc` only the second, and neither can be laid over the other on
 //! stable Rust; the peak of `cap` cannot be started anew.

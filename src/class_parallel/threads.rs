@@ -86,7 +86,7 @@ impl ThreadCollective {
         values: &[F],
     ) -> Result<Vec<Arc<Vec<F>>>, Error> {
         let deposit: Deposit = (call, Arc::new(values.to_vec()));
-        let all = self.shared.meet(self.rank, deposit)?;
+        let all = self.shared.gather(self.rank, deposit)?;
         let mut shares = Vec::with_capacity(all.len());
         for (rank, (name, share)) in all.into_iter().enumerate() {
             let refuse = |reason: String| Err(Error::Collective { rank, reason });
@@ -128,7 +128,7 @@ impl Shared {
     }
 
     /// Deposits one rank's values and waits for the others'.
-    fn meet(&self, rank: usize, deposit: Deposit) -> Result<Vec<Deposit>, Error> {
+    fn gather(&self, rank: usize, deposit: Deposit) -> Result<Vec<Deposit>, Error> {
         let mut table = self.lock();
         let round = table.round;
         table.deposits[rank] = Some(deposit);

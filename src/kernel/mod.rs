@@ -22,5 +22,5 @@ pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use softmax::{
-    RowLogits, TileStats, row_gradient, row_negatives, tile_gradient, tile_stats, tile_sums,
+    RowLogits, TileStats, row_gradient, row_log_sum_exp, tile_gradient, tile_stats, tile_sums,
 };

@@ -206,26 +206,26 @@ impl<F: Real> RowLogits<'_, F> {
 
 /// A sample's negative logits, summed up: the largest, its class, and Σ e^(z − max).
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RowNegatives<F> {
+pub(crate) struct RowLogSumExp<F> {
     pub max: F,
     pub class: usize,
     pub sum: f64,
 }
 
 /// The negatives of one sample, in one pass over its cosines.
-pub(crate) fn row_negatives<F: Real>(level: Level, logits: RowLogits<'_, F>) -> RowNegatives<F> {
+pub(crate) fn row_log_sum_exp<F: Real>(level: Level, logits: RowLogits<'_, F>) -> RowLogSumExp<F> {
     dispatch(level, RowForward(logits))
 }
 
 struct RowForward<'a, F>(RowLogits<'a, F>);
 
 impl<F: Real> Op for RowForward<'_, F> {
-    type Output = RowNegatives<F>;
+    type Output = RowLogSumExp<F>;
 
     #[inline(always)]
-    fn run<I: Isa>(self) -> RowNegatives<F> {
+    fn run<I: Isa>(self) -> RowLogSumExp<F> {
         let mut buffer = [F::zero(); BLOCK];
-        let mut all = RowNegatives { max: F::neg_infinity(), class: 0, sum: 0.0 };
+        let mut all = RowLogSumExp { max: F::neg_infinity(), class: 0, sum: 0.0 };
         for block in self.0.blocks() {
             let start = block.start;
             let (values, scale) = self.0.block::<I>(block, &mut buffer);

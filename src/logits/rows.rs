@@ -255,7 +255,7 @@ impl<'a, F: Real> View<'a, F> {
     fn outcome(&self, i: usize, target: &RowTarget) -> Outcome {
         let label = self.labels[i];
         let row = self.row(i);
-        let found = kernel::row_negatives(Level::detect(), row);
+        let found = kernel::row_log_sum_exp(Level::detect(), row);
         let mut own = row.scale * row.cosines[label];
         if let Some(columns) = row.columns {
             own *= columns[label];

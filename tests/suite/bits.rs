@@ -125,9 +125,9 @@ fn every_pointer_to_a_loss_is_that_loss() {
 }
 
 /// One head through types and shapes that grow and shrink, through N below and above D, and past
-/// refusals, answers as a fresh one does.
+/// refusals, returns what a fresh one does.
 #[test]
-fn a_used_head_answers_as_a_fresh_one() {
+fn a_used_head_returns_what_a_fresh_one_does() {
     let shapes = [
         (3, 5, 4),
         (40, 5, 700),

@@ -69,7 +69,13 @@ fn steepness(spec: &Spec, problem: &Problem) -> f64 {
     a * spec.steepest().max(1.0)
 }
 
-fn assert_gradients(what: &str, spec: &Spec, problem: &Problem, losses: &mut Losses, found: Found) {
+fn assert_gradients(
+    what: &str,
+    spec: &Spec,
+    problem: &Problem,
+    losses: &mut Losses,
+    found: StepResult,
+) {
     let steep = steepness(spec, problem);
     // A loss depends on its own embedding only: each row is held to its own largest entry.
     for i in 0..problem.x.nrows() {
@@ -112,7 +118,7 @@ fn assert_gradients(what: &str, spec: &Spec, problem: &Problem, losses: &mut Los
 }
 
 /// Gradients that are to be checked.
-struct Found {
+struct StepResult {
     dx: Array2<f64>,
     dw: Array2<f64>,
     db: Option<Array1<f64>>,
@@ -146,7 +152,8 @@ fn head_gradients_are_the_derivatives_of_its_losses() {
             }
             head.forward(&batch).unwrap().losses
         };
-        let found = Found { dx: gradients.embeddings, dw: gradients.weights, db: gradients.bias };
+        let found =
+            StepResult { dx: gradients.embeddings, dw: gradients.weights, db: gradients.bias };
         assert_gradients(&format!("{spec:?}"), &spec, &problem, &mut losses, found);
     }
 }
@@ -163,7 +170,8 @@ fn logits_gradients_are_the_derivatives_of_their_losses() {
             }
             loss.forward(&logits, &problem.labels).unwrap().losses
         };
-        let found = Found { dx: gradients.embeddings, dw: gradients.weights, db: gradients.bias };
+        let found =
+            StepResult { dx: gradients.embeddings, dw: gradients.weights, db: gradients.bias };
         assert_gradients(&format!("{spec:?}"), &spec, &problem, &mut losses, found);
     }
 }

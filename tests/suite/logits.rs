@@ -135,7 +135,7 @@ fn a_single_class_has_neither_loss_nor_gradient() {
     assert_eq!(gradients, zeros);
 }
 
-/// $\cos 2\theta = 2c^2 - 1$, whose derivative $4c$ is ±4 at both ends.
+/// cos 2θ = 2c² − 1, whose derivative 4c is ±4 at both ends.
 #[test]
 fn the_gradient_of_a_cosine_has_its_limit_at_both_ends() {
     let loss = Generalized::new(1.0, 2.0, 0.0, 0.0)

@@ -97,9 +97,9 @@ fn check_next_to_a_cone<F: Real>() {
             ((theta + m - PI).cos() - 2.0, -(theta + m - PI).sin())
         };
         let d: f64 = s * sin - s * f;
-        let pull = s / (1.0 + (-d).exp());
-        let dx = array![-sin, cos] * (pull * (cos - slope) / r);
-        let dw = [array![0.0, pull * slope], array![pull * cos, 0.0]];
+        let gradient = s / (1.0 + (-d).exp());
+        let dx = array![-sin, cos] * (gradient * (cos - slope) / r);
+        let dw = [array![0.0, gradient * slope], array![gradient * cos, 0.0]];
         let tolerance = 16.0 * (epsilon::<F>() * (1.0 + 3.0 * s) + 2.2e-16 / sin);
         for (forward, gradients) in both::<F>(ArcFace::new(s, m).unwrap(), &x, &w, &[0]) {
             let angle = wide(forward.target_angles()[0]);

@@ -151,22 +151,22 @@ impl Scenario {
 }
 
 /// What both levels say of a scenario in one type.
-struct Found<F> {
+struct StepResult<F> {
     problem: Problem,
     answer: Answer,
     head: (Forward<F>, Gradients<F>),
     logits: (Forward<F>, LogitGradients<F>, Gradients<F>),
 }
 
-fn run<F: Real>(scenario: &Scenario) -> Found<F> {
+fn run<F: Real>(scenario: &Scenario) -> StepResult<F> {
     let problem = scenario.problem().rounded::<F>();
     let inputs = problem.inputs::<F>(scenario.layouts);
     let loss = scenario.spec.build();
     let (head, logits) = (inputs.by_head(&Head::new(&loss)), inputs.by_logits(&loss));
-    Found { answer: problem.solve(&scenario.spec), problem, head, logits }
+    StepResult { answer: problem.solve(&scenario.spec), problem, head, logits }
 }
 
-impl<F: Real> Found<F> {
+impl<F: Real> StepResult<F> {
     fn levels(&self) -> [(&Forward<F>, &Gradients<F>); 2] {
         [(&self.head.0, &self.head.1), (&self.logits.0, &self.logits.2)]
     }
@@ -183,7 +183,7 @@ fn widen<F: Real>(matrix: &Array2<F>) -> Array2<f64> {
 }
 
 /// Every number that comes out.
-fn assert_finite<F: Real>(found: &Found<F>) {
+fn assert_finite<F: Real>(found: &StepResult<F>) {
     for (forward, gradients) in found.levels() {
         let numbers = forward.losses.iter().chain(forward.target_angles());
         let numbers = numbers.chain(&gradients.embeddings).chain(&gradients.weights);
@@ -197,7 +197,7 @@ fn assert_finite<F: Real>(found: &Found<F>) {
 }
 
 /// The bounds, per sample and per class, as functions of σ = 1 − p = −expm1(−L).
-fn assert_bounds<F: Real>(spec: &Spec, found: &Found<F>) {
+fn assert_bounds<F: Real>(spec: &Spec, found: &StepResult<F>) {
     let (r, q) = found.norms();
     let Problem { w, labels, .. } = &found.problem;
     let steep = spec.steepest();
@@ -265,7 +265,7 @@ fn assert_loss_within<F: Real>(loss: f64, classes: usize, a: f64, (low, high): (
 /// Gradients are at right angles to what was normalised away, follow Euler's relation along what
 /// was not, and sum to zero over the classes of Softmax. Rounding is relative to the terms that
 /// cancel: at most 16 samples and classes, 8 dimensions.
-fn assert_invariants<F: Real>(spec: &Spec, found: &Found<F>) {
+fn assert_invariants<F: Real>(spec: &Spec, found: &StepResult<F>) {
     let (r, q) = found.norms();
     let tolerance = 32.0 * epsilon::<F>();
     let answer = &found.answer;
@@ -299,7 +299,7 @@ fn assert_invariants<F: Real>(spec: &Spec, found: &Found<F>) {
 
 /// Powers of two scale exactly: where a norm is normalised away, losses stay as they are and
 /// gradients scale by the inverse. Only the sums' rounding may differ.
-fn assert_scale_invariance<F: Real>(spec: &Spec, found: &Found<F>, layouts: [Layout; 2]) {
+fn assert_scale_invariance<F: Real>(spec: &Spec, found: &StepResult<F>, layouts: [Layout; 2]) {
     if *spec == Spec::Softmax {
         return;
     }
@@ -334,8 +334,8 @@ fn assert_scale_invariance<F: Real>(spec: &Spec, found: &Found<F>, layouts: [Lay
     assert_rows("dw, scaled", &gradients.weights, &dw, &size_w, tolerance);
 }
 
-/// Both levels answer the same, but for rounding.
-fn assert_levels_agree<F: Real>(found: &Found<F>) {
+/// Both levels return the same, but for rounding.
+fn assert_levels_agree<F: Real>(found: &StepResult<F>) {
     let answer = &found.answer;
     let tolerance = answer.tolerance(epsilon::<F>());
     let [(forward, gradients), (by_logits, through)] = found.levels();

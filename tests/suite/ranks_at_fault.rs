@@ -145,14 +145,14 @@ fn a_rank_that_is_gone_is_an_error_on_the_others() {
     let problem = problem(13, (4, 3, 9), false);
     let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
     let spec = Spec::Cos { s: 8.0, m: 0.1 };
-    let answers = on_ranks(&even(9, 3), |collective, range| {
+    let results = on_ranks(&even(9, 3), |collective, range| {
         if collective.rank() == 1 {
             return None;
         }
         Some(by_ranks(&spec, &inputs, Reduction::Mean, (collective, range)).unwrap_err())
     });
     let gone = Error::Collective { rank: 1, reason: "is gone".into() };
-    assert_eq!(answers, [Some(gone.clone()), None, Some(gone)]);
+    assert_eq!(results, [Some(gone.clone()), None, Some(gone)]);
 }
 
 /// Panics in the middle of a step, between the sweeps.
@@ -180,13 +180,13 @@ fn a_rank_that_panics_is_an_error_on_the_others() {
     let problem = problem(14, (4, 3, 9), false);
     let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
     let spec = Spec::Cos { s: 8.0, m: 0.1 };
-    let answers = on_ranks(&even(9, 3), |collective, range| {
+    let results = on_ranks(&even(9, 3), |collective, range| {
         let run = || by_ranks(&spec, &inputs, Reduction::Mean, (Faulty(collective), range));
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).ok()
     });
-    assert!(answers[0].is_none());
+    assert!(results[0].is_none());
     let gone = Error::Collective { rank: 0, reason: "is gone".into() };
-    for answer in &answers[1..] {
+    for answer in &results[1..] {
         assert_eq!(answer.as_ref().unwrap().as_ref().unwrap_err(), &gone);
     }
 }

@@ -13,7 +13,7 @@ use margin_softmax::{
 };
 use ndarray::{Array1, Array2, array};
 
-/// A loss of a user's own that answers what it is told.
+/// A loss of a user's own that returns what it is given.
 #[derive(Debug)]
 struct Broken(Scale, Target);
 
@@ -51,7 +51,7 @@ impl<F: Real> Step<F> {
         self
     }
 
-    /// What a head answers. Refused, it must leave the gradients as they were.
+    /// What a head returns. Refused, it must leave the gradients as they were.
     fn by_head(&self) -> Result<(), Error> {
         let labels = [0, 599, 3, 3, 1];
         let mut batch = Batch::new(&self.x, &self.w, &labels)?;
@@ -192,7 +192,7 @@ fn only_softmax_takes_a_bias() {
 }
 
 #[test]
-fn a_loss_that_answers_nonsense_is_refused() {
+fn a_loss_that_returns_nonsense_is_refused() {
     for (value, slope) in
         [(f64::NAN, 0.0), (1.0, f64::NAN), (f64::INFINITY, 0.0), (0.0, f64::NEG_INFINITY)]
     {
@@ -260,7 +260,7 @@ fn logits_refuse_what_may_overflow() {
     }
 }
 
-/// Whatever a loss can be built with, a step is refused or all that it answers is finite: both
+/// Whatever a loss can be built with, a step is refused or all that it returns is finite: both
 /// levels of `Step` look.
 fn check_extremes<F: Real>(run: fn(&Step<F>) -> Result<(), Error>) {
     let (tiny, huge) = (f64::MIN_POSITIVE, f64::MAX);

@@ -40,20 +40,20 @@ struct Args {
     steps: u32,
     /// The role of a process that this program starts
     #[arg(long, hide = true)]
-    part: Option<Part>,
+    mode: Option<Mode>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Part {
-    Alone,
+enum Mode {
+    SingleRank,
     Rank,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match args.part {
-        Some(Part::Rank) => return margin_softmax_mpi::run(|collective| rank(&args, collective)),
-        Some(Part::Alone) => alone(&args),
+    let done = match args.mode {
+        Some(Mode::Rank) => return margin_softmax_mpi::run(|collective| rank(&args, collective)),
+        Some(Mode::SingleRank) => alone(&args),
         None => compare(&args),
     };
     done.map_or_else(
@@ -91,7 +91,7 @@ impl Args {
     }
 
     /// The seconds of each step that a process of this program prints.
-    fn turn(&self, mut command: Command, part: Part) -> Result<Vec<f64>> {
+    fn turn(&self, mut command: Command, mode: Mode) -> Result<Vec<f64>> {
         let sizes = [
             ("--samples", self.samples),
             ("--dims", self.dims),
@@ -99,9 +99,9 @@ impl Args {
             ("--steps", self.steps as usize),
         ];
         command.args(sizes.iter().map(|(name, size)| format!("{name}={size}")));
-        let part = match part {
-            Part::Alone => "--part=alone",
-            Part::Rank => "--part=rank",
+        let part = match mode {
+            Mode::SingleRank => "--mode=single-rank",
+            Mode::Rank => "--mode=rank",
         };
         let output = command.arg(part).stderr(Stdio::inherit()).output().with_context(|| {
             format!("cannot start {}: {}", command.get_program().display(), mpirun::MISSING)
@@ -165,12 +165,12 @@ fn compare(args: &Args) -> Result<()> {
     for _ in 0..args.rounds {
         let mut process = Command::new(std::env::current_exe()?);
         process.env("RAYON_NUM_THREADS", cores.to_string());
-        one.extend(args.turn(process, Part::Alone)?);
+        one.extend(args.turn(process, Mode::SingleRank)?);
         progress.inc(1);
         for (seconds, &ranks) in split.iter_mut().zip(&args.ranks) {
             let mut job = mpirun::mpirun(ranks, cores / ranks);
             job.arg(std::env::current_exe()?);
-            seconds.extend(args.turn(job, Part::Rank)?);
+            seconds.extend(args.turn(job, Mode::Rank)?);
             progress.inc(1);
         }
     }

@@ -38,7 +38,7 @@ impl Call {
 
 /// The message of a rank to the others: its call, the bytes per number and the count of numbers. A
 /// rank that leaves sends the hash of its error.
-type Told = [u64; 3];
+type Message = [u64; 3];
 
 /// The ranks of a communicator, with the check before each call.
 pub struct Roll {
@@ -61,12 +61,12 @@ impl Roll {
 
     /// The count of numbers of each rank in this call. All ranks get the same result.
     pub fn call(&self, call: Call, width: usize, count: usize) -> Result<Vec<usize>, Error> {
-        let told = self.tell([call as u64, width as u64, count as u64], thread::yield_now);
-        if let Some(rank) = told.iter().position(|&[call, ..]| call == Call::Leave as u64) {
+        let messages = self.exchange([call as u64, width as u64, count as u64], thread::yield_now);
+        if let Some(rank) = messages.iter().position(|&[call, ..]| call == Call::Leave as u64) {
             return Err(Error::Collective { rank, reason: "is gone".into() });
         }
-        let [first_call, first_width, first_count] = told[0];
-        for (rank, &[other, width, count]) in told.iter().enumerate() {
+        let [first_call, first_width, first_count] = messages[0];
+        for (rank, &[other, width, count]) in messages.iter().enumerate() {
             let (name, first_name) = (Call::name(other), Call::name(first_call));
             let reason = if other != first_call {
                 format!("calls {name} where rank 0 calls {first_name}")
@@ -79,7 +79,7 @@ impl Roll {
             };
             return Err(Error::Collective { rank, reason });
         }
-        Ok(told.iter().map(|&[.., count]| count as usize).collect())
+        Ok(messages.iter().map(|&[.., count]| count as usize).collect())
     }
 
     /// Reports this rank as gone in every call of the others, until all have left. Returns the
@@ -87,7 +87,7 @@ impl Roll {
     ///
     /// A rank that leaves with an error aborts the job if the others do not follow.
     pub fn leave(&self, complaint: Option<&str>) -> Vec<u64> {
-        let told = [Call::Leave as u64, 0, fingerprint(complaint)];
+        let message = [Call::Leave as u64, 0, fingerprint(complaint)];
         let start = Instant::now();
         let wait = || {
             thread::sleep(Duration::from_millis(1));
@@ -100,19 +100,19 @@ impl Roll {
         };
         self.left.set(true);
         loop {
-            let told = self.tell(told, wait);
-            if told.iter().all(|&[call, ..]| call == Call::Leave as u64) {
-                return told.iter().map(|&[.., complaint]| complaint).collect();
+            let messages = self.exchange(message, wait);
+            if messages.iter().all(|&[call, ..]| call == Call::Leave as u64) {
+                return messages.iter().map(|&[.., complaint]| complaint).collect();
             }
         }
     }
 
     /// The messages of all ranks, in their order. `wait` is called until all have arrived.
-    fn tell(&self, told: Told, wait: impl Fn()) -> Vec<Told> {
-        let mut all = vec![0; told.len() * self.size()];
+    fn exchange(&self, message: Message, wait: impl Fn()) -> Vec<Message> {
+        let mut all = vec![0; message.len() * self.size()];
         request::scope(|scope| {
-            let (told, all) = (&told[..], &mut all[..]);
-            let mut pending = self.communicator.immediate_all_gather_into(scope, told, all);
+            let (message, all) = (&message[..], &mut all[..]);
+            let mut pending = self.communicator.immediate_all_gather_into(scope, message, all);
             while let Err(request) = pending.test() {
                 pending = request;
                 wait();

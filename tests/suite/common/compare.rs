@@ -107,7 +107,7 @@ pub fn bits<'a, F: Real>(values: impl IntoIterator<Item = &'a F>) -> Vec<u64> {
     values.into_iter().map(|&v| wide(v).to_bits()).collect()
 }
 
-/// The bits of everything a step answers.
+/// The bits of everything a step returns.
 pub fn step_bits<F: Real>(forward: &Forward<F>, gradients: &Gradients<F>) -> Vec<u64> {
     let mut all = bits(&forward.losses);
     all.extend(bits(forward.target_angles()));

@@ -44,14 +44,14 @@ pub fn on_ranks<T: Send>(
 ) -> Vec<T> {
     let start = Instant::now();
     let run = &run;
-    let answers = std::thread::scope(|scope| {
+    let results = std::thread::scope(|scope| {
         let group = ThreadCollective::group(ranges.len()).into_iter().zip(ranges);
         let ranks: Vec<_> =
             group.map(|(rank, range)| scope.spawn(move || run(rank, range.clone()))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
     assert!(start.elapsed() < Duration::from_secs(60));
-    answers
+    results
 }
 
 pub fn with_shard<F: Real, T>(
@@ -68,7 +68,7 @@ pub fn with_shard<F: Real, T>(
     }
 }
 
-/// What every rank answers, its gradients full of NaN beforehand.
+/// What every rank returns, its gradients full of NaN beforehand.
 pub fn by_ranks<F: Real, C: Collective<F>>(
     spec: &Spec,
     inputs: &Inputs<F>,
