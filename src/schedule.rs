@@ -33,7 +33,7 @@ use crate::error::Error;
 /// use margin_softmax::{Head, LambdaAnnealing, SphereFace};
 ///
 /// let annealing = LambdaAnnealing::default();
-/// let head = Head::new(SphereFace::new(4)?);
+/// let mut head = Head::new(SphereFace::new(4)?);
 /// for step in 0..3 {
 ///     *head.loss_mut() = SphereFace::new(4)?.with_annealing(annealing.at(step))?;
 ///     // a training step with this head
@@ -131,7 +131,7 @@ impl Default for LambdaAnnealing {
 /// use margin_softmax::{ArcFace, Head, MarginWarmup};
 ///
 /// let warmup = MarginWarmup::new(0.5, 1000)?;
-/// let head = Head::new(ArcFace::default());
+/// let mut head = Head::new(ArcFace::default());
 /// for step in 0..3 {
 ///     *head.loss_mut() = ArcFace::new(64.0, warmup.at(step))?;
 ///     // a training step with this head

@@ -48,7 +48,7 @@ pub fn train(
     mut watch: impl FnMut(f32, &Gradients<f32>),
 ) -> Result<Model> {
     let mut rng = Pcg64::seed_from_u64(schedule.seed);
-    let head = Head::new(loss_at(0)?);
+    let mut head = Head::new(loss_at(0)?);
     let mut model = Model::new(samples.images.ncols(), dimensions, head.loss().scale(), &mut rng);
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let steps = schedule.epochs * steps_per_epoch(samples.len());
