@@ -9,7 +9,22 @@ use num_traits::{Float, FromPrimitive, NumAssign};
 use super::dispatch::Isa;
 use super::exp::{exp_f32, exp_f64};
 
-/// The type of the data: `f32` or `f64`. Sealed; hyper-parameters are always `f64`.
+/// The type of the data: `f32` or `f64`. Hyper-parameters are always `f64`.
+///
+/// Generic code over `F: Real` may rely on the traits below: the operations of
+/// [`num_traits::Float`], conversions by [`num_traits::FromPrimitive`], matrix products of ndarray
+/// ([`LinalgScalar`]), and that values are `Send`, `Sync` and plain data. The trait is sealed: no
+/// type outside this crate implements it, so later versions may ask more of it. Further methods
+/// that code completion may show are internal and can change in any version.
+///
+/// ```
+/// use margin_softmax::Real;
+///
+/// fn mean<F: Real>(losses: &[F]) -> Option<F> {
+///     Some(losses.iter().sum::<F>() / F::from_usize(losses.len())?)
+/// }
+/// assert_eq!(mean(&[1.0_f32, 2.0]), Some(1.5));
+/// ```
 pub trait Real:
     Element
     + Float
