@@ -8,7 +8,7 @@ use margin_softmax::{
 use ndarray::{Array2, array, s};
 
 use crate::common::layout::Layout;
-use crate::common::ranks::{even, on_ranks, problem};
+use crate::common::ranks::{even, on_ranks, problem, ranges};
 
 #[test]
 fn feature_norms_are_taken_only_where_the_logits_have_none() {
@@ -145,7 +145,7 @@ fn a_range_that_ends_before_it_starts_is_refused() {
     let message = "range end of the sampler must be no less than its start, got 3";
     assert_eq!(error.to_string(), message);
     let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((0, 2)));
-    let errors = on_ranks(&[0..0], |collective, _| {
+    let errors = on_ranks(&ranges(&[0, 0]), |collective, _| {
         let shard = Shard::new(&x, &w, &[0]);
         let mut head = ClassParallel::new(ModifiedSoftmax::new(), collective, 5..3);
         head.forward(&shard).unwrap_err()
@@ -159,7 +159,7 @@ fn numbers_of_ranks_and_classes_may_be_as_large_as_they_come() {
     assert_eq!(class_range(10, usize::MAX, 3), 10..10);
     assert_eq!(class_range(usize::MAX, 2, 3).end, usize::MAX);
     let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((2, 2)));
-    let errors = on_ranks(&[0..0], |collective, _| {
+    let errors = on_ranks(&ranges(&[0, 0]), |collective, _| {
         let shard = Shard::new(&x, &w, &[0]);
         let range = usize::MAX - 2..usize::MAX;
         let mut head = ClassParallel::new(ModifiedSoftmax::new(), collective, range);
