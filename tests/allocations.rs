@@ -89,7 +89,7 @@ fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let _ = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build_global();
-    rayon::broadcast(|_| Case::new(100, 100, 100).step(&mut head()));
+    rayon::broadcast(|_| Case::new(100, 100, 100).step(&head()));
     guard
 }
 
@@ -132,7 +132,7 @@ fn head() -> Head<ArcFace> {
 fn peak_on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> usize {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     // The thread's own first product is not what is measured.
-    pool.install(|| Case::new(100, 100, 100).step(&mut head()));
+    pool.install(|| Case::new(100, 100, 100).step(&head()));
     pool.install(|| taken(work)).peak
 }
 
@@ -170,7 +170,7 @@ fn resident_memory_grows_by_32_mb_at_most() {
     // Starts the peak anew.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build().unwrap();
-    pool.install(|| case.step(&mut head()));
+    pool.install(|| case.step(&head()));
     let grown = kib("VmHWM:").saturating_sub(before) * KIB;
     assert!(grown <= 32 * MB, "{grown}");
 }
