@@ -27,7 +27,9 @@ use crate::kernel::{Real, UpdateEntry};
 /// | `eps` | 1e-8 | finite, > 0 | ε, against division by zero |
 /// | `weight_decay` | 0.01 | finite, ≥ 0 | decay d; it multiplies the weights, not the gradient |
 ///
-/// [`set_rate`](Self::set_rate) follows a schedule.
+/// [`set_rate`](Self::set_rate) follows a schedule. With the feature `serde`, hyper-parameters and
+/// state are written and read, bit for bit and checked on reading; a hyper-parameter that is
+/// missing gets its default.
 ///
 /// **Rows that take no part** keep weights, moments and counter. What is exact: a step in which all
 /// rows take part is the dense step, and a row's sequence of values is that of a dense optimiser

@@ -39,12 +39,13 @@ pub(crate) use stored::{AdamWState, SgdState};
 ///   its momentum does not move it. The docs of [`Sgd`] and [`AdamW`] state how that differs from a
 ///   dense optimiser.
 /// - All rows by [`apply_rows`](Self::apply_rows) and [`apply`](Self::apply) give the same bits.
-/// - The bits depend neither on the number of threads nor on the CPU: each number is computed in
-///   `f64`, without fused operations, and rounded once to the working type.
+/// - The bits depend neither on the number of threads nor on the CPU's vector instructions: each
+///   number is computed in `f64`, without fused operations, and rounded once to the working type.
 ///
 /// The first call gives the state its shape: that of the class weights (C, D), or of the rows of
 /// one rank. The bias (C) has a state of its own. One update belongs to one pair of class weights
-/// and bias.
+/// and bias; for other hyper-parameters of the bias, such as no weight decay, give it an update of
+/// its own.
 ///
 /// **Errors**: every method returns, with parameters and state unchanged,
 ///

@@ -25,7 +25,9 @@ use crate::kernel::{self, Real, UpdateEntry};
 /// | `weight_decay` | 0 | finite, ≥ 0 | L2 penalty d, added to the gradient |
 /// | `nesterov` | off | on, off | looks one step ahead; nothing changes where m = 0 |
 ///
-/// [`set_rate`](Self::set_rate) follows a schedule.
+/// [`set_rate`](Self::set_rate) follows a schedule. With the feature `serde`, hyper-parameters and
+/// state are written and read, bit for bit and checked on reading; a hyper-parameter that is
+/// missing gets its default.
 ///
 /// **Rows that take no part** keep weights and momentum. What is exact: a step in which all rows
 /// take part is the dense step, and a row's sequence of values is that of a dense optimiser which
