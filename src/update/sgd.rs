@@ -204,7 +204,7 @@ impl Rule<(), 1> for Momentum {
     fn bounds(&self, before: Magnitudes, [buffer]: [f64; 1]) -> (f64, [f64; 1]) {
         let gradient = before.gradient + self.weight_decay * before.value;
         let buffer = self.momentum * buffer + gradient;
-        let ahead = if self.nesterov { gradient + buffer } else { buffer };
+        let ahead = if self.nesterov { gradient + self.momentum * buffer } else { buffer };
         (before.value + self.rate * ahead, [buffer])
     }
 }

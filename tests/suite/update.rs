@@ -832,6 +832,76 @@ fn what_is_accepted_stays_finite() {
     for_every_update!(check);
 }
 
+/// The momentum of a row that takes no part does not fade, and counts when the row comes back.
+#[test]
+fn a_resting_row_is_not_forgotten() {
+    let large = f32::MAX / 40.0;
+    let mut update = momentum::<f32>();
+    update.set_rate(1e-30).unwrap();
+    let mut w = Array2::<f32>::zeros((2, 1));
+    update.apply_rows(&mut w, &[0], &array![[large]]).unwrap();
+    for _ in 0..100 {
+        update.apply_rows(&mut w, &[1], &array![[1.0]]).unwrap();
+    }
+    // Cut and joined as well, and read again.
+    let mut small = momentum::<f32>();
+    small.set_rate(1e-30).unwrap();
+    small.apply(&mut array![[0.0]], &array![[1.0]]).unwrap();
+    let joined = Sgd::concatenate(&[small, update.rows(0..1).unwrap()]).unwrap();
+    let mut updates = vec![(update.clone(), 0), (joined, 1)];
+    #[cfg(feature = "serde")]
+    updates.push((postcard::from_bytes(&postcard::to_stdvec(&update).unwrap()).unwrap(), 0));
+    for (mut update, row) in updates {
+        let refused = update.apply_rows(&mut w, &[row], &array![[2.0 * large]]).unwrap_err();
+        let quantity = "the state of the class weights";
+        assert!(matches!(refused, Error::UpdateOverflow { quantity: q, .. } if q == quantity));
+    }
+    // Alone, the same gradient is accepted: 2/40 of the largest number is less than a sixteenth.
+    let mut fresh = momentum::<f32>();
+    fresh.apply_rows(&mut w, &[0], &array![[2.0 * large]]).unwrap();
+}
+
+#[test]
+fn the_bound_of_a_step_is_that_of_its_formula() {
+    fn bound(mut update: impl Update<f32>, value: f64, gradient: f64) -> f64 {
+        let magnitudes = Some(Magnitudes { value, gradient });
+        let step = UpdateStep { shape: (2, 3), chunks: &[], weights: magnitudes, bias: None };
+        let found = match update.begin(&step) {
+            Err(Error::UpdateOverflow { quantity: "a class weight", bound, .. }) => bound,
+            answer => panic!("{:?}", answer.map(drop)),
+        };
+        let step = UpdateStep { weights: None, bias: magnitudes, ..step };
+        let same = Error::UpdateOverflow {
+            quantity: "the bias",
+            bound: found,
+            maximum: f64::from(f32::MAX) / 16.0,
+        };
+        assert_eq!(update.begin(&step).map(drop), Err(same));
+        found
+    }
+    let (value, gradient) = (3e37, 2e37);
+    let decayed = gradient + 0.05 * value;
+    for (found, expected) in [
+        (bound(plain(), value, gradient), value + 0.1 * decayed),
+        (bound(momentum(), value, gradient), value + 0.1 * decayed),
+        (bound(nesterov(), value, gradient), value + 0.1 * (1.0 + 0.9) * decayed),
+        (bound(adamw(), value, 1e28), 0.999 * value + 0.1 / 0.1 * 1e28 / 1e-8),
+    ] {
+        approx::assert_relative_eq!(found, expected, max_relative = 1e-14);
+    }
+}
+
+#[test]
+fn a_large_bias_is_refused() {
+    fn check<F: Real, U: Update<F>>(mut update: U) {
+        let mut b = array![F::one(), F::max_value()];
+        let answer = update.apply_bias(&mut b, &Array1::zeros(2)).unwrap_err();
+        assert!(matches!(answer, Error::UpdateOverflow { quantity: "the bias", .. }));
+        update.apply_bias_rows(&mut b, &[0], &Array1::zeros(1)).unwrap();
+    }
+    for_every_update!(check);
+}
+
 #[cfg(feature = "serde")]
 mod stored {
     use serde::Serialize;
