@@ -211,6 +211,37 @@ pub enum Error {
         held: Range<usize>,
     },
 
+    /// Row numbers do not name distinct rows in ascending order.
+    #[error(
+        "{argument}[{position}] names row {row}: rows must ascend, each at most once, and lie \
+         below {rows}"
+    )]
+    Rows {
+        /// The argument that holds the row numbers.
+        argument: &'static str,
+        /// The first entry that is refused.
+        position: usize,
+        /// The row that it names.
+        row: usize,
+        /// How many rows there are.
+        rows: usize,
+    },
+
+    /// After this update a parameter or its state may exceed the largest number of the working
+    /// type.
+    #[error(
+        "{quantity} may reach {bound:e} in this update, beyond {maximum:e}, the largest that is \
+         safe"
+    )]
+    UpdateOverflow {
+        /// What would overflow.
+        quantity: &'static str,
+        /// The bound on it.
+        bound: f64,
+        /// The largest magnitude that is safe.
+        maximum: f64,
+    },
+
     /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
     /// gone. Every rank returns the same error.
     #[error("rank {rank}: {reason}")]

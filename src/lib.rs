@@ -20,6 +20,7 @@ mod math;
 mod parallel;
 mod sampling;
 mod schedule;
+mod update;
 
 pub use boundary::Boundary;
 pub use class_parallel::{ClassParallel, Collective, Shard, ThreadCollective, class_range};
@@ -44,3 +45,4 @@ pub use math::{Angle, Continuation, LogSumExp, SampleTerms, Target, sample_terms
 pub use ndarray;
 pub use sampling::{ClassSampler, SamplerState};
 pub use schedule::{LambdaAnnealing, MarginWarmup, adacos_scale};
+pub use update::{AdamW, Magnitudes, RowUpdate, Sgd, UpdateStep, WeightUpdate};

@@ -1,8 +1,9 @@
-//! Serialisation of losses, schedules and samplers with serde.
+//! Serialisation of losses, schedules, samplers and updates with serde.
 
 mod fields;
 mod sampler;
 mod scale;
+mod update;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};

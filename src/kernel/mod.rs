@@ -13,6 +13,7 @@ mod real;
 mod riesz;
 mod rows;
 mod softmax;
+mod update;
 
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::{gemm, pack};
@@ -24,3 +25,4 @@ pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use softmax::{
     RowLogits, TileStats, row_gradient, row_log_sum_exp, tile_gradient, tile_stats, tile_sums,
 };
+pub(crate) use update::{UpdateEntry, update_row};

@@ -15,6 +15,7 @@ const ROOMS: &[&[&str]] = &[
     &["logits"],
     &["loss"],
     &["losses"],
+    &["update"],
     &["head"],
     &["energy", "sampling", "class_parallel", "boundary", "gradcheck", "schedule"],
     &["config"],

@@ -26,4 +26,5 @@ mod schedules;
 mod serde;
 mod side_by_side;
 mod small_steps;
+mod update;
 mod zero_rows;

@@ -1,0 +1,409 @@
+//! Updates of class weights and bias by their gradients.
+//!
+//! The state of an update belongs to rows. An update works on disjoint ranges of rows at a time, so
+//! that a step can hand it a few rows as soon as their gradient is known, on any thread.
+
+mod adamw;
+mod sgd;
+mod state;
+#[cfg(feature = "serde")]
+mod stored;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use ndarray::{
+    ArrayRef1, ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s,
+};
+
+pub use adamw::AdamW;
+pub use sgd::Sgd;
+
+use crate::data::largest_safe;
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::parallel::run_jobs;
+
+#[cfg(feature = "serde")]
+pub(crate) use stored::{AdamWState, SgdState};
+
+/// What turns the gradient of class weights and bias into their new values, with a state per row.
+///
+/// ```text
+/// (w_j, state_j) ← update(w_j, ∂L/∂w_j, state_j)          for every row j that takes part
+/// ```
+///
+/// A row's update depends on nothing but this row, its gradient and its state. Hence:
+///
+/// - A row that takes no part keeps its weights and its state, bit for bit. It is not decayed, and
+///   its momentum does not move it. The docs of [`Sgd`] and [`AdamW`] state how that differs from a
+///   dense optimiser.
+/// - All rows by [`apply_rows`](Self::apply_rows) and [`apply`](Self::apply) give the same bits.
+/// - The bits depend neither on the number of threads nor on the CPU's vector instructions: each
+///   number is computed in `f64`, without fused operations, and rounded once to the working type.
+///
+/// The first call gives the state its shape: that of the class weights (C, D), or of the rows of
+/// one rank. The bias (C) has a state of its own. One update belongs to one pair of class weights
+/// and bias; for other hyper-parameters of the bias, such as no weight decay, give it an update of
+/// its own.
+///
+/// **Errors**: every method returns, with parameters and state unchanged,
+///
+/// - [`Error::Shape`] for a gradient of another shape, and for class weights or a bias of another
+///   shape than the state,
+/// - [`Error::Empty`] for rows without entries; a matrix without rows is accepted,
+/// - [`Error::NonFinite`] for a number that is NaN or infinite,
+/// - [`Error::Rows`] for row numbers that do not ascend, occur twice or are too high,
+/// - [`Error::UpdateOverflow`] where a new value may exceed the largest number of the working type.
+///
+/// Only [`begin`](Self::begin) is required: it prepares a step and splits the state into updaters
+/// of ranges of rows, which the steps and the other methods call.
+///
+/// ```
+/// use margin_softmax::{Sgd, WeightUpdate};
+/// use ndarray::array;
+///
+/// let mut w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
+/// let mut update = Sgd::new(0.5)?.with_momentum(0.9)?;
+/// update.apply(&mut w, &array![[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])?;
+/// assert_eq!(w, array![[1.0, -0.5], [-0.5, 1.0], [-1.0, 0.0]]);
+///
+/// // Only row 2 takes part; row 0 and row 1 keep their momentum for later.
+/// update.apply_rows(&mut w, &[2], &array![[2.0, 0.0]])?;
+/// assert_eq!(w, array![[1.0, -0.5], [-0.5, 1.0], [-2.0, 0.0]]);
+/// # Ok::<(), margin_softmax::Error>(())
+/// ```
+pub trait WeightUpdate<F: Real>: Debug + Send {
+    /// Prepares a step and returns one updater for each of its ranges of rows, in their order.
+    ///
+    /// Everything that can be refused is refused here; the updaters cannot fail. They are
+    /// independent: they may run on different threads, and a row's bits do not depend on how the
+    /// rows are split. A row is updated once or, if it takes no part in the step, not at all.
+    ///
+    /// ```
+    /// use margin_softmax::{Magnitudes, Sgd, UpdateStep, WeightUpdate};
+    /// use ndarray::array;
+    ///
+    /// let mut w = array![[1.0], [2.0], [3.0]];
+    /// let mut update = Sgd::new(1.0)?.with_momentum(0.9)?;
+    /// let step = UpdateStep {
+    ///     shape: (3, 1),
+    ///     chunks: &[0..1, 1..3],
+    ///     weights: Some(Magnitudes { value: 3.0, gradient: 0.5 }),
+    ///     bias: None,
+    /// };
+    /// let mut updaters = update.begin(&step)?;
+    /// updaters[0].update_row(0, w.row_mut(0), array![0.5].view());
+    /// updaters[1].update_row(2, w.row_mut(2), array![-0.5].view());
+    /// assert_eq!(w, array![[0.5], [2.0], [3.5]]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As the trait; nothing has changed then. [`Error::UpdateOverflow`] is found from the
+    /// magnitudes in `step`.
+    fn begin<'s>(
+        &'s mut self,
+        step: &UpdateStep<'_>,
+    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error>;
+
+    /// Updates class weights `w` (C, D) by their `gradient` (C, D), in any layout.
+    ///
+    /// # Errors
+    /// As the trait.
+    fn apply(&mut self, w: &mut ArrayRef2<F>, gradient: &ArrayRef2<F>) -> Result<(), Error> {
+        update_weights(self, w.view_mut(), None, gradient.view())
+    }
+
+    /// Updates the rows `rows` (S), ascending, of class weights `w` (C, D) by the `gradient` (S, D)
+    /// of these rows. `rows` are the [`classes`](crate::ClassSample::classes) of a sampled step,
+    /// `gradient` the [`weights`](crate::SampledGradients::weights) of its gradients.
+    ///
+    /// # Errors
+    /// As the trait.
+    fn apply_rows(
+        &mut self,
+        w: &mut ArrayRef2<F>,
+        rows: &[usize],
+        gradient: &ArrayRef2<F>,
+    ) -> Result<(), Error> {
+        update_weights(self, w.view_mut(), Some(rows), gradient.view())
+    }
+
+    /// Updates a bias `b` (C) by its `gradient` (C), in any layout. The hyper-parameters are those
+    /// of the class weights, weight decay included.
+    ///
+    /// # Errors
+    /// As the trait.
+    fn apply_bias(&mut self, b: &mut ArrayRef1<F>, gradient: &ArrayRef1<F>) -> Result<(), Error> {
+        update_bias(self, b.view_mut(), None, gradient.view())
+    }
+
+    /// Updates the entries `rows` (S), ascending, of a bias `b` (C) by the `gradient` (S) of these
+    /// entries.
+    ///
+    /// # Errors
+    /// As the trait.
+    fn apply_bias_rows(
+        &mut self,
+        b: &mut ArrayRef1<F>,
+        rows: &[usize],
+        gradient: &ArrayRef1<F>,
+    ) -> Result<(), Error> {
+        update_bias(self, b.view_mut(), Some(rows), gradient.view())
+    }
+}
+
+/// Updates rows of one range; [`WeightUpdate::begin`] makes it.
+pub trait RowUpdate<F: Real>: Send {
+    /// Updates `weights` (D), which are row `row` of the class weights, by their `gradient` (D).
+    ///
+    /// # Panics
+    /// If `row` lies outside the range of this updater, a length is not D, or the step has no class
+    /// weights.
+    fn update_row(
+        &mut self,
+        row: usize,
+        weights: ArrayViewMut1<'_, F>,
+        gradient: ArrayView1<'_, F>,
+    );
+
+    /// Updates entry `row` of the bias by its `gradient`.
+    ///
+    /// # Panics
+    /// If `row` lies outside the range of this updater, or the step has no bias.
+    fn update_bias(&mut self, row: usize, bias: &mut F, gradient: F);
+}
+
+/// What takes part in a step of a [`WeightUpdate`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateStep<'a> {
+    /// The shape (C, D) of the class weights.
+    pub shape: (usize, usize),
+    /// Disjoint ranges of rows, ascending; rows outside them take no part.
+    pub chunks: &'a [Range<usize>],
+    /// The magnitudes of the class weights, where they take part.
+    pub weights: Option<Magnitudes>,
+    /// The magnitudes of the bias, where it takes part.
+    pub bias: Option<Magnitudes>,
+}
+
+/// Bounds on the absolute values of the numbers that take part in a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Magnitudes {
+    /// No parameter exceeds it.
+    pub value: f64,
+    /// No entry of the gradient exceeds it.
+    pub gradient: f64,
+}
+
+impl<F: Real, U: WeightUpdate<F> + ?Sized> WeightUpdate<F> for &mut U {
+    fn begin<'s>(
+        &'s mut self,
+        step: &UpdateStep<'_>,
+    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+        (**self).begin(step)
+    }
+}
+
+impl<F: Real, U: WeightUpdate<F> + ?Sized> WeightUpdate<F> for Box<U> {
+    fn begin<'s>(
+        &'s mut self,
+        step: &UpdateStep<'_>,
+    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+        (**self).begin(step)
+    }
+}
+
+impl UpdateStep<'_> {
+    /// Refuses rows without entries, and ranges that overlap, do not ascend or end too late.
+    fn check(&self) -> Result<(), Error> {
+        let (rows, dims) = self.shape;
+        if dims == 0 {
+            return Err(Error::Empty { argument: "class weights", actual: vec![rows, dims] });
+        }
+        let mut least = 0;
+        for (position, range) in self.chunks.iter().enumerate() {
+            let row = match range {
+                range if range.start < least => range.start,
+                range if range.end < range.start => range.end,
+                range if range.end > rows => range.end - 1,
+                range => {
+                    least = range.end;
+                    continue;
+                }
+            };
+            return Err(Error::Rows { argument: "chunks", position, row, rows });
+        }
+        Ok(())
+    }
+}
+
+fn check_rate(rate: f64) -> Result<f64, Error> {
+    let valid = rate.is_finite() && rate >= 0.0;
+    Error::check_parameter("learning rate", rate, "finite and >= 0", valid)
+}
+
+fn check_weight_decay(weight_decay: f64) -> Result<f64, Error> {
+    let valid = weight_decay.is_finite() && weight_decay >= 0.0;
+    Error::check_parameter("weight decay", weight_decay, "finite and >= 0", valid)
+}
+
+/// Refuses a hyper-parameter of one part that is not that of the first.
+fn same(parameter: &'static str, first: f64, other: f64) -> Result<(), Error> {
+    Error::check_parameter(parameter, other, "that of the first part", other == first).map(drop)
+}
+
+/// Refuses row numbers that do not ascend or are too high.
+fn check_rows(selected: &[usize], rows: usize) -> Result<(), Error> {
+    let mut least = 0;
+    for (position, &row) in selected.iter().enumerate() {
+        if row < least || row >= rows {
+            return Err(Error::Rows { argument: "rows", position, row, rows });
+        }
+        least = row + 1;
+    }
+    Ok(())
+}
+
+/// Refuses a bound beyond what is safe, NaN included.
+fn check_bound<F: Real>(quantity: &'static str, bound: f64) -> Result<(), Error> {
+    let maximum = largest_safe::<F>();
+    if bound <= maximum {
+        return Ok(());
+    }
+    Err(Error::UpdateOverflow { quantity, bound, maximum })
+}
+
+/// The largest magnitude in the `rows` of `matrix`, which holds finite numbers only.
+fn magnitude<F: Real>(
+    argument: &'static str,
+    matrix: &ArrayView2<'_, F>,
+    rows: impl Iterator<Item = usize>,
+) -> Result<f64, Error> {
+    let mut largest = F::zero();
+    for row in rows {
+        let values = matrix.row(row);
+        if !values.fold(true, |finite, v| finite & v.is_finite()) {
+            let column = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+            let value = values[column].widen();
+            return Err(Error::NonFinite { argument, row, column, value });
+        }
+        largest = values.fold(largest, |largest, v| largest.max(v.abs()));
+    }
+    Ok(largest.widen())
+}
+
+fn update_weights<F: Real, U: WeightUpdate<F> + ?Sized>(
+    update: &mut U,
+    w: ArrayViewMut2<'_, F>,
+    rows: Option<&[usize]>,
+    gradient: ArrayView2<'_, F>,
+) -> Result<(), Error> {
+    let selection = Selection::new(rows, w.nrows())?;
+    let expected = [selection.len, w.ncols()];
+    Error::check_shape("gradients of class weights", &expected, gradient.shape())?;
+    let magnitudes = Magnitudes {
+        gradient: magnitude("gradients of class weights", &gradient, 0..selection.len)?,
+        value: magnitude("class weights", &w.view(), selection.rows())?,
+    };
+    let chunks = selection.chunks(w.ncols());
+    let ranges: Vec<_> = chunks.iter().map(|chunk| selection.span(chunk)).collect();
+    let step =
+        UpdateStep { shape: w.dim(), chunks: &ranges, weights: Some(magnitudes), bias: None };
+    let updaters = update.begin(&step)?;
+    selection.run(chunks, w, updaters, |updater, row, place, weights| {
+        updater.update_row(row, weights, gradient.row(place));
+    });
+    Ok(())
+}
+
+fn update_bias<F: Real, U: WeightUpdate<F> + ?Sized>(
+    update: &mut U,
+    b: ArrayViewMut1<'_, F>,
+    rows: Option<&[usize]>,
+    gradient: ArrayView1<'_, F>,
+) -> Result<(), Error> {
+    let selection = Selection::new(rows, b.len())?;
+    Error::check_shape("gradients of bias", &[selection.len], gradient.shape())?;
+    let (b, column) = (b.insert_axis(Axis(1)), gradient.insert_axis(Axis(1)));
+    let magnitudes = Magnitudes {
+        gradient: magnitude("gradients of bias", &column, 0..selection.len)?,
+        value: magnitude("bias", &b.view(), selection.rows())?,
+    };
+    let chunks = selection.chunks(1);
+    let ranges: Vec<_> = chunks.iter().map(|chunk| selection.span(chunk)).collect();
+    let step =
+        UpdateStep { shape: b.dim(), chunks: &ranges, weights: None, bias: Some(magnitudes) };
+    let updaters = update.begin(&step)?;
+    selection.run(chunks, b, updaters, |updater, row, place, mut bias| {
+        updater.update_bias(row, &mut bias[0], gradient[place]);
+    });
+    Ok(())
+}
+
+/// The rows that take part: all, or those of a list.
+#[derive(Clone, Copy)]
+struct Selection<'a> {
+    rows: Option<&'a [usize]>,
+    len: usize,
+}
+
+impl<'a> Selection<'a> {
+    /// How many numbers a thread takes at a time.
+    const CHUNK: usize = 1 << 16;
+
+    fn new(rows: Option<&'a [usize]>, all: usize) -> Result<Self, Error> {
+        if let Some(rows) = rows {
+            check_rows(rows, all)?;
+        }
+        Ok(Selection { rows, len: rows.map_or(all, <[usize]>::len) })
+    }
+
+    /// The row at a place of the gradient.
+    fn row(&self, place: usize) -> usize {
+        self.rows.map_or(place, |rows| rows[place])
+    }
+
+    fn rows(self) -> impl Iterator<Item = usize> + 'a {
+        (0..self.len).map(move |place| self.row(place))
+    }
+
+    /// The places in chunks of whole rows of `dims` numbers.
+    fn chunks(&self, dims: usize) -> Vec<Range<usize>> {
+        let len = (Self::CHUNK / dims.max(1)).max(1);
+        (0..self.len).step_by(len).map(|start| start..self.len.min(start + len)).collect()
+    }
+
+    /// The rows from the first to the last of a chunk of places, which is not empty.
+    fn span(&self, chunk: &Range<usize>) -> Range<usize> {
+        self.row(chunk.start)..self.row(chunk.end - 1) + 1
+    }
+
+    /// Calls `update` with updater, row, place and values for every row, on rayon's threads.
+    fn run<F: Real>(
+        &self,
+        chunks: Vec<Range<usize>>,
+        values: ArrayViewMut2<'_, F>,
+        updaters: Vec<Box<dyn RowUpdate<F> + '_>>,
+        update: impl Fn(&mut dyn RowUpdate<F>, usize, usize, ArrayViewMut1<'_, F>) + Sync,
+    ) {
+        let (mut rest, mut first) = (values, 0);
+        let mut jobs = Vec::with_capacity(chunks.len());
+        for (chunk, updater) in chunks.into_iter().zip(updaters) {
+            let span = self.span(&chunk);
+            let (_, from_start) = rest.split_at(Axis(0), span.start - first);
+            let (own, others) = from_start.split_at(Axis(0), span.len());
+            jobs.push((chunk, span.start, updater, own));
+            (rest, first) = (others, span.end);
+        }
+        let workers = rayon::current_num_threads().min(jobs.len()).max(1);
+        let jobs = jobs.into_iter();
+        run_jobs(jobs, &mut vec![(); workers], |(), (chunk, start, mut updater, mut own)| {
+            for place in chunk {
+                let row = self.row(place);
+                update(&mut *updater, row, place, own.slice_mut(s![row - start, ..]));
+            }
+        });
+    }
+}
