@@ -184,7 +184,8 @@ impl<F: Real> NormalizedLogits<F> {
     pub fn with_bias(self, b: &ArrayRef1<F>) -> Result<Self, Error> {
         Error::check_shape("bias", &[self.cosines.ncols()], b.shape())?;
         check_finite("bias", &b.view())?;
-        Ok(NormalizedLogits { bias: Some(b.to_owned()), ..self })
+        // Collected: a copy by `to_owned` would keep the order of a reversed view.
+        Ok(NormalizedLogits { bias: Some(b.iter().copied().collect()), ..self })
     }
 
     /// The same logits without the samples of this label: their loss and gradient are 0, they count

@@ -214,3 +214,15 @@ fn an_empty_gradient_is_not_asked_for_and_stays_empty() {
     assert_eq!(forward, head.forward(&batch).unwrap());
     assert!(none.embeddings.is_empty() && none.weights.is_empty());
 }
+
+#[test]
+fn a_reversed_bias_is_read_in_its_own_order() {
+    let (x, w, b) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0]], array![3.0, 0.5]);
+    let reversed = b.slice(s![..;-1]);
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    let losses = |bias: &ndarray::ArrayRef1<f64>| {
+        let logits = logits.clone().with_bias(bias).unwrap();
+        margin_softmax::Softmax::new().forward(&logits, &[0]).unwrap().losses
+    };
+    assert_eq!(losses(&reversed), losses(&array![0.5, 3.0]));
+}
