@@ -848,9 +848,12 @@ fn a_resting_row_is_not_forgotten() {
     small.set_rate(1e-30).unwrap();
     small.apply(&mut array![[0.0]], &array![[1.0]]).unwrap();
     let joined = Sgd::concatenate(&[small, update.rows(0..1).unwrap()]).unwrap();
-    let mut updates = vec![(update.clone(), 0), (joined, 1)];
+    let updates = [(update.clone(), 0), (joined, 1)];
     #[cfg(feature = "serde")]
-    updates.push((postcard::from_bytes(&postcard::to_stdvec(&update).unwrap()).unwrap(), 0));
+    let updates = {
+        let read = postcard::from_bytes(&postcard::to_stdvec(&update).unwrap()).unwrap();
+        updates.into_iter().chain([(read, 0)])
+    };
     for (mut update, row) in updates {
         let refused = update.apply_rows(&mut w, &[row], &array![[2.0 * large]]).unwrap_err();
         let quantity = "the state of the class weights";
