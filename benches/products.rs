@@ -27,7 +27,7 @@ mod matrix;
 mod real;
 
 use dispatch::{Isa, Level, Op, dispatch, madd};
-use gemm::{gemm, pack};
+use gemm::{gemm, pack, pack_left};
 use matrix::{Mat, MatMut, Panels};
 use real::Real;
 
@@ -114,9 +114,14 @@ fn products<F: Real>(c: &mut Criterion, name: &str) {
         println!("{name} {level:?}: peak {peak:.1} GFLOP/s");
         let packed = view(&b).in_panels(&panels);
         let by_columns = view(&at).t();
+        let (mut strips, mut strips_of_rows) = (Panels::default(), Panels::default());
+        pack_left(level, by_columns, &mut strips);
+        pack_left(level, view(&a), &mut strips_of_rows);
         for (label, a, b) in [
             ("A by rows, B packed", view(&a), packed),
             ("A by columns, B packed", by_columns, packed),
+            ("A in strips, B packed", by_columns.in_strips(&strips), packed),
+            ("A in strips, B by rows", by_columns.in_strips(&strips), view(&b)),
             ("A and B by rows", view(&a), view(&b)),
         ] {
             let slice = out.as_slice_mut().unwrap_or_default();

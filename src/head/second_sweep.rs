@@ -116,11 +116,12 @@ impl<F: Real> Sweep<'_, '_, F> {
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
             let partial = MatMut::new(job.partial, n, dims, dims);
+            kernel::pack_left(self.plan.level, gradient.t(), &mut scratch.strips);
             kernel::gemm(
                 self.plan.level,
                 partial,
                 !first,
-                gradient.t(),
+                gradient.t().in_strips(&scratch.strips),
                 Mat::new(weights, tile.len(), dims),
             );
         }

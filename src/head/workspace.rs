@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::communication::SampleStats;
 use super::plan::Plan;
 use super::prepare::Prepared;
-use crate::kernel::Real;
+use crate::kernel::{Panels, Real};
 use crate::math::SampleTerms;
 
 /// The buffers of one working type.
@@ -44,6 +44,8 @@ pub(crate) struct ChunkStats<F> {
 pub(crate) struct Scratch<F> {
     /// Logits or their gradients, one tile (rows × samples).
     pub tile: Vec<F>,
+    /// Gradients of the logits, packed for the product with the weights.
+    pub strips: Panels<F>,
     /// Logits computed again, one tile.
     pub recomputed: Vec<F>,
     /// Weights copied together, one tile (rows × dims).

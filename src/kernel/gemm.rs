@@ -2,7 +2,9 @@
 //!
 //! A panel of B, NR columns wide and at most [`KC`] deep, stays in the first-level cache while MR
 //! rows of A after the other go by. Their MR × NR block of C stays in registers: each entry of A
-//! is broadcast once for two multiply-adds. A is read where it lies, by rows or by columns.
+//! is broadcast once for two multiply-adds. A is read where it lies, by rows or by columns, or in
+//! strips of MR rows: columns that lie a power of two apart compete for the same few places in the
+//! cache, so that reading them once and packing them costs less than reading them for every panel.
 
 use std::ops::Range;
 
@@ -27,7 +29,13 @@ pub(crate) fn gemm<F: Real>(
 
 /// Packs a matrix that is the right factor of many products at this level.
 pub(crate) fn pack<F: Real>(level: Level, b: Mat<'_, F>, panels: &mut Panels<F>) {
-    dispatch(level, Blocked(Pack { b, panels }));
+    dispatch(level, Blocked(Pack { b, panels, left: false }));
+}
+
+/// Packs a matrix that is the left factor of a product at this level: its transpose in panels as
+/// wide as a block has rows.
+pub(crate) fn pack_left<F: Real>(level: Level, a: Mat<'_, F>, strips: &mut Panels<F>) {
+    dispatch(level, Blocked(Pack { b: a.t(), panels: strips, left: true }));
 }
 
 /// A loop over blocks of MR × NR entries.
@@ -77,6 +85,10 @@ impl<F: Real> BlockOp for Product<'_, F> {
             assert_eq!(panels.nr, NR, "packed for another level");
             panels.data.as_chunks::<NR>().0
         });
+        let strips = a.strips.map(|strips| {
+            assert_eq!(strips.nr, MR, "packed for another level");
+            strips.data.as_chunks::<MR>().0
+        });
         let mut copy = packed.is_none().then(|| [[F::zero(); NR]; KC]);
         for first in (0..a.cols).step_by(KC) {
             let depth = KC.min(a.cols - first);
@@ -91,7 +103,10 @@ impl<F: Real> BlockOp for Product<'_, F> {
                     (None, None) => &[],
                 };
                 let columns = column..b.cols.min(column + NR);
-                if a.rows >= MR {
+                if let Some(strips) = strips {
+                    let strips = strips.chunks_exact(a.cols).map(|s| &s[first..first + depth]);
+                    sweep_strips::<F, I, MR, NR>(&mut c, accumulate, strips, panel, columns);
+                } else if a.rows >= MR {
                     sweep::<F, I, MR, NR>(&mut c, accumulate, &a, first, panel, columns);
                 } else {
                     sweep::<F, I, 1, NR>(&mut c, accumulate, &a, first, panel, columns);
@@ -118,7 +133,28 @@ fn sweep<F: Real, I: Isa, const MR: usize, const NR: usize>(
         if columns.len() == NR && start == row {
             put(c, row, columns.start, &block, accumulate);
         } else {
-            put_part(c, row..start + MR, columns.clone(), block, accumulate);
+            let rows = row..start + MR;
+            put_part(c, rows.clone(), columns.clone(), &block[MR - rows.len()..], accumulate);
+        }
+    }
+}
+
+/// The same for rows of A that are packed.
+#[inline(always)]
+fn sweep_strips<'a, F: Real, I: Isa, const MR: usize, const NR: usize>(
+    c: &mut MatMut<'_, F>,
+    accumulate: bool,
+    strips: impl Iterator<Item = &'a [[F; MR]]>,
+    panel: &[[F; NR]],
+    columns: Range<usize>,
+) {
+    for (index, strip) in strips.enumerate() {
+        let block = multiply::<F, I, MR, NR>(strip.iter().copied().zip(panel));
+        let rows = index * MR..c.rows.min((index + 1) * MR);
+        if columns.len() == NR && rows.len() == MR {
+            put(c, rows.start, columns.start, &block, accumulate);
+        } else {
+            put_part(c, rows.clone(), columns.clone(), &block[..rows.len()], accumulate);
         }
     }
 }
@@ -131,44 +167,36 @@ fn microkernel<F: Real, I: Isa, const MR: usize, const NR: usize>(
     first: usize,
     panel: &[[F; NR]],
 ) -> [[F; NR]; MR] {
-    let mut sums = [[F::zero(); NR]; MR];
     if a.col_stride == 1 {
         // Slices as long as the panel: their entries are read without a check.
         let mut rows = [&a.data[..0]; MR];
         for (r, slice) in rows.iter_mut().enumerate() {
             *slice = &a.data[(row + r) * a.row_stride + first..][..panel.len()];
         }
-        for (k, b) in panel.iter().enumerate() {
-            let mut column = [F::zero(); MR];
-            for (entry, row) in column.iter_mut().zip(&rows) {
-                *entry = row[k];
-            }
-            multiply_add::<F, I, MR, NR>(&mut sums, column, b);
-        }
+        multiply::<F, I, MR, NR>(panel.iter().enumerate().map(|(k, b)| (rows.map(|row| row[k]), b)))
     } else {
         // The entries of a column lie side by side.
         let columns = a.data[first * a.col_stride + row..].chunks(a.col_stride);
-        for (column, b) in columns.zip(panel) {
-            let column: &[F; MR] = column[..MR].try_into().expect("a slice of MR entries");
-            multiply_add::<F, I, MR, NR>(&mut sums, *column, b);
+        let entries =
+            |column: &[F]| -> [F; MR] { column[..MR].try_into().expect("a slice of MR entries") };
+        multiply::<F, I, MR, NR>(columns.map(entries).zip(panel))
+    }
+}
+
+/// The sum of the outer products of columns of A and rows of B.
+#[inline(always)]
+fn multiply<'a, F: Real, I: Isa, const MR: usize, const NR: usize>(
+    pairs: impl Iterator<Item = ([F; MR], &'a [F; NR])>,
+) -> [[F; NR]; MR] {
+    let mut sums = [[F::zero(); NR]; MR];
+    for (a, &b) in pairs {
+        for (sums, a) in sums.iter_mut().zip(a) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = madd::<_, I>(a, b, *sum);
+            }
         }
     }
     sums
-}
-
-/// Adds the outer product of a column of A and a row of B.
-#[inline(always)]
-fn multiply_add<F: Real, I: Isa, const MR: usize, const NR: usize>(
-    sums: &mut [[F; NR]; MR],
-    a: [F; MR],
-    b: &[F; NR],
-) {
-    let b = *b;
-    for (sums, a) in sums.iter_mut().zip(a) {
-        for (sum, b) in sums.iter_mut().zip(b) {
-            *sum = madd::<_, I>(a, b, *sum);
-        }
-    }
 }
 
 /// Writes or adds a whole block.
@@ -192,17 +220,17 @@ fn put<F: Real, const MR: usize, const NR: usize>(
     }
 }
 
-/// Writes or adds the last rows and the first columns of a block: those that lie at `rows` and
+/// Writes or adds some rows and the first columns of a block: those that lie at `rows` and
 /// `columns` of C.
 #[inline(never)]
-fn put_part<F: Real, const MR: usize, const NR: usize>(
+fn put_part<F: Real, const NR: usize>(
     c: &mut MatMut<'_, F>,
     rows: Range<usize>,
     columns: Range<usize>,
-    block: [[F; NR]; MR],
+    block: &[[F; NR]],
     accumulate: bool,
 ) {
-    for (row, sums) in rows.clone().zip(&block[MR - rows.len()..]) {
+    for (row, sums) in rows.zip(block) {
         let out = &mut c.data[row * c.stride..][columns.clone()];
         for (out, &sum) in out.iter_mut().zip(sums) {
             *out = if accumulate { *out + sum } else { sum };
@@ -213,6 +241,8 @@ fn put_part<F: Real, const MR: usize, const NR: usize>(
 struct Pack<'a, F> {
     b: Mat<'a, F>,
     panels: &'a mut Panels<F>,
+    /// Whether the panels are as wide as a block is high, not as it is wide.
+    left: bool,
 }
 
 impl<F: Real> BlockOp for Pack<'_, F> {
@@ -220,14 +250,26 @@ impl<F: Real> BlockOp for Pack<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa, const MR: usize, const NR: usize>(self) {
-        let Pack { b, panels } = self;
-        panels.data.clear();
-        panels.data.resize(b.cols.div_ceil(NR) * b.rows * NR, F::zero());
-        (panels.rows, panels.cols, panels.nr) = (b.rows, b.cols, NR);
-        let (rows, _) = panels.data.as_chunks_mut::<NR>();
-        for (index, panel) in rows.chunks_exact_mut(b.rows).enumerate() {
-            fill(panel, &b, 0, index * NR);
+        let Pack { b, panels, left } = self;
+        if left {
+            fill_all::<F, MR>(panels, b);
+        } else {
+            fill_all::<F, NR>(panels, b);
         }
+    }
+}
+
+#[inline(always)]
+fn fill_all<F: Real, const NR: usize>(panels: &mut Panels<F>, b: Mat<'_, F>) {
+    panels.data.resize(b.cols.div_ceil(NR) * b.rows * NR, F::zero());
+    (panels.rows, panels.cols, panels.nr) = (b.rows, b.cols, NR);
+    let (rows, _) = panels.data.as_chunks_mut::<NR>();
+    for (index, panel) in rows.chunks_exact_mut(b.rows).enumerate() {
+        // The last panel may have columns beyond the last of B: zeros.
+        if b.cols < (index + 1) * NR {
+            panel.fill([F::zero(); NR]);
+        }
+        fill(panel, &b, 0, index * NR);
     }
 }
 
@@ -284,20 +326,23 @@ mod tests {
         m.data[i * m.row_stride + j * m.col_stride].widen()
     }
 
-    /// Every product of the shape: each factor by rows or by columns, B packed or not, C written
-    /// or added to.
+    /// Every product of the shape: each factor by rows or by columns, packed or not, C written or
+    /// added to.
     fn check<F: Real>(level: Level, (rows, cols, depth): (usize, usize, usize)) {
         let (a_data, b_data) = (numbers::<F>(rows * depth), numbers::<F>(depth * cols));
         let stride = cols + 3;
         let old = numbers::<F>(rows * stride);
-        for case in 0..16 {
-            let [a_by_columns, b_by_columns, accumulate, packed] =
-                [1, 2, 4, 8].map(|bit| case & bit != 0);
+        for case in 0..32 {
+            let [a_by_columns, b_by_columns, accumulate, packed, in_strips] =
+                [1, 2, 4, 8, 16].map(|bit| case & bit != 0);
             let a = matrix(&a_data, rows, depth, a_by_columns);
             let b = matrix(&b_data, depth, cols, b_by_columns);
             let mut panels = Panels::default();
             pack(level, b, &mut panels);
             let b = if packed { b.in_panels(&panels) } else { b };
+            let mut strips = Panels::default();
+            pack_left(level, a, &mut strips);
+            let a = if in_strips { a.in_strips(&strips) } else { a };
             let mut c = old.clone();
             gemm(level, MatMut::new(&mut c, rows, cols, stride), accumulate, a, b);
             for i in 0..rows {

@@ -11,6 +11,7 @@ pub(crate) struct Mat<'a, F> {
     pub(super) row_stride: usize,
     pub(super) col_stride: usize,
     pub(super) panels: Option<&'a Panels<F>>,
+    pub(super) strips: Option<&'a Panels<F>>,
 }
 
 impl<'a, F> Mat<'a, F> {
@@ -18,7 +19,7 @@ impl<'a, F> Mat<'a, F> {
     pub fn new(data: &'a [F], rows: usize, cols: usize) -> Self {
         assert!(rows > 0 && cols > 0);
         assert!(rows.checked_mul(cols).is_some_and(|entries| entries <= data.len()));
-        Mat { data, rows, cols, row_stride: cols, col_stride: 1, panels: None }
+        Mat { data, rows, cols, row_stride: cols, col_stride: 1, panels: None, strips: None }
     }
 
     /// The transpose; nothing moves.
@@ -30,6 +31,7 @@ impl<'a, F> Mat<'a, F> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
             panels: None,
+            strips: None,
         }
     }
 
@@ -37,6 +39,12 @@ impl<'a, F> Mat<'a, F> {
     pub fn in_panels(self, panels: &'a Panels<F>) -> Self {
         assert!(self.rows == panels.rows && self.cols == panels.cols);
         Mat { panels: Some(panels), ..self }
+    }
+
+    /// The same matrix, which [`pack_left`](super::pack_left) has laid out as `strips`.
+    pub fn in_strips(self, strips: &'a Panels<F>) -> Self {
+        assert!(self.rows == strips.cols && self.cols == strips.rows);
+        Mat { strips: Some(strips), ..self }
     }
 }
 
@@ -59,7 +67,7 @@ impl<'a, F> MatMut<'a, F> {
     }
 }
 
-/// A right factor, packed for the products of one level: panels of `nr` columns one after the
+/// A right factor, or a left one transposed, packed for the products of one level: panels of `nr` columns one after the
 /// other, each with a row of `nr` entries for every row of the matrix. Columns beyond the last are
 /// zeros.
 #[derive(Debug)]

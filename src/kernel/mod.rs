@@ -16,7 +16,7 @@ mod softmax;
 mod update;
 
 pub(crate) use dispatch::Level;
-pub(crate) use gemm::{gemm, pack};
+pub(crate) use gemm::{gemm, pack, pack_left};
 pub(crate) use matrix::{Mat, MatMut, Panels};
 pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
 pub use real::Real;
