@@ -109,6 +109,10 @@ pub enum Error {
         maximum: f64,
     },
 
+    /// A head that rounds the factors of its products to bf16
+    /// ([`with_precision`](crate::Head::with_precision)) was given `f64` data.
+    #[error("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")]
+    Precision,
     /// A bias was given to an angular loss: only [`Scale::Unnormalized`](crate::Scale), the plain
     /// softmax, has one.
     #[error(

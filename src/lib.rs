@@ -34,7 +34,7 @@ pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_b
 pub use error::Error;
 pub use gradcheck::{GradientCheck, Place, check_loss};
 pub use head::{Head, ZeroEmbedding};
-pub use kernel::Real;
+pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;
 pub use losses::{

@@ -10,12 +10,12 @@ use super::collective::Collective;
 use crate::data::{Reduction, Scale};
 use crate::error::Error;
 use crate::head::StepReport;
-use crate::kernel::Real;
+use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Target};
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 10;
+const SUMMARY: usize = 11;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ struct Summary {
     objective: u64,
     loss: u64,
     embeddings: u64,
+    /// Whether the factors of the products are rounded to bf16.
+    rounded: u64,
 }
 
 impl Summary {
@@ -49,6 +51,7 @@ impl Summary {
             objective: number(7),
             loss: number(8),
             embeddings: number(9),
+            rounded: number(10),
         }
     }
 
@@ -64,6 +67,7 @@ impl Summary {
             self.objective,
             self.loss,
             self.embeddings,
+            self.rounded,
         ]
         .map(F::from_index)
     }
@@ -120,6 +124,7 @@ impl<F: Real> RankInput<'_, F> {
             embeddings_wanted: report.map_or(0, |report| u64::from(report.embeddings)),
             objective: self.objective_digest(),
             loss: loss_digest(loss),
+            rounded: report.map_or(0, |report| u64::from(report.precision == Precision::Bf16)),
             embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
         }
     }
@@ -219,6 +224,8 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
             "labels or reduction are not those of rank 0".into()
         } else if summary.loss != first.loss {
             "the loss or one of its parameters is not that of rank 0".into()
+        } else if summary.rounded != first.rounded {
+            "the precision of the products is not that of rank 0".into()
         } else if summary.counted != first.counted {
             format!("{} samples count, on rank 0 {}", summary.counted, first.counted)
         } else if summary.embeddings_wanted != first.embeddings_wanted {

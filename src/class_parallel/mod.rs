@@ -15,7 +15,7 @@ pub use threads::ThreadCollective;
 use crate::data::{Batch, ClassSample, Forward, Gradients, Reduction, SampledGradients};
 use crate::error::Error;
 use crate::head::{Head, StepInput, ZeroEmbedding};
-use crate::kernel::Real;
+use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 use agreement::RankInput;
 use ranks::Ranks;
@@ -95,8 +95,8 @@ impl<F: Real> Gradients<F> {
 /// Three N-vectors (M, Σ, and z_iy − M_i from the rank of the target) and one N×D array carry loss
 /// and gradient between the ranks. Three more N-vectors carry what is needed for reporting only,
 /// the target angles, the predictions and the margin-free target logits, so that [`Forward`] is
-/// complete on every rank. Ten numbers per rank precede them: whether its input is valid, its
-/// shapes, and digests of labels and reduction, of the loss and of the embeddings.
+/// complete on every rank. Eleven numbers per rank precede them: whether its input is valid, its
+/// shapes, its precision, and digests of labels and reduction, of the loss and of the embeddings.
 ///
 /// The gradient of the embeddings is complete on every rank, with no factor of the number of ranks;
 /// the gradient of its rows stays on each rank. [`Reduction::Mean`] divides by the N of the whole
@@ -159,6 +159,11 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     /// As [`Head::with_memory_budget`], on this rank.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         ClassParallel { head: self.head.with_memory_budget(bytes), ..self }
+    }
+
+    /// As [`Head::with_precision`]: the same on every rank.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        ClassParallel { head: self.head.with_precision(precision), ..self }
     }
 
     /// As [`Head::with_zero_embeddings`]: the same on every rank.

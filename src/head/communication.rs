@@ -5,7 +5,7 @@ use ndarray::ArrayViewMut2;
 
 use crate::data::Outcome;
 use crate::error::Error;
-use crate::kernel::Real;
+use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 use crate::math::LogSumExp;
 
@@ -59,6 +59,8 @@ pub(crate) struct StepReport {
     pub counted: usize,
     /// Whether the gradient of the embeddings is asked for.
     pub embeddings: bool,
+    /// What the factors of the products are rounded to.
+    pub precision: Precision,
 }
 
 /// How a step exchanges numbers with the ranks that hold the other classes.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::plan::Plan;
 use super::prepare::{Prepared, StepInput, factor_of};
 use super::workspace::{ChunkStats, Scratch, Workspace};
-use crate::kernel::{self, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, Mat, MatMut, Panels, Precision, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
 
@@ -64,7 +64,7 @@ impl<F: Real> Sweep<'_, '_, F> {
                 None => &mut scratch.tile[..tile.len() * n],
             };
             let weights = self.input.classes.tile(tile.clone(), &mut scratch.packed);
-            self.products(weights, tile.len(), z);
+            self.products(weights, tile.len(), z, &mut scratch.strips);
             let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
             let biases = self.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
@@ -85,17 +85,31 @@ impl<F: Real> Sweep<'_, '_, F> {
     }
 
     /// w_j·(a_i·u_i) of a tile.
-    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
+    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F], strips: &mut Panels<F>) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let Prepared { embeddings, packed, .. } = self.prepared;
         let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&packed[0]);
-        kernel::gemm(
-            self.plan.level,
-            MatMut::new(z, rows, n, n),
-            false,
-            Mat::new(weights, rows, dims),
-            embeddings,
-        );
+        let weights = self.left_factor(Mat::new(weights, rows, dims), strips);
+        kernel::gemm(self.plan.level, MatMut::new(z, rows, n, n), false, weights, embeddings);
+    }
+
+    /// The left factor of a product: packed where it is rounded, or where its columns and not its
+    /// rows lie side by side.
+    pub fn left_factor<'s>(&self, a: Mat<'s, F>, strips: &'s mut Panels<F>) -> Mat<'s, F> {
+        if self.plan.precision == Precision::Full && a.is_by_rows() {
+            return a;
+        }
+        kernel::pack_left(self.plan.level, self.plan.precision, a, strips);
+        a.in_strips(strips)
+    }
+
+    /// The right factor of a product: packed where it is rounded.
+    pub fn right_factor<'s>(&self, b: Mat<'s, F>, panels: &'s mut Panels<F>) -> Mat<'s, F> {
+        if self.plan.precision == Precision::Full {
+            return b;
+        }
+        kernel::pack(self.plan.level, self.plan.precision, b, panels);
+        b.in_panels(panels)
     }
 
     /// What a tile's products are multiplied by: the inverse norms, or 1. Kept for the first

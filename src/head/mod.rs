@@ -27,7 +27,7 @@ use crate::data::{
     check_matrices,
 };
 use crate::error::Error;
-use crate::kernel::Real;
+use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 use step::{nearest, step};
 use workspace::{Workspace, WorkspaceCache};
@@ -69,22 +69,25 @@ pub struct Head<L> {
     loss: L,
     budget: usize,
     zero: ZeroEmbedding,
+    precision: Precision,
     workspaces: WorkspaceCache,
 }
 
 impl<L: Clone> Clone for Head<L> {
     fn clone(&self) -> Self {
-        let Head { loss, budget, zero, .. } = self;
+        let Head { loss, budget, zero, precision, .. } = self;
         let workspaces = WorkspaceCache::default();
-        Head { loss: loss.clone(), budget: *budget, zero: *zero, workspaces }
+        let loss = loss.clone();
+        Head { loss, budget: *budget, zero: *zero, precision: *precision, workspaces }
     }
 }
 
 impl<L: MarginLoss> Head<L> {
     /// A head for `loss`.
     pub fn new(loss: L) -> Self {
-        let (budget, zero) = (MEMORY_BUDGET, ZeroEmbedding::Error);
-        Head { loss, budget, zero, workspaces: WorkspaceCache::default() }
+        let (zero, precision) = (ZeroEmbedding::Error, Precision::Full);
+        let workspaces = WorkspaceCache::default();
+        Head { loss, budget: MEMORY_BUDGET, zero, precision, workspaces }
     }
 
     /// The same head, whose logits may take `bytes` between the sweeps where N > D. With 0 they
@@ -96,6 +99,25 @@ impl<L: MarginLoss> Head<L> {
     /// The same head with another rule for embeddings that are zero.
     pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
         Head { zero, ..self }
+    }
+
+    /// The same head, whose matrix products are computed at `precision`; by default
+    /// [`Precision::Full`].
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Batch, Head, Precision};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[0.9_f32, 0.3], [-0.2, 0.8]], array![[1.0_f32, 0.1], [0.0, 1.0]]);
+    /// let batch = Batch::new(&x, &w, &[0, 1])?;
+    /// let head = Head::new(ArcFace::default());
+    /// let exact = head.forward(&batch)?.mean();
+    /// let rounded = head.with_precision(Precision::Bf16).forward(&batch)?.mean();
+    /// approx::assert_relative_eq!(rounded, exact, max_relative = 0.02);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Head { precision, ..self }
     }
 
     /// The loss.
@@ -210,6 +232,7 @@ impl<L: MarginLoss> Head<L> {
             range: 0..w.nrows(),
             sample: None,
             zero: self.zero,
+            precision: self.precision,
             reduction: None,
         };
         self.workspaces.with(|workspace| nearest(&self.loss, &input, workspace))
@@ -258,9 +281,19 @@ impl<L: MarginLoss> Head<L> {
         let Batch { embeddings, weights, labels, bias, ignored } = batch.reborrow();
         let first = range.start;
         let classes = Classes { weights, bias, selected: None, offsets: None, first };
-        let (zero, labels) = (self.zero, Some(labels));
+        let (zero, precision, labels) = (self.zero, self.precision, Some(labels));
         let (sample, reduction) = (None, None);
-        StepInput { embeddings, classes, labels, ignored, range, sample, zero, reduction }
+        StepInput {
+            embeddings,
+            classes,
+            labels,
+            ignored,
+            range,
+            sample,
+            zero,
+            precision,
+            reduction,
+        }
     }
 
     /// Runs a step over sampled classes; `gradients` take the shapes of the sample.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::Level;
+use crate::kernel::{Level, Precision};
 
 /// Classes in a tile: its weights, logits and gradients stay in the second-level cache.
 const TILE: usize = 256;
@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub chunks: usize,
     /// The vector instructions that the products and the loops over tiles use.
     pub level: Level,
+    /// What the factors of the products are rounded to.
+    pub precision: Precision,
     /// Whether the logits wait in the rows of the weight gradient, which are long enough.
     pub in_weight_rows: bool,
     /// Classes whose logits are kept in the workspace between the sweeps, where they do not wait
@@ -39,7 +41,7 @@ impl Plan {
     /// may take `budget` bytes; `weight_rows`: whether there are rows of a weight gradient to hold
     /// them.
     pub fn new(
-        level: Level,
+        (level, precision): (Level, Precision),
         (samples, dims, classes): (usize, usize, usize),
         bytes: usize,
         budget: usize,
@@ -54,7 +56,7 @@ impl Plan {
         let affordable = budget / (samples * bytes).max(1);
         let in_weight_rows = weight_rows && samples <= dims;
         let stored = if in_weight_rows { 0 } else { classes.min(affordable / TILE * TILE) };
-        Plan { samples, dims, classes, chunks, level, in_weight_rows, stored }
+        Plan { samples, dims, classes, chunks, level, precision, in_weight_rows, stored }
     }
 
     /// The classes of one chunk: whole tiles.

@@ -11,7 +11,7 @@ use crate::data::{
     check_norm, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, Panels, Real};
+use crate::kernel::{self, Level, Mat, Panels, Precision, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
 use crate::math::Target;
 
@@ -49,6 +49,8 @@ pub(crate) struct StepInput<'a, F> {
     /// Which of them take part, if not all.
     pub sample: Option<&'a ClassSample>,
     pub zero: ZeroEmbedding,
+    /// What the factors of the products are rounded to.
+    pub precision: Precision,
     /// The reduction whose gradients are computed; `None` for a step without gradients.
     pub reduction: Option<Reduction<'a, F>>,
 }
@@ -128,6 +130,9 @@ impl<F: Real> StepInput<'_, F> {
         parallel: bool,
     ) -> Result<(), Error> {
         let Prepared { form, samples, embeddings, packed, factors } = prepared;
+        if self.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
+            return Err(Error::Precision);
+        }
         *form = form_of(loss)?;
         form.check_bias(self.classes.bias.is_some())?;
         if let Some(reduction) = &self.reduction {
@@ -147,8 +152,8 @@ impl<F: Real> StepInput<'_, F> {
         self.scale_embeddings(*form, samples, embeddings);
         if counted > 0 {
             let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
-            kernel::pack(level, embeddings.t(), &mut packed[0]);
-            kernel::pack(level, embeddings, &mut packed[1]);
+            kernel::pack(level, self.precision, embeddings.t(), &mut packed[0]);
+            kernel::pack(level, self.precision, embeddings, &mut packed[1]);
         }
         Ok(())
     }

@@ -95,7 +95,7 @@ impl<F: Real> Sweep<'_, '_, F> {
             None => {
                 let biases = self.biases(tile.clone(), &mut scratch.biases);
                 let z = &mut scratch.recomputed[..tile.len() * n];
-                self.products(weights, tile.len(), z);
+                self.products(weights, tile.len(), z, &mut scratch.strips);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
                 kernel::tile_stats(
@@ -116,17 +116,14 @@ impl<F: Real> Sweep<'_, '_, F> {
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
             let partial = MatMut::new(job.partial, n, dims, dims);
-            kernel::pack_left(self.plan.level, gradient.t(), &mut scratch.strips);
-            kernel::gemm(
-                self.plan.level,
-                partial,
-                !first,
-                gradient.t().in_strips(&scratch.strips),
-                Mat::new(weights, tile.len(), dims),
-            );
+            let gradient = self.left_factor(gradient.t(), &mut scratch.strips);
+            let weights = Mat::new(weights, tile.len(), dims);
+            let weights = self.right_factor(weights, &mut scratch.panels);
+            kernel::gemm(self.plan.level, partial, !first, gradient, weights);
         }
         if let Some(rows) = &mut job.weights {
             let rows = &mut rows[at * dims..(at + tile.len()) * dims];
+            let gradient = self.left_factor(gradient, &mut scratch.strips);
             self.weight_rows(gradient, weights, factors, rows);
             let bias = job.bias.as_mut().map(|bias| &mut bias[at..at + tile.len()]);
             self.finish_rows(coefficients, tile.start, rows, bias, scratch);

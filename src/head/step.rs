@@ -28,6 +28,7 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
         Ok(step) => Ok(StepReport {
             counted: step.plan.samples,
             embeddings: output.as_ref().is_some_and(|output| output.embeddings.is_some()),
+            precision: input.precision,
         }),
         Err(error) => Err(error.clone()),
     };
@@ -88,7 +89,13 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         // Without gradients no logit waits for a second sweep.
         let budget = if output.is_some() { budget } else { 0 };
         let plan = |samples| {
-            Plan::new(level, (samples, dims, classes), size_of::<F>(), budget, weight_rows)
+            Plan::new(
+                (level, input.precision),
+                (samples, dims, classes),
+                size_of::<F>(),
+                budget,
+                weight_rows,
+            )
         };
         let threads = rayon::current_num_threads();
         let parallel = plan(rows).workers(threads) > 1;

@@ -44,8 +44,10 @@ pub(crate) struct ChunkStats<F> {
 pub(crate) struct Scratch<F> {
     /// Logits or their gradients, one tile (rows × samples).
     pub tile: Vec<F>,
-    /// Gradients of the logits, packed for the product with the weights.
+    /// One factor of a product, packed: weights or gradients of the logits.
     pub strips: Panels<F>,
+    /// The weights as the right factor of a product, packed.
+    pub panels: Panels<F>,
     /// Logits computed again, one tile.
     pub recomputed: Vec<F>,
     /// Weights copied together, one tile (rows × dims).

@@ -97,6 +97,12 @@ impl Level {
         *HIGHEST.get_or_init(|| Level::available().last().unwrap_or(Level(Kind::Plain)))
     }
 
+    /// Whether this level may multiply pairs of bf16 in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    pub fn has_bf16(self) -> bool {
+        self.0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16")
+    }
+
     /// Every level of this CPU, from the lowest to the highest.
     pub fn available() -> impl Iterator<Item = Level> {
         Kind::ALL.iter().filter(|kind| kind.is_available()).map(|&kind| Level(kind))

@@ -8,12 +8,13 @@
 
 use std::ops::Range;
 
+use super::bf16::{PairProduct, Precision, fill_all_pairs, multiply_pairs};
 use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::matrix::{Mat, MatMut, Panels};
 use super::real::Real;
 
 /// Rows of a panel that one pass over A takes.
-const KC: usize = 256;
+pub(super) const KC: usize = 256;
 
 /// C = AB, or C += AB with `accumulate`, on the calling thread.
 pub(crate) fn gemm<F: Real>(
@@ -24,29 +25,58 @@ pub(crate) fn gemm<F: Real>(
     b: Mat<'_, F>,
 ) {
     assert!(c.rows == a.rows && a.cols == b.rows && b.cols == c.cols);
+    if let (Some(strips), Some(panels)) = (a.strips, b.panels)
+        && strips.in_pairs
+        && panels.in_pairs
+    {
+        return multiply_pairs(level, PairProduct { c, accumulate, factors: [strips, panels] });
+    }
     dispatch(level, Blocked(Product { c, accumulate, a, b }));
 }
 
-/// Packs a matrix that is the right factor of many products at this level.
-pub(crate) fn pack<F: Real>(level: Level, b: Mat<'_, F>, panels: &mut Panels<F>) {
-    dispatch(level, Blocked(Pack { b, panels, left: false }));
+/// Packs a matrix that is a right factor of products at this level, rounded to `precision`.
+pub(crate) fn pack<F: Real>(
+    level: Level,
+    precision: Precision,
+    b: Mat<'_, F>,
+    panels: &mut Panels<F>,
+) {
+    pack_factor(level, precision, b, panels, false);
 }
 
-/// Packs a matrix that is the left factor of a product at this level: its transpose in panels as
-/// wide as a block has rows.
-pub(crate) fn pack_left<F: Real>(level: Level, a: Mat<'_, F>, strips: &mut Panels<F>) {
-    dispatch(level, Blocked(Pack { b: a.t(), panels: strips, left: true }));
+/// Packs a matrix that is a left factor of products at this level, rounded to `precision`: its
+/// transpose in panels as wide as a block has rows.
+pub(crate) fn pack_left<F: Real>(
+    level: Level,
+    precision: Precision,
+    a: Mat<'_, F>,
+    strips: &mut Panels<F>,
+) {
+    pack_factor(level, precision, a.t(), strips, true);
+}
+
+fn pack_factor<F: Real>(
+    level: Level,
+    precision: Precision,
+    b: Mat<'_, F>,
+    panels: &mut Panels<F>,
+    left: bool,
+) {
+    match precision {
+        Precision::Full => dispatch(level, Blocked(Pack { b, panels, left })),
+        Precision::Bf16 => dispatch(level, Blocked(PackPairs(Pack { b, panels, left }))),
+    }
 }
 
 /// A loop over blocks of MR × NR entries.
-trait BlockOp {
+pub(super) trait BlockOp {
     type Number;
 
     fn run<I: Isa, const MR: usize, const NR: usize>(self);
 }
 
 /// A [`BlockOp`] with the block that suits the instruction set.
-struct Blocked<B>(B);
+pub(super) struct Blocked<B>(pub B);
 
 impl<B: BlockOp> Op for Blocked<B> {
     type Output = ();
@@ -82,11 +112,11 @@ impl<F: Real> BlockOp for Product<'_, F> {
     fn run<I: Isa, const MR: usize, const NR: usize>(self) {
         let Product { mut c, accumulate, a, b } = self;
         let packed = b.panels.map(|panels| {
-            assert_eq!(panels.nr, NR, "packed for another level");
+            assert!(panels.nr == NR && !panels.in_pairs, "packed for another level");
             panels.data.as_chunks::<NR>().0
         });
         let strips = a.strips.map(|strips| {
-            assert_eq!(strips.nr, MR, "packed for another level");
+            assert!(strips.nr == MR && !strips.in_pairs, "packed for another level");
             strips.data.as_chunks::<MR>().0
         });
         let mut copy = packed.is_none().then(|| [[F::zero(); NR]; KC]);
@@ -105,7 +135,14 @@ impl<F: Real> BlockOp for Product<'_, F> {
                 let columns = column..b.cols.min(column + NR);
                 if let Some(strips) = strips {
                     let strips = strips.chunks_exact(a.cols).map(|s| &s[first..first + depth]);
-                    sweep_strips::<F, I, MR, NR>(&mut c, accumulate, strips, panel, columns);
+                    sweep_strips(
+                        &mut c,
+                        accumulate,
+                        strips,
+                        columns,
+                        #[inline(always)]
+                        |strip| multiply::<F, I, MR, NR>(strip.iter().copied().zip(panel)),
+                    );
                 } else if a.rows >= MR {
                     sweep::<F, I, MR, NR>(&mut c, accumulate, &a, first, panel, columns);
                 } else {
@@ -139,17 +176,17 @@ fn sweep<F: Real, I: Isa, const MR: usize, const NR: usize>(
     }
 }
 
-/// The same for rows of A that are packed.
+/// All strips of A; `multiply` gives the block of one with the panel.
 #[inline(always)]
-fn sweep_strips<'a, F: Real, I: Isa, const MR: usize, const NR: usize>(
+pub(super) fn sweep_strips<'a, F: Real, T: 'a, const MR: usize, const NR: usize>(
     c: &mut MatMut<'_, F>,
     accumulate: bool,
-    strips: impl Iterator<Item = &'a [[F; MR]]>,
-    panel: &[[F; NR]],
+    strips: impl Iterator<Item = &'a [[T; MR]]>,
     columns: Range<usize>,
+    multiply: impl Fn(&[[T; MR]]) -> [[F; NR]; MR],
 ) {
     for (index, strip) in strips.enumerate() {
-        let block = multiply::<F, I, MR, NR>(strip.iter().copied().zip(panel));
+        let block = multiply(strip);
         let rows = index * MR..c.rows.min((index + 1) * MR);
         if columns.len() == NR && rows.len() == MR {
             put(c, rows.start, columns.start, &block, accumulate);
@@ -259,10 +296,26 @@ impl<F: Real> BlockOp for Pack<'_, F> {
     }
 }
 
+struct PackPairs<'a, F>(Pack<'a, F>);
+
+impl<F: Real> BlockOp for PackPairs<'_, F> {
+    type Number = f32;
+
+    #[inline(always)]
+    fn run<I: Isa, const MR: usize, const NR: usize>(self) {
+        let Pack { b, panels, left } = self.0;
+        if left {
+            fill_all_pairs::<F, MR>(panels, b);
+        } else {
+            fill_all_pairs::<F, NR>(panels, b);
+        }
+    }
+}
+
 #[inline(always)]
 fn fill_all<F: Real, const NR: usize>(panels: &mut Panels<F>, b: Mat<'_, F>) {
+    panels.begin(&b, NR, false);
     panels.data.resize(b.cols.div_ceil(NR) * b.rows * NR, F::zero());
-    (panels.rows, panels.cols, panels.nr) = (b.rows, b.cols, NR);
     let (rows, _) = panels.data.as_chunks_mut::<NR>();
     for (index, panel) in rows.chunks_exact_mut(b.rows).enumerate() {
         // The last panel may have columns beyond the last of B: zeros.
@@ -338,10 +391,10 @@ mod tests {
             let a = matrix(&a_data, rows, depth, a_by_columns);
             let b = matrix(&b_data, depth, cols, b_by_columns);
             let mut panels = Panels::default();
-            pack(level, b, &mut panels);
+            pack(level, Precision::Full, b, &mut panels);
             let b = if packed { b.in_panels(&panels) } else { b };
             let mut strips = Panels::default();
-            pack_left(level, a, &mut strips);
+            pack_left(level, Precision::Full, a, &mut strips);
             let a = if in_strips { a.in_strips(&strips) } else { a };
             let mut c = old.clone();
             gemm(level, MatMut::new(&mut c, rows, cols, stride), accumulate, a, b);
@@ -393,10 +446,10 @@ mod tests {
         for level in Level::available() {
             let data = numbers::<f32>(7 * 5);
             let (mut panels, mut fresh) = (Panels::default(), Panels::default());
-            pack(level, Mat::new(&numbers::<f32>(40 * 40), 40, 40), &mut panels);
+            pack(level, Precision::Full, Mat::new(&numbers::<f32>(40 * 40), 40, 40), &mut panels);
             for b in [Mat::new(&data, 7, 5), Mat::new(&data, 5, 7).t()] {
-                pack(level, b, &mut panels);
-                pack(level, b, &mut fresh);
+                pack(level, Precision::Full, b, &mut panels);
+                pack(level, Precision::Full, b, &mut fresh);
                 assert_eq!(panels.data, fresh.data);
             }
         }
@@ -407,7 +460,7 @@ mod tests {
     fn panels_of_another_level_are_refused() {
         let data = [1.0_f32; 6];
         let mut panels = Panels::default();
-        pack(Level::detect(), Mat::new(&data, 2, 3), &mut panels);
+        pack(Level::detect(), Precision::Full, Mat::new(&data, 2, 3), &mut panels);
         panels.nr += 1;
         let b = Mat::new(&data, 2, 3).in_panels(&panels);
         gemm(Level::detect(), MatMut::new(&mut [0.0; 9], 3, 3, 3), false, Mat::new(&data, 3, 2), b);

@@ -35,6 +35,11 @@ impl<'a, F> Mat<'a, F> {
         }
     }
 
+    /// Whether the entries of a row lie side by side.
+    pub fn is_by_rows(&self) -> bool {
+        self.col_stride == 1
+    }
+
     /// The same matrix, which [`pack`](super::pack) has laid out as `panels`.
     pub fn in_panels(self, panels: &'a Panels<F>) -> Self {
         assert!(self.rows == panels.rows && self.cols == panels.cols);
@@ -76,10 +81,21 @@ pub(crate) struct Panels<F> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) nr: usize,
+    /// Rounded to bf16, two rows to a row of `pairs`; `data` is not in use then.
+    pub(super) in_pairs: bool,
+    pub(super) pairs: Vec<u32>,
+}
+
+impl<F> Panels<F> {
+    /// Sets the shape.
+    pub(super) fn begin(&mut self, b: &Mat<'_, F>, nr: usize, in_pairs: bool) {
+        (self.rows, self.cols, self.nr, self.in_pairs) = (b.rows, b.cols, nr, in_pairs);
+    }
 }
 
 impl<F> Default for Panels<F> {
     fn default() -> Self {
-        Panels { data: Vec::new(), rows: 0, cols: 0, nr: 0 }
+        let (data, pairs) = (Vec::new(), Vec::new());
+        Panels { data, rows: 0, cols: 0, nr: 0, in_pairs: false, pairs }
     }
 }

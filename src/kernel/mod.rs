@@ -4,6 +4,7 @@
 //! compiler translates for each [`Level`] of vector instructions; which level runs is a value, so
 //! that a test can ask for any that the CPU has.
 
+mod bf16;
 mod dispatch;
 mod exp;
 mod gemm;
@@ -15,6 +16,7 @@ mod rows;
 mod softmax;
 mod update;
 
+pub use bf16::Precision;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::{gemm, pack, pack_left};
 pub(crate) use matrix::{Mat, MatMut, Panels};

@@ -17,6 +17,7 @@ mod misuse;
 mod numerics;
 mod one_side;
 mod oracle;
+mod precision;
 mod properties;
 mod ranks_at_fault;
 mod refusals;
