@@ -1,14 +1,14 @@
 //! Products whose factors are rounded to bf16: products of two such numbers are exact in f32, in
 //! which they are summed.
 //!
-//! Factors are packed as pairs: two numbers that are neighbours along the depth of the product
-//! share 32 bits. That is the layout of `vdpbf16ps`, which multiplies 16 pairs by 16 pairs and
-//! adds up each pair's products. CPUs without it multiply the same numbers in f32.
+//! For `vdpbf16ps`, factors are packed as pairs: two numbers that are neighbours along the depth of
+//! the product share 32 bits. The instruction multiplies 16 pairs by 16 pairs and adds up each
+//! pair's products. CPUs without it multiply the same numbers in f32, packed as f32.
 
 use std::ops::Range;
 
-use super::dispatch::{Isa, Level, dispatch, madd};
-use super::gemm::{BlockOp, Blocked, KC, sweep_strips};
+use super::dispatch::Level;
+use super::gemm::{KC, sweep_strips};
 use super::matrix::{Mat, MatMut, Panels};
 use super::real::Real;
 
@@ -49,26 +49,15 @@ pub(super) struct PairProduct<'a, F> {
     pub factors: [&'a Panels<F>; 2],
 }
 
-/// Runs the product with the CPU's instruction for pairs, if the level has it.
-pub(super) fn multiply_pairs<F: Real>(level: Level, product: PairProduct<'_, F>) {
-    #[cfg(target_arch = "x86_64")]
-    if level.has_bf16() {
-        // SAFETY: `has_bf16` has detected the features that the function enables.
-        return product.run_with(|strip, panel| unsafe { native(strip, panel) });
-    }
-    dispatch(level, Blocked(product));
-}
-
-impl<F: Real> BlockOp for PairProduct<'_, F> {
-    type Number = f32;
-
-    #[inline(always)]
-    fn run<I: Isa, const MR: usize, const NR: usize>(self) {
-        self.run_with(plain::<I, MR, NR>);
-    }
-}
-
 impl<F: Real> PairProduct<'_, F> {
+    /// With the CPU's instruction for pairs; a level without it packs no pairs.
+    pub fn run(self, level: Level) {
+        assert!(level.has_bf16(), "packed for another level");
+        // SAFETY: `has_bf16` has detected the features that the function enables.
+        #[cfg(target_arch = "x86_64")]
+        self.run_with(|strip, panel| unsafe { native(strip, panel) });
+    }
+
     /// Block by block, as `multiply` computes them.
     #[inline(always)]
     fn run_with<const MR: usize, const NR: usize>(
@@ -100,28 +89,7 @@ impl<F: Real> PairProduct<'_, F> {
     }
 }
 
-/// The sum of the products of a strip and a panel, in f32.
-#[inline(always)]
-fn plain<I: Isa, const MR: usize, const NR: usize>(
-    strip: &[[u32; MR]],
-    panel: &[[u32; NR]],
-) -> [[f32; NR]; MR] {
-    let first = |pair: u32| f32::from_bits(pair << 16);
-    let second = |pair: u32| f32::from_bits(pair & 0xffff_0000);
-    let mut sums = [[0.0; NR]; MR];
-    for (a, b) in strip.iter().copied().zip(panel) {
-        let (b0, b1) = (b.map(first), b.map(second));
-        for (sums, a) in sums.iter_mut().zip(a) {
-            let (a0, a1) = (first(a), second(a));
-            for ((sum, b0), b1) in sums.iter_mut().zip(b0).zip(b1) {
-                *sum = madd::<_, I>(a1, b1, madd::<_, I>(a0, b0, *sum));
-            }
-        }
-    }
-    sums
-}
-
-/// The same by `vdpbf16ps`, which takes subnormal numbers as zero.
+/// The sum of the products of a strip and a panel by `vdpbf16ps`, which takes subnormal numbers as zero.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn native(strip: &[[u32; 8]], panel: &[[u32; 32]]) -> [[f32; 32]; 8] {
@@ -207,6 +175,12 @@ fn pair_of<F: Real>(first: F, second: F) -> u32 {
     round(first) | round(second) << 16
 }
 
+/// The nearest bf16.
+#[inline(always)]
+pub(super) fn rounded<F: Real>(value: F) -> F {
+    F::narrow(f32::from_bits(round(value) << 16).into())
+}
+
 /// The bits of the nearest bf16, ties to even. Numbers beyond the largest bf16, which only `f32`
 /// has, are rounded to it, not to infinity.
 #[inline(always)]
@@ -223,29 +197,46 @@ mod tests {
 
     #[test]
     fn rounding_is_to_nearest_even_and_never_to_infinity() {
-        let rounded = |value: f32| f32::from_bits(round(value) << 16);
         let step = 2.0_f32.powi(-7);
         assert_eq!(rounded(1.0 + step / 2.0), 1.0);
         assert_eq!(rounded(1.0 + 1.5 * step), 1.0 + 2.0 * step);
         assert_eq!(rounded(-1.0 - 0.51 * step), -1.0 - step);
         assert_eq!(rounded(1.0 + step), 1.0 + step);
-        assert_eq!(rounded(-0.0).to_bits(), (-0.0_f32).to_bits());
+        assert_eq!(rounded(-0.0_f32).to_bits(), (-0.0_f32).to_bits());
         for most in [f32::MAX, -f32::MAX] {
             assert!(rounded(most).is_finite() && (rounded(most) / most - 1.0).abs() < step);
         }
     }
 
+    /// What `vdpbf16ps` computes, but for the order of its additions.
+    fn plain<const MR: usize, const NR: usize>(
+        strip: &[[u32; MR]],
+        panel: &[[u32; NR]],
+    ) -> [[f32; NR]; MR] {
+        let first = |pair: u32| f32::from_bits(pair << 16);
+        let second = |pair: u32| f32::from_bits(pair & 0xffff_0000);
+        let mut sums = [[0.0; NR]; MR];
+        for (a, b) in strip.iter().zip(panel) {
+            for (sums, &a) in sums.iter_mut().zip(a) {
+                for (sum, &b) in sums.iter_mut().zip(b) {
+                    *sum += first(a) * first(b) + second(a) * second(b);
+                }
+            }
+        }
+        sums
+    }
+
     /// A and B by rows or by columns, C written or added to, and every kind of rest.
     #[test]
     fn product_is_that_of_the_rounded_factors_at_every_level() {
-        let exact = |value: f32| f64::from(f32::from_bits(round(value) << 16));
+        let exact = |value: f32| f64::from(rounded(value));
         let number = |i: usize| ((i * 7919 + 13) % 2003) as f32 / 997.0 - 1.0;
         let shapes = [(1, 1, 1), (9, 33, 3), (8, 32, 4), (13, 40, 515), (5, 7, 8)];
         for level in Level::available() {
             for (rows, cols, depth) in shapes.into_iter().take(if cfg!(miri) { 3 } else { 5 }) {
-                for case in 0..8 {
-                    let [a_by_columns, b_by_columns, accumulate] =
-                        [1, 2, 4].map(|bit| case & bit != 0);
+                for case in 0..16 {
+                    let [a_by_columns, b_by_columns, accumulate, in_pairs] =
+                        [1, 2, 4, 8].map(|bit| case & bit != 0);
                     let a_data: Vec<_> = (0..rows * depth).map(number).collect();
                     let b_data: Vec<_> = (7..7 + depth * cols).map(number).collect();
                     let matrix = |data, rows, cols, by_columns| match by_columns {
@@ -255,11 +246,19 @@ mod tests {
                     let a = matrix(&a_data, rows, depth, a_by_columns);
                     let b = matrix(&b_data, depth, cols, b_by_columns);
                     let (mut strips, mut panels) = (Panels::default(), Panels::default());
-                    pack_left(level, Precision::Bf16, a, &mut strips);
-                    pack(level, Precision::Bf16, b, &mut panels);
-                    let (a, b) = (a.in_strips(&strips), b.in_panels(&panels));
                     let mut c = vec![0.5_f32; rows * cols];
-                    gemm(level, MatMut::new(&mut c, rows, cols, cols), accumulate, a, b);
+                    let out = MatMut::new(&mut c, rows, cols, cols);
+                    if in_pairs {
+                        fill_all_pairs::<_, 8>(&mut strips, a.t());
+                        fill_all_pairs::<_, 32>(&mut panels, b);
+                        let factors = [&strips, &panels];
+                        PairProduct { c: out, accumulate, factors }.run_with(plain::<8, 32>);
+                    } else {
+                        pack_left(level, Precision::Bf16, a, &mut strips);
+                        pack(level, Precision::Bf16, b, &mut panels);
+                        let (a, b) = (a.in_strips(&strips), b.in_panels(&panels));
+                        gemm(level, out, accumulate, a, b);
+                    }
                     let entry =
                         |m: &Mat<'_, f32>, i, j| exact(m.data[i * m.row_stride + j * m.col_stride]);
                     for i in 0..rows {

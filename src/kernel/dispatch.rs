@@ -97,10 +97,14 @@ impl Level {
         *HIGHEST.get_or_init(|| Level::available().last().unwrap_or(Level(Kind::Plain)))
     }
 
-    /// Whether this level may multiply pairs of bf16 in one instruction.
-    #[cfg(target_arch = "x86_64")]
+    /// Whether this level multiplies pairs of bf16 in one instruction.
+    #[inline]
     pub fn has_bf16(self) -> bool {
-        self.0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16")
+        #[cfg(target_arch = "x86_64")]
+        let found = self.0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = false;
+        found
     }
 
     /// Every level of this CPU, from the lowest to the highest.

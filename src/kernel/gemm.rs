@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::bf16::{PairProduct, Precision, fill_all_pairs, multiply_pairs};
+use super::bf16::{PairProduct, Precision, fill_all_pairs, rounded};
 use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::matrix::{Mat, MatMut, Panels};
 use super::real::Real;
@@ -29,7 +29,7 @@ pub(crate) fn gemm<F: Real>(
         && strips.in_pairs
         && panels.in_pairs
     {
-        return multiply_pairs(level, PairProduct { c, accumulate, factors: [strips, panels] });
+        return PairProduct { c, accumulate, factors: [strips, panels] }.run(level);
     }
     dispatch(level, Blocked(Product { c, accumulate, a, b }));
 }
@@ -62,10 +62,7 @@ fn pack_factor<F: Real>(
     panels: &mut Panels<F>,
     left: bool,
 ) {
-    match precision {
-        Precision::Full => dispatch(level, Blocked(Pack { b, panels, left })),
-        Precision::Bf16 => dispatch(level, Blocked(PackPairs(Pack { b, panels, left }))),
-    }
+    dispatch(level, Blocked(Pack { b, panels, left, precision, level }));
 }
 
 /// A loop over blocks of MR × NR entries.
@@ -280,6 +277,8 @@ struct Pack<'a, F> {
     panels: &'a mut Panels<F>,
     /// Whether the panels are as wide as a block is high, not as it is wide.
     left: bool,
+    precision: Precision,
+    level: Level,
 }
 
 impl<F: Real> BlockOp for Pack<'_, F> {
@@ -287,27 +286,25 @@ impl<F: Real> BlockOp for Pack<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa, const MR: usize, const NR: usize>(self) {
-        let Pack { b, panels, left } = self;
-        if left {
-            fill_all::<F, MR>(panels, b);
+        if self.left {
+            self.fill::<MR>();
         } else {
-            fill_all::<F, NR>(panels, b);
+            self.fill::<NR>();
         }
     }
 }
 
-struct PackPairs<'a, F>(Pack<'a, F>);
-
-impl<F: Real> BlockOp for PackPairs<'_, F> {
-    type Number = f32;
-
+impl<F: Real> Pack<'_, F> {
     #[inline(always)]
-    fn run<I: Isa, const MR: usize, const NR: usize>(self) {
-        let Pack { b, panels, left } = self.0;
-        if left {
-            fill_all_pairs::<F, MR>(panels, b);
-        } else {
-            fill_all_pairs::<F, NR>(panels, b);
+    fn fill<const NR: usize>(self) {
+        let Pack { b, panels, precision, level, .. } = self;
+        match precision {
+            Precision::Full => fill_all::<F, NR>(panels, b),
+            Precision::Bf16 if level.has_bf16() => fill_all_pairs::<F, NR>(panels, b),
+            Precision::Bf16 => {
+                fill_all::<F, NR>(panels, b);
+                panels.data.iter_mut().for_each(|value| *value = rounded(*value));
+            }
         }
     }
 }
