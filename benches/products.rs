@@ -11,6 +11,9 @@ use ndarray::linalg::general_mat_mul;
 
 // The kernel's products, which the crate does not export.
 #[allow(dead_code)]
+#[path = "../src/kernel/bf16.rs"]
+mod bf16;
+#[allow(dead_code)]
 #[path = "../src/kernel/dispatch.rs"]
 mod dispatch;
 #[allow(dead_code)]
@@ -26,6 +29,7 @@ mod matrix;
 #[path = "../src/kernel/real.rs"]
 mod real;
 
+use bf16::Precision;
 use dispatch::{Isa, Level, Op, dispatch, madd};
 use gemm::{gemm, pack, pack_left};
 use matrix::{Mat, MatMut, Panels};
@@ -105,7 +109,7 @@ fn products<F: Real>(c: &mut Criterion, name: &str) {
     let mut highest = 0.0_f64;
     for level in Level::available() {
         let mut panels = Panels::default();
-        pack(level, view(&b), &mut panels);
+        pack(level, Precision::Full, view(&b), &mut panels);
         let factors = || black_box((F::narrow(0.5), F::narrow(0.25)));
         let operations = dispatch(level, Peak(factors().0, factors().1));
         let peak = shortest(|| dispatch(level, Peak(factors().0, factors().1)));
@@ -114,15 +118,18 @@ fn products<F: Real>(c: &mut Criterion, name: &str) {
         println!("{name} {level:?}: peak {peak:.1} GFLOP/s");
         let packed = view(&b).in_panels(&panels);
         let by_columns = view(&at).t();
-        let (mut strips, mut strips_of_rows) = (Panels::default(), Panels::default());
-        pack_left(level, by_columns, &mut strips);
-        pack_left(level, view(&a), &mut strips_of_rows);
+        let mut strips = Panels::default();
+        pack_left(level, Precision::Full, by_columns, &mut strips);
+        let (mut left, mut right) = (Panels::default(), Panels::default());
+        pack_left(level, Precision::Bf16, view(&a), &mut left);
+        pack(level, Precision::Bf16, view(&b), &mut right);
         for (label, a, b) in [
             ("A by rows, B packed", view(&a), packed),
             ("A by columns, B packed", by_columns, packed),
             ("A in strips, B packed", by_columns.in_strips(&strips), packed),
             ("A in strips, B by rows", by_columns.in_strips(&strips), view(&b)),
             ("A and B by rows", view(&a), view(&b)),
+            ("A and B rounded to bf16", view(&a).in_strips(&left), view(&b).in_panels(&right)),
         ] {
             let slice = out.as_slice_mut().unwrap_or_default();
             let mut run = || gemm(level, MatMut::new(slice, ROWS, COLS, COLS), false, a, b);
