@@ -174,6 +174,10 @@ impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
     fn target(&self, angle: &Angle) -> Target {
         self.loss.target(angle)
     }
+
+    fn label_smoothing(&self) -> f64 {
+        self.loss.label_smoothing()
+    }
 }
 
 /// Compares every entry of the gradients of a small batch, whose first sample lies at `theta` from
@@ -229,8 +233,8 @@ fn check_gradients<L: MarginLoss>(
 mod tests {
     use super::*;
     use crate::{
-        ArcFace, Continuation, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax,
-        SphereFace,
+        ArcFace, Continuation, CosFace, FNormSphereFace, Generalized, LabelSmoothing,
+        ModifiedSoftmax, Softmax, SphereFace,
     };
 
     #[test]
@@ -248,6 +252,7 @@ mod tests {
             Box::new(arcface.clone().with_continuation(Continuation::Linear)),
             Box::new(arcface.with_continuation(Continuation::EasyMargin)),
             Box::new(Generalized::default()),
+            Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()),
             Box::new(Generalized::new(Scale::FeatureNorm, 2.5, 0.3, 0.1).unwrap()),
         ];
         for loss in losses {

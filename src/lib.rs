@@ -38,9 +38,10 @@ pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;
 pub use losses::{
-    ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
+    ArcFace, CosFace, FNormSphereFace, Generalized, LabelSmoothing, ModifiedSoftmax, Softmax,
+    SphereFace,
 };
-pub use math::{Angle, Continuation, LogSumExp, SampleTerms, Target, sample_terms};
+pub use math::{Angle, Continuation, LogSumExp, SampleTerms, Smoothing, Target, sample_terms};
 /// The version of ndarray whose arrays this crate takes.
 pub use ndarray;
 pub use sampling::{ClassSampler, SamplerState};

@@ -64,6 +64,14 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// [`Error::Target`].
     fn target(&self, angle: &Angle) -> Target;
 
+    /// The label smoothing ε in [0, 1]; 0, which costs nothing, unless a loss sets it. See
+    /// [`LabelSmoothing`](crate::LabelSmoothing), which adds it to any loss.
+    ///
+    /// A step of a loss with another value is refused with [`Error::Parameter`].
+    fn label_smoothing(&self) -> f64 {
+        0.0
+    }
+
     /// The losses of a batch whose cosines are materialised.
     ///
     /// # Errors
@@ -159,6 +167,10 @@ macro_rules! through_pointer {
             fn target(&self, angle: &Angle) -> Target {
                 (**self).target(angle)
             }
+
+            fn label_smoothing(&self) -> f64 {
+                (**self).label_smoothing()
+            }
         }
     )*};
 }
@@ -168,12 +180,19 @@ through_pointer!(&L, Box<L>, Arc<L>);
 /// The form of the logits of `loss`.
 pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Error> {
     let scale = loss.scale().checked()?;
+    let smoothing = check_label_smoothing(loss.label_smoothing())?;
     // Where a loss agrees with the plain cosine at these angles it may be Softmax; each target is
     // compared once more at its own angle before it is treated as an inner product.
     let probes = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
     let is_plain = |angle: &Angle| loss.target(angle) == Target::plain(angle);
     let plain = scale == Scale::Unnormalized && probes.iter().chain([&Angle::RIGHT]).all(is_plain);
-    Ok(LogitForm { scale, plain })
+    Ok(LogitForm { scale, plain, smoothing })
+}
+
+/// Checks a label smoothing.
+pub(crate) fn check_label_smoothing(epsilon: f64) -> Result<f64, Error> {
+    let valid = (0.0..=1.0).contains(&epsilon);
+    Error::check_parameter("label smoothing epsilon", epsilon, "in [0, 1]", valid)
 }
 
 /// The target of `loss` at the angle of sample `row`; refused unless it is finite.

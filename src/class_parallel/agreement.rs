@@ -15,7 +15,7 @@ use crate::loss::MarginLoss;
 use crate::math::{Angle, Target};
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 11;
+const SUMMARY: usize = 12;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,8 @@ struct Summary {
     embeddings: u64,
     /// Whether the factors of the products are rounded to bf16.
     rounded: u64,
+    /// How many classes take part.
+    classes: u64,
 }
 
 impl Summary {
@@ -52,6 +54,7 @@ impl Summary {
             loss: number(8),
             embeddings: number(9),
             rounded: number(10),
+            classes: number(11),
         }
     }
 
@@ -68,6 +71,7 @@ impl Summary {
             self.loss,
             self.embeddings,
             self.rounded,
+            self.classes,
         ]
         .map(F::from_index)
     }
@@ -83,13 +87,14 @@ pub(super) struct RankInput<'a, F> {
 }
 
 impl<F: Real> RankInput<'_, F> {
-    /// Shares a summary of this rank with all ranks and compares theirs.
+    /// Shares a summary of this rank with all ranks and compares theirs; returns how many classes
+    /// take part on all of them.
     pub fn agree<L: MarginLoss>(
         &self,
         collective: &impl Collective<F>,
         loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         let report = report.and_then(|report| self.check_numbers(collective).map(|()| report));
         let refusal = report.as_ref().err().map(Error::to_string).unwrap_or_default();
         let summary = self.summary(loss, refusal.len(), report.as_ref().ok());
@@ -104,7 +109,8 @@ impl<F: Real> RankInput<'_, F> {
         }
         check_alike(&all)?;
         let classes = check_ranges(&all)?;
-        Error::check_labels(self.labels, classes, self.ignored)
+        Error::check_labels(self.labels, classes, self.ignored)?;
+        Ok(all.iter().map(|summary| summary.classes as usize).sum())
     }
 
     fn summary<L: MarginLoss>(
@@ -125,6 +131,7 @@ impl<F: Real> RankInput<'_, F> {
             objective: self.objective_digest(),
             loss: loss_digest(loss),
             rounded: report.map_or(0, |report| u64::from(report.precision == Precision::Bf16)),
+            classes: report.map_or(0, |report| report.classes as u64),
             embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
         }
     }
@@ -154,7 +161,7 @@ impl<F: Real> RankInput<'_, F> {
     }
 }
 
-/// The digest of a loss: its scale, and its targets at angles from 0 to π. Two losses that agree
+/// The digest of a loss: its scale, its label smoothing, and its targets at angles from 0 to π. Two losses that agree
 /// there agree in every parameter that changes them.
 fn loss_digest<L: MarginLoss>(loss: &L) -> u64 {
     const STEPS: u32 = 64;
@@ -168,7 +175,8 @@ fn loss_digest<L: MarginLoss>(loss: &L) -> u64 {
         let Target { value, slope } = loss.target(&Angle::from_theta(theta));
         [value.to_bits(), slope.to_bits()]
     });
-    digest(scale.into_iter().chain(targets))
+    let smoothing = loss.label_smoothing().to_bits();
+    digest(scale.into_iter().chain([smoothing]).chain(targets))
 }
 
 /// A number that differs, almost surely, where the words do: cut to what every working type

@@ -21,12 +21,17 @@ impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
         &self,
         loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.input.agree(self.collective, loss, report)
     }
 
-    fn complete(&self, rows: usize, stats: &mut [SampleStats]) -> Result<(), Error> {
-        let maxima = self.log_sum_exps(rows, stats)?;
+    fn complete(
+        &self,
+        rows: usize,
+        smoothed: bool,
+        stats: &mut [SampleStats],
+    ) -> Result<(), Error> {
+        let maxima = self.log_sum_exps(rows, smoothed, stats)?;
         self.share_reports(&maxima, stats)
     }
 
@@ -46,16 +51,24 @@ impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
 
 impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
-    /// exponentials; and the target logits, with and without margin, as distances from the largest
-    /// negative. Returns the first.
-    fn log_sum_exps(&self, rows: usize, stats: &mut [SampleStats]) -> Result<Vec<F>, Error> {
+    /// exponentials; the target logits, with and without margin, as distances from the largest
+    /// negative; and, where labels are `smoothed`, the shares of the mean. Returns the first.
+    fn log_sum_exps(
+        &self,
+        rows: usize,
+        smoothed: bool,
+        stats: &mut [SampleStats],
+    ) -> Result<Vec<F>, Error> {
         let mut maxima = vec![F::neg_infinity(); rows];
         for sample in stats.iter() {
             maxima[sample.row] = F::narrow(sample.negatives.max);
         }
         self.collective.all_reduce_max(&mut maxima)?;
-        let mut sums = vec![F::zero(); 3 * rows];
-        for SampleStats { row, negatives, target, .. } in stats.iter() {
+        let mut sums = vec![F::zero(); if smoothed { 4 } else { 3 } * rows];
+        for SampleStats { row, negatives, target, mean_share, .. } in stats.iter() {
+            if smoothed {
+                sums[3 * rows + *row] = F::narrow(*mean_share);
+            }
             let max = maxima[*row].widen();
             if negatives.sum > 0.0 {
                 sums[*row] = F::narrow(negatives.sum * (negatives.max - max).exp());
@@ -71,6 +84,7 @@ impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
             let max = maxima[sample.row].widen();
             let entry = |vector: usize| sums[vector * rows + sample.row].widen();
             sample.negatives = LogSumExp::new(max, entry(0));
+            sample.mean_share = if smoothed { entry(3) } else { 0.0 };
             let angle = sample.target.map_or(0.0, |target| target.angle);
             let (logit, margin_free) = (max + entry(1), max + entry(2));
             sample.target = Some(TargetLogit { logit, margin_free, angle });

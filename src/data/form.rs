@@ -47,6 +47,8 @@ pub(crate) struct LogitForm {
     /// Whether the target logit is the inner product itself, as that of Softmax is: then no vector
     /// needs a direction, and zero rows are valid.
     pub plain: bool,
+    /// The label smoothing ε; 0 without.
+    pub smoothing: f64,
 }
 
 impl LogitForm {

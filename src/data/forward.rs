@@ -2,7 +2,7 @@
 
 use ndarray::Array1;
 
-use super::form::Scale;
+use super::form::LogitForm;
 use super::labels::IGNORED;
 use super::target_pair::TargetPair;
 use crate::kernel::Real;
@@ -23,7 +23,7 @@ pub struct Forward<F> {
     predictions: Vec<usize>,
     counted: usize,
     correct: usize,
-    scale: Scale,
+    form: LogitForm,
     pub(crate) negatives: Vec<LogSumExp>,
     target_logits: Vec<f64>,
 }
@@ -42,11 +42,13 @@ pub(crate) struct Outcome {
     pub norm: f64,
     /// The label of the nearest class.
     pub prediction: usize,
+    /// The negatives' share of the mean of all logits, where labels are smoothed.
+    pub mean_share: f64,
 }
 
 impl<F: Real> Forward<F> {
     /// A pass over `samples`, each left out until it is recorded.
-    pub(crate) fn with_samples(samples: usize, scale: Scale) -> Self {
+    pub(crate) fn with_samples(samples: usize, form: LogitForm) -> Self {
         Forward {
             losses: Array1::zeros(samples),
             target_angles: Array1::from_elem(samples, F::narrow(std::f64::consts::FRAC_PI_2)),
@@ -55,7 +57,7 @@ impl<F: Real> Forward<F> {
             predictions: vec![IGNORED; samples],
             counted: 0,
             correct: 0,
-            scale,
+            form,
             negatives: vec![LogSumExp::NONE; samples],
             target_logits: vec![0.0; samples],
         }
@@ -76,9 +78,9 @@ impl<F: Real> Forward<F> {
         self.correct += usize::from(outcome.prediction == label);
     }
 
-    /// Whether sample `i` may have this target pair under this scale.
-    pub(crate) fn fits(&self, i: usize, scale: Scale, target: &TargetPair) -> bool {
-        self.scale == scale
+    /// Whether sample `i` may have this target pair in logits of this form.
+    pub(crate) fn fits(&self, i: usize, form: LogitForm, target: &TargetPair) -> bool {
+        self.form == form
             && self.target_logits[i] == target.logit
             && self.target_angles[i] == F::narrow(target.angle.theta)
     }
@@ -117,7 +119,7 @@ impl<F: Real> Forward<F> {
     }
 
     /// The losses as they would be without the margin (N): log(1 + e^{S_i − z°_iy}) with the plain
-    /// target logit z°. They show progress while a margin grows, which raises the losses
+    /// target logit z°, and without label smoothing. They show progress while a margin grows, which raises the losses
     /// themselves.
     ///
     /// ```

@@ -21,6 +21,8 @@ pub(crate) struct Bounds {
     pub bias: f64,
     weight_gradient: f64,
     losses: f64,
+    /// The label smoothing, and how many classes there are whose logits it adds up.
+    smoothing: (f64, usize),
 }
 
 impl Bounds {
@@ -30,7 +32,12 @@ impl Bounds {
         bias: impl IntoIterator<Item = &'a F>,
     ) -> Self {
         let bias = bias.into_iter().fold(0.0_f64, |most, b| most.max(b.widen().abs()));
-        Bounds { scale, weight_norms, bias, weight_gradient: 0.0, losses: 0.0 }
+        Bounds { scale, weight_norms, bias, weight_gradient: 0.0, losses: 0.0, smoothing: (0.0, 0) }
+    }
+
+    /// The same for label smoothing among `classes`.
+    pub fn with_smoothing(self, epsilon: f64, classes: usize) -> Self {
+        Bounds { smoothing: (epsilon, classes), ..self }
     }
 
     /// Refuses a sample of this norm and target (none where another rank holds its class), whose
@@ -50,7 +57,9 @@ impl Bounds {
             Err(Error::Overflow { quantity, row, bound, maximum })
         };
         let Target { value, slope } = target.unwrap_or(Target { value: 1.0, slope: 1.0 });
-        let gradient = upstream.abs() * (1.0 + value.abs() + slope.abs());
+        // Of the logits' gradients the negatives' are at most 1 + ε together, the target's 1.
+        let (smoothing, classes) = self.smoothing;
+        let gradient = upstream.abs() * (1.0 + value.abs() + slope.abs()) * (1.0 + smoothing);
         let (least, most) = self.weight_norms;
         // The factor of a logit, a product before its class's norm is divided out, and what
         // multiplies the target's gradient in those of embedding and class weight.
@@ -61,9 +70,13 @@ impl Bounds {
         };
         check("the product of embedding and class weight", product)?;
         let logit = factor * value.abs().max(1.0) + self.bias;
-        // A loss is at most two such logits apart, and the logarithm of the classes.
-        self.losses += 2.0 * logit + 64.0;
+        // A loss is at most two such logits apart, and the logarithm of the classes; smoothing adds
+        // ε times the distance of the target logit from the mean.
+        self.losses += 2.0 * logit * (1.0 + smoothing) + 64.0;
         check("the target logit", logit)?;
+        if smoothing > 0.0 {
+            check("the sum of the logits", logit * classes as f64)?;
+        }
         check("the sum of the losses", self.losses)?;
         check("the gradient of the embedding", gradient * embedding)?;
         self.weight_gradient += gradient * weight;

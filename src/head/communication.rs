@@ -18,6 +18,8 @@ pub(crate) struct SampleStats {
     /// |x_i|.
     pub norm: f64,
     pub negatives: LogSumExp,
+    /// The negatives' share of the mean of all logits; 0 unless labels are smoothed.
+    pub mean_share: f64,
     /// Its target logit, on the rank that holds its class.
     pub target: Option<TargetLogit>,
     /// The label of the nearest class without margin.
@@ -48,6 +50,7 @@ impl SampleStats {
             target_angle: target.angle,
             norm: self.norm,
             prediction: self.prediction,
+            mean_share: self.mean_share,
         })
     }
 }
@@ -57,6 +60,8 @@ impl SampleStats {
 pub(crate) struct StepReport {
     /// How many samples count.
     pub counted: usize,
+    /// How many classes of this rank take part.
+    pub classes: usize,
     /// Whether the gradient of the embeddings is asked for.
     pub embeddings: bool,
     /// What the factors of the products are rounded to.
@@ -66,15 +71,17 @@ pub(crate) struct StepReport {
 /// How a step exchanges numbers with the ranks that hold the other classes.
 pub(crate) trait Communication<F: Real> {
     /// Whether the inputs are valid and the same on every rank: the loss and the report of this
-    /// one, or why it refuses its inputs. Every rank returns the same, before anything is written.
+    /// one, or why it refuses its inputs. Every rank returns the same, before anything is written:
+    /// how many classes take part on all ranks together.
     fn agree<L: MarginLoss>(
         &self,
         loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<(), Error>;
+    ) -> Result<usize, Error>;
 
-    /// Completes the stats of all samples; the batch has `rows`.
-    fn complete(&self, rows: usize, stats: &mut [SampleStats]) -> Result<(), Error>;
+    /// Completes the stats of all samples; the batch has `rows`. `smoothed`: whether labels are.
+    fn complete(&self, rows: usize, smoothed: bool, stats: &mut [SampleStats])
+    -> Result<(), Error>;
 
     /// Sums the ranks' gradients of the embeddings.
     fn sum_embeddings(&self, embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error>;
@@ -84,11 +91,15 @@ pub(crate) trait Communication<F: Real> {
 pub(crate) struct SingleRank;
 
 impl<F: Real> Communication<F> for SingleRank {
-    fn agree<L: MarginLoss>(&self, _: &L, report: Result<StepReport, Error>) -> Result<(), Error> {
-        report.map(|_| ())
+    fn agree<L: MarginLoss>(
+        &self,
+        _: &L,
+        report: Result<StepReport, Error>,
+    ) -> Result<usize, Error> {
+        report.map(|report| report.classes)
     }
 
-    fn complete(&self, _: usize, _: &mut [SampleStats]) -> Result<(), Error> {
+    fn complete(&self, _: usize, _: bool, _: &mut [SampleStats]) -> Result<(), Error> {
         Ok(())
     }
 

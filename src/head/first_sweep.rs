@@ -18,6 +18,8 @@ struct Job<'a, F> {
     class: &'a mut [usize],
     sum: &'a mut [f64],
     target: &'a mut [F],
+    /// Sums of the negatives' logits; empty unless labels are smoothed.
+    logits: &'a mut [f64],
 }
 
 /// What both sweeps read.
@@ -44,10 +46,12 @@ impl<F: Real> Sweep<'_, '_, F> {
             .zip(stats.class.chunks_mut(n))
             .zip(stats.sum.chunks_mut(n))
             .zip(stats.target.chunks_mut(n));
+        let mut logits = &mut stats.logits[..];
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let classes = self.plan.chunk(index);
             let stored = split_off(&mut stored, classes.len() * room);
-            Job { classes, stored, max, class, sum, target }
+            let logits = split_off(&mut logits, n);
+            Job { classes, stored, max, class, sum, target, logits }
         });
         run_jobs(jobs, workers, |scratch, job| self.forward_chunk(scratch, job));
     }
@@ -57,6 +61,7 @@ impl<F: Real> Sweep<'_, '_, F> {
         job.max.fill(F::neg_infinity());
         job.class.fill(usize::MAX);
         job.sum.fill(0.0);
+        job.logits.fill(0.0);
         for tile in Plan::tiles(job.classes.clone()) {
             let at = tile.start - job.classes.start;
             let z = match job.stored.get_mut(at * n..(at + tile.len()) * n) {
@@ -81,6 +86,9 @@ impl<F: Real> Sweep<'_, '_, F> {
                 scratch.max[i] = job.max[i].max(F::min_value());
             }
             kernel::tile_sums(self.plan.level, z, n, &scratch.max, &mut scratch.short, job.sum);
+            if !job.logits.is_empty() {
+                kernel::tile_logit_sums(self.plan.level, z, n, &mut scratch.short, job.logits);
+            }
         }
     }
 
@@ -170,6 +178,11 @@ impl<F: Real> Workspace<F> {
             }
         }
         (all, nearest)
+    }
+
+    /// The sum of the logits of sample `i`'s negatives; 0 unless labels are smoothed.
+    pub fn logit_sum(&self, plan: &Plan, i: usize) -> f64 {
+        self.chunks.logits.iter().skip(i).step_by(plan.samples).sum()
     }
 
     /// The margin-free logit of sample `i` for its own `class`, from the chunk that holds it; −∞

@@ -72,7 +72,7 @@ pub(crate) struct Prepared<F> {
 impl<F> Default for Prepared<F> {
     fn default() -> Self {
         Prepared {
-            form: LogitForm { scale: Scale::FeatureNorm, plain: false },
+            form: LogitForm { scale: Scale::FeatureNorm, plain: false, smoothing: 0.0 },
             samples: Vec::new(),
             embeddings: Vec::new(),
             packed: [Panels::default(), Panels::default()],
@@ -134,6 +134,9 @@ impl<F: Real> StepInput<'_, F> {
             return Err(Error::Precision);
         }
         *form = form_of(loss)?;
+        if self.labels.is_none() {
+            form.smoothing = 0.0; // nothing to smooth in inference
+        }
         form.check_bias(self.classes.bias.is_some())?;
         if let Some(reduction) = &self.reduction {
             reduction.check(self.embeddings.nrows())?;
@@ -290,7 +293,8 @@ impl<F: Real> StepInput<'_, F> {
         samples: &[PreparedSample],
         weight_norms: (f64, f64),
     ) -> Result<(), Error> {
-        let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten());
+        let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
+            .with_smoothing(form.smoothing, self.classes.len());
         for PreparedSample { row, norm, upstream, target, .. } in samples {
             let target: Option<Target> = target.map(|target| target.target);
             bounds.check::<F>(*row, *norm, target, *upstream)?;

@@ -18,6 +18,8 @@ use crate::parallel::{run_jobs, split_tail};
 pub(super) struct LogitCoefficients<'a, F> {
     pub shift: &'a [F],
     pub coefficients: &'a [F],
+    /// Empty unless labels are smoothed.
+    pub uniform: &'a [F],
     pub terms: &'a [SampleTerms],
 }
 
@@ -111,8 +113,11 @@ impl<F: Real> Sweep<'_, '_, F> {
             }
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
-        let LogitCoefficients { shift, coefficients: c, .. } = coefficients;
+        let LogitCoefficients { shift, coefficients: c, uniform, .. } = coefficients;
         kernel::tile_gradient(self.plan.level, z, n, shift, c, factors, gradient);
+        if !uniform.is_empty() {
+            kernel::tile_smoothing(self.plan.level, z, n, uniform, factors, gradient);
+        }
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
             let partial = MatMut::new(job.partial, n, dims, dims);

@@ -12,7 +12,7 @@ use crate::data::{Forward, IGNORED, Output};
 use crate::error::Error;
 use crate::kernel::{Level, Real};
 use crate::loss::MarginLoss;
-use crate::math::sample_terms;
+use crate::math::{Smoothing, sample_terms};
 
 /// Runs the step; `output` is untouched where this rank or another refuses its input.
 pub(crate) fn step<F: Real, L: MarginLoss>(
@@ -27,13 +27,15 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
     let report = match &prepared {
         Ok(step) => Ok(StepReport {
             counted: step.plan.samples,
+            classes: step.plan.classes,
             embeddings: output.as_ref().is_some_and(|output| output.embeddings.is_some()),
             precision: input.precision,
         }),
         Err(error) => Err(error.clone()),
     };
-    communication.agree(loss, report)?;
+    let classes = communication.agree(loss, report)?;
     let mut step = prepared?;
+    step.smoothing = Smoothing::new(step.workspace.prepared.form.smoothing, classes);
     let Some(output) = output else {
         step.first_sweep(None);
         return step.forward(communication);
@@ -66,6 +68,8 @@ struct Step<'a, 'b, F> {
     input: &'a StepInput<'b, F>,
     plan: Plan,
     workers: usize,
+    /// Label smoothing among the classes of all ranks, once these agree.
+    smoothing: Smoothing,
     workspace: &'a mut Workspace<F>,
 }
 
@@ -106,7 +110,7 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         if let Some(output) = output {
             workspace.prepare_gradients(&plan, workers, output.embeddings.is_some());
         }
-        Ok(Step { input, plan, workers, workspace })
+        Ok(Step { input, plan, workers, smoothing: Smoothing::new(0.0, 0), workspace })
     }
 
     fn forward_backward(
@@ -157,18 +161,20 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         stats.clear();
         let samples = 0..self.workspace.prepared.samples.len();
         stats.extend(samples.map(|i| self.sample_stats(i)));
-        if !stats.is_empty() {
-            communication.complete(rows, &mut stats)?;
-        }
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
-        let mut forward = Forward::with_samples(rows, prepared.form.scale);
+        if !stats.is_empty() {
+            communication.complete(rows, prepared.form.smoothing > 0.0, &mut stats)?;
+        }
+        let mut forward = Forward::with_samples(rows, prepared.form);
         terms.clear();
         for (sample, stats) in prepared.samples.iter().zip(&stats) {
             let outcome = stats.outcome();
             let target_logit = outcome.map_or(f64::INFINITY, |outcome| outcome.target_logit);
-            terms.push(sample_terms(stats.negatives, target_logit, sample.upstream));
-            if let (Some(outcome), Some(terms)) = (outcome, terms.last()) {
-                forward.record(stats.row, stats.label, terms.loss, &outcome);
+            let plain = sample_terms(stats.negatives, target_logit, sample.upstream);
+            terms.push(self.smoothing.gradients(plain, sample.upstream));
+            if let Some(outcome) = outcome {
+                let added = self.smoothing.loss(outcome.target_logit, outcome.mean_share);
+                forward.record(stats.row, stats.label, plain.loss + added, &outcome);
             }
         }
         self.workspace.stats = stats;
@@ -200,6 +206,7 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
             label,
             norm: sample.norm,
             negatives,
+            mean_share: self.smoothing.share(self.workspace.logit_sum(&self.plan, i)),
             target,
             prediction,
             best,
@@ -212,16 +219,20 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         bias: Option<&mut [F]>,
         embeddings: Option<ArrayViewMut2<'_, F>>,
     ) {
-        let Workspace { prepared, logits, partials, shift, coefficients, scratch, terms, .. } =
-            &mut *self.workspace;
+        let workspace = &mut *self.workspace;
+        let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
+        let Workspace { terms, uniform, .. } = workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
             *shift = F::narrow(terms.shift);
             *coefficient = F::narrow(terms.coefficient);
         }
+        for (terms, uniform) in terms.iter().zip(&mut *uniform) {
+            *uniform = F::narrow(terms.uniform);
+        }
         let terms = &terms[..];
-        let factors =
-            LogitCoefficients { shift: &shift[..n], coefficients: &coefficients[..n], terms };
+        let (shift, coefficients) = (&shift[..n], &coefficients[..n]);
+        let factors = LogitCoefficients { shift, coefficients, uniform, terms };
         let scratch = &mut scratch[..self.workers];
         let asked_for = if embeddings.is_some() { self.plan.chunks * n * dims } else { 0 };
         let partials = &mut partials[..asked_for];

@@ -27,6 +27,8 @@ pub(crate) struct Workspace<F> {
     pub shift: Vec<F>,
     /// [`SampleTerms::coefficient`] of each sample, in the working type.
     pub coefficients: Vec<F>,
+    /// [`SampleTerms::uniform`] of each sample; empty unless labels are smoothed.
+    pub uniform: Vec<F>,
     pub scratch: Vec<Scratch<F>>,
 }
 
@@ -37,6 +39,8 @@ pub(crate) struct ChunkStats<F> {
     pub class: Vec<usize>,
     pub sum: Vec<f64>,
     pub target: Vec<F>,
+    /// Sums of the negatives' logits; empty unless labels are smoothed.
+    pub logits: Vec<f64>,
 }
 
 /// The buffers of one worker.
@@ -69,6 +73,8 @@ impl<F: Real> Workspace<F> {
         self.chunks.class.resize(entries, 0);
         self.chunks.sum.resize(entries, 0.0);
         self.chunks.target.resize(entries, F::zero());
+        let smoothed = self.prepared.form.smoothing > 0.0;
+        self.chunks.logits.resize(if smoothed { entries } else { 0 }, 0.0);
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
         for scratch in &mut self.scratch[..workers] {
             scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());
@@ -89,6 +95,8 @@ impl<F: Real> Workspace<F> {
         }
         self.shift.resize(plan.samples, F::zero());
         self.coefficients.resize(plan.samples, F::zero());
+        let smoothed = self.prepared.form.smoothing > 0.0;
+        self.uniform.resize(if smoothed { plan.samples } else { 0 }, F::zero());
         if !plan.in_weight_rows && plan.stored < plan.classes {
             for scratch in &mut self.scratch[..workers] {
                 scratch.recomputed.resize(plan.tile_rows() * plan.samples, F::zero());

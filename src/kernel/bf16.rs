@@ -192,8 +192,8 @@ fn round<F: Real>(value: F) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gemm::{gemm, pack, pack_left};
     use super::*;
-    use crate::kernel::{gemm, pack, pack_left};
 
     #[test]
     fn rounding_is_to_nearest_even_and_never_to_infinity() {

@@ -13,6 +13,7 @@ mod pair;
 mod real;
 mod riesz;
 mod rows;
+mod smoothing;
 mod softmax;
 mod update;
 
@@ -24,7 +25,9 @@ pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
+pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
 pub(crate) use softmax::{
-    RowLogits, TileStats, row_gradient, row_log_sum_exp, tile_gradient, tile_stats, tile_sums,
+    RowLogits, TileStats, row_gradient, row_log_sum_exp, row_logit_sum, row_smoothing,
+    tile_gradient, tile_stats, tile_sums,
 };
 pub(crate) use update::{UpdateEntry, update_row};

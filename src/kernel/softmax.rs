@@ -314,3 +314,71 @@ impl<F: Real> Op for RowBackward<'_, F> {
         }
     }
 }
+
+/// Σ_j z_j over the negatives of one sample.
+pub(crate) fn row_logit_sum<F: Real>(level: Level, logits: RowLogits<'_, F>) -> f64 {
+    dispatch(level, RowLogitSum(logits))
+}
+
+struct RowLogitSum<'a, F>(RowLogits<'a, F>);
+
+impl<F: Real> Op for RowLogitSum<'_, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<I: Isa>(self) -> f64 {
+        let mut buffer = [F::zero(); BLOCK];
+        let mut all = 0.0;
+        for block in self.0.blocks() {
+            let (values, scale) = self.0.block::<I>(block, &mut buffer);
+            let mut lanes = [F::zero(); LANES];
+            let (blocks, rest) = values.as_chunks::<LANES>();
+            for block in blocks {
+                for (lane, &v) in lanes.iter_mut().zip(block) {
+                    *lane += v;
+                }
+            }
+            let sum: f64 = lanes.iter().chain(rest).map(|v| v.widen()).sum();
+            all += scale.widen() * sum;
+        }
+        all
+    }
+}
+
+/// Takes the uniform part of label smoothing off the gradient with respect to the cosines of one
+/// sample: `out[j] −= uniform · scale · columns[j]`, but at the target.
+pub(crate) fn row_smoothing<F: Real>(
+    level: Level,
+    logits: RowLogits<'_, F>,
+    uniform: F,
+    out: &mut [F],
+) {
+    dispatch(level, RowSmoothing { logits, uniform, out });
+}
+
+struct RowSmoothing<'a, F> {
+    logits: RowLogits<'a, F>,
+    uniform: F,
+    out: &'a mut [F],
+}
+
+impl<F: Real> Op for RowSmoothing<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let RowSmoothing { logits, uniform, out } = self;
+        let by_cosine = uniform * logits.scale;
+        for block in logits.blocks() {
+            let out = &mut out[block.clone()];
+            match logits.columns {
+                Some(columns) => {
+                    for (out, &factor) in out.iter_mut().zip(&columns[block]) {
+                        *out -= by_cosine * factor;
+                    }
+                }
+                None => out.iter_mut().for_each(|out| *out -= by_cosine),
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::data::{
 };
 use crate::error::Error;
 use crate::kernel::{self, Level, Real, RowLogits};
-use crate::math::{Angle, LogSumExp, SampleTerms, Target, sample_terms};
+use crate::math::{Angle, LogSumExp, SampleTerms, Smoothing, Target, sample_terms};
 use crate::parallel::run_jobs;
 
 /// What a loss returns for the target angle of one sample.
@@ -41,11 +41,12 @@ pub(crate) fn forward<F: Real>(
     run_jobs(outcomes.iter_mut().zip(&targets).enumerate(), &mut vec![(); workers()], {
         |(), (i, (outcome, target))| *outcome = target.map(|target| view.outcome(i, &target))
     });
-    let mut forward = Forward::with_samples(labels.len(), form.scale);
+    let mut forward = Forward::with_samples(labels.len(), form);
     for (i, outcome) in outcomes.into_iter().enumerate() {
         if let Some(outcome) = outcome {
             let terms = sample_terms(outcome.negatives, outcome.target_logit, 0.0);
-            forward.record(i, labels[i], terms.loss, &outcome);
+            let added = view.smoothing().loss(outcome.target_logit, outcome.mean_share);
+            forward.record(i, labels[i], terms.loss + added, &outcome);
         }
     }
     Ok(forward)
@@ -69,7 +70,7 @@ pub(crate) fn backward<F: Real>(
     let upstream = |i| reduction.weight(i, counted);
     let targets = view.targets(answer, upstream)?;
     let differs = |(i, target): (usize, &Option<RowTarget>)| match target {
-        Some(target) => !forward.fits(i, form.scale, &target.pair),
+        Some(target) => !forward.fits(i, form, &target.pair),
         None => forward.predictions()[i] != IGNORED,
     };
     if let Some(row) = targets.iter().enumerate().position(differs) {
@@ -195,6 +196,11 @@ impl<'a, F: Real> View<'a, F> {
         let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
         let norms = norms.fold((f64::INFINITY, 0.0), widest);
         Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
+            .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
+    }
+
+    fn smoothing(&self) -> Smoothing {
+        Smoothing::new(self.form.smoothing, self.logits.cosines.ncols())
     }
 
     /// The target pair of every sample that counts; refuses what may leave the type's range, the
@@ -249,7 +255,7 @@ impl<'a, F: Real> View<'a, F> {
     }
 
     fn terms(&self, negatives: LogSumExp, target: &RowTarget, upstream: f64) -> SampleTerms {
-        sample_terms(negatives, target.pair.logit, upstream)
+        self.smoothing().gradients(sample_terms(negatives, target.pair.logit, upstream), upstream)
     }
 
     fn outcome(&self, i: usize, target: &RowTarget) -> Outcome {
@@ -263,6 +269,11 @@ impl<'a, F: Real> View<'a, F> {
         if let Some(biases) = row.biases {
             own += biases[label];
         }
+        let mean_share = if self.form.smoothing > 0.0 {
+            self.smoothing().share(kernel::row_logit_sum(Level::detect(), row))
+        } else {
+            0.0
+        };
         let beaten = found.max > own || (found.max == own && found.class < label);
         Outcome {
             negatives: LogSumExp::new(found.max.widen(), found.sum),
@@ -271,6 +282,7 @@ impl<'a, F: Real> View<'a, F> {
             target_angle: target.pair.angle.theta,
             norm: self.norms(i, label).0,
             prediction: if beaten { found.class } else { label },
+            mean_share,
         }
     }
 
@@ -291,6 +303,9 @@ impl<'a, F: Real> View<'a, F> {
             F::narrow(terms.coefficient),
             out,
         );
+        if terms.uniform != 0.0 {
+            kernel::row_smoothing(Level::detect(), row, F::narrow(terms.uniform), out);
+        }
         let by_function = terms.target_gradient * target.pair.scale;
         let norm = self.norms(i, 0).0;
         let along_norm = match self.form.scale {
@@ -359,7 +374,7 @@ impl<'a, F: Real> View<'a, F> {
                 let factor = row.columns.map_or(F::one(), |columns| columns[j]);
                 let bias = row.biases.map_or(F::zero(), |biases| biases[j]);
                 let z = row.scale * row.cosines[j] * factor + bias;
-                terms.coefficient * (z - shift).exp().widen()
+                terms.coefficient * (z - shift).exp().widen() - terms.uniform
             };
         }
     }

@@ -49,6 +49,8 @@ pub struct SampleTerms {
     pub coefficient: f64,
     /// ∂objective/∂z_y = −g·σ.
     pub target_gradient: f64,
+    /// What label smoothing takes off ∂objective/∂z_j of every negative: g·ε/C; 0 without.
+    pub uniform: f64,
 }
 
 /// The loss of one sample and the gradient of its logits, from the log-sum-exp of its negatives and
@@ -79,8 +81,9 @@ pub struct SampleTerms {
 /// **Source**: docs/math.md, section 4.
 pub fn sample_terms(negatives: LogSumExp, target_logit: f64, upstream: f64) -> SampleTerms {
     if negatives.sum == 0.0 {
-        let (loss, one_minus_p, shift, coefficient, target_gradient) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        return SampleTerms { loss, one_minus_p, shift, coefficient, target_gradient };
+        let (loss, one_minus_p, shift, coefficient) = (0.0, 0.0, 0.0, 0.0);
+        let (target_gradient, uniform) = (0.0, 0.0);
+        return SampleTerms { loss, one_minus_p, shift, coefficient, target_gradient, uniform };
     }
     let d = (negatives.max - target_logit) + negatives.sum.ln();
     let e = (-d.abs()).exp();
@@ -92,5 +95,6 @@ pub fn sample_terms(negatives: LogSumExp, target_logit: f64, upstream: f64) -> S
         shift: negatives.max,
         coefficient: gradient / negatives.sum,
         target_gradient: -gradient,
+        uniform: 0.0,
     }
 }

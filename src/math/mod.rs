@@ -4,9 +4,11 @@ mod angle;
 mod continuation;
 mod log_sum_exp;
 mod pair;
+mod smoothing;
 
 pub use angle::{Angle, Target};
 pub use continuation::Continuation;
 pub(crate) use continuation::annealed;
 pub use log_sum_exp::{LogSumExp, SampleTerms, sample_terms};
 pub(crate) use pair::{Pair, SINGULAR};
+pub use smoothing::Smoothing;

@@ -303,7 +303,7 @@ fn zero_embeddings_are_left_out_on_every_rank() {
 }
 
 /// What crosses the ranks: three N-vectors and one N×D array for loss and gradient, three more
-/// N-vectors for margin-free losses, angles and predictions, and ten numbers beforehand.
+/// N-vectors for margin-free losses, angles and predictions, and eleven numbers beforehand.
 #[test]
 fn nothing_else_crosses_the_ranks() {
     struct Counting<'a>(&'a ThreadCollective, RefCell<Vec<(&'static str, usize)>>);
@@ -340,7 +340,7 @@ fn nothing_else_crosses_the_ranks() {
         });
         counting.1.into_inner()
     }) {
-        let expected = [("gather", 10), ("max", n), ("sum", 3 * n), ("max", 2 * n), ("sum", n * d)];
+        let expected = [("gather", 11), ("max", n), ("sum", 3 * n), ("max", 2 * n), ("sum", n * d)];
         assert_eq!(calls, expected);
     }
 }

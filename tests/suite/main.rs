@@ -11,6 +11,7 @@ mod golden;
 mod hyper_parameters;
 mod ignored_labels;
 mod inference;
+mod label_smoothing;
 mod layers;
 mod logits;
 mod misuse;

@@ -70,7 +70,7 @@ pub fn assert_rows<F: Real>(
 pub fn assert_forward<F: Real>(what: &str, found: &Forward<F>, labels: &[usize], answer: &Answer) {
     let tolerance = answer.tolerance(epsilon::<F>());
     let losses = &answer.losses;
-    assert_vector(&format!("{what}: losses"), &found.losses, losses, losses, tolerance);
+    assert_vector(&format!("{what}: losses"), &found.losses, losses, &answer.size_loss, tolerance);
     // An angle is right to a few ε relatively, and to the rounding of the unit vectors absolutely.
     let size = answer.angles.mapv(|angle| angle + 1.0);
     let allowed = 2.0 * epsilon::<F>() + 8.0 * f64::EPSILON;

@@ -37,6 +37,8 @@ pub struct Answer {
     pub size_x: Array1<f64>,
     pub size_w: Array1<f64>,
     pub size_b: Array1<f64>,
+    /// The loss before smoothing, plus ε: the error of either is relative to it.
+    pub size_loss: Array1<f64>,
     /// |∂L/∂θ| where the margin is steepest: near a knot the slope is a difference.
     pub size_theta: Array1<f64>,
     /// The largest magnitude in any sum behind a sample's logits.
@@ -77,20 +79,25 @@ fn add_projected(
 
 impl Problem {
     pub fn solve(&self, spec: &Spec) -> Answer {
+        self.solve_smoothed(spec, 0.0)
+    }
+
+    /// The same with label smoothing (section 11).
+    pub fn solve_smoothed(&self, spec: &Spec, epsilon: f64) -> Answer {
         let (n, d, c) = (self.x.nrows(), self.x.ncols(), self.w.nrows());
         let mut answer = Answer::zeros(n, d, c);
         let norms: Vec<f64> = self.w.rows().into_iter().map(norm).collect();
         let units: Vec<Array1<f64>> =
             self.w.rows().into_iter().zip(&norms).map(|(w, q)| &w / *q).collect();
         for i in 0..n {
-            self.solve_sample(spec, i, &norms, &units, &mut answer);
+            self.solve_sample((spec, epsilon), i, &norms, &units, &mut answer);
         }
         answer
     }
 
     fn solve_sample(
         &self,
-        spec: &Spec,
+        (spec, epsilon): (&Spec, f64),
         i: usize,
         q: &[f64],
         v: &[Array1<f64>],
@@ -118,22 +125,29 @@ impl Problem {
         let gap = if c == 1 { f64::NEG_INFINITY } else { max + sum.ln() - z[y] };
         let sigma =
             if gap >= 0.0 { 1.0 / (1.0 + (-gap).exp()) } else { gap.exp() / (1.0 + gap.exp()) };
-        answer.losses[i] = gap.max(0.0) + (-gap.abs()).exp().ln_1p();
+        let plain = gap.max(0.0) + (-gap.abs()).exp().ln_1p();
+        let mean = z.iter().sum::<f64>() / c as f64;
+        answer.losses[i] = plain + epsilon * (z[y] - mean);
+        answer.size_loss[i] = plain + epsilon;
         answer.angles[i] = theta;
         let (tx, tw) = (tangent(&u, &v[y]), tangent(&v[y], &u));
         answer.sines[i] = if tx.dot(&tx) > 0.0 { theta.sin() } else { 1.0 };
 
         for j in 0..c {
             let share = if j == y { -sigma } else { sigma * (z[j] - max).exp() / sum };
-            let g = self.upstream[i] * share;
+            let even = epsilon / c as f64;
+            let smoothed =
+                if j == y { share + epsilon * (1.0 - 1.0 / c as f64) } else { share - even };
+            let g = self.upstream[i] * smoothed;
+            let size = self.upstream[i].abs() * (share.abs() + if j == y { epsilon } else { even });
             answer.plain[[i, j]] = a(j) * cos[j] + b(j);
             answer.reach[i] = answer.reach[i].max(a(j) * value(j).abs().max(1.0) + b(j).abs());
             answer.db[j] += g;
-            answer.size_b[j] += g.abs();
+            answer.size_b[j] += size;
             // ∂z/∂x and ∂z/∂w at fixed norms: a ∂(value)/∂x and a ∂(value)/∂w.
             if j == y {
                 answer.dtheta[i] = g * a(y) * slope;
-                answer.size_theta[i] = g.abs() * a(y) * spec.steepest();
+                answer.size_theta[i] = size * a(y) * spec.steepest();
                 answer.dx.row_mut(i).scaled_add(g, &(&tx * (-a(y) * slope / r)));
                 answer.dw.row_mut(y).scaled_add(g, &(&tw * (-a(y) * slope / q[y])));
             } else {
@@ -154,8 +168,8 @@ impl Problem {
             answer.dw.row_mut(j).scaled_add(g * by_q, &v[j]);
             // A cosine's rounding is relative to 1, not to the sine that is left of it.
             let steep = if j == y { slope.abs().max(f.abs()) } else { 1.0 };
-            answer.size_x[i] += g.abs() * a(j) / r * steep.max(1.0);
-            answer.size_w[j] += g.abs() * a(j) / q[j] * steep.max(1.0);
+            answer.size_x[i] += size * a(j) / r * steep.max(1.0);
+            answer.size_w[j] += size * a(j) / q[j] * steep.max(1.0);
         }
     }
 }
@@ -176,6 +190,7 @@ impl Answer {
             size_x: Array1::zeros(n),
             size_w: Array1::zeros(c),
             size_b: Array1::zeros(c),
+            size_loss: Array1::zeros(n),
             size_theta: Array1::zeros(n),
             reach: Array1::zeros(n),
             sines: Array1::ones(n),
