@@ -95,9 +95,9 @@ impl<F: Real> Gradients<F> {
 /// Three N-vectors (M, Σ, and z_iy − M_i from the rank of the target) and one N×D array carry loss
 /// and gradient between the ranks. Three more N-vectors carry what is needed for reporting only,
 /// the target angles, the predictions and the margin-free target logits, so that [`Forward`] is
-/// complete on every rank. Label smoothing adds one N-vector, the mean of the logits. Eleven numbers
-/// per rank precede them: whether its input is valid, how many of its classes take part, its
-/// shapes, and digests of labels and reduction, of the loss and of the embeddings.
+/// complete on every rank. Label smoothing adds one N-vector, the mean of the logits. Eleven
+/// numbers per rank precede them: whether its input is valid, how many of its classes take part,
+/// its shapes, and digests of labels and reduction, of the loss and of the embeddings.
 ///
 /// The gradient of the embeddings is complete on every rank, with no factor of the number of ranks;
 /// the gradient of its rows stays on each rank. [`Reduction::Mean`] divides by the N of the whole
