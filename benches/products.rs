@@ -14,6 +14,9 @@ use ndarray::linalg::general_mat_mul;
 #[path = "../src/kernel/bf16.rs"]
 mod bf16;
 #[allow(dead_code)]
+#[path = "../src/kernel/blocks.rs"]
+mod blocks;
+#[allow(dead_code)]
 #[path = "../src/kernel/dispatch.rs"]
 mod dispatch;
 #[allow(dead_code)]

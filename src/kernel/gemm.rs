@@ -9,12 +9,10 @@
 use std::ops::Range;
 
 use super::bf16::{PairProduct, Precision, fill_all_pairs, rounded};
-use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::blocks::{BlockOp, Blocked, KC, put, put_part, sweep_strips};
+use super::dispatch::{Isa, Level, dispatch, madd};
 use super::matrix::{Mat, MatMut, Panels};
 use super::real::Real;
-
-/// Rows of a panel that one pass over A takes.
-pub(super) const KC: usize = 256;
 
 /// C = AB, or C += AB with `accumulate`, on the calling thread.
 pub(crate) fn gemm<F: Real>(
@@ -63,36 +61,6 @@ fn pack_factor<F: Real>(
     left: bool,
 ) {
     dispatch(level, Blocked(Pack { b, panels, left, precision, level }));
-}
-
-/// A loop over blocks of MR × NR entries.
-pub(super) trait BlockOp {
-    type Number;
-
-    fn run<I: Isa, const MR: usize, const NR: usize>(self);
-}
-
-/// A [`BlockOp`] with the block that suits the instruction set.
-pub(super) struct Blocked<B>(pub B);
-
-impl<B: BlockOp> Op for Blocked<B> {
-    type Output = ();
-
-    /// NR is two registers, MR as many rows as leave room for a row of B and an entry of A.
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        match (I::VECTOR, size_of::<B::Number>()) {
-            (64, 4) => self.0.run::<I, 8, 32>(),
-            (64, _) => self.0.run::<I, 8, 16>(),
-            (32, 4) => self.0.run::<I, 6, 16>(),
-            (32, _) => self.0.run::<I, 6, 8>(),
-            // NEON has 32 registers, SSE2 16.
-            (_, 4) if I::FMA => self.0.run::<I, 8, 8>(),
-            (_, 4) => self.0.run::<I, 4, 8>(),
-            (_, _) if I::FMA => self.0.run::<I, 8, 4>(),
-            (_, _) => self.0.run::<I, 4, 4>(),
-        }
-    }
 }
 
 struct Product<'a, F> {
@@ -173,26 +141,6 @@ fn sweep<F: Real, I: Isa, const MR: usize, const NR: usize>(
     }
 }
 
-/// All strips of A; `multiply` gives the block of one with the panel.
-#[inline(always)]
-pub(super) fn sweep_strips<'a, F: Real, T: 'a, const MR: usize, const NR: usize>(
-    c: &mut MatMut<'_, F>,
-    accumulate: bool,
-    strips: impl Iterator<Item = &'a [[T; MR]]>,
-    columns: Range<usize>,
-    multiply: impl Fn(&[[T; MR]]) -> [[F; NR]; MR],
-) {
-    for (index, strip) in strips.enumerate() {
-        let block = multiply(strip);
-        let rows = index * MR..c.rows.min((index + 1) * MR);
-        if columns.len() == NR && rows.len() == MR {
-            put(c, rows.start, columns.start, &block, accumulate);
-        } else {
-            put_part(c, rows.clone(), columns.clone(), &block[..rows.len()], accumulate);
-        }
-    }
-}
-
 /// The product of MR rows of A from `row` on, in the columns from `first` on, and a panel.
 #[inline(always)]
 fn microkernel<F: Real, I: Isa, const MR: usize, const NR: usize>(
@@ -231,45 +179,6 @@ fn multiply<'a, F: Real, I: Isa, const MR: usize, const NR: usize>(
         }
     }
     sums
-}
-
-/// Writes or adds a whole block.
-#[inline(always)]
-fn put<F: Real, const MR: usize, const NR: usize>(
-    c: &mut MatMut<'_, F>,
-    row: usize,
-    column: usize,
-    block: &[[F; NR]; MR],
-    accumulate: bool,
-) {
-    for (r, sums) in block.iter().enumerate() {
-        let out = &mut c.data[(row + r) * c.stride + column..][..NR];
-        if accumulate {
-            for (out, &sum) in out.iter_mut().zip(sums) {
-                *out += sum;
-            }
-        } else {
-            out.copy_from_slice(sums);
-        }
-    }
-}
-
-/// Writes or adds some rows and the first columns of a block: those that lie at `rows` and
-/// `columns` of C.
-#[inline(never)]
-fn put_part<F: Real, const NR: usize>(
-    c: &mut MatMut<'_, F>,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    block: &[[F; NR]],
-    accumulate: bool,
-) {
-    for (row, sums) in rows.zip(block) {
-        let out = &mut c.data[row * c.stride..][columns.clone()];
-        for (out, &sum) in out.iter_mut().zip(sums) {
-            *out = if accumulate { *out + sum } else { sum };
-        }
-    }
 }
 
 struct Pack<'a, F> {
@@ -372,32 +281,38 @@ mod tests {
         if by_columns { Mat::new(data, cols, rows).t() } else { Mat::new(data, rows, cols) }
     }
 
-    fn entry<F: Real>(m: &Mat<'_, F>, i: usize, j: usize) -> f64 {
-        m.data[i * m.row_stride + j * m.col_stride].widen()
+    fn entry<F: Real>(m: &Mat<'_, F>, i: usize, j: usize) -> F {
+        m.data[i * m.row_stride + j * m.col_stride]
     }
 
     /// Every product of the shape: each factor by rows or by columns, packed or not, C written or
-    /// added to.
-    fn check<F: Real>(level: Level, (rows, cols, depth): (usize, usize, usize)) {
+    /// added to. Factors that are rounded are packed in any case.
+    fn check<F: Real>(
+        level: Level,
+        precision: Precision,
+        (rows, cols, depth): (usize, usize, usize),
+    ) {
         let (a_data, b_data) = (numbers::<F>(rows * depth), numbers::<F>(depth * cols));
         let stride = cols + 3;
         let old = numbers::<F>(rows * stride);
+        let rounds = precision == Precision::Bf16;
+        let value = |v: F| if rounds { rounded(v).widen() } else { v.widen() };
         for case in 0..32 {
             let [a_by_columns, b_by_columns, accumulate, packed, in_strips] =
                 [1, 2, 4, 8, 16].map(|bit| case & bit != 0);
             let a = matrix(&a_data, rows, depth, a_by_columns);
             let b = matrix(&b_data, depth, cols, b_by_columns);
             let mut panels = Panels::default();
-            pack(level, Precision::Full, b, &mut panels);
-            let b = if packed { b.in_panels(&panels) } else { b };
+            pack(level, precision, b, &mut panels);
+            let b = if packed || rounds { b.in_panels(&panels) } else { b };
             let mut strips = Panels::default();
-            pack_left(level, Precision::Full, a, &mut strips);
-            let a = if in_strips { a.in_strips(&strips) } else { a };
+            pack_left(level, precision, a, &mut strips);
+            let a = if in_strips || rounds { a.in_strips(&strips) } else { a };
             let mut c = old.clone();
             gemm(level, MatMut::new(&mut c, rows, cols, stride), accumulate, a, b);
             for i in 0..rows {
                 for j in 0..cols {
-                    let terms = (0..depth).map(|k| entry(&a, i, k) * entry(&b, k, j));
+                    let terms = (0..depth).map(|k| value(entry(&a, i, k)) * value(entry(&b, k, j)));
                     let start = if accumulate { old[i * stride + j].widen() } else { 0.0 };
                     let (sum, size) = terms.fold((start, start.abs()), |(sum, size), term| {
                         (sum + term, size + term.abs())
@@ -432,8 +347,9 @@ mod tests {
     fn product_is_exact_to_rounding_at_every_level_and_in_every_layout() {
         for level in Level::available() {
             for &shape in &SHAPES[..if cfg!(miri) { 5 } else { SHAPES.len() }] {
-                check::<f32>(level, shape);
-                check::<f64>(level, shape);
+                check::<f32>(level, Precision::Full, shape);
+                check::<f64>(level, Precision::Full, shape);
+                check::<f32>(level, Precision::Bf16, shape);
             }
         }
     }

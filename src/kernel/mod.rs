@@ -5,6 +5,7 @@
 //! that a test can ask for any that the CPU has.
 
 mod bf16;
+mod blocks;
 mod dispatch;
 mod exp;
 mod gemm;
