@@ -102,7 +102,8 @@ fn assert_fused_is_separate<F: Real, U: WeightUpdate<F> + Clone + PartialEq>(
         assert_eq!(forward, expected, "{spec:?}");
         assert!(fused == separate, "{spec:?} {:?}, budget {budget}", fused.update);
     }
-    assert!(fused.w != inputs.w);
+    // Of one class the gradient is 0.
+    assert!(fused.w != inputs.w || fused.w.nrows() == 1);
 }
 
 fn with_ignored(mut problem: Problem) -> Problem {
