@@ -159,7 +159,8 @@ impl<F: Real> Gradients<F> {
 /// holds, every rank returns the same error, before any gradient is written: the refusal itself
 /// where every rank has the same, else [`Error::Collective`] with the first rank's message. Where a
 /// rank is lost during a step the others return [`Error::Collective`], too; their gradients are
-/// then undefined.
+/// then undefined. What a lost rank leaves of a step that moves the weights is said at
+/// [`step`](Self::step).
 ///
 /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
 ///
