@@ -274,13 +274,16 @@ fn a_refused_step_leaves_everything_as_it_was() {
     }
 }
 
+/// What a rank's step returns, and its parameters before and after.
+type OnRank = (Result<Forward<f64>, Error>, [Moved<f64, Sgd<f64>>; 2]);
+
 /// A step of one rank with its rows of W and its own state.
 fn on_rank<C: Collective<f64>>(
     inputs: &Inputs<f64>,
     spec: &Spec,
     (collective, range): (C, std::ops::Range<usize>),
     spoil: impl Fn(&mut Moved<f64, Sgd<f64>>),
-) -> (Result<Forward<f64>, Error>, [Moved<f64, Sgd<f64>>; 2]) {
+) -> OnRank {
     let mut moved = Moved::new(inputs, momentum());
     moved.w = inputs.w.slice(s![range.clone(), ..]).to_owned();
     moved.b = inputs.b.as_ref().map(|b| b.slice(s![range.clone()]).to_owned());
