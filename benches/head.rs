@@ -5,8 +5,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use margin_softmax::{
-    ArcFace, Batch, CosFace, FNormSphereFace, Generalized, Gradients, Head, MarginLoss,
-    ModifiedSoftmax, Real, Reduction, Softmax, SphereFace,
+    ArcFace, Batch, BatchMut, CosFace, FNormSphereFace, Generalized, Gradients, Head, MarginLoss,
+    ModifiedSoftmax, Real, Reduction, Sgd, Softmax, SphereFace,
 };
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
@@ -51,6 +51,21 @@ fn step<F: Real>(
     });
 }
 
+/// The step that moves the class weights, beside `ArcFace f32`, which leaves a gradient.
+fn fused(c: &mut Criterion, shape: (usize, usize, usize, bool)) {
+    let (n, d, classes, _) = shape;
+    let (x, mut w) = (matrix::<f32>(n, d, 1), matrix::<f32>(classes, d, 2));
+    let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % classes).collect();
+    let (head, mut dx) = (Head::new(ArcFace::default()), Array2::zeros((n, d)));
+    let sgd = Sgd::new(0.1).and_then(|sgd| sgd.with_momentum(0.9));
+    let mut update = sgd.expect("valid hyper-parameters");
+    run(c, "ArcFace f32 with update", shape, || {
+        let mut batch = BatchMut::new(&x, &mut w, &labels).expect("a valid batch");
+        let forward = head.step(&mut batch, Reduction::Mean, &mut update, &mut dx);
+        forward.expect("a valid step").mean()
+    });
+}
+
 /// One measurement, in floating-point operations of the three products.
 fn run<T: Send>(
     c: &mut Criterion,
@@ -72,6 +87,7 @@ fn shapes(c: &mut Criterion) {
     for shape in SHAPES {
         step::<f32>(c, "ArcFace f32", ArcFace::default(), shape);
         step::<f64>(c, "ArcFace f64", ArcFace::default(), shape);
+        fused(c, shape);
         products(c, shape);
         naive(c, shape);
     }

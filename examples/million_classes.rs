@@ -1,5 +1,6 @@
 //! Trains the weights of a million classes for a few steps in one process, and prints time and
-//! memory. The memory besides the weights and their gradient does not grow with the classes.
+//! memory. The weights move as their gradient is made, so that besides weights and momentum the memory
+//! does not grow with the classes.
 
 use std::fs;
 use std::time::Instant;
@@ -7,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Parser, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
-use margin_softmax::{ArcFace, Batch, Gradients, Head, Reduction};
-use ndarray::{Array2, Zip};
+use margin_softmax::{ArcFace, BatchMut, Head, Reduction, Sgd};
+use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
@@ -16,7 +17,8 @@ use rayon::prelude::*;
 /// Rows per seed, so that the weights do not depend on the number of threads.
 const ROWS: usize = 1024;
 /// Large, because the mean over the samples and the large norms of the rows make gradients small.
-const LEARNING_RATE: f32 = 50.0;
+const LEARNING_RATE: f64 = 50.0;
+const MOMENTUM: f64 = 0.9;
 
 /// Train the weights of a million classes in one process, and print time and memory
 #[derive(Parser)]
@@ -30,7 +32,7 @@ struct Args {
     /// Length of an embedding
     #[arg(long, value_name = "D", default_value_t = 512, value_parser = count())]
     dims: u64,
-    /// Steps of forward, backward and gradient descent
+    /// Steps of gradient descent with momentum
     #[arg(long, value_name = "STEPS", default_value_t = 5, value_parser = count())]
     steps: u64,
 }
@@ -51,20 +53,20 @@ fn main() -> Result<()> {
 
     let labels: Vec<usize> = (0..samples).map(|i| (i * 7919 + 13) % classes).collect();
     let head = Head::new(ArcFace::default());
-    let mut gradients = Gradients::zeros_for(&Batch::new(&x, &w, &labels)?);
+    let mut update = Sgd::new(LEARNING_RATE)?.with_momentum(MOMENTUM)?;
+    let mut dx = Array2::zeros(x.dim());
     let progress = bar("steps", args.steps as usize)?;
     for step in 1..=args.steps {
         let started = Instant::now();
-        let batch = Batch::new(&x, &w, &labels)?;
-        let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
+        let mut batch = BatchMut::new(&x, &mut w, &labels)?;
+        let forward = head.step(&mut batch, Reduction::Mean, &mut update, &mut dx)?;
         let seconds = started.elapsed().as_secs_f64();
         let line = format!("step {step}: loss {:.3}, {seconds:.2} s", forward.mean());
         progress.suspend(|| println!("{line}"));
-        Zip::from(&mut w).and(&gradients.weights).for_each(|w, g| *w -= LEARNING_RATE * g);
         progress.inc(1);
     }
     progress.finish_and_clear();
-    println!("{}", memory((w.len() + gradients.weights.len()) * size_of::<f32>()));
+    println!("{}", memory(2 * w.len() * size_of::<f32>()));
     Ok(())
 }
 
@@ -87,10 +89,10 @@ fn bar(name: &'static str, length: usize) -> Result<ProgressBar> {
     Ok(ProgressBar::new(length as u64).with_style(style).with_message(name))
 }
 
-/// The peak memory of the process, and the share of the weights and their gradient in it.
+/// The peak memory of the process, and the share of the weights and their momentum in it.
 fn memory(weights: usize) -> String {
     let of = |bytes: usize| format!("{:.2} GB", bytes as f64 / 1e9);
-    let weights_are = format!("weights and their gradient are {}", of(weights));
+    let weights_are = format!("weights and their momentum are {}", of(weights));
     match peak() {
         Some(peak) => {
             let share = 100.0 * weights as f64 / peak as f64;

@@ -23,11 +23,13 @@ mod schedule;
 mod update;
 
 pub use boundary::Boundary;
-pub use class_parallel::{ClassParallel, Collective, Shard, ThreadCollective, class_range};
+pub use class_parallel::{
+    ClassParallel, Collective, Shard, ShardMut, ThreadCollective, class_range,
+};
 #[cfg(feature = "serde")]
 pub use config::LossConfig;
 pub use data::{
-    Batch, ClassSample, Forward, Gradients, IGNORED, Reduction, SampledGradients, Scale,
+    Batch, BatchMut, ClassSample, Forward, Gradients, IGNORED, Reduction, SampledGradients, Scale,
     labels_from, labels_from_ignoring,
 };
 pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};

@@ -7,16 +7,17 @@ mod threads;
 
 use std::ops::Range;
 
-use ndarray::{ArrayRef1, ArrayRef2};
+use ndarray::{ArrayRef1, ArrayRef2, ArrayView2};
 
 pub use collective::Collective;
 pub use threads::ThreadCollective;
 
-use crate::data::{Batch, ClassSample, Forward, Gradients, Reduction, SampledGradients};
+use crate::data::{Batch, BatchMut, ClassSample, Forward, Gradients, Reduction, SampledGradients};
 use crate::error::Error;
 use crate::head::{Head, StepInput, ZeroEmbedding};
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
+use crate::update::WeightUpdate;
 use agreement::RankInput;
 use ranks::Ranks;
 
@@ -62,6 +63,27 @@ impl<'a, F: Real> Shard<'a, F> {
     /// As [`Batch::with_ignored_label`]: the same on every rank.
     pub fn with_ignored_label(self, label: usize) -> Self {
         Shard(self.0.with_ignored_label(label))
+    }
+}
+
+/// A [`Shard`] whose class weights, and bias, a step updates: [`ClassParallel::step`].
+#[derive(Debug)]
+pub struct ShardMut<'a, F>(BatchMut<'a, F>);
+
+impl<'a, F: Real> ShardMut<'a, F> {
+    /// As [`Shard::new`], with rows `w` (c, D) that a step moves.
+    pub fn new(x: &'a ArrayRef2<F>, w: &'a mut ArrayRef2<F>, labels: &'a [usize]) -> Self {
+        ShardMut(BatchMut::unchecked(x, w, labels))
+    }
+
+    /// The same with the bias `b` (c) of this rank's classes, for Softmax, which a step moves too.
+    pub fn with_bias(self, b: &'a mut ArrayRef1<F>) -> Self {
+        ShardMut(BatchMut { bias: Some(b.view_mut()), ..self.0 })
+    }
+
+    /// As [`Batch::with_ignored_label`]: the same on every rank.
+    pub fn with_ignored_label(self, label: usize) -> Self {
+        ShardMut(self.0.with_ignored_label(label))
     }
 }
 
@@ -138,7 +160,8 @@ impl<F: Real> Gradients<F> {
 /// holds, every rank returns the same error, before any gradient is written: the refusal itself
 /// where every rank has the same, else [`Error::Collective`] with the first rank's message. Where a
 /// rank is lost during a step the others return [`Error::Collective`], too; their gradients are
-/// then undefined.
+/// then undefined. What a lost rank leaves of a step that moves the weights is said at
+/// [`step`](Self::step).
 ///
 /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
 ///
@@ -243,6 +266,51 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
         self.head.run_sampled(&input, &ranks, gradients)
     }
 
+    /// As [`Head::step`], with weights, bias and state of this rank's classes, and the gradient `dx`
+    /// (N, D) of the embeddings complete on every rank.
+    ///
+    /// # Errors
+    /// See [`ClassParallel`]: where any rank refuses its input or its update, weights, bias, state
+    /// and `dx` are as they were on every rank, and also where a rank is lost before weights move.
+    /// Afterwards only the sum of the embeddings' gradients over the ranks can fail, where a rank
+    /// is lost: weights and state have then moved, and `dx` is undefined.
+    pub fn step<F: Real, U: WeightUpdate<F> + ?Sized>(
+        &mut self,
+        shard: &mut ShardMut<'_, F>,
+        reduction: Reduction<'_, F>,
+        mut update: &mut U,
+        dx: &mut ArrayRef2<F>,
+    ) -> Result<Forward<F>, Error>
+    where
+        C: Collective<F>,
+    {
+        let BatchMut { embeddings, labels, ignored, .. } = shard.0;
+        let ranks = self.ranks(embeddings, labels, ignored, Some(reduction));
+        let classes = (self.range.clone(), None);
+        self.head.run_update(&mut shard.0, classes, reduction, &ranks, (&mut update, dx))
+    }
+
+    /// The same over the classes that each rank drew from its own: only their rows move.
+    ///
+    /// # Errors
+    /// See [`step`](Self::step).
+    pub fn step_sampled<F: Real, U: WeightUpdate<F> + ?Sized>(
+        &mut self,
+        shard: &mut ShardMut<'_, F>,
+        sample: &ClassSample,
+        reduction: Reduction<'_, F>,
+        mut update: &mut U,
+        dx: &mut ArrayRef2<F>,
+    ) -> Result<Forward<F>, Error>
+    where
+        C: Collective<F>,
+    {
+        let BatchMut { embeddings, labels, ignored, .. } = shard.0;
+        let ranks = self.ranks(embeddings, labels, ignored, Some(reduction));
+        let classes = (self.range.clone(), Some(sample));
+        self.head.run_update(&mut shard.0, classes, reduction, &ranks, (&mut update, dx))
+    }
+
     /// The input of a step on this rank, and its communication with the others.
     fn input<'a, F: Real>(
         &'a self,
@@ -251,8 +319,19 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     ) -> (StepInput<'a, F>, Ranks<'a, F, C>) {
         let input = StepInput { reduction, ..self.head.input_of(&shard.0, self.range.clone()) };
         let Batch { embeddings, labels, ignored, .. } = shard.0.reborrow();
-        let input_of_rank =
-            RankInput { embeddings, range: self.range.clone(), labels, ignored, reduction };
-        (input, Ranks { collective: &self.collective, input: input_of_rank })
+        (input, self.ranks(embeddings, labels, ignored, reduction))
+    }
+
+    /// The communication of a step with the other ranks.
+    fn ranks<'a, F: Real>(
+        &'a self,
+        embeddings: ArrayView2<'a, F>,
+        labels: &'a [usize],
+        ignored: Option<usize>,
+        reduction: Option<Reduction<'a, F>>,
+    ) -> Ranks<'a, F, C> {
+        let range = self.range.clone();
+        let input = RankInput { embeddings, range, labels, ignored, reduction };
+        Ranks { collective: &self.collective, input }
     }
 }

@@ -66,15 +66,10 @@ impl<'a, F: Real> Batch<'a, F> {
         labels: &'a [usize],
         dims: usize,
     ) -> Result<Self, Error> {
-        let matrix = |argument: &'static str, values: &'a [F], rows: usize| {
-            ArrayView2::from_shape((rows, dims), values).map_err(|_| Error::Shape {
-                argument,
-                expected: vec![rows, dims],
-                actual: vec![values.len()],
-            })
-        };
-        let classes = w.len().checked_div(dims).unwrap_or_default();
-        let (x, w) = (matrix("embeddings", x, labels.len())?, matrix("class weights", w, classes)?);
+        let shapes = check_slices(x.len(), w.len(), labels.len(), dims)?;
+        let [x, w] = [(x, shapes[0]), (w, shapes[1])].map(|(values, shape)| {
+            ArrayView2::from_shape(shape, values).expect("the length has been checked")
+        });
         Self::from_views(x, w, labels)
     }
 
@@ -83,9 +78,7 @@ impl<'a, F: Real> Batch<'a, F> {
         weights: ArrayView2<'a, F>,
         labels: &'a [usize],
     ) -> Result<Self, Error> {
-        check_matrices(&embeddings, &weights)?;
-        Error::check_shape("labels", &[embeddings.nrows()], &[labels.len()])?;
-        Error::check_labels(labels, weights.nrows(), Some(IGNORED))?;
+        check_views(&embeddings, &weights, labels)?;
         Ok(Batch { embeddings, weights, labels, bias: None, ignored: None })
     }
 
@@ -121,6 +114,35 @@ impl<F> Batch<'_, F> {
             ignored: self.ignored,
         }
     }
+}
+
+/// Refuses embeddings, weights and labels that do not fit each other.
+pub(super) fn check_views<F>(
+    x: &ArrayRef2<F>,
+    w: &ArrayRef2<F>,
+    labels: &[usize],
+) -> Result<(), Error> {
+    check_matrices(x, w)?;
+    Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
+    Error::check_labels(labels, w.nrows(), Some(IGNORED))
+}
+
+/// The shapes of embeddings and class weights in slices of these lengths, which must hold whole
+/// rows.
+pub(super) fn check_slices(
+    x: usize,
+    w: usize,
+    samples: usize,
+    dims: usize,
+) -> Result<[(usize, usize); 2], Error> {
+    let shape = |argument: &'static str, values: usize, rows: usize| {
+        if rows.checked_mul(dims) == Some(values) {
+            return Ok((rows, dims));
+        }
+        Err(Error::Shape { argument, expected: vec![rows, dims], actual: vec![values] })
+    };
+    let classes = w.checked_div(dims).unwrap_or_default();
+    Ok([shape("embeddings", x, samples)?, shape("class weights", w, classes)?])
 }
 
 /// Refuses embeddings and weights that are empty or of different dimensions.

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView1, ArrayView2, Axis};
+use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::rows::extend;
 use crate::kernel::Real;
 
-/// The classes that take part in a step. They are numbered from 0 in the order of their rows:
-/// class `j` is row `selected[j]`, or row `j`. A *label* is the caller's number of a class.
+/// The classes that take part in a step, or a part of them. They are numbered from 0 in the order of
+/// their rows: class `j` is row `selected[j]` of the caller's matrix, or row `start + j`. A *label* is
+/// the caller's number of a class.
 #[derive(Clone, Copy)]
 pub(crate) struct Classes<'a, F> {
     pub weights: ArrayView2<'a, F>,
@@ -16,14 +17,28 @@ pub(crate) struct Classes<'a, F> {
     pub selected: Option<&'a [usize]>,
     /// Added to the logit of each class; not a parameter, so without a gradient.
     pub offsets: Option<&'a [F]>,
-    /// The label of row 0; the others follow.
+    /// The label of the caller's row 0; the others follow.
     pub first: usize,
+    /// The caller's row that is the first of `weights` and `bias`.
+    pub start: usize,
 }
 
 impl<'a, F: Real> Classes<'a, F> {
     /// All rows of `weights`, which hold the classes from label 0 on.
     pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
-        Classes { weights, bias, selected: None, offsets: None, first: 0 }
+        Classes { weights, bias, selected: None, offsets: None, first: 0, start: 0 }
+    }
+
+    /// The same classes with a shorter lifetime, to which ndarray's views do not coerce.
+    pub fn reborrow(&self) -> Classes<'_, F> {
+        Classes {
+            weights: self.weights.view(),
+            bias: self.bias.as_ref().map(|bias| bias.view()),
+            selected: self.selected,
+            offsets: self.offsets,
+            first: self.first,
+            start: self.start,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -41,7 +56,27 @@ impl<'a, F: Real> Classes<'a, F> {
 
     /// The row of the caller's matrix that holds class `j`.
     pub fn row_of(&self, j: usize) -> usize {
-        self.selected.map_or(j, |selected| selected[j])
+        self.selected.map_or(self.start + j, |selected| selected[j])
+    }
+
+    /// The rows of the caller's matrix from the first to the last of a range of classes, which is
+    /// not empty.
+    pub fn span(&self, range: &Range<usize>) -> Range<usize> {
+        self.row_of(range.start)..self.row_of(range.end - 1) + 1
+    }
+
+    /// The classes of a range that is not empty, numbered from 0.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let span = self.span(&range);
+        let rows = span.start - self.start..span.end - self.start;
+        Classes {
+            weights: self.weights.slice_move(s![rows.clone(), ..]),
+            bias: self.bias.map(|bias| bias.slice_move(s![rows])),
+            selected: self.selected.map(|selected| &selected[range.clone()]),
+            offsets: self.offsets.map(|offsets| &offsets[range]),
+            first: self.first,
+            start: span.start,
+        }
     }
 
     /// The label of class `j`.
@@ -51,7 +86,7 @@ impl<'a, F: Real> Classes<'a, F> {
 
     /// The weight of class `j`, as the caller laid it out.
     pub fn weight(&self, j: usize) -> ArrayView1<'a, F> {
-        self.weights.index_axis_move(Axis(0), self.row_of(j))
+        self.weights.index_axis_move(Axis(0), self.row_of(j) - self.start)
     }
 
     /// Whether anything is added to the logits.
@@ -61,7 +96,7 @@ impl<'a, F: Real> Classes<'a, F> {
 
     /// What is added to the logit of class `j`: its bias and its offset, 0 without them.
     pub fn bias_of(&self, j: usize) -> F {
-        let bias = self.bias.map_or(F::zero(), |bias| bias[self.row_of(j)]);
+        let bias = self.bias.map_or(F::zero(), |bias| bias[self.row_of(j) - self.start]);
         bias + self.offsets.map_or(F::zero(), |offsets| offsets[j])
     }
 
@@ -76,5 +111,65 @@ impl<'a, F: Real> Classes<'a, F> {
             extend(packed, self.weight(j));
         }
         packed
+    }
+
+    /// What is added to the logits of a tile, where anything is.
+    pub fn biases<'s>(&self, tile: Range<usize>, biases: &'s mut [F]) -> Option<&'s [F]> {
+        if !self.are_shifted() {
+            return None;
+        }
+        for (bias, j) in biases.iter_mut().zip(tile) {
+            *bias = self.bias_of(j);
+        }
+        Some(biases)
+    }
+}
+
+/// The same classes, whose parameters move.
+pub(crate) struct ClassesMut<'a, F> {
+    pub weights: ArrayViewMut2<'a, F>,
+    pub bias: Option<ArrayViewMut1<'a, F>>,
+    pub selected: Option<&'a [usize]>,
+    pub offsets: Option<&'a [F]>,
+    pub start: usize,
+}
+
+impl<'a, F: Real> ClassesMut<'a, F> {
+    /// The row of the caller's matrix that holds class `j`.
+    pub fn row_of(&self, j: usize) -> usize {
+        self.selected.map_or(self.start + j, |selected| selected[j])
+    }
+
+    /// The classes as they are now; their labels are not known.
+    pub fn view(&self) -> Classes<'_, F> {
+        Classes {
+            weights: self.weights.view(),
+            bias: self.bias.as_ref().map(|bias| bias.view()),
+            selected: self.selected,
+            offsets: self.offsets,
+            first: 0,
+            start: self.start,
+        }
+    }
+
+    /// Splits before class `at`, which is there: the classes before it, and the others numbered
+    /// from 0.
+    pub fn split_at(self, at: usize) -> (Self, Self) {
+        let start = self.row_of(at);
+        let row = start - self.start;
+        let (weights, others) = self.weights.split_at(Axis(0), row);
+        let (bias, other_bias) = self.bias.map(|bias| bias.split_at(Axis(0), row)).unzip();
+        let (selected, other_selected) = self.selected.map(|all| all.split_at(at)).unzip();
+        let (offsets, other_offsets) = self.offsets.map(|all| all.split_at(at)).unzip();
+        (
+            ClassesMut { weights, bias, selected, offsets, start: self.start },
+            ClassesMut {
+                weights: others,
+                bias: other_bias,
+                selected: other_selected,
+                offsets: other_offsets,
+                start,
+            },
+        )
     }
 }

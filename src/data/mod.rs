@@ -1,6 +1,7 @@
 //! What goes into a step and what comes out of it. No file here depends on a loss.
 
 mod batch;
+mod batch_mut;
 mod classes;
 mod form;
 mod forward;
@@ -13,7 +14,8 @@ mod target_pair;
 
 pub use batch::{Batch, Reduction};
 pub(crate) use batch::{check_finite, check_matrices};
-pub(crate) use classes::Classes;
+pub use batch_mut::BatchMut;
+pub(crate) use classes::{Classes, ClassesMut};
 pub(crate) use form::LogitForm;
 pub use form::Scale;
 pub use forward::Forward;

@@ -19,7 +19,16 @@ pub(crate) struct Bounds {
     pub weight_norms: (f64, f64),
     /// The largest magnitude of a bias.
     pub bias: f64,
-    weight_gradient: f64,
+    /// Bounds on the norm of every row of the weights' gradient, and on the gradient of every
+    /// bias, from the samples so far.
+    ///
+    /// By `docs/math.md`, section 3, sample i gives the row of a class j ≠ y at most |g_i|·a_i/q_j,
+    /// or |g_i|·r_i under Softmax, and that of its own class as much times |D_i| + |f_i|, and each
+    /// bias at most |g_i|. The sums over the samples bound every row, and a row's norm bounds its
+    /// entries. Rounding exceeds them by parts in a million at most, which [`largest_safe`] leaves
+    /// room for.
+    pub weight_gradient: f64,
+    pub bias_gradient: f64,
     losses: f64,
     /// The label smoothing, and how many classes there are whose logits it adds up.
     smoothing: (f64, usize),
@@ -32,7 +41,15 @@ impl Bounds {
         bias: impl IntoIterator<Item = &'a F>,
     ) -> Self {
         let bias = bias.into_iter().fold(0.0_f64, |most, b| most.max(b.widen().abs()));
-        Bounds { scale, weight_norms, bias, weight_gradient: 0.0, losses: 0.0, smoothing: (0.0, 0) }
+        Bounds {
+            scale,
+            weight_norms,
+            bias,
+            weight_gradient: 0.0,
+            bias_gradient: 0.0,
+            losses: 0.0,
+            smoothing: (0.0, 0),
+        }
     }
 
     /// The same for label smoothing among `classes`.
@@ -79,6 +96,7 @@ impl Bounds {
         }
         check("the sum of the losses", self.losses)?;
         check("the gradient of the embedding", gradient * embedding)?;
+        self.bias_gradient += upstream.abs();
         self.weight_gradient += gradient * weight;
         check("the gradient of the class weights", self.weight_gradient)
     }

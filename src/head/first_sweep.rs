@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::plan::Plan;
-use super::prepare::{Prepared, StepInput, factor_of};
+use super::prepare::{Prepared, factor_of};
 use super::workspace::{ChunkStats, Scratch, Workspace};
+use crate::data::Classes;
 use crate::kernel::{self, Mat, MatMut, Panels, Precision, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
@@ -24,17 +25,17 @@ struct Job<'a, F> {
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
-pub(super) struct Sweep<'a, 'b, F> {
+pub(super) struct Sweep<'a, F> {
     pub plan: &'a Plan,
-    pub input: &'a StepInput<'b, F>,
     pub prepared: &'a Prepared<F>,
 }
 
-impl<F: Real> Sweep<'_, '_, F> {
+impl<F: Real> Sweep<'_, F> {
     /// Fills `stats`, chunk by chunk, and stores the logits in `stored`, one tile after the other,
     /// for as many classes as fit; `room` is the number of entries per class there.
     pub fn forward(
         &self,
+        classes: &Classes<'_, F>,
         stats: &mut ChunkStats<F>,
         (mut stored, room): (&mut [F], usize),
         workers: &mut [Scratch<F>],
@@ -48,15 +49,15 @@ impl<F: Real> Sweep<'_, '_, F> {
             .zip(stats.target.chunks_mut(n));
         let mut logits = &mut stats.logits[..];
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
-            let classes = self.plan.chunk(index);
-            let stored = split_off(&mut stored, classes.len() * room);
+            let range = self.plan.chunk(index);
+            let stored = split_off(&mut stored, range.len() * room);
             let logits = split_off(&mut logits, n);
-            Job { classes, stored, max, class, sum, target, logits }
+            Job { classes: range, stored, max, class, sum, target, logits }
         });
-        run_jobs(jobs, workers, |scratch, job| self.forward_chunk(scratch, job));
+        run_jobs(jobs, workers, |scratch, job| self.forward_chunk(classes, scratch, job));
     }
 
-    fn forward_chunk(&self, scratch: &mut Scratch<F>, job: Job<'_, F>) {
+    fn forward_chunk(&self, classes: &Classes<'_, F>, scratch: &mut Scratch<F>, job: Job<'_, F>) {
         let n = self.plan.samples;
         job.max.fill(F::neg_infinity());
         job.class.fill(usize::MAX);
@@ -68,10 +69,10 @@ impl<F: Real> Sweep<'_, '_, F> {
                 Some(stored) => stored,
                 None => &mut scratch.tile[..tile.len() * n],
             };
-            let weights = self.input.classes.tile(tile.clone(), &mut scratch.packed);
+            let weights = classes.tile(tile.clone(), &mut scratch.packed);
             self.products(weights, tile.len(), z, &mut scratch.strips);
             let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
-            let biases = self.biases(tile.clone(), &mut scratch.biases);
+            let biases = classes.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
             let targets = self.targets(tile.start);
@@ -136,17 +137,6 @@ impl<F: Real> Sweep<'_, '_, F> {
             *factor = factor_of(self.prepared.form.scale, kernel::norm(w));
         }
         factors
-    }
-
-    /// The biases of a tile, where there are any.
-    pub fn biases<'s>(&self, tile: Range<usize>, biases: &'s mut [F]) -> Option<&'s [F]> {
-        if !self.input.classes.are_shifted() {
-            return None;
-        }
-        for (bias, j) in biases.iter_mut().zip(tile) {
-            *bias = self.input.classes.bias_of(j);
-        }
-        Some(biases)
     }
 
     /// The samples of each class from `first` on, for rows in ascending order.

@@ -8,10 +8,12 @@
 
 mod communication;
 mod first_sweep;
+mod parameters;
 mod plan;
 mod prepare;
 mod second_sweep;
 mod step;
+mod update;
 mod workspace;
 
 pub(crate) use communication::{Communication, SampleStats, SingleRank, StepReport, TargetLogit};
@@ -23,13 +25,15 @@ use std::ops::Range;
 use ndarray::{Array1, ArrayRef1, ArrayRef2};
 
 use crate::data::{
-    Batch, ClassSample, Classes, Forward, Gradients, Output, Reduction, SampledGradients,
+    Batch, BatchMut, ClassSample, Classes, Forward, Gradients, Output, Reduction, SampledGradients,
     check_matrices,
 };
 use crate::error::Error;
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
+use crate::update::WeightUpdate;
 use step::{nearest, step};
+use update::prepare_update;
 use workspace::{Workspace, WorkspaceCache};
 
 /// Bytes that logits may take between the sweeps by default.
@@ -195,6 +199,76 @@ impl<L: MarginLoss> Head<L> {
         self.run_sampled(&input, &SingleRank, gradients)
     }
 
+    /// The losses of a batch, the class weights moved by their gradients, and the gradient `dx`
+    /// (N, D) of the embeddings: [`forward_backward`](Self::forward_backward) and an `update` in
+    /// one, without the C×D gradient.
+    ///
+    /// ```text
+    /// dX ← ∂objective/∂X        (w_j, state_j) ← update(w_j, ∂objective/∂w_j, state_j)
+    /// ```
+    ///
+    /// Every gradient is that of the weights before the step. Rows move tile by tile in the second
+    /// sweep, as soon as their gradient is made. Weights, state, bias and `dx` get the bits of the
+    /// separate calls. An empty `dx` is not asked for: nothing is computed for it.
+    ///
+    /// Logits wait between the sweeps in the workspace, within
+    /// [`with_memory_budget`](Self::with_memory_budget), for N ≤ D too; the others are computed
+    /// again.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, BatchMut, Head, Reduction, Sgd};
+    /// use ndarray::{Array2, array};
+    ///
+    /// let x = array![[0.9_f32, 0.1], [-0.2, 0.8]];
+    /// let mut w = array![[1.0_f32, 0.2], [0.3, 1.0]];
+    /// let head = Head::new(ArcFace::new(16.0, 0.5)?);
+    /// let mut update = Sgd::new(0.01)?.with_momentum(0.9)?;
+    /// let mut dx = Array2::zeros(x.dim());
+    /// let mut losses = vec![];
+    /// for _ in 0..5 {
+    ///     let mut batch = BatchMut::new(&x, &mut w, &[0, 1])?;
+    ///     losses.push(head.step(&mut batch, Reduction::Mean, &mut update, &mut dx)?.mean());
+    /// }
+    /// assert!(losses.is_sorted_by(|earlier, later| earlier > later));
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`forward_backward`](Self::forward_backward), and those of [`WeightUpdate`]. Weights,
+    /// bias, state and `dx` are then as they were. [`Error::UpdateOverflow`] is found from bounds on
+    /// the gradient, since the gradient is not known before weights move.
+    pub fn step<F: Real, U: WeightUpdate<F> + ?Sized>(
+        &self,
+        batch: &mut BatchMut<'_, F>,
+        reduction: Reduction<'_, F>,
+        mut update: &mut U,
+        dx: &mut ArrayRef2<F>,
+    ) -> Result<Forward<F>, Error> {
+        let classes = batch.weights.nrows();
+        Error::check_labels(batch.labels, classes, batch.ignored)?;
+        self.run_update(batch, (0..classes, None), reduction, &SingleRank, (&mut update, dx))
+    }
+
+    /// The same among the classes of `sample` alone, as
+    /// [`forward_backward_sampled`](Self::forward_backward_sampled). Only the rows that were drawn
+    /// move; the others keep their weights and their state, bit for bit.
+    ///
+    /// # Errors
+    /// As [`forward_backward_sampled`](Self::forward_backward_sampled) and [`step`](Self::step).
+    pub fn step_sampled<F: Real, U: WeightUpdate<F> + ?Sized>(
+        &self,
+        batch: &mut BatchMut<'_, F>,
+        sample: &ClassSample,
+        reduction: Reduction<'_, F>,
+        mut update: &mut U,
+        dx: &mut ArrayRef2<F>,
+    ) -> Result<Forward<F>, Error> {
+        let classes = batch.weights.nrows();
+        Error::check_labels(batch.labels, classes, batch.ignored)?;
+        let taking_part = (0..classes, Some(sample));
+        self.run_update(batch, taking_part, reduction, &SingleRank, (&mut update, dx))
+    }
+
     /// The nearest class of every embedding (N), without margin: inference. Embeddings `x` (N, D),
     /// class weights `w` (C, D) and, for Softmax, the bias (C). Of classes that are equally near
     /// the lowest is taken. Memory does not grow with C.
@@ -280,7 +354,7 @@ impl<L: MarginLoss> Head<L> {
     ) -> StepInput<'a, F> {
         let Batch { embeddings, weights, labels, bias, ignored } = batch.reborrow();
         let first = range.start;
-        let classes = Classes { weights, bias, selected: None, offsets: None, first };
+        let classes = Classes { weights, bias, selected: None, offsets: None, first, start: 0 };
         let (zero, precision, labels) = (self.zero, self.precision, Some(labels));
         let (sample, reduction) = (None, None);
         StepInput {
@@ -307,9 +381,7 @@ impl<L: MarginLoss> Head<L> {
             gradients.fresh_unless_fit(input.embeddings.dim(), input.classes.bias.is_some(), sample)
         });
         let offsets = input.sample.and_then(ClassSample::offsets);
-        let selected = input.sample.map(|sample| &sample.classes[..]);
-        let classes = Classes { selected, offsets: offsets.as_deref(), ..input.classes };
-        let input = StepInput { classes, ..input.clone() };
+        let input = input.sampled(offsets.as_deref());
         let output = fresh.as_mut().unwrap_or(gradients).output();
         let forward = self.run(&input, communication, Some(output))?;
         if let Some(fresh) = fresh {
@@ -318,7 +390,32 @@ impl<L: MarginLoss> Head<L> {
         Ok(forward)
     }
 
-    /// Runs one step; every public method that returns losses ends here.
+    /// Runs a step that moves the parameters of the classes of a range, or of a sample of them.
+    pub(crate) fn run_update<F: Real>(
+        &self,
+        batch: &mut BatchMut<'_, F>,
+        (range, sample): (Range<usize>, Option<&ClassSample>),
+        reduction: Reduction<'_, F>,
+        communication: &impl Communication<F>,
+        (update, dx): (&mut dyn WeightUpdate<F>, &mut ArrayRef2<F>),
+    ) -> Result<Forward<F>, Error> {
+        let offsets = sample.and_then(ClassSample::offsets);
+        let selected = sample.map(|sample| &sample.classes[..]);
+        self.workspaces.with(|workspace| {
+            let view = batch.view();
+            let (reduction, input) = (Some(reduction), self.input_of(&view, range));
+            let input = StepInput { reduction, sample, ..input };
+            let input = input.sampled(offsets.as_deref());
+            let of_head = (&self.loss, self.budget);
+            let ready =
+                prepare_update(of_head, &input, workspace, communication, (&*update, &*dx))?;
+            let x = batch.embeddings;
+            let classes = batch.classes(selected, offsets.as_deref());
+            ready.run(x, classes, update, dx.view_mut(), communication)
+        })
+    }
+
+    /// Runs one step; every public method that returns losses or gradients ends here.
     pub(crate) fn run<F: Real>(
         &self,
         input: &StepInput<'_, F>,

@@ -105,6 +105,13 @@ pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
 }
 
 impl<F: Real> StepInput<'_, F> {
+    /// The same input over the classes of its sample, if it has one.
+    pub fn sampled<'s>(&'s self, offsets: Option<&'s [F]>) -> StepInput<'s, F> {
+        let selected = self.sample.map(|sample| &sample.classes[..]);
+        let classes = Classes { selected, offsets, ..self.classes.reborrow() };
+        StepInput { classes, ..self.clone() }
+    }
+
     /// Refuses shapes, ranges and samples that do not fit each other.
     pub fn check_shapes(&self) -> Result<(), Error> {
         let (rows, dims) = self.embeddings.dim();
@@ -121,14 +128,14 @@ impl<F: Real> StepInput<'_, F> {
         sample.map_or(Ok(()), |sample| sample.check(labels, self.ignored, &self.range))
     }
 
-    /// Checks every value and fills what the sweeps read.
+    /// Checks every value and fills what the sweeps read. Returns bounds on weights and gradients.
     pub fn prepare<L: MarginLoss>(
         &self,
         loss: &L,
         level: Level,
         prepared: &mut Prepared<F>,
         parallel: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Bounds, Error> {
         let Prepared { form, samples, embeddings, packed, factors } = prepared;
         if self.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
             return Err(Error::Precision);
@@ -151,14 +158,14 @@ impl<F: Real> StepInput<'_, F> {
             sample.upstream = self.reduction.map_or(0.0, |r| r.weight(sample.row, counted));
         }
         self.target_pairs(loss, *form, samples, parallel)?;
-        self.check_range(*form, samples, norms)?;
+        let bounds = self.check_range(*form, samples, norms)?;
         self.scale_embeddings(*form, samples, embeddings);
         if counted > 0 {
             let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
             kernel::pack(level, self.precision, embeddings.t(), &mut packed[0]);
             kernel::pack(level, self.precision, embeddings, &mut packed[1]);
         }
-        Ok(())
+        Ok(bounds)
     }
 
     /// The angle of every sample that counts with its class, by row; π/2 for the others. No sweep
@@ -292,14 +299,14 @@ impl<F: Real> StepInput<'_, F> {
         form: LogitForm,
         samples: &[PreparedSample],
         weight_norms: (f64, f64),
-    ) -> Result<(), Error> {
+    ) -> Result<Bounds, Error> {
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
             .with_smoothing(form.smoothing, self.classes.len());
         for PreparedSample { row, norm, upstream, target, .. } in samples {
             let target: Option<Target> = target.map(|target| target.target);
             bounds.check::<F>(*row, *norm, target, *upstream)?;
         }
-        Ok(())
+        Ok(bounds)
     }
 
     /// The working copy of the embeddings, in the samples' order: a_i·u_i.

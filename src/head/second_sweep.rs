@@ -2,18 +2,19 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayViewMut2, Axis};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::first_sweep::Sweep;
+use super::parameters::{ChunkParameters, Parameters};
 use super::plan::Plan;
-use super::prepare::PreparedSample;
 use super::workspace::Scratch;
-use crate::data::{Scale, contiguous};
+use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::SampleTerms;
 use crate::parallel::{run_jobs, split_tail};
 
-/// What turns a sample's logits into their gradients, all in the samples' order.
+/// What turns a sample's logits into their gradients, all in the samples' order, and the embeddings
+/// of the batch.
 #[derive(Clone, Copy)]
 pub(super) struct LogitCoefficients<'a, F> {
     pub shift: &'a [F],
@@ -21,10 +22,19 @@ pub(super) struct LogitCoefficients<'a, F> {
     /// Empty unless labels are smoothed.
     pub uniform: &'a [F],
     pub terms: &'a [SampleTerms],
+    pub embeddings: ArrayView2<'a, F>,
+}
+
+/// The weights of the samples' own classes, as they are before a step moves them.
+pub(super) enum TargetRows<'a, F> {
+    InPlace(Classes<'a, F>),
+    /// In the samples' order.
+    Copied(&'a [F]),
 }
 
 /// Where the second sweep writes; an empty slice is not asked for.
-pub(super) struct SweepOutput<'a, F> {
+pub(super) struct SweepOutput<'a, 'p, F> {
+    pub parameters: Parameters<'p, F>,
     /// Rows of the gradient of the class weights, which may hold the logits on entry.
     pub weights: Option<&'a mut [F]>,
     pub bias: Option<&'a mut [F]>,
@@ -33,32 +43,42 @@ pub(super) struct SweepOutput<'a, F> {
 }
 
 /// One chunk of the second sweep.
-struct Job<'a, F> {
+struct Job<'a, 'p, F> {
     classes: Range<usize>,
+    parameters: ChunkParameters<'p, F>,
     weights: Option<&'a mut [F]>,
     bias: Option<&'a mut [F]>,
     stored: &'a [F],
     partial: &'a mut [F],
 }
 
-impl<F: Real> Sweep<'_, '_, F> {
-    /// Writes the gradients of weights and bias, and each chunk's part of the embeddings' gradient.
+/// The classes of a chunk, of which those of a tile start at `at`; in the step they start at `first`.
+struct TilePart<'a, F> {
+    classes: Classes<'a, F>,
+    at: usize,
+    first: usize,
+}
+
+impl<F: Real> Sweep<'_, F> {
+    /// Writes the gradients of weights and bias, or updates both, and writes each chunk's part of
+    /// the embeddings' gradient.
     /// On entry the rows of the weights' gradient or `stored` hold the logits.
     pub fn backward(
         &self,
         coefficients: LogitCoefficients<'_, F>,
-        output: SweepOutput<'_, F>,
+        output: SweepOutput<'_, '_, F>,
         mut stored: &[F],
         workers: &mut [Scratch<F>],
     ) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let SweepOutput { mut weights, mut bias, mut partials } = output;
+        let SweepOutput { mut parameters, mut weights, mut bias, mut partials } = output;
         // From the last class to the first: what the first sweep left in the caches is used first.
         let jobs = (0..self.plan.chunks).rev().map(|index| {
             let classes = self.plan.chunk(index);
             let (rest, kept) = stored.split_at((classes.start * n).min(stored.len()));
             stored = rest;
             Job {
+                parameters: parameters.split_tail(classes.clone()),
                 weights: weights.as_mut().map(|rows| split_tail(rows, classes.start * dims)),
                 bias: bias.as_mut().map(|bias| split_tail(bias, classes.start)),
                 stored: kept,
@@ -73,19 +93,23 @@ impl<F: Real> Sweep<'_, '_, F> {
         });
     }
 
-    /// One tile: the gradient of its logits, and what that gives embeddings, weights and bias.
+    /// One tile: the gradient of its logits, and what that gives embeddings, weights and bias,
+    /// which move where the step updates them.
     fn backward_tile(
         &self,
         coefficients: LogitCoefficients<'_, F>,
         scratch: &mut Scratch<F>,
-        job: &mut Job<'_, F>,
+        job: &mut Job<'_, '_, F>,
         tile: Range<usize>,
         first: bool,
     ) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
         let at = tile.start - job.classes.start;
-        let weights = self.input.classes.tile(tile.clone(), &mut scratch.packed);
-        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
+        let local = at..at + tile.len();
+        let classes = job.parameters.classes();
+        let Scratch { packed, factors, biases, recomputed, gradient: own_rows, .. } = scratch;
+        let weights = classes.tile(local.clone(), packed);
+        let factors = self.factors(tile.clone(), weights, factors);
         // In the rows of the weight gradient, this tile's logits and those of the tiles before it
         // lie below the rows that this tile writes: N ≤ D, and tiles are taken from the last.
         let stored = match &job.weights {
@@ -95,8 +119,8 @@ impl<F: Real> Sweep<'_, '_, F> {
         let z = match stored.get(at * n..(at + tile.len()) * n) {
             Some(stored) => stored,
             None => {
-                let biases = self.biases(tile.clone(), &mut scratch.biases);
-                let z = &mut scratch.recomputed[..tile.len() * n];
+                let biases = classes.biases(local.clone(), biases);
+                let z = &mut recomputed[..tile.len() * n];
                 self.products(weights, tile.len(), z, &mut scratch.strips);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
@@ -126,13 +150,46 @@ impl<F: Real> Sweep<'_, '_, F> {
             let weights = self.right_factor(weights, &mut scratch.panels);
             kernel::gemm(self.plan.level, partial, !first, gradient, weights);
         }
-        if let Some(rows) = &mut job.weights {
-            let rows = &mut rows[at * dims..(at + tile.len()) * dims];
-            let gradient = self.left_factor(gradient, &mut scratch.strips);
-            self.weight_rows(gradient, weights, factors, rows);
-            let bias = job.bias.as_mut().map(|bias| &mut bias[at..at + tile.len()]);
-            self.finish_rows(coefficients, tile.start, rows, bias, scratch);
+        let (rows, mut bias) = match (&mut job.weights, &job.parameters) {
+            (Some(rows), _) => {
+                let bias = job.bias.as_mut().map(|bias| &mut bias[local.clone()]);
+                (&mut rows[at * dims..(at + tile.len()) * dims], bias)
+            }
+            (None, ChunkParameters::Moving { .. }) => {
+                let bias = classes.bias.is_some();
+                let bias = bias.then(|| &mut scratch.bias_gradient[..tile.len()]);
+                (&mut own_rows[..tile.len() * dims], bias)
+            }
+            (None, ChunkParameters::Fixed(_)) => return,
+        };
+        let gradient = self.left_factor(gradient, &mut scratch.strips);
+        self.weight_rows(gradient, weights, factors, rows);
+        if let Some(bias) = &mut bias {
+            for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(n)) {
+                *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
+            }
         }
+        let part = TilePart { classes, at, first: tile.start };
+        self.add_targets(coefficients, part, rows, bias.as_deref_mut(), &mut scratch.row);
+        job.parameters.update(local, rows, bias);
+    }
+
+    /// Hands zeros to the update of every row: no sample counts.
+    pub fn update_by_zeros(&self, mut parameters: Parameters<'_, F>, workers: &mut [Scratch<F>]) {
+        let jobs = (0..self.plan.chunks).rev().map(|index| {
+            let classes = self.plan.chunk(index);
+            (parameters.split_tail(classes.clone()), classes.len())
+        });
+        run_jobs(jobs, workers, |scratch, (mut parameters, len)| {
+            for tile in Plan::tiles(0..len) {
+                let rows = &mut scratch.gradient[..tile.len() * self.plan.dims];
+                let bias = &mut scratch.bias_gradient[..tile.len()];
+                rows.fill(F::zero());
+                bias.fill(F::zero());
+                let bias = parameters.classes().bias.is_some().then_some(bias);
+                parameters.update(tile, rows, bias);
+            }
+        });
     }
 
     /// The rows Σ_i G_ij·a_i·u_i of one tile's weight gradient, projected where the weights are
@@ -156,21 +213,15 @@ impl<F: Real> Sweep<'_, '_, F> {
         }
     }
 
-    /// Sums the gradient of the bias of one tile, whose logits' gradient is in `scratch.tile`, and
-    /// adds the target pairs of its classes, which start at `first`, to both gradients.
-    fn finish_rows(
+    /// Adds the target pairs of one tile's classes to the gradients of weights and bias.
+    fn add_targets(
         &self,
         coefficients: LogitCoefficients<'_, F>,
-        first: usize,
+        TilePart { classes, at, first }: TilePart<'_, F>,
         rows: &mut [F],
         mut bias: Option<&mut [F]>,
-        scratch: &mut Scratch<F>,
+        sum: &mut [f64],
     ) {
-        if let Some(bias) = &mut bias {
-            for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(self.plan.samples)) {
-                *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
-            }
-        }
         let mut targets = self.targets(first);
         for (j, row) in rows.chunks_exact_mut(self.plan.dims).enumerate() {
             let targets = targets(j);
@@ -182,7 +233,9 @@ impl<F: Real> Sweep<'_, '_, F> {
                 let sum: f64 = terms.map(|terms| terms.target_gradient).sum();
                 bias[j] = F::narrow(bias[j].widen() + sum);
             }
-            self.add_target_pairs(coefficients, first + j, targets, row, &mut scratch.row);
+            let mut copy = Vec::new();
+            let w = contiguous(classes.weight(at + j), &mut copy);
+            self.add_target_pairs(coefficients, w, targets, row, sum);
         }
     }
 
@@ -190,18 +243,17 @@ impl<F: Real> Sweep<'_, '_, F> {
     fn add_target_pairs(
         &self,
         coefficients: LogitCoefficients<'_, F>,
-        class: usize,
+        w: &[F],
         targets: Range<usize>,
         row: &mut [F],
         sum: &mut [f64],
     ) {
-        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
-        let w = contiguous(self.input.classes.weight(class), &mut w_copy);
+        let mut x_copy = Vec::new();
         kernel::add_scaled(sum, 0.0, row, 1.0);
         for i in targets {
             let sample = &self.prepared.samples[i];
             let Some(target) = &sample.target else { continue };
-            let x = contiguous(self.input.embeddings.row(sample.row), &mut x_copy);
+            let x = contiguous(coefficients.embeddings.row(sample.row), &mut x_copy);
             let gradient = coefficients.terms[i].target_gradient;
             target.add_to_weight(self.prepared.form, (x, w, sample.norm), gradient, sum);
         }
@@ -212,7 +264,8 @@ impl<F: Real> Sweep<'_, '_, F> {
     /// embeddings, rows of samples that do not count left at zero.
     pub fn embedding_gradients(
         &self,
-        terms: &[SampleTerms],
+        coefficients: LogitCoefficients<'_, F>,
+        targets: &TargetRows<'_, F>,
         partials: &[F],
         mut gradients: ArrayViewMut2<'_, F>,
         workers: &mut [Scratch<F>],
@@ -228,7 +281,7 @@ impl<F: Real> Sweep<'_, '_, F> {
         run_jobs(jobs, workers, |scratch, (i, mut row)| {
             let sum = &mut scratch.row[..dims];
             kernel::sum_rows(sum, partials, i * dims, n * dims);
-            self.finish_embedding(&self.prepared.samples[i], terms[i].target_gradient, sum);
+            self.finish_embedding(coefficients, targets, i, sum);
             match row.as_slice_mut() {
                 Some(row) => kernel::rounded(row, sum),
                 None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),
@@ -238,9 +291,16 @@ impl<F: Real> Sweep<'_, '_, F> {
 
     /// Turns Σ_j G_ij·v_j into the gradient of one embedding: its projection where the scale is
     /// fixed, plus the gradient of the target logit.
-    fn finish_embedding(&self, sample: &PreparedSample, target_gradient: f64, sum: &mut [f64]) {
+    fn finish_embedding(
+        &self,
+        coefficients: LogitCoefficients<'_, F>,
+        targets: &TargetRows<'_, F>,
+        i: usize,
+        sum: &mut [f64],
+    ) {
         let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
-        let x = contiguous(self.input.embeddings.row(sample.row), &mut x_copy);
+        let sample = &self.prepared.samples[i];
+        let x = contiguous(coefficients.embeddings.row(sample.row), &mut x_copy);
         let form = self.prepared.form;
         let inverse = sample.norm.recip();
         if let Scale::Fixed(_) = form.scale {
@@ -248,8 +308,12 @@ impl<F: Real> Sweep<'_, '_, F> {
             kernel::add_scaled(sum, 1.0, x, -along * inverse);
         }
         if let (Some(target), Some(class)) = (&sample.target, sample.class) {
-            let w = contiguous(self.input.classes.weight(class), &mut w_copy);
-            target.add_to_embedding(form, (x, w), target_gradient, sum);
+            let w = match targets {
+                TargetRows::InPlace(classes) => contiguous(classes.weight(class), &mut w_copy),
+                TargetRows::Copied(rows) => &rows[i * sum.len()..(i + 1) * sum.len()],
+            };
+            let gradient = coefficients.terms[i].target_gradient;
+            target.add_to_embedding(form, (x, w), gradient, sum);
         }
         if let Scale::Fixed(s) = form.scale {
             sum.iter_mut().for_each(|v| *v *= s * inverse);

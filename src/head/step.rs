@@ -1,18 +1,53 @@
 //! One step, from its input to losses and gradients.
 
-use ndarray::{ArrayView1, ArrayViewMut2};
+use ndarray::{ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
 use super::communication::{Communication, SampleStats, StepReport, TargetLogit};
 use super::first_sweep::Sweep;
+use super::parameters::Parameters;
 use super::plan::Plan;
 use super::prepare::StepInput;
-use super::second_sweep::{LogitCoefficients, SweepOutput};
+use super::second_sweep::{LogitCoefficients, SweepOutput, TargetRows};
 use super::workspace::Workspace;
-use crate::data::{Forward, IGNORED, Output};
+use crate::data::{Bounds, Forward, IGNORED, Output};
 use crate::error::Error;
 use crate::kernel::{Level, Real};
 use crate::loss::MarginLoss;
 use crate::math::{Smoothing, sample_terms};
+use crate::update::WeightUpdate;
+
+/// What a step is asked for besides the losses.
+#[derive(Clone, Copy)]
+pub(super) enum Demand<'a, 'b, F> {
+    Losses,
+    Gradients(&'a Output<'b, F>),
+    /// Updated parameters, and the gradient of the embeddings unless it is empty.
+    Update(&'a dyn WeightUpdate<F>, &'a ArrayRef2<F>),
+}
+
+impl<F: Real> Demand<'_, '_, F> {
+    fn check_shapes(&self, input: &StepInput<'_, F>) -> Result<(), Error> {
+        let (rows, dims) = input.embeddings.dim();
+        match self {
+            Demand::Losses => Ok(()),
+            Demand::Gradients(output) => {
+                output.check((rows, dims), input.classes.len(), input.classes.bias.is_some())
+            }
+            Demand::Update(_, embeddings) if embeddings.is_empty() => Ok(()),
+            Demand::Update(_, embeddings) => {
+                Error::check_shape("gradients of embeddings", &[rows, dims], embeddings.shape())
+            }
+        }
+    }
+
+    fn embeddings(&self) -> bool {
+        match self {
+            Demand::Losses => false,
+            Demand::Gradients(output) => output.embeddings.is_some(),
+            Demand::Update(_, embeddings) => !embeddings.is_empty(),
+        }
+    }
+}
 
 /// Runs the step; `output` is untouched where this rank or another refuses its input.
 pub(crate) fn step<F: Real, L: MarginLoss>(
@@ -23,28 +58,17 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
     communication: &impl Communication<F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
-    let prepared = Step::prepare(loss, input, budget, workspace, output.as_ref());
-    let report = match &prepared {
-        Ok(step) => Ok(StepReport {
-            counted: step.plan.samples,
-            classes: step.plan.classes,
-            embeddings: output.as_ref().is_some_and(|output| output.embeddings.is_some()),
-            precision: input.precision,
-        }),
-        Err(error) => Err(error.clone()),
-    };
-    let classes = communication.agree(loss, report)?;
-    let mut step = prepared?;
-    step.smoothing = Smoothing::new(step.workspace.prepared.form.smoothing, classes);
+    let demand = output.as_ref().map_or(Demand::Losses, Demand::Gradients);
+    let mut step = Step::agreed((loss, budget), input, workspace, communication, demand)?;
     let Some(output) = output else {
-        step.first_sweep(None);
-        return step.forward(communication);
+        step.first_sweep(input, None);
+        return step.forward(input, communication);
     };
     if step.plan.samples == 0 {
         output.clear();
-        return step.forward(communication);
+        return step.forward(input, communication);
     }
-    step.forward_backward(communication, output)
+    step.forward_backward(input, communication, output)
 }
 
 /// The nearest class of every embedding, without margin: a first sweep whose samples have no class
@@ -54,8 +78,8 @@ pub(crate) fn nearest<F: Real, L: MarginLoss>(
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
 ) -> Result<Vec<usize>, Error> {
-    let mut step = Step::prepare(loss, input, 0, workspace, None)?;
-    step.first_sweep(None);
+    let mut step = Step::prepare(loss, input, 0, workspace, Demand::Losses)?;
+    step.first_sweep(input, None);
     let mut nearest = vec![IGNORED; input.embeddings.nrows()];
     for (i, sample) in step.workspace.prepared.samples.iter().enumerate() {
         let class = step.workspace.negatives(&step.plan, i).1.class;
@@ -64,34 +88,61 @@ pub(crate) fn nearest<F: Real, L: MarginLoss>(
     Ok(nearest)
 }
 
-struct Step<'a, 'b, F> {
-    input: &'a StepInput<'b, F>,
-    plan: Plan,
-    workers: usize,
+/// A step whose input has passed the checks.
+pub(super) struct Step<'a, F> {
+    pub plan: Plan,
+    pub workers: usize,
+    pub bounds: Bounds,
     /// Label smoothing among the classes of all ranks, once these agree.
     smoothing: Smoothing,
-    workspace: &'a mut Workspace<F>,
+    pub workspace: &'a mut Workspace<F>,
 }
 
-impl<'a, 'b, F: Real> Step<'a, 'b, F> {
+impl<'a, F: Real> Step<'a, F> {
+    /// Prepares the step, unless this rank or another refuses its input.
+    pub fn agreed<L: MarginLoss>(
+        (loss, budget): (&L, usize),
+        input: &StepInput<'_, F>,
+        workspace: &'a mut Workspace<F>,
+        communication: &impl Communication<F>,
+        demand: Demand<'_, '_, F>,
+    ) -> Result<Self, Error> {
+        let prepared = Step::prepare(loss, input, budget, workspace, demand);
+        let prepared = prepared.and_then(|step| match demand {
+            Demand::Update(update, _) => step.check_update(input, update).map(|()| step),
+            Demand::Losses | Demand::Gradients(_) => Ok(step),
+        });
+        let report = match &prepared {
+            Ok(step) => Ok(StepReport {
+                counted: step.plan.samples,
+                classes: step.plan.classes,
+                embeddings: demand.embeddings(),
+                precision: input.precision,
+            }),
+            Err(error) => Err(error.clone()),
+        };
+        let classes = communication.agree(loss, report)?;
+        let mut step = prepared?;
+        step.smoothing = Smoothing::new(step.workspace.prepared.form.smoothing, classes);
+        Ok(step)
+    }
+
     /// Checks everything and sizes the buffers of the sweeps.
     fn prepare<L: MarginLoss>(
         loss: &L,
-        input: &'a StepInput<'b, F>,
+        input: &StepInput<'_, F>,
         budget: usize,
         workspace: &'a mut Workspace<F>,
-        output: Option<&Output<'_, F>>,
+        demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
         input.check_shapes()?;
+        demand.check_shapes(input)?;
         let (rows, dims) = input.embeddings.dim();
         let classes = input.classes.len();
-        if let Some(output) = output {
-            output.check((rows, dims), classes, input.classes.bias.is_some())?;
-        }
         let level = Level::detect();
-        let weight_rows = output.is_some_and(|output| output.weights.is_some());
+        let weight_rows = matches!(demand, Demand::Gradients(output) if output.weights.is_some());
         // Without gradients no logit waits for a second sweep.
-        let budget = if output.is_some() { budget } else { 0 };
+        let budget = if matches!(demand, Demand::Losses) { 0 } else { budget };
         let plan = |samples| {
             Plan::new(
                 (level, input.precision),
@@ -103,28 +154,36 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         };
         let threads = rayon::current_num_threads();
         let parallel = plan(rows).workers(threads) > 1;
-        input.prepare(loss, level, &mut workspace.prepared, parallel)?;
+        let bounds = input.prepare(loss, level, &mut workspace.prepared, parallel)?;
         let plan = plan(workspace.prepared.samples.len());
         let workers = plan.workers(threads);
         workspace.prepare(&plan, workers);
-        if let Some(output) = output {
-            workspace.prepare_gradients(&plan, workers, output.embeddings.is_some());
+        if !matches!(demand, Demand::Losses) {
+            let update = matches!(demand, Demand::Update(..));
+            workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);
         }
-        Ok(Step { input, plan, workers, smoothing: Smoothing::new(0.0, 0), workspace })
+        Ok(Step { plan, workers, bounds, smoothing: Smoothing::new(0.0, 0), workspace })
     }
 
     fn forward_backward(
         &mut self,
+        input: &StepInput<'_, F>,
         communication: &impl Communication<F>,
         output: Output<'_, F>,
     ) -> Result<Forward<F>, Error> {
-        let Output { mut embeddings, weights, bias } = output;
+        let Output { embeddings, weights, bias } = output;
         let mut weights = weights.map(StandardLayout::new);
-        self.first_sweep(weights.as_mut().map(StandardLayout::rows));
-        let forward = self.forward(communication)?;
+        self.first_sweep(input, weights.as_mut().map(StandardLayout::rows));
+        let forward = self.forward(input, communication)?;
         let mut bias_row = bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
-        let rows = weights.as_mut().map(StandardLayout::rows);
-        self.second_sweep(rows, bias_row.as_deref_mut(), embeddings.as_mut().map(|e| e.view_mut()));
+        let kept = KeptGradients {
+            weights: weights.as_mut().map(StandardLayout::rows),
+            bias: bias_row.as_deref_mut(),
+        };
+        let parameters = Parameters::Fixed(input.classes);
+        let targets = TargetRows::InPlace(input.classes);
+        let x = input.embeddings;
+        let embeddings = self.second_sweep(x, parameters, &targets, kept, embeddings);
         if let Some(weights) = weights {
             weights.finish();
         }
@@ -139,7 +198,7 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
 
     /// The first sweep. With a second sweep to come, the logits wait in the rows of the weights'
     /// gradient, if these are long enough, or in the workspace.
-    fn first_sweep(&mut self, rows: Option<&mut [F]>) {
+    pub fn first_sweep(&mut self, input: &StepInput<'_, F>, rows: Option<&mut [F]>) {
         if self.plan.samples == 0 {
             return;
         }
@@ -149,18 +208,22 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
             Some(rows) if self.plan.in_weight_rows => (rows, self.plan.dims),
             _ => (&mut logits[..self.plan.stored * n], n),
         };
-        let sweep = Sweep { plan: &self.plan, input: self.input, prepared };
-        sweep.forward(chunks, stored, &mut scratch[..self.workers]);
+        let sweep = Sweep { plan: &self.plan, prepared };
+        sweep.forward(&input.classes, chunks, stored, &mut scratch[..self.workers]);
     }
 
     /// Combines the statistics of the chunks and of the other ranks, and computes each sample's
     /// terms for the second sweep.
-    fn forward(&mut self, communication: &impl Communication<F>) -> Result<Forward<F>, Error> {
-        let rows = self.input.embeddings.nrows();
+    pub fn forward(
+        &mut self,
+        input: &StepInput<'_, F>,
+        communication: &impl Communication<F>,
+    ) -> Result<Forward<F>, Error> {
+        let rows = input.embeddings.nrows();
         let mut stats = std::mem::take(&mut self.workspace.stats);
         stats.clear();
         let samples = 0..self.workspace.prepared.samples.len();
-        stats.extend(samples.map(|i| self.sample_stats(i)));
+        stats.extend(samples.map(|i| self.sample_stats(input, i)));
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
             communication.complete(rows, prepared.form.smoothing > 0.0, &mut stats)?;
@@ -182,9 +245,9 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
     }
 
     /// The statistics of sample `i` over all chunks.
-    fn sample_stats(&self, i: usize) -> SampleStats {
+    fn sample_stats(&self, input: &StepInput<'_, F>, i: usize) -> SampleStats {
         let sample = &self.workspace.prepared.samples[i];
-        let label = self.input.labels.map_or(IGNORED, |labels| labels[sample.row]);
+        let label = input.labels.map_or(IGNORED, |labels| labels[sample.row]);
         let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
         let own = self.workspace.target_logit(&self.plan, i, sample.class);
         let nearer = |class: usize| {
@@ -196,7 +259,7 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
             angle: target.angle.theta,
         });
         let prediction = match nearest.class {
-            Some(class) if target.is_none() || nearer(class) => self.input.classes.label_of(class),
+            Some(class) if target.is_none() || nearer(class) => input.classes.label_of(class),
             _ if target.is_some() => label,
             _ => IGNORED,
         };
@@ -213,12 +276,15 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         }
     }
 
-    fn second_sweep(
+    /// The second sweep; returns the gradient of the embeddings, which it has written.
+    pub fn second_sweep<'e>(
         &mut self,
-        weights: Option<&mut [F]>,
-        bias: Option<&mut [F]>,
-        embeddings: Option<ArrayViewMut2<'_, F>>,
-    ) {
+        x: ArrayView2<'_, F>,
+        parameters: Parameters<'_, F>,
+        targets: &TargetRows<'_, F>,
+        KeptGradients { weights, bias }: KeptGradients<'_, F>,
+        mut embeddings: Option<ArrayViewMut2<'e, F>>,
+    ) -> Option<ArrayViewMut2<'e, F>> {
         let workspace = &mut *self.workspace;
         let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
         let Workspace { terms, uniform, .. } = workspace;
@@ -230,19 +296,28 @@ impl<'a, 'b, F: Real> Step<'a, 'b, F> {
         for (terms, uniform) in terms.iter().zip(&mut *uniform) {
             *uniform = F::narrow(terms.uniform);
         }
-        let terms = &terms[..];
-        let (shift, coefficients) = (&shift[..n], &coefficients[..n]);
-        let factors = LogitCoefficients { shift, coefficients, uniform, terms };
+        let (shift, coefficients, terms) = (&shift[..n], &coefficients[..n], &terms[..]);
+        let factors =
+            LogitCoefficients { shift, coefficients, uniform, terms, embeddings: x.view() };
         let scratch = &mut scratch[..self.workers];
         let asked_for = if embeddings.is_some() { self.plan.chunks * n * dims } else { 0 };
         let partials = &mut partials[..asked_for];
         let stored = &logits[..self.plan.stored * n];
-        let sweep = Sweep { plan: &self.plan, input: self.input, prepared };
-        sweep.backward(factors, SweepOutput { weights, bias, partials }, stored, scratch);
-        if let Some(embeddings) = embeddings {
-            sweep.embedding_gradients(terms, partials, embeddings, scratch);
+        let sweep = Sweep { plan: &self.plan, prepared };
+        let output = SweepOutput { parameters, weights, bias, partials };
+        sweep.backward(factors, output, stored, scratch);
+        if let Some(embeddings) = &mut embeddings {
+            sweep.embedding_gradients(factors, targets, partials, embeddings.view_mut(), scratch);
         }
+        embeddings
     }
+}
+
+/// The gradients of the class parameters that a step is asked for.
+#[derive(Default)]
+pub(super) struct KeptGradients<'a, F> {
+    pub weights: Option<&'a mut [F]>,
+    pub bias: Option<&'a mut [F]>,
 }
 
 /// The rows of a gradient one after the other: in place, or in a copy where they lie otherwise.

@@ -29,6 +29,9 @@ pub(crate) struct Workspace<F> {
     pub coefficients: Vec<F>,
     /// [`SampleTerms::uniform`] of each sample; empty unless labels are smoothed.
     pub uniform: Vec<F>,
+    /// The weights of the samples' own classes as they were before a step moved them
+    /// (samples × dims).
+    pub target_rows: Vec<F>,
     pub scratch: Vec<Scratch<F>>,
 }
 
@@ -61,6 +64,10 @@ pub(crate) struct Scratch<F> {
     pub short: Vec<F>,
     pub max: Vec<F>,
     pub best: Vec<u32>,
+    /// The gradient of weights that a step moves, one tile (rows × dims).
+    pub gradient: Vec<F>,
+    /// The gradient of their bias.
+    pub bias_gradient: Vec<F>,
     /// One row in f64.
     pub row: Vec<f64>,
 }
@@ -87,11 +94,24 @@ impl<F: Real> Workspace<F> {
         }
     }
 
-    /// Sizes the buffers of the second sweep; `embeddings`: whether their gradient is asked for.
-    pub fn prepare_gradients(&mut self, plan: &Plan, workers: usize, embeddings: bool) {
+    /// Sizes the buffers of the second sweep; `embeddings`: whether their gradient is asked for;
+    /// `update`: whether the class parameters move.
+    pub fn prepare_gradients(
+        &mut self,
+        plan: &Plan,
+        workers: usize,
+        embeddings: bool,
+        update: bool,
+    ) {
         self.logits.resize(plan.stored * plan.samples, F::zero());
         if embeddings {
             self.partials.resize(plan.chunks * plan.samples * plan.dims, F::zero());
+        }
+        if update {
+            for scratch in &mut self.scratch[..workers] {
+                scratch.gradient.resize(plan.tile_rows() * plan.dims, F::zero());
+                scratch.bias_gradient.resize(plan.tile_rows(), F::zero());
+            }
         }
         self.shift.resize(plan.samples, F::zero());
         self.coefficients.resize(plan.samples, F::zero());

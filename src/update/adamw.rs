@@ -187,6 +187,10 @@ impl<F: Real> AdamW<F> {
 }
 
 impl<F: Real> WeightUpdate<F> for AdamW<F> {
+    fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
+        self.state.check(self.rule, step).map(drop)
+    }
+
     fn begin<'s>(
         &'s mut self,
         step: &UpdateStep<'_>,

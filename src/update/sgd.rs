@@ -164,6 +164,19 @@ impl<F: Real> Sgd<F> {
 }
 
 impl<F: Real> WeightUpdate<F> for Sgd<F> {
+    fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
+        if self.rule.momentum > 0.0 {
+            return self.state.check(self.rule, step).map(drop);
+        }
+        step.check()?;
+        let Momentum { rate, weight_decay, .. } = self.rule;
+        let bound = |before: Magnitudes| {
+            before.value + rate * (before.gradient + weight_decay * before.value)
+        };
+        step.weights.map_or(Ok(()), |before| check_bound::<F>("a class weight", bound(before)))?;
+        step.bias.map_or(Ok(()), |before| check_bound::<F>("the bias", bound(before)))
+    }
+
     fn begin<'s>(
         &'s mut self,
         step: &UpdateStep<'_>,
@@ -171,14 +184,9 @@ impl<F: Real> WeightUpdate<F> for Sgd<F> {
         if self.rule.momentum > 0.0 {
             return self.state.begin(self.rule, step);
         }
-        step.check()?;
+        self.check(step)?;
         let Momentum { rate, weight_decay, .. } = self.rule;
         let rule = Plain { rate, weight_decay };
-        let bound = |before: Magnitudes| {
-            before.value + rate * (before.gradient + weight_decay * before.value)
-        };
-        step.weights.map_or(Ok(()), |before| check_bound::<F>("a class weight", bound(before)))?;
-        step.bias.map_or(Ok(()), |before| check_bound::<F>("the bias", bound(before)))?;
         let updater = || Box::new(Stateless { rule, buffers: Default::default() });
         Ok(step.chunks.iter().map(|_| updater() as Box<dyn RowUpdate<F> + 's>).collect())
     }

@@ -63,12 +63,13 @@ impl<F: Real, T: Counter, const K: usize> State<F, T, K> {
         self.weights.as_ref().or(self.bias.as_ref()).map(RowState::rows)
     }
 
-    /// Begins a step: [`WeightUpdate::begin`](super::WeightUpdate::begin).
-    pub fn begin<'s, R: Rule<T, K> + 's>(
-        &'s mut self,
+    /// Checks a step: [`WeightUpdate::check`](super::WeightUpdate::check). Returns the bounds of the
+    /// state after it, of class weights and bias.
+    pub fn check<R: Rule<T, K>>(
+        &self,
         rule: R,
         step: &UpdateStep<'_>,
-    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+    ) -> Result<[Option<[f64; K]>; 2], Error> {
         step.check()?;
         let ((rows, dims), held) = (step.shape, self.rows());
         if step.weights.is_some() {
@@ -84,8 +85,17 @@ impl<F: Real, T: Counter, const K: usize> State<F, T, K> {
             .map(|before| check_bounds::<F, T, _, K>(rule, NAMES[0], before, &self.weights));
         let bias_bounds =
             step.bias.map(|before| check_bounds::<F, T, _, K>(rule, NAMES[1], before, &self.bias));
-        let (weight_bounds, bias_bounds) = (weight_bounds.transpose()?, bias_bounds.transpose()?);
+        Ok([weight_bounds.transpose()?, bias_bounds.transpose()?])
+    }
 
+    /// Begins a step: [`WeightUpdate::begin`](super::WeightUpdate::begin).
+    pub fn begin<'s, R: Rule<T, K> + 's>(
+        &'s mut self,
+        rule: R,
+        step: &UpdateStep<'_>,
+    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+        let [weight_bounds, bias_bounds] = self.check(rule, step)?;
+        let (rows, dims) = step.shape;
         let mut weights = weight_bounds.map(|bounds| {
             let state = self.weights.get_or_insert_with(|| RowState::zeros(rows, dims));
             state.bounds = bounds;

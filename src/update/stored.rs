@@ -2,8 +2,9 @@
 
 use ndarray::ArrayView1;
 
+use super::apply::magnitude;
 use super::state::{Counter, RowState, State};
-use super::{AdamW, Sgd, magnitude};
+use super::{AdamW, Sgd};
 use crate::error::Error;
 use crate::kernel::Real;
 

@@ -28,5 +28,6 @@ mod schedules;
 mod serde;
 mod side_by_side;
 mod small_steps;
+mod step;
 mod update;
 mod zero_rows;

@@ -1,0 +1,133 @@
+//! A step that moves the class parameters tile by tile, as their gradient is made.
+
+use std::ops::Range;
+
+use ndarray::{ArrayRef2, ArrayView2, ArrayViewMut2};
+
+use super::communication::Communication;
+use super::first_sweep::Sweep;
+use super::parameters::Parameters;
+use super::plan::Plan;
+use super::prepare::StepInput;
+use super::second_sweep::TargetRows;
+use super::step::{Demand, KeptGradients, Step};
+use super::workspace::Workspace;
+use crate::data::{Classes, ClassesMut, Forward};
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::loss::MarginLoss;
+use crate::update::{Magnitudes, UpdateStep, WeightUpdate};
+
+/// A step between its sweeps: all is known, and nothing has moved.
+pub(crate) struct UpdateReady<'a, F> {
+    step: Step<'a, F>,
+    forward: Forward<F>,
+    /// The rows of each chunk.
+    chunks: Vec<Range<usize>>,
+}
+
+/// Runs a step until the class parameters are to move.
+pub(crate) fn prepare_update<'a, F: Real, L: MarginLoss>(
+    (loss, budget): (&L, usize),
+    input: &StepInput<'_, F>,
+    workspace: &'a mut Workspace<F>,
+    communication: &impl Communication<F>,
+    (update, dx): (&dyn WeightUpdate<F>, &ArrayRef2<F>),
+) -> Result<UpdateReady<'a, F>, Error> {
+    let demand = Demand::Update(update, dx);
+    let mut step = Step::agreed((loss, budget), input, workspace, communication, demand)?;
+    step.first_sweep(input, None);
+    let forward = step.forward(input, communication)?;
+    if !dx.is_empty() {
+        step.copy_target_rows(&input.classes);
+    }
+    let chunks = step.plan.chunk_rows(&input.classes);
+    Ok(UpdateReady { step, forward, chunks })
+}
+
+impl<F: Real> UpdateReady<'_, F> {
+    /// Moves the class parameters and writes the gradient of the embeddings `x`. Once they begin to
+    /// move, only the sum of this gradient over the ranks can fail.
+    pub fn run<'p>(
+        self,
+        x: ArrayView2<'_, F>,
+        classes: ClassesMut<'p, F>,
+        update: &'p mut dyn WeightUpdate<F>,
+        mut dx: ArrayViewMut2<'_, F>,
+        communication: &impl Communication<F>,
+    ) -> Result<Forward<F>, Error> {
+        let UpdateReady { mut step, forward, chunks } = self;
+        let bias = classes.bias.is_some();
+        let update_step = step.update_step(classes.weights.dim(), &chunks, bias);
+        let updaters = update.begin(&update_step)?;
+        Error::check_shape("updaters", &[chunks.len()], &[updaters.len()])?;
+        let parameters = Parameters::Moving { classes: Some(classes), updaters };
+        if step.plan.samples == 0 {
+            step.update_by_zeros(parameters);
+            dx.fill(F::zero());
+            return Ok(forward);
+        }
+        let rows = std::mem::take(&mut step.workspace.target_rows);
+        let embeddings = (!dx.is_empty()).then_some(dx);
+        let targets = TargetRows::Copied(&rows);
+        let kept = KeptGradients::default();
+        let embeddings = step.second_sweep(x, parameters, &targets, kept, embeddings);
+        step.workspace.target_rows = rows;
+        if let Some(embeddings) = embeddings {
+            communication.sum_embeddings(embeddings)?;
+        }
+        Ok(forward)
+    }
+}
+
+impl<F: Real> Step<'_, F> {
+    /// Refuses a step that the update refuses.
+    pub fn check_update(
+        &self,
+        input: &StepInput<'_, F>,
+        update: &dyn WeightUpdate<F>,
+    ) -> Result<(), Error> {
+        let chunks = self.plan.chunk_rows(&input.classes);
+        let shape = input.classes.weights.dim();
+        update.check(&self.update_step(shape, &chunks, input.classes.bias.is_some()))
+    }
+
+    /// The step as an update sees it. The largest norm of a row bounds its entries.
+    fn update_step<'c>(
+        &self,
+        shape: (usize, usize),
+        chunks: &'c [Range<usize>],
+        bias: bool,
+    ) -> UpdateStep<'c> {
+        let bounds = &self.bounds;
+        let of_weights =
+            Magnitudes { value: bounds.weight_norms.1, gradient: bounds.weight_gradient };
+        let of_bias = Magnitudes { value: bounds.bias, gradient: bounds.bias_gradient };
+        UpdateStep { shape, chunks, weights: Some(of_weights), bias: bias.then_some(of_bias) }
+    }
+
+    /// Keeps what the gradient of the embeddings needs of the weights as they are before they move.
+    fn copy_target_rows(&mut self, classes: &Classes<'_, F>) {
+        let Workspace { prepared, target_rows, .. } = &mut *self.workspace;
+        target_rows.resize(self.plan.samples * self.plan.dims, F::zero());
+        let rows = target_rows.chunks_exact_mut(self.plan.dims).zip(&prepared.samples);
+        for (copy, sample) in rows {
+            if let Some(class) = sample.class {
+                copy.iter_mut().zip(classes.weight(class)).for_each(|(copy, &w)| *copy = w);
+            }
+        }
+    }
+
+    fn update_by_zeros(&mut self, parameters: Parameters<'_, F>) {
+        let Workspace { prepared, scratch, .. } = &mut *self.workspace;
+        let sweep = Sweep { plan: &self.plan, prepared };
+        sweep.update_by_zeros(parameters, &mut scratch[..self.workers]);
+    }
+}
+
+impl Plan {
+    /// The rows of each chunk in the caller's matrix, from its first to its last.
+    fn chunk_rows<F: Real>(&self, classes: &Classes<'_, F>) -> Vec<Range<usize>> {
+        (0..self.chunks).map(|index| classes.span(&self.chunk(index))).collect()
+    }
+}
