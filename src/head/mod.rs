@@ -29,7 +29,7 @@ use crate::data::{
     check_matrices,
 };
 use crate::error::Error;
-use crate::kernel::{Precision, Real};
+use crate::kernel::{Level, Precision, Real};
 use crate::loss::MarginLoss;
 use crate::update::WeightUpdate;
 use step::{nearest, step};
@@ -74,15 +74,17 @@ pub struct Head<L> {
     budget: usize,
     zero: ZeroEmbedding,
     precision: Precision,
+    level: Level,
     workspaces: WorkspaceCache,
 }
 
 impl<L: Clone> Clone for Head<L> {
     fn clone(&self) -> Self {
-        let Head { loss, budget, zero, precision, .. } = self;
+        let Head { loss, budget, zero, precision, level, .. } = self;
         let workspaces = WorkspaceCache::default();
         let loss = loss.clone();
-        Head { loss, budget: *budget, zero: *zero, precision: *precision, workspaces }
+        let (budget, zero, precision, level) = (*budget, *zero, *precision, *level);
+        Head { loss, budget, zero, precision, level, workspaces }
     }
 }
 
@@ -91,7 +93,8 @@ impl<L: MarginLoss> Head<L> {
     pub fn new(loss: L) -> Self {
         let (zero, precision) = (ZeroEmbedding::Error, Precision::Full);
         let workspaces = WorkspaceCache::default();
-        Head { loss, budget: MEMORY_BUDGET, zero, precision, workspaces }
+        let (budget, level) = (MEMORY_BUDGET, Level::detect());
+        Head { loss, budget, zero, precision, level, workspaces }
     }
 
     /// The same head, whose logits may take `bytes` between the sweeps where N > D. With 0 they
@@ -122,6 +125,16 @@ impl<L: MarginLoss> Head<L> {
     /// ```
     pub fn with_precision(self, precision: Precision) -> Self {
         Head { precision, ..self }
+    }
+
+    /// The same head for each level of vector instructions that this CPU has, for tests: a head
+    /// takes the highest.
+    #[doc(hidden)]
+    pub fn at_every_level(&self) -> impl Iterator<Item = Self> + use<'_, L>
+    where
+        L: Clone,
+    {
+        Level::available().map(|level| Head { level, ..self.clone() })
     }
 
     /// The loss.
@@ -307,6 +320,7 @@ impl<L: MarginLoss> Head<L> {
             sample: None,
             zero: self.zero,
             precision: self.precision,
+            level: self.level,
             reduction: None,
         };
         self.workspaces.with(|workspace| nearest(&self.loss, &input, workspace))
@@ -366,6 +380,7 @@ impl<L: MarginLoss> Head<L> {
             sample,
             zero,
             precision,
+            level: self.level,
             reduction,
         }
     }

@@ -51,6 +51,8 @@ pub(crate) struct StepInput<'a, F> {
     pub zero: ZeroEmbedding,
     /// What the factors of the products are rounded to.
     pub precision: Precision,
+    /// The vector instructions of products and loops over tiles.
+    pub level: Level,
     /// The reduction whose gradients are computed; `None` for a step without gradients.
     pub reduction: Option<Reduction<'a, F>>,
 }
@@ -132,7 +134,6 @@ impl<F: Real> StepInput<'_, F> {
     pub fn prepare<L: MarginLoss>(
         &self,
         loss: &L,
-        level: Level,
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<Bounds, Error> {
@@ -162,8 +163,8 @@ impl<F: Real> StepInput<'_, F> {
         self.scale_embeddings(*form, samples, embeddings);
         if counted > 0 {
             let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
-            kernel::pack(level, self.precision, embeddings.t(), &mut packed[0]);
-            kernel::pack(level, self.precision, embeddings, &mut packed[1]);
+            kernel::pack(self.level, self.precision, embeddings.t(), &mut packed[0]);
+            kernel::pack(self.level, self.precision, embeddings, &mut packed[1]);
         }
         Ok(bounds)
     }

@@ -11,7 +11,7 @@ use super::second_sweep::{LogitCoefficients, SweepOutput, TargetRows};
 use super::workspace::Workspace;
 use crate::data::{Bounds, Forward, IGNORED, Output};
 use crate::error::Error;
-use crate::kernel::{Level, Real};
+use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::{Smoothing, sample_terms};
 use crate::update::WeightUpdate;
@@ -139,13 +139,12 @@ impl<'a, F: Real> Step<'a, F> {
         demand.check_shapes(input)?;
         let (rows, dims) = input.embeddings.dim();
         let classes = input.classes.len();
-        let level = Level::detect();
         let weight_rows = matches!(demand, Demand::Gradients(output) if output.weights.is_some());
         // Without gradients no logit waits for a second sweep.
         let budget = if matches!(demand, Demand::Losses) { 0 } else { budget };
         let plan = |samples| {
             Plan::new(
-                (level, input.precision),
+                (input.level, input.precision),
                 (samples, dims, classes),
                 size_of::<F>(),
                 budget,
@@ -154,7 +153,7 @@ impl<'a, F: Real> Step<'a, F> {
         };
         let threads = rayon::current_num_threads();
         let parallel = plan(rows).workers(threads) > 1;
-        let bounds = input.prepare(loss, level, &mut workspace.prepared, parallel)?;
+        let bounds = input.prepare(loss, &mut workspace.prepared, parallel)?;
         let plan = plan(workspace.prepared.samples.len());
         let workers = plan.workers(threads);
         workspace.prepare(&plan, workers);

@@ -65,14 +65,15 @@ fn check_head<F: Real>(case: Case) {
         batch = batch.with_bias(bias).unwrap();
     }
     let mut gradients = Gradients::zeros_for(&batch);
-    let head = Head::new(&case.loss);
     let reduction = Reduction::Weighted(&weights);
-    let forward = head.forward_backward(&batch, reduction, &mut gradients).unwrap();
-    assert_losses(&case, &forward.losses);
-    assert_target_angles(&case, forward.target_angles());
-    assert_gradients(&case, &gradients);
-    let alone = head.forward(&batch).unwrap();
-    assert_eq!(alone.losses, forward.losses, "{}", case.id);
+    for head in Head::new(&case.loss).at_every_level() {
+        let forward = head.forward_backward(&batch, reduction, &mut gradients).unwrap();
+        assert_losses(&case, &forward.losses);
+        assert_target_angles(&case, forward.target_angles());
+        assert_gradients(&case, &gradients);
+        let alone = head.forward(&batch).unwrap();
+        assert_eq!(alone.losses, forward.losses, "{}", case.id);
+    }
 }
 
 fn check_logits<F: Real>(case: Case) {

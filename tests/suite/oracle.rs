@@ -1,5 +1,7 @@
 //! The naive oracle against the golden cases, and both levels of the crate against the oracle.
 
+use std::sync::Arc;
+
 use crate::common::compare::{
     assert_forward, assert_gradients, assert_rows, assert_vector, epsilon,
 };
@@ -114,14 +116,16 @@ fn check_head<F: Real>() {
         let answer = weighted.solve(spec);
         for budget in budgets::<F>(n, problem.w.nrows()) {
             let what = format!("{what} {budget} bytes {:?} {reduction:?}", layouts(turn));
-            let head = Head::new(spec.build()).with_memory_budget(budget);
-            let mut gradients = inputs.gradients([lgx, lgw]);
-            let forward =
-                head.forward_backward(&inputs.batch(), reduction, &mut gradients).unwrap();
-            assert_forward(&what, &forward, &problem.labels, &answer);
-            assert_gradients(&what, &gradients, &answer);
-            let alone = head.forward(&inputs.batch()).unwrap();
-            assert_eq!(alone, forward, "{what}: forward alone says something else");
+            let head = Head::new(Arc::new(spec.build())).with_memory_budget(budget);
+            for head in head.at_every_level() {
+                let mut gradients = inputs.gradients([lgx, lgw]);
+                let forward =
+                    head.forward_backward(&inputs.batch(), reduction, &mut gradients).unwrap();
+                assert_forward(&what, &forward, &problem.labels, &answer);
+                assert_gradients(&what, &gradients, &answer);
+                let alone = head.forward(&inputs.batch()).unwrap();
+                assert_eq!(alone, forward, "{what}: forward alone says something else");
+            }
         }
     });
 }

@@ -1,6 +1,8 @@
 //! Products of factors rounded to bf16: within the bound of `docs/math.md`, section 12, of the f64
 //! oracle, and everything else as in full precision.
 
+use std::sync::Arc;
+
 use crate::common::compare::{assert_rows, assert_vector, bits, norm, step_bits, wide};
 use crate::common::layout::Layout;
 use crate::common::oracle::{Answer, Problem};
@@ -9,16 +11,16 @@ use crate::common::ranks::{even, on_ranks, problem, with_shard};
 use crate::common::run::Inputs;
 use crate::common::spec::{Spec, menu};
 use margin_softmax::{
-    ArcFace, ClassParallel, ClassSampler, CosFace, Error, Forward, Gradients, Head, Precision,
-    Reduction, SampledGradients, Softmax,
+    ArcFace, ClassParallel, ClassSampler, CosFace, Error, Forward, Gradients, Head, MarginLoss,
+    Precision, Reduction, SampledGradients, Softmax,
 };
 use ndarray::{Array1, Array2, array};
 
 /// The largest relative error of a number rounded to bf16.
 const U: f64 = 1.0 / 512.0;
 
-fn rounding(spec: &Spec) -> Head<Box<dyn margin_softmax::MarginLoss>> {
-    Head::new(spec.build()).with_precision(Precision::Bf16)
+fn rounding(spec: &Spec) -> Head<Arc<Box<dyn MarginLoss>>> {
+    Head::new(Arc::new(spec.build())).with_precision(Precision::Bf16)
 }
 
 /// Errors allowed of losses and of gradients, relative to the terms behind them. A logit is right
@@ -34,14 +36,16 @@ fn tolerances(answer: &Answer) -> (f64, f64) {
 fn check(what: &str, spec: &Spec, problem: &Problem) {
     let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
     let answer = problem.rounded::<f32>().solve(spec);
-    let (forward, gradients) = inputs.by_head(&rounding(spec));
     let (loss, gradient) = tolerances(&answer);
     let what = |part| format!("{what}, {spec:?}: {part}");
-    assert_vector(&what("losses"), &forward.losses, &answer.losses, &answer.losses, loss);
-    assert_rows(&what("dx"), &gradients.embeddings, &answer.dx, &answer.size_x, gradient);
-    assert_rows(&what("dw"), &gradients.weights, &answer.dw, &answer.size_w, gradient);
-    if let Some(bias) = &gradients.bias {
-        assert_vector(&what("db"), bias, &answer.db, &answer.size_b, gradient);
+    for head in rounding(spec).at_every_level() {
+        let (forward, gradients) = inputs.by_head(&head);
+        assert_vector(&what("losses"), &forward.losses, &answer.losses, &answer.losses, loss);
+        assert_rows(&what("dx"), &gradients.embeddings, &answer.dx, &answer.size_x, gradient);
+        assert_rows(&what("dw"), &gradients.weights, &answer.dw, &answer.size_w, gradient);
+        if let Some(bias) = &gradients.bias {
+            assert_vector(&what("db"), bias, &answer.db, &answer.size_b, gradient);
+        }
     }
 }
 
