@@ -9,6 +9,9 @@ use std::ops::Range;
 use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::real::Real;
 
+/// Rows of a tile that are taken at a time, and samples whose maxima stay in registers meanwhile.
+const GROUP: usize = 8;
+const STRIPE: usize = 16;
 /// Terms that may be summed in the working type before the sum moves on to f64.
 const SHORT_SUM: usize = 64;
 /// Logits of one sample that are held at a time: they stay in the first-level cache.
@@ -56,21 +59,49 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
         let (max, best) = (&mut max[..n], &mut best[..n]);
         max.fill(F::neg_infinity());
         best.fill(0);
-        for (j, (z, &factor)) in z.chunks_exact_mut(n).zip(factors).enumerate() {
-            let bias = biases.map_or(F::zero(), |b| b[j]);
-            for z in z.iter_mut() {
-                *z = madd::<_, I>(*z, factor, bias);
+        for (group, z) in z.chunks_mut(n * GROUP).enumerate() {
+            let first = group * GROUP;
+            let line = |j: usize| (factors[j], biases.map_or(F::zero(), |b| b[j]));
+            for (z, j) in z.chunks_exact_mut(n).zip(first..) {
+                let (factor, bias) = line(j);
+                for i in targets(j) {
+                    target[i] = madd::<_, I>(z[i], factor, bias);
+                    // Stays −∞ below: factors are positive.
+                    z[i] = F::neg_infinity();
+                }
             }
-            for i in targets(j) {
-                target[i] = z[i];
-                z[i] = F::neg_infinity();
+            let (whole_max, rest_max) = max.as_chunks_mut::<STRIPE>();
+            let (whole_best, rest_best) = best.as_chunks_mut::<STRIPE>();
+            let rest = n - rest_max.len();
+            for (stripe, (max, best)) in whole_max.iter_mut().zip(whole_best).enumerate() {
+                let (mut largest, mut at) = (*max, *best);
+                for (z, j) in z.chunks_exact_mut(n).zip(first..) {
+                    let z = &mut z[stripe * STRIPE..][..STRIPE];
+                    logits::<F, I>(z, line(j), j, &mut largest, &mut at);
+                }
+                (*max, *best) = (largest, at);
             }
-            for ((&z, max), best) in z.iter().zip(max.iter_mut()).zip(best.iter_mut()) {
-                let larger = z > *max;
-                *max = if larger { z } else { *max };
-                *best = if larger { j as u32 } else { *best };
+            for (z, j) in z.chunks_exact_mut(n).zip(first..) {
+                logits::<F, I>(&mut z[rest..], line(j), j, rest_max, rest_best);
             }
         }
+    }
+}
+
+/// Turns products of row `j` into logits, and keeps the largest of each sample and its row.
+#[inline(always)]
+fn logits<F: Real, I: Isa>(
+    z: &mut [F],
+    (factor, bias): (F, F),
+    j: usize,
+    max: &mut [F],
+    best: &mut [u32],
+) {
+    for ((z, max), best) in z.iter_mut().zip(max).zip(best) {
+        *z = madd::<_, I>(*z, factor, bias);
+        let larger = *z > *max;
+        *max = if larger { *z } else { *max };
+        *best = if larger { j as u32 } else { *best };
     }
 }
 
