@@ -16,6 +16,7 @@ mod riesz;
 mod rows;
 mod smoothing;
 mod softmax;
+mod softmax_rows;
 mod update;
 
 pub use bf16::Precision;
@@ -27,8 +28,8 @@ pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
-pub(crate) use softmax::{
-    RowLogits, TileStats, row_gradient, row_log_sum_exp, row_logit_sum, row_smoothing,
-    tile_gradient, tile_stats, tile_sums,
+pub(crate) use softmax::{TileStats, tile_gradient, tile_stats, tile_sums};
+pub(crate) use softmax_rows::{
+    RowLogits, row_gradient, row_log_sum_exp, row_logit_sum, row_smoothing,
 };
 pub(crate) use update::{UpdateEntry, update_row};

@@ -1,0 +1,236 @@
+//! The element-wise half of the softmax over the cosines of one sample, which lie in a row.
+
+use std::ops::Range;
+
+use super::dispatch::{Isa, Level, Op, dispatch};
+use super::real::Real;
+
+/// Logits that are held at a time: they stay in the first-level cache.
+const BLOCK: usize = 1024;
+
+/// How the cosines of one sample become logits: `scale · c`, or
+/// `scale · columns[j] · c + biases[j]`.
+#[derive(Clone, Copy)]
+pub(crate) struct RowLogits<'a, F> {
+    pub cosines: &'a [F],
+    pub scale: F,
+    pub columns: Option<&'a [F]>,
+    pub biases: Option<&'a [F]>,
+    pub target: usize,
+}
+
+impl<F: Real> RowLogits<'_, F> {
+    /// The classes other than the target, in blocks.
+    #[inline(always)]
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<F> {
+        let (target, classes) = (self.target, self.cosines.len());
+        let blocks = |side: Range<usize>| {
+            let end = side.end;
+            side.step_by(BLOCK).map(move |start| start..(start + BLOCK).min(end))
+        };
+        blocks(0..target).chain(blocks(target + 1..classes))
+    }
+
+    /// The logits of a block, as values and one scale for all of them; `buffer` holds the values
+    /// where columns have factors of their own.
+    #[inline(always)]
+    fn block<'s, I: Isa>(
+        &'s self,
+        block: Range<usize>,
+        buffer: &'s mut [F; BLOCK],
+    ) -> (&'s [F], F) {
+        let cosines = &self.cosines[block.clone()];
+        let Some(columns) = self.columns else {
+            return (cosines, self.scale);
+        };
+        let z = &mut buffer[..block.len()];
+        for ((z, &c), &factor) in z.iter_mut().zip(cosines).zip(&columns[block.clone()]) {
+            *z = self.scale * c * factor;
+        }
+        if let Some(biases) = self.biases {
+            for (z, &bias) in z.iter_mut().zip(&biases[block]) {
+                *z += bias;
+            }
+        }
+        (z, F::one())
+    }
+}
+
+/// A sample's negative logits, summed up: the largest, its class, and Σ e^(z − max).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowLogSumExp<F> {
+    pub max: F,
+    pub class: usize,
+    pub sum: f64,
+}
+
+/// The negatives of one sample, in one pass over its cosines.
+pub(crate) fn row_log_sum_exp<F: Real>(level: Level, logits: RowLogits<'_, F>) -> RowLogSumExp<F> {
+    dispatch(level, RowForward(logits))
+}
+
+struct RowForward<'a, F>(RowLogits<'a, F>);
+
+impl<F: Real> Op for RowForward<'_, F> {
+    type Output = RowLogSumExp<F>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self) -> RowLogSumExp<F> {
+        let mut buffer = [F::zero(); BLOCK];
+        let mut all = RowLogSumExp { max: F::neg_infinity(), class: 0, sum: 0.0 };
+        for block in self.0.blocks() {
+            let start = block.start;
+            let (values, scale) = self.0.block::<I>(block, &mut buffer);
+            let largest = largest(values);
+            let max = scale * largest;
+            if max > all.max {
+                all.sum *= (all.max - max).exp_inline::<I>().widen();
+                all.max = max;
+                all.class = start + values.iter().position(|&v| v == largest).unwrap_or(0);
+            }
+            all.sum += sum_exp::<F, I>(values, scale, all.max);
+        }
+        all
+    }
+}
+
+const LANES: usize = 32;
+
+#[inline(always)]
+fn largest<F: Real>(values: &[F]) -> F {
+    let larger = |a: F, b: F| if b > a { b } else { a };
+    let mut lanes = [F::neg_infinity(); LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, v);
+        }
+    }
+    lanes.iter().chain(rest).fold(F::neg_infinity(), |a, &b| larger(a, b))
+}
+
+#[inline(always)]
+fn sum_exp<F: Real, I: Isa>(values: &[F], scale: F, shift: F) -> f64 {
+    let term = |v: F| (v * scale - shift).exp_inline::<I>();
+    let mut lanes = [F::zero(); LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &v) in lanes.iter_mut().zip(block) {
+            *lane += term(v);
+        }
+    }
+    let rest = rest.iter().map(|&v| term(v).widen());
+    lanes.iter().map(|lane| lane.widen()).chain(rest).sum()
+}
+
+/// The gradient with respect to the cosines of one sample, in one pass:
+/// `out[j] = coefficient · exp(z_j − shift) · scale · columns[j]`, 0 at the target.
+pub(crate) fn row_gradient<F: Real>(
+    level: Level,
+    logits: RowLogits<'_, F>,
+    shift: F,
+    coefficient: F,
+    out: &mut [F],
+) {
+    assert_eq!(logits.cosines.len(), out.len());
+    dispatch(level, RowBackward { logits, shift, coefficient, out });
+}
+
+struct RowBackward<'a, F> {
+    logits: RowLogits<'a, F>,
+    shift: F,
+    coefficient: F,
+    out: &'a mut [F],
+}
+
+impl<F: Real> Op for RowBackward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let RowBackward { logits, shift, coefficient, out } = self;
+        out[logits.target] = F::zero();
+        let mut buffer = [F::zero(); BLOCK];
+        for block in logits.blocks() {
+            let out = &mut out[block.clone()];
+            let (values, scale) = logits.block::<I>(block.clone(), &mut buffer);
+            for (out, &v) in out.iter_mut().zip(values) {
+                let share = (v * scale - shift).exp_inline::<I>();
+                *out = (coefficient * share) * logits.scale;
+            }
+            if let Some(columns) = logits.columns {
+                for (out, &factor) in out.iter_mut().zip(&columns[block]) {
+                    *out *= factor;
+                }
+            }
+        }
+    }
+}
+
+/// Σ_j z_j over the negatives of one sample.
+pub(crate) fn row_logit_sum<F: Real>(level: Level, logits: RowLogits<'_, F>) -> f64 {
+    dispatch(level, RowLogitSum(logits))
+}
+
+struct RowLogitSum<'a, F>(RowLogits<'a, F>);
+
+impl<F: Real> Op for RowLogitSum<'_, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<I: Isa>(self) -> f64 {
+        let mut buffer = [F::zero(); BLOCK];
+        let mut all = 0.0;
+        for block in self.0.blocks() {
+            let (values, scale) = self.0.block::<I>(block, &mut buffer);
+            let mut lanes = [F::zero(); LANES];
+            let (blocks, rest) = values.as_chunks::<LANES>();
+            for block in blocks {
+                for (lane, &v) in lanes.iter_mut().zip(block) {
+                    *lane += v;
+                }
+            }
+            let sum: f64 = lanes.iter().chain(rest).map(|v| v.widen()).sum();
+            all += scale.widen() * sum;
+        }
+        all
+    }
+}
+
+/// Takes the uniform part of label smoothing off the gradient with respect to the cosines of one
+/// sample: `out[j] −= uniform · scale · columns[j]`, but at the target.
+pub(crate) fn row_smoothing<F: Real>(
+    level: Level,
+    logits: RowLogits<'_, F>,
+    uniform: F,
+    out: &mut [F],
+) {
+    dispatch(level, RowSmoothing { logits, uniform, out });
+}
+
+struct RowSmoothing<'a, F> {
+    logits: RowLogits<'a, F>,
+    uniform: F,
+    out: &'a mut [F],
+}
+
+impl<F: Real> Op for RowSmoothing<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let RowSmoothing { logits, uniform, out } = self;
+        let by_cosine = uniform * logits.scale;
+        for block in logits.blocks() {
+            let out = &mut out[block.clone()];
+            match logits.columns {
+                Some(columns) => {
+                    for (out, &factor) in out.iter_mut().zip(&columns[block]) {
+                        *out -= by_cosine * factor;
+                    }
+                }
+                None => out.iter_mut().for_each(|out| *out -= by_cosine),
+            }
+        }
+    }
+}
