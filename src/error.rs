@@ -1,5 +1,6 @@
 //! The one error type: every refusal names the argument, the place and the value.
 
+use std::fmt;
 use std::ops::Range;
 
 /// Why a call was refused. Nothing was written to the caller's buffers.
@@ -11,11 +12,10 @@ use std::ops::Range;
 /// assert!(matches!(refused, Error::Parameter { parameter: "scale s", .. }));
 /// assert_eq!(refused.to_string(), "scale s must be finite and > 0, got NaN");
 /// ```
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
     /// A hyper-parameter is outside its range, NaN included.
-    #[error("{parameter} must be {expected}, got {value}")]
     Parameter {
         /// The usual name of the hyper-parameter, with its symbol.
         parameter: &'static str,
@@ -26,7 +26,6 @@ pub enum Error {
     },
 
     /// Two arguments do not fit each other.
-    #[error("{argument} has shape {actual:?}, but the other arguments require {expected:?}")]
     Shape {
         /// The argument whose shape is refused.
         argument: &'static str,
@@ -37,7 +36,6 @@ pub enum Error {
     },
 
     /// An argument has no rows or no columns: an empty batch, zero classes, zero dimensions.
-    #[error("{argument} has shape {actual:?}: no axis may be empty")]
     Empty {
         /// The empty argument.
         argument: &'static str,
@@ -46,7 +44,6 @@ pub enum Error {
     },
 
     /// A label names a class that does not exist.
-    #[error("labels[{row}] is {}, but there are {classes} classes (0..{classes})", signed(.label))]
     Label {
         /// The sample.
         row: usize,
@@ -58,7 +55,6 @@ pub enum Error {
     },
 
     /// A label is negative, or too large for `usize`.
-    #[error("labels[{row}] is {label}: a label is the number of a class, 0 or more")]
     LabelValue {
         /// The sample.
         row: usize,
@@ -67,21 +63,12 @@ pub enum Error {
     },
 
     /// Gradients of logits hold no labels: the classes of their samples are unknown.
-    #[error(
-        "these gradients hold no labels: take them from MarginLoss::backward, or set the labels \
-         with LogitGradients::with_labels"
-    )]
     UnknownLabels,
 
     /// Feature norms were given to logits that hold the norms of their own embeddings.
-    #[error(
-        "these logits hold the norms of the embeddings they were built from: only logits of \
-         NormalizedLogits::from_cosines take feature norms"
-    )]
     FeatureNorms,
 
     /// A number is NaN or infinite.
-    #[error("{argument}[{row}, {column}] is {value}: every entry must be finite")]
     NonFinite {
         /// The argument that holds it.
         argument: &'static str,
@@ -95,7 +82,6 @@ pub enum Error {
 
     /// The norm of a row is zero or so small, or so large, that its direction or its gradient
     /// cannot be represented.
-    #[error("{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, {maximum:e}]")]
     DegenerateNorm {
         /// The argument that holds the row.
         argument: &'static str,
@@ -111,19 +97,12 @@ pub enum Error {
 
     /// A head that rounds the factors of its products to bf16
     /// ([`with_precision`](crate::Head::with_precision)) was given `f64` data.
-    #[error("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")]
     Precision,
     /// A bias was given to an angular loss: only [`Scale::Unnormalized`](crate::Scale), the plain
     /// softmax, has one.
-    #[error(
-        "a bias was given, but this loss normalises its weights and has none: only Softmax does"
-    )]
     Bias,
 
     /// A given cosine exceeds 1 by more than rounding can explain (1e-3).
-    #[error(
-        "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 of rounding"
-    )]
     Cosine {
         /// The sample.
         row: usize,
@@ -134,10 +113,6 @@ pub enum Error {
     },
 
     /// A loss returned a target logit or a slope that is NaN or infinite.
-    #[error(
-        "labels[{row}]: the loss returns value {value} and slope {slope} at the target angle \
-         {theta}"
-    )]
     Target {
         /// The sample.
         row: usize,
@@ -150,9 +125,6 @@ pub enum Error {
     },
 
     /// A logit or a gradient of these inputs may exceed the largest number of the working type.
-    #[error(
-        "{quantity} of row {row} may reach {bound:e}, beyond {maximum:e}, the largest that is safe"
-    )]
     Overflow {
         /// What would overflow.
         quantity: &'static str,
@@ -165,10 +137,6 @@ pub enum Error {
     },
 
     /// The `forward` argument of a backward pass is not that of this loss, these logits and labels.
-    #[error(
-        "forward was not made by this loss from these logits and labels: sample {row} has \
-         another target logit"
-    )]
     Forward {
         /// The first sample that differs.
         row: usize,
@@ -176,11 +144,6 @@ pub enum Error {
 
     /// Two class weights point the same way, or opposite ways where that counts as the same: their
     /// hyperspherical energy is infinite.
-    #[error(
-        "class weights {} and {} point {} (unit vectors {distance:e} apart): the energy has a \
-         pole there",
-        .rows[0], .rows[1], if *.opposed { "opposite ways" } else { "the same way" }
-    )]
     Pole {
         /// Both rows.
         rows: [usize; 2],
@@ -192,10 +155,6 @@ pub enum Error {
 
     /// The sampled classes are not those of this batch: not ascending, beyond the last class, or
     /// drawn for other labels.
-    #[error(
-        "{field}[{position}] of the class sample does not fit this batch: draw a sample for \
-         every batch"
-    )]
     Sample {
         /// The field of [`ClassSample`](crate::ClassSample) that does not fit.
         field: &'static str,
@@ -204,10 +163,6 @@ pub enum Error {
     },
 
     /// The sampled classes were drawn for another number of classes than there are weights.
-    #[error(
-        "the class sample was drawn from classes {sampled:?}, but the class weights are those of \
-         {held:?}"
-    )]
     SampledRange {
         /// The classes that the sampler draws from.
         sampled: Range<usize>,
@@ -216,10 +171,6 @@ pub enum Error {
     },
 
     /// Row numbers do not name distinct rows in ascending order.
-    #[error(
-        "{argument}[{position}] names row {row}: rows must ascend, each at most once, and lie \
-         below {rows}"
-    )]
     Rows {
         /// The argument that holds the row numbers.
         argument: &'static str,
@@ -233,10 +184,6 @@ pub enum Error {
 
     /// After this update a parameter or its state may exceed the largest number of the working
     /// type.
-    #[error(
-        "{quantity} may reach {bound:e} in this update, beyond {maximum:e}, the largest that is \
-         safe"
-    )]
     UpdateOverflow {
         /// What would overflow.
         quantity: &'static str,
@@ -248,7 +195,6 @@ pub enum Error {
 
     /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
     /// gone. Every rank returns the same error.
-    #[error("rank {rank}: {reason}")]
     Collective {
         /// The first rank that is at fault.
         rank: usize,
@@ -258,12 +204,113 @@ pub enum Error {
 
     /// These logits were built from cosines alone: there are no embeddings and class weights whose
     /// gradients could be computed.
-    #[error(
-        "these logits were built from cosines: build them with NormalizedLogits::new to get \
-         gradients of embeddings and weights"
-    )]
     Detached,
 }
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Parameter { parameter, value, expected } => {
+                write!(f, "{parameter} must be {expected}, got {value}")
+            }
+            Error::Shape { argument, expected, actual } => write!(
+                f,
+                "{argument} has shape {actual:?}, but the other arguments require \
+                 {expected:?}",
+            ),
+            Error::Empty { argument, actual } => {
+                write!(f, "{argument} has shape {actual:?}: no axis may be empty")
+            }
+            Error::Label { row, label, classes } => write!(
+                f,
+                "labels[{row}] is {}, but there are {classes} classes (0..{classes})",
+                // Numbers of the upper half are negative ones that were cast.
+                *label as isize,
+            ),
+            Error::LabelValue { row, label } => {
+                write!(f, "labels[{row}] is {label}: a label is the number of a class, 0 or more")
+            }
+            Error::UnknownLabels => f.write_str(
+                "these gradients hold no labels: take them from MarginLoss::backward, or \
+                 set the labels with LogitGradients::with_labels",
+            ),
+            Error::FeatureNorms => f.write_str(
+                "these logits hold the norms of the embeddings they were built from: only \
+                 logits of NormalizedLogits::from_cosines take feature norms",
+            ),
+            Error::NonFinite { argument, row, column, value } => {
+                write!(f, "{argument}[{row}, {column}] is {value}: every entry must be finite")
+            }
+            Error::DegenerateNorm { argument, row, norm, minimum, maximum } => write!(
+                f,
+                "{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, \
+                 {maximum:e}]",
+            ),
+            Error::Precision => {
+                f.write_str("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")
+            }
+            Error::Bias => f.write_str(
+                "a bias was given, but this loss normalises its weights and has none: only \
+                 Softmax does",
+            ),
+            Error::Cosine { row, column, value } => write!(
+                f,
+                "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 \
+                 of rounding",
+            ),
+            Error::Target { row, theta, value, slope } => write!(
+                f,
+                "labels[{row}]: the loss returns value {value} and slope {slope} at the \
+                 target angle {theta}",
+            ),
+            Error::Overflow { quantity, row, bound, maximum } => write!(
+                f,
+                "{quantity} of row {row} may reach {bound:e}, beyond {maximum:e}, the \
+                 largest that is safe",
+            ),
+            Error::Forward { row } => write!(
+                f,
+                "forward was not made by this loss from these logits and labels: sample \
+                 {row} has another target logit",
+            ),
+            Error::Pole { rows, opposed, distance } => write!(
+                f,
+                "class weights {} and {} point {} (unit vectors {distance:e} apart): the \
+                 energy has a pole there",
+                rows[0],
+                rows[1],
+                if *opposed { "opposite ways" } else { "the same way" }
+            ),
+            Error::Sample { field, position } => write!(
+                f,
+                "{field}[{position}] of the class sample does not fit this batch: draw a \
+                 sample for every batch",
+            ),
+            Error::SampledRange { sampled, held } => write!(
+                f,
+                "the class sample was drawn from classes {sampled:?}, but the class \
+                 weights are those of {held:?}",
+            ),
+            Error::Rows { argument, position, row, rows } => write!(
+                f,
+                "{argument}[{position}] names row {row}: rows must ascend, each at most \
+                 once, and lie below {rows}",
+            ),
+            Error::UpdateOverflow { quantity, bound, maximum } => write!(
+                f,
+                "{quantity} may reach {bound:e} in this update, beyond {maximum:e}, the \
+                 largest that is safe",
+            ),
+            Error::Collective { rank, reason } => write!(f, "rank {rank}: {reason}"),
+            Error::Detached => f.write_str(
+                "these logits were built from cosines: build them with \
+                 NormalizedLogits::new to get gradients of embeddings and weights",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
 
 impl Error {
     /// Refuses `actual` unless it is `expected`.
@@ -313,9 +360,4 @@ impl Error {
     ) -> Result<f64, Error> {
         if valid { Ok(value) } else { Err(Error::Parameter { parameter, value, expected }) }
     }
-}
-
-/// A label before its cast to `usize`: numbers of the upper half are negative.
-fn signed(label: &usize) -> isize {
-    *label as isize
 }
