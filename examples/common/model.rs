@@ -1,21 +1,26 @@
 //! The model: a network and the class weights.
 
 use anyhow::Result;
-use margin_softmax::{Batch, Gradients, Head, MarginLoss, NormalizedLogits, Scale};
-use ndarray::{Array1, Array2, Ix1, Ix2};
+use margin_softmax::{
+    Batch, BatchMut, Gradients, Head, MarginLoss, NormalizedLogits, Reduction, Riesz, Scale, Sgd,
+    WeightUpdate, hyperspherical_energy_of_batch,
+};
+use ndarray::{Array1, Array2};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
 use crate::digits::{CLASSES, Samples};
-use crate::network::{Network, Parameter, Step};
+use crate::network::Network;
 
 const HIDDEN: usize = 128;
 
 pub struct Model {
     pub network: Network,
-    pub classes: Parameter<Ix2>,
+    pub classes: Array2<f32>,
     /// Softmax only.
-    pub bias: Option<Parameter<Ix1>>,
+    pub bias: Option<Array1<f32>>,
+    /// Of the class weights and the bias.
+    update: Sgd<f32>,
 }
 
 /// Results without the margin. The angles are means over the samples, in radians.
@@ -27,13 +32,21 @@ pub struct Evaluation {
 }
 
 impl Model {
-    /// A randomly initialised model for a loss with this scale. Only Softmax has a bias.
-    pub fn new(pixels: usize, dimensions: usize, scale: Scale, rng: &mut Pcg64) -> Self {
+    /// A randomly initialised model for a loss with this scale, trained by clones of `update`. Only
+    /// Softmax has a bias.
+    pub fn new(
+        pixels: usize,
+        dimensions: usize,
+        scale: Scale,
+        update: &Sgd<f32>,
+        rng: &mut Pcg64,
+    ) -> Self {
         let biased = scale == Scale::Unnormalized;
         Self {
-            network: Network::new(&[pixels, HIDDEN, dimensions], rng),
-            classes: Parameter::new(initial_class_weights(dimensions, rng)),
-            bias: biased.then(|| Parameter::new(Array1::zeros(CLASSES))),
+            network: Network::new(&[pixels, HIDDEN, dimensions], update, rng),
+            classes: initial_class_weights(dimensions, rng),
+            bias: biased.then(|| Array1::zeros(CLASSES)),
+            update: update.clone(),
         }
     }
 
@@ -43,21 +56,68 @@ impl Model {
         embeddings: &'a Array2<f32>,
         labels: &'a [usize],
     ) -> Result<Batch<'a, f32>> {
-        let batch = Batch::new(embeddings, &self.classes.value, labels)?;
+        let batch = Batch::new(embeddings, &self.classes, labels)?;
         Ok(match &self.bias {
-            Some(bias) => batch.with_bias(&bias.value)?,
+            Some(bias) => batch.with_bias(bias)?,
             None => batch,
         })
     }
 
-    /// One step of gradient descent, from the activations of the network (`signals`) and the
-    /// gradients of the loss.
-    pub fn descend(&mut self, signals: &[Array2<f32>], gradients: &Gradients<f32>, step: Step) {
-        self.network.backward(signals, &gradients.embeddings, step);
-        self.classes.update(&gradients.weights, step);
-        if let (Some(bias), Some(gradient)) = (&mut self.bias, &gradients.bias) {
-            bias.update(gradient, step);
+    /// One step of gradient descent at a learning rate. Returns the mean loss, to which the
+    /// hyperspherical energy is added with the weight `energy`, and the gradient of the embeddings.
+    pub fn descend(
+        &mut self,
+        head: &Head<impl MarginLoss>,
+        Samples { images, labels }: Samples,
+        energy: f32,
+        rate: f64,
+    ) -> Result<(f32, Array2<f32>)> {
+        let signals = self.network.forward(images);
+        let embeddings = &signals[self.network.depth()];
+        self.update.set_rate(rate)?;
+        let (loss, gradient) = if energy > 0.0 {
+            self.move_classes_apart(head, embeddings, &labels, energy)?
+        } else {
+            self.move_classes(head, embeddings, &labels)?
+        };
+        self.network.descend(&signals, &gradient, rate)?;
+        Ok((loss, gradient))
+    }
+
+    fn move_classes(
+        &mut self,
+        head: &Head<impl MarginLoss>,
+        embeddings: &Array2<f32>,
+        labels: &[usize],
+    ) -> Result<(f32, Array2<f32>)> {
+        let mut batch = BatchMut::new(embeddings, &mut self.classes, labels)?;
+        if let Some(bias) = &mut self.bias {
+            batch = batch.with_bias(bias)?;
         }
+        let mut gradient = Array2::zeros(embeddings.dim());
+        let forward = head.step(&mut batch, Reduction::Mean, &mut self.update, &mut gradient)?;
+        Ok((forward.mean(), gradient))
+    }
+
+    /// With the energy. Its gradient is added to that of the loss, which is therefore needed as a
+    /// whole before the class weights move.
+    fn move_classes_apart(
+        &mut self,
+        head: &Head<impl MarginLoss>,
+        embeddings: &Array2<f32>,
+        labels: &[usize],
+        weight: f32,
+    ) -> Result<(f32, Array2<f32>)> {
+        let batch = self.batch(embeddings, labels)?;
+        let mut gradients = Gradients::zeros_for(&batch);
+        let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
+        let (energy, gradient) = hyperspherical_energy_of_batch(&self.classes, labels, Riesz::Two)?;
+        gradients.weights.scaled_add(weight, &gradient);
+        self.update.apply(&mut self.classes, &gradients.weights)?;
+        if let (Some(bias), Some(gradient)) = (&mut self.bias, &gradients.bias) {
+            self.update.apply_bias(bias, gradient)?;
+        }
+        Ok((forward.mean() + weight * energy, gradients.embeddings))
     }
 
     pub fn embed(&self, samples: &Samples) -> Array2<f32> {
@@ -68,7 +128,7 @@ impl Model {
     pub fn evaluate(&self, loss: impl MarginLoss, samples: &Samples) -> Result<Evaluation> {
         let embeddings = self.embed(samples);
         let forward = Head::new(loss).forward(&self.batch(&embeddings, &samples.labels)?)?;
-        let logits = NormalizedLogits::new(&embeddings, &self.classes.value)?;
+        let logits = NormalizedLogits::new(&embeddings, &self.classes)?;
         let nearest_wrong =
             logits.cosines().rows().into_iter().zip(&samples.labels).map(|(cosines, &label)| {
                 let wrong = cosines.iter().enumerate().filter(|&(class, _)| class != label);

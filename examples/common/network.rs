@@ -1,53 +1,26 @@
-//! A small fully connected network, trained by stochastic gradient descent with momentum.
+//! A small fully connected network, trained by stochastic gradient descent.
 
-use ndarray::{Array, Array1, Array2, Axis, Dimension, Ix1, Ix2, Zip};
+use anyhow::Result;
+use margin_softmax::{Sgd, WeightUpdate};
+use ndarray::{Array1, Array2, Axis};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-/// `velocity ← momentum·velocity − rate·(gradient + decay·value)`, then `value ← value + velocity`.
-#[derive(Clone, Copy)]
-pub struct Step {
-    pub rate: f32,
-    pub momentum: f32,
-    pub decay: f32,
-}
-
-/// A trainable parameter: its value and its velocity.
-pub struct Parameter<D: Dimension> {
-    pub value: Array<f32, D>,
-    velocity: Array<f32, D>,
-}
-
-impl<D: Dimension> Parameter<D> {
-    pub fn new(value: Array<f32, D>) -> Self {
-        let velocity = Array::zeros(value.raw_dim());
-        Self { value, velocity }
-    }
-
-    pub fn update(&mut self, gradient: &Array<f32, D>, step: Step) {
-        Zip::from(&mut self.value).and(&mut self.velocity).and(gradient).for_each(
-            |value, velocity, &gradient| {
-                *velocity =
-                    step.momentum * *velocity - step.rate * (gradient + step.decay * *value);
-                *value += *velocity;
-            },
-        );
-    }
-}
-
 struct Layer {
-    weights: Parameter<Ix2>,
-    bias: Parameter<Ix1>,
+    weights: Array2<f32>,
+    bias: Array1<f32>,
+    update: Sgd<f32>,
 }
 
 impl Layer {
     /// Weights uniform in ±√(6/inputs): He initialisation, for layers with a ReLU.
-    fn new(inputs: usize, outputs: usize, rng: &mut Pcg64) -> Self {
+    fn new(inputs: usize, outputs: usize, update: Sgd<f32>, rng: &mut Pcg64) -> Self {
         let limit = (6.0 / inputs as f32).sqrt();
         let random = || rng.random_range(-limit..limit);
         Self {
-            weights: Parameter::new(Array2::from_shape_simple_fn((outputs, inputs), random)),
-            bias: Parameter::new(Array1::zeros(outputs)),
+            weights: Array2::from_shape_simple_fn((outputs, inputs), random),
+            bias: Array1::zeros(outputs),
+            update,
         }
     }
 }
@@ -58,9 +31,11 @@ pub struct Network {
 }
 
 impl Network {
-    /// `widths` are the layer sizes, from the number of pixels to the embedding dimension.
-    pub fn new(widths: &[usize], rng: &mut Pcg64) -> Self {
-        Self { layers: widths.windows(2).map(|pair| Layer::new(pair[0], pair[1], rng)).collect() }
+    /// `widths` are the layer sizes, from the number of pixels to the embedding dimension. Every
+    /// layer is trained by a clone of `update`.
+    pub fn new(widths: &[usize], update: &Sgd<f32>, rng: &mut Pcg64) -> Self {
+        let layer = |pair: &[usize]| Layer::new(pair[0], pair[1], update.clone(), rng);
+        Self { layers: widths.windows(2).map(layer).collect() }
     }
 
     /// The number of layers.
@@ -72,7 +47,7 @@ impl Network {
     pub fn forward(&self, images: Array2<f32>) -> Vec<Array2<f32>> {
         let mut signals = vec![images];
         for (depth, layer) in self.layers.iter().enumerate() {
-            let mut output = signals[depth].dot(&layer.weights.value.t()) + &layer.bias.value;
+            let mut output = signals[depth].dot(&layer.weights.t()) + &layer.bias;
             if depth + 1 < self.layers.len() {
                 output.mapv_inplace(|value| value.max(0.0));
             }
@@ -81,16 +56,21 @@ impl Network {
         signals
     }
 
-    /// One step of gradient descent, from the `signals` of a forward pass and the gradient of the
-    /// loss with respect to the embeddings.
-    pub fn backward(&mut self, signals: &[Array2<f32>], embeddings: &Array2<f32>, step: Step) {
+    /// One step of gradient descent at a learning rate, from the `signals` of a forward pass and the
+    /// gradient of the loss with respect to the embeddings.
+    pub fn descend(
+        &mut self,
+        signals: &[Array2<f32>],
+        embeddings: &Array2<f32>,
+        rate: f64,
+    ) -> Result<()> {
         let mut gradient = embeddings.clone();
         for (depth, layer) in self.layers.iter_mut().enumerate().rev() {
             let input = &signals[depth];
             let weights = gradient.t().dot(input);
             let bias = gradient.sum_axis(Axis(0));
             if depth > 0 {
-                gradient = gradient.dot(&layer.weights.value);
+                gradient = gradient.dot(&layer.weights);
                 // The derivative of a ReLU is 0 where its output is 0.
                 gradient.zip_mut_with(input, |gradient, &input| {
                     if input <= 0.0 {
@@ -98,8 +78,10 @@ impl Network {
                     }
                 });
             }
-            layer.weights.update(&weights, step);
-            layer.bias.update(&bias, step);
+            layer.update.set_rate(rate)?;
+            layer.update.apply(&mut layer.weights, &weights)?;
+            layer.update.apply_bias(&mut layer.bias, &bias)?;
         }
+        Ok(())
     }
 }

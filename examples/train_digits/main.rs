@@ -22,6 +22,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use margin_softmax::Precision;
 
 use crate::digits::Dataset;
 use crate::model::{Evaluation, Model};
@@ -44,6 +45,9 @@ struct Args {
     /// Weight of SphereFace+'s hyperspherical energy, added to each loss
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, value_parser = energy_weight)]
     energy: f32,
+    /// Round the factors of the loss's matrix products to bf16 in training
+    #[arg(long)]
+    bf16: bool,
     /// Read MNIST-format files (train-images-idx3-ubyte and so on, plain or .gz) from this
     /// directory instead of the digits that ship with the example
     #[arg(long, value_name = "DIR")]
@@ -75,6 +79,7 @@ fn main() -> Result<()> {
         rate: RATE,
         seed: args.seed,
         energy: args.energy,
+        precision: if args.bf16 { Precision::Bf16 } else { Precision::Full },
     };
     let names = match &args.loss {
         Some(name) => std::slice::from_ref(name),
@@ -120,7 +125,7 @@ fn train_recipe(
     progress: &ProgressBar,
 ) -> Result<Model> {
     let epoch = steps_per_epoch(data.train.len()) as u64;
-    let watch = |loss, _: &_| {
+    let watch = |loss, _: &_, _: &_| {
         progress.inc(1);
         if progress.position().is_multiple_of(epoch) {
             let name = recipe.name();
@@ -160,7 +165,7 @@ fn portray(
         accuracy: model.evaluate(recipe.loss_at(0)?, &data.held_out)?.accuracy,
         features: model.embed(&drawn),
         labels: drawn.labels,
-        class_weights: model.classes.value,
+        class_weights: model.classes,
     })
 }
 

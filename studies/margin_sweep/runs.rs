@@ -4,7 +4,8 @@ use std::f32::consts::FRAC_PI_2;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use margin_softmax::{Error, Gradients};
+use margin_softmax::{Error, Precision};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::digits::Dataset;
@@ -103,12 +104,14 @@ fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<O
     let total = plan.epochs * steps_per_epoch(data.train.len());
     let loss_at = |step| point.curve.loss_at(point.margin, plan.scale, step, total);
     let (mut steps, mut not_finite) = (0, 0);
-    let watch = |loss: f32, gradients: &Gradients<f32>| {
-        let mut entries = gradients.embeddings.iter().chain(&gradients.weights);
+    // A gradient of the class weights that is not finite leaves them not finite.
+    let watch = |loss: f32, gradient: &Array2<f32>, classes: &Array2<f32>| {
+        let mut entries = gradient.iter().chain(classes);
         steps += 1;
         not_finite += usize::from(!loss.is_finite() || entries.any(|entry| !entry.is_finite()));
     };
-    let schedule = Schedule { epochs: plan.epochs, rate: point.rate, seed, energy: 0.0 };
+    let (epochs, rate, precision) = (plan.epochs, point.rate, Precision::Full);
+    let schedule = Schedule { epochs, rate, seed, energy: 0.0, precision };
     let trained = train(loss_at, DIMENSIONS, &data.train, &schedule, watch)
         .and_then(|model| model.evaluate(loss_at(total)?, &data.held_out));
     let evaluation = match trained {
@@ -123,6 +126,11 @@ fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<O
 fn diverged(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
-        Some(Error::NonFinite { .. } | Error::DegenerateNorm { .. } | Error::Overflow { .. })
+        Some(
+            Error::NonFinite { .. }
+                | Error::DegenerateNorm { .. }
+                | Error::Overflow { .. }
+                | Error::UpdateOverflow { .. }
+        )
     )
 }

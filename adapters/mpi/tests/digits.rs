@@ -17,7 +17,7 @@ mod training;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use margin_softmax::CosFace;
+use margin_softmax::{CosFace, Precision};
 
 use crate::digits::Dataset;
 use crate::training::{RATE, Schedule};
@@ -28,9 +28,10 @@ const SEED: u64 = 0;
 /// The mean loss of every step of `train_digits`, and its accuracy.
 fn one_process(data: &Dataset) -> Result<(Vec<f32>, f64)> {
     let loss = CosFace::new(16.0, 0.35)?;
-    let schedule = Schedule { epochs: EPOCHS, rate: RATE, seed: SEED, energy: 0.0 };
+    let precision = Precision::Full;
+    let schedule = Schedule { epochs: EPOCHS, rate: RATE, seed: SEED, energy: 0.0, precision };
     let mut losses = Vec::new();
-    let watch = |loss: f32, _: &_| losses.push(loss);
+    let watch = |loss: f32, _: &_, _: &_| losses.push(loss);
     let model = training::train(|_| Ok(Box::new(loss.clone())), 16, &data.train, &schedule, watch)?;
     let evaluation = model.evaluate(loss, &data.held_out)?;
     Ok((losses, evaluation.accuracy))

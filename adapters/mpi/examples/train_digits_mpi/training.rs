@@ -4,14 +4,14 @@ use std::f32::consts::PI;
 
 use anyhow::Result;
 use margin_softmax::{
-    ClassParallel, Collective, CosFace, Gradients, Reduction, Shard, class_range,
+    ClassParallel, Collective, CosFace, Reduction, Sgd, Shard, ShardMut, class_range,
 };
-use ndarray::{Array2, Ix2, s};
+use ndarray::{Array2, s};
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
 use crate::digits::{CLASSES, Samples};
-use crate::network::{Network, Parameter, Step};
+use crate::network::Network;
 
 const HIDDEN: usize = 128;
 const DIMENSIONS: usize = 16;
@@ -21,7 +21,8 @@ const RATE: f32 = 0.03;
 /// The state of one rank: the network, the same on every rank, and its own classes.
 pub struct Model<'a, C> {
     network: Network,
-    weights: Parameter<Ix2>,
+    weights: Array2<f32>,
+    update: Sgd<f32>,
     head: ClassParallel<CosFace, &'a C>,
 }
 
@@ -29,23 +30,26 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
     /// Every rank draws the same numbers as a single process and keeps the weights of its own
     /// classes.
     fn new(pixels: usize, collective: &'a C, rng: &mut Pcg64) -> Result<Self> {
-        let network = Network::new(&[pixels, HIDDEN, DIMENSIONS], rng);
+        let update = Sgd::new(f64::from(RATE))?.with_momentum(0.9)?.with_weight_decay(1e-3)?;
+        let network = Network::new(&[pixels, HIDDEN, DIMENSIONS], &update, rng);
         let random = || rng.random_range(-1.0..1.0);
         let all = Array2::from_shape_simple_fn((CLASSES, DIMENSIONS), random);
         let range = class_range(CLASSES, collective.rank(), collective.size());
-        let weights = Parameter::new(all.slice(s![range.clone(), ..]).to_owned());
+        let weights = all.slice(s![range.clone(), ..]).to_owned();
         let head = ClassParallel::new(CosFace::new(16.0, 0.35)?, collective, range);
-        Ok(Model { network, weights, head })
+        Ok(Model { network, weights, update, head })
     }
 
-    /// One step of gradient descent. Returns the mean loss, which is the same on every rank.
-    fn descend(&mut self, Samples { images, labels }: Samples, step: Step) -> Result<f32> {
+    /// One step of gradient descent at a learning rate. Returns the mean loss, which is the same on every rank.
+    fn descend(&mut self, Samples { images, labels }: Samples, rate: f64) -> Result<f32> {
         let signals = self.network.forward(images);
-        let shard = Shard::new(&signals[self.network.depth()], &self.weights.value, &labels);
-        let mut gradients = Gradients::zeros_for_shard(&shard);
-        let forward = self.head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
-        self.network.backward(&signals, &gradients.embeddings, step);
-        self.weights.update(&gradients.weights, step);
+        let embeddings = &signals[self.network.depth()];
+        let mut gradient = Array2::zeros(embeddings.dim());
+        let mut shard = ShardMut::new(embeddings, &mut self.weights, &labels);
+        self.update.set_rate(rate)?;
+        let update = &mut self.update;
+        let forward = self.head.step(&mut shard, Reduction::Mean, update, &mut gradient)?;
+        self.network.descend(&signals, &gradient, rate)?;
         Ok(forward.mean())
     }
 
@@ -53,7 +57,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
     pub fn accuracy(&mut self, samples: &Samples) -> Result<f64> {
         let signals = self.network.forward(samples.images.clone());
         let embeddings = &signals[self.network.depth()];
-        let shard = Shard::new(embeddings, &self.weights.value, &samples.labels);
+        let shard = Shard::new(embeddings, &self.weights, &samples.labels);
         Ok(self.head.forward(&shard)?.accuracy())
     }
 }
@@ -73,7 +77,7 @@ pub fn train<'a, C: Collective<f32>>(
     for _ in 0..epochs {
         order.shuffle(&mut rng);
         for rows in order.chunks(BATCH) {
-            watch(model.descend(samples.select(rows), step_at(done as f32 / steps as f32))?);
+            watch(model.descend(samples.select(rows), rate_at(done as f32 / steps as f32))?);
             done += 1;
         }
     }
@@ -81,6 +85,6 @@ pub fn train<'a, C: Collective<f32>>(
 }
 
 /// Cosine decay of the learning rate to 0.
-fn step_at(progress: f32) -> Step {
-    Step { rate: 0.5 * RATE * (1.0 + (PI * progress).cos()), momentum: 0.9, decay: 1e-3 }
+fn rate_at(progress: f32) -> f64 {
+    f64::from(0.5 * RATE * (1.0 + (PI * progress).cos()))
 }
