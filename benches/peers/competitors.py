@@ -16,6 +16,8 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 # Modes of the workers, in the order of a round, and their names in the tables.
 RUST = {
     "engine": "this crate",
+    "bf16": "this crate, bf16",
+    "step": "this crate + SGD",
     "gemm": "bare faer GEMMs",
     "split": "GEMMs split by class",
     "naive": "naive ndarray",
@@ -24,10 +26,14 @@ PYTHON = {
     "jax": "JAX jit",
     "compile": "torch.compile",
     "eager": "torch eager",
+    "autocast": "torch autocast, bf16",
+    "sgd": "torch eager + SGD",
     "metric-learning": "pytorch-metric-learning",
 }
 GEMMS = {mode: RUST[mode] for mode in ("gemm", "split")}  # no loss, no gradients
-PEERS = GEMMS | PYTHON | {"naive": RUST["naive"]}
+PEERS = GEMMS | PYTHON | {mode: RUST[mode] for mode in ("naive", "bf16", "step")}
+# Not the f32 step without an update, so not to be set against it alone.
+OTHER_STEPS = ("bf16", "autocast", "step", "sgd")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 SCALE, MARGIN = 64.0, 0.5
 COS_M, SIN_M = math.cos(MARGIN), math.sin(MARGIN)
+MOMENTUM, RATE = 0.9, 1e-6  # so small a rate that the weights stay those of the others
 
 
 class Competitor(ABC):
@@ -68,10 +69,16 @@ class Jax(Competitor):
 
 
 class Torch(Competitor):
-    """Eager, or by torch.compile; in the precision of the data."""
+    """Eager, or by torch.compile; in the precision of the data, or with autocast to bf16."""
 
     def __init__(
-        self, x: np.ndarray, w: np.ndarray, labels: np.ndarray, threads: int, compiled: bool = False
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        labels: np.ndarray,
+        threads: int,
+        compiled: bool = False,
+        rounded: bool = False,
     ) -> None:
         import torch
         import torch.nn.functional as F
@@ -89,6 +96,7 @@ class Torch(Competitor):
             return F.cross_entropy(logits, y[:, 0])
 
         self.loss = torch.compile(arcface) if compiled else arcface
+        self.autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=rounded)
         self.parameters = [torch.from_numpy(a).requires_grad_() for a in (x, w)]
         self.labels = torch.from_numpy(labels)[:, None]
         self.differentiate = torch.autograd.grad
@@ -96,12 +104,35 @@ class Torch(Competitor):
 
     def step(self) -> float:
         self.outputs = None  # as zero_grad() does: its memory can be used again
-        loss = self.loss(*self.parameters, self.labels)
+        with self.autocast():
+            loss = self.loss(*self.parameters, self.labels)
         self.outputs = self.differentiate(loss, self.parameters)
         return loss.item()
 
     def gradients(self) -> tuple[np.ndarray, np.ndarray]:
         dx, dw = self.outputs
+        return dx.numpy(), dw.numpy()
+
+
+class TorchSgd(Torch):
+    """Eager, and the class weights moved by torch's optimiser."""
+
+    def __init__(self, x: np.ndarray, w: np.ndarray, labels: np.ndarray, threads: int) -> None:
+        super().__init__(x, w, labels, threads)
+        from torch.optim import SGD
+
+        self.update = SGD(self.parameters[1:], lr=RATE, momentum=MOMENTUM, fused=True)
+
+    def step(self) -> float:
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss = self.loss(*self.parameters, self.labels)
+        loss.backward()
+        self.update.step()
+        return loss.item()
+
+    def gradients(self) -> tuple[np.ndarray, np.ndarray]:
+        dx, dw = (parameter.grad for parameter in self.parameters)
         return dx.numpy(), dw.numpy()
 
 
@@ -126,6 +157,8 @@ COMPETITORS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, int], Compe
     "jax": Jax,
     "compile": partial(Torch, compiled=True),
     "eager": Torch,
+    "autocast": partial(Torch, rounded=True),
+    "sgd": TorchSgd,
     "eager64": Torch,
     "metric-learning": MetricLearning,
 }

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 from statistics import median, quantiles
 
-from competitors import CPUS, GEMMS, PEERS, PYTHON, RUST, Shape, Turn
+from competitors import CPUS, GEMMS, OTHER_STEPS, PEERS, PYTHON, RUST, Shape, Turn
 
 # What the crate aims at: at most this many times the GEMMs, at least this many times faster.
 TARGETS: dict[tuple[str, bool], dict[str, float]] = {
@@ -17,6 +17,14 @@ TARGETS: dict[tuple[str, bool], dict[str, float]] = {
         ("256/512/10000", True, 1.05, 1.6, 1.4, 1.8, 1.9),
         ("128/128/1000", True, 1.15, 1.5, 2.0, 2.3, 2.0),
     )
+}
+
+# A column of the table of the other steps: the one mode's time over the other's.
+OTHER_RATIOS = {
+    "bf16 ÷ f32": ("bf16", "engine"),
+    "bf16 faster than torch autocast": ("autocast", "bf16"),
+    "with SGD ÷ without": ("step", "engine"),
+    "with SGD faster than torch eager + SGD": ("sgd", "step"),
 }
 
 
@@ -32,10 +40,18 @@ class Result:
     """Peak memory beside the started framework, X, W, dX and dW."""
 
 
-def quiet_pairs(results: dict[str, Result], mode: str) -> list[tuple[Turn, Turn]]:
-    """This crate's and a peer's turns in the rounds in which both were quiet."""
-    pairs = zip(results["engine"].turns, results[mode].turns, strict=True)
+def quiet_pairs(
+    results: dict[str, Result], mode: str, beside: str = "engine"
+) -> list[tuple[Turn, Turn]]:
+    """Another mode's (this crate's) and a peer's turns in the rounds in which both were quiet."""
+    pairs = zip(results[beside].turns, results[mode].turns, strict=True)
     return [(ours, its) for ours, its in pairs if ours.quiet and its.quiet]
+
+
+def spread(rounds: list[float]) -> str:
+    """The quartiles."""
+    low, _, high = quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else rounds * 3
+    return f"[{low:.2f}, {high:.2f}]"
 
 
 def ratio_cell(shape: Shape, results: dict[str, Result], mode: str) -> str:
@@ -45,14 +61,30 @@ def ratio_cell(shape: Shape, results: dict[str, Result], mode: str) -> str:
         return "–"
     rounds = [a.ms / b.ms if mode in GEMMS else b.ms / a.ms for a, b in pairs]
     value = median(rounds)
-    low, _, high = quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else rounds * 3
     cell, aim = f"{value:.2f}", ""
     target = TARGETS.get((f"{shape.n}/{shape.d}/{shape.c}", shape.threads == 1), {}).get(mode)
     if target is not None:
         met = value <= target if mode in GEMMS else value >= target
         cell = cell if met else f"**{cell}**"
         aim = f" ({'≤' if mode in GEMMS else '≥'} {target:g})"
-    return f"{cell}{aim} [{low:.2f}, {high:.2f}]"
+    return f"{cell}{aim} {spread(rounds)}"
+
+
+def other_cell(results: dict[str, Result], mode: str, beside: str) -> str:
+    """The one's time over the other's."""
+    rounds = [its.ms / ours.ms for ours, its in quiet_pairs(results, mode, beside)]
+    return f"{median(rounds):.2f} {spread(rounds)}" if rounds else "–"
+
+
+def chip() -> str:
+    """The CPU, and what it offers for the products."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    flags = fields["flags"].split()
+    family = f"family {fields['cpu family']}, model {fields['model']}"
+    vectors = next((v for v in ("avx512f", "avx2", "avx") if v in flags), "no AVX")
+    bf16 = "multiplies bf16" if "avx512_bf16" in flags else "does not multiply bf16"
+    return f"{fields['model name']} ({family}; {vectors}; {bf16})"
 
 
 def milliseconds(result: Result) -> str:
@@ -80,20 +112,19 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def report(measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[str]) -> str:
-    peers = [mode for mode in PEERS if mode in modes]
+    peers = [mode for mode in PEERS if mode in modes and mode not in OTHER_STEPS]
+    others = {k: pair for k, pair in OTHER_RATIOS.items() if set(pair) <= set(modes)}
     names = {"engine": RUST["engine"], **PEERS}
     turns = [t for results, _ in measured.values() for r in results.values() for t in r.turns]
-    model = next(
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
     results, _ = next(iter(measured.values()))
     versions = [results[mode].note for mode in PYTHON if mode in results]
-    rows: dict[str, list[list[str]]] = {key: [] for key in ("ratio", "ms", "memory", "error")}
+    keys = ("ratio", "other", "ms", "memory", "error")
+    rows: dict[str, list[list[str]]] = {key: [] for key in keys}
     for shape, (results, exact_error) in measured.items():
         row = [results[mode] for mode in modes]
         rows["ratio"].append([str(shape), *(ratio_cell(shape, results, m) for m in peers)])
+        cells = (other_cell(results, *pair) for pair in others.values())
+        rows["other"].append([str(shape), *cells])
         rows["ms"].append([str(shape), *map(milliseconds, row)])
         rows["memory"].append([str(shape), *map(megabytes, row)])
         errors = (f"{r.gradient_error:.0e}" for m, r in zip(modes, row) if m not in GEMMS)
@@ -102,13 +133,17 @@ def report(measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[s
     checked = [names[mode] for mode in modes if mode not in GEMMS]
     against = ["÷ " + names[m] if m in GEMMS else "faster than " + names[m] for m in peers]
     return f"""\
-{date.today()}, {model}, {len(CPUS)} cores; {", ".join(dict.fromkeys(versions))}.
+{date.today()}, {chip()}, {len(CPUS)} cores; {", ".join(dict.fromkeys(versions))}.
 ArcFace, s = 64, m = 0.5, f32, the whole step. {quietness(turns)}
 
 Time divided by that of three bare GEMMs, and times faster than each peer: the median over the
 rounds (target) [quartiles], bold where a target is missed.
 
 {table(["N/D/C", *against], rows["ratio"])}
+The other steps, this crate's unless it says so: products of factors in bf16, and SGD with momentum
+on the class weights. Times, and times faster: the median over the rounds [quartiles].
+
+{table(["N/D/C", *others], rows["other"])}
 Milliseconds a step: the median turn.
 
 {table(["N/D/C", *plain], rows["ms"])}

@@ -1,6 +1,6 @@
 //! This crate.
 
-use margin_softmax::{ArcFace, Batch, Gradients, Head, Real, Reduction};
+use margin_softmax::{ArcFace, Batch, Gradients, Head, Precision, Real, Reduction};
 
 use crate::{Competitor, Data, Element, MARGIN, Result, SCALE, write_gradients};
 
@@ -11,9 +11,10 @@ pub struct Engine<F: Real> {
 }
 
 impl<F: Real + Element> Engine<F> {
-    pub fn new(data: Data<F>) -> Result<Self> {
+    pub fn new(data: Data<F>, precision: Precision) -> Result<Self> {
         let gradients = Gradients::zeros_for(&Batch::new(&data.x, &data.w, &data.labels)?);
-        Ok(Self { head: Head::new(ArcFace::new(SCALE, MARGIN)?), data, gradients })
+        let head = Head::new(ArcFace::new(SCALE, MARGIN)?).with_precision(precision);
+        Ok(Self { head, data, gradients })
     }
 }
 

@@ -13,6 +13,7 @@ mod engine;
 mod gemm;
 mod naive;
 mod split;
+mod step;
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -20,12 +21,14 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use margin_softmax::Precision;
 use ndarray::{Array2, ArrayView2};
 
 use engine::Engine;
 use gemm::Gemm;
 use naive::Naive;
 use split::Split;
+use step::Step;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -141,8 +144,10 @@ fn main() -> Result<()> {
     let before = status_kb("VmRSS")?;
     let dir = Path::new(dir);
     let mut competitor: Box<dyn Competitor> = match mode.as_str() {
-        "engine" => Box::new(Engine::<f32>::new(Data::read(dir, n, d, c)?)?),
-        "engine64" => Box::new(Engine::<f64>::new(Data::read(dir, n, d, c)?)?),
+        "engine" => Box::new(Engine::<f32>::new(Data::read(dir, n, d, c)?, Precision::Full)?),
+        "engine64" => Box::new(Engine::<f64>::new(Data::read(dir, n, d, c)?, Precision::Full)?),
+        "bf16" => Box::new(Engine::<f32>::new(Data::read(dir, n, d, c)?, Precision::Bf16)?),
+        "step" => Box::new(Step::new(Data::read(dir, n, d, c)?, dir)?),
         "gemm" => Box::new(Gemm::new(Data::read(dir, n, d, c)?, threads)),
         "split" => Box::new(Split::new(Data::read(dir, n, d, c)?, threads)),
         "naive" => Box::new(Naive::new(Data::read(dir, n, d, c)?)),
