@@ -14,6 +14,7 @@ use assert_cmd::Command;
 use margin_softmax::{Error, Real};
 use margin_softmax_mpi::MpiCollective;
 use ndarray::{ArrayView, Dimension};
+use tempfile::TempDir;
 
 /// Environment variable that is set on the ranks.
 const ON_A_RANK: &str = "MARGIN_SOFTMAX_MPI_TEST";
@@ -79,8 +80,11 @@ impl Job {
     }
 
     fn attempt(size: usize, test: &str) -> Self {
+        // Jobs that begin and end at once remove each other's directories from a common one.
+        let directory = TempDir::new().unwrap();
         let mut command = mpirun::mpirun(size, 1);
         command
+            .env("TMPDIR", directory.path())
             .args(["--timeout", &LIMITS[0].to_string()])
             .arg(env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
