@@ -155,7 +155,17 @@ fn microkernel<F: Real, I: Isa, const MR: usize, const NR: usize>(
         for (r, slice) in rows.iter_mut().enumerate() {
             *slice = &a.data[(row + r) * a.row_stride + first..][..panel.len()];
         }
-        multiply::<F, I, MR, NR>(panel.iter().enumerate().map(|(k, b)| (rows.map(|row| row[k]), b)))
+        multiply::<F, I, MR, NR>(panel.iter().enumerate().map(
+            #[inline(always)]
+            |(k, b)| {
+                // Not `rows.map`, which is a call where the library's generics are not inlined.
+                let mut column = [F::zero(); MR];
+                for (entry, row) in column.iter_mut().zip(&rows) {
+                    *entry = row[k];
+                }
+                (column, b)
+            },
+        ))
     } else {
         // The entries of a column lie side by side.
         let columns = a.data[first * a.col_stride + row..].chunks(a.col_stride);
