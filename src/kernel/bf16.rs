@@ -5,6 +5,9 @@
 //! the product share 32 bits. The instruction multiplies 16 pairs by 16 pairs and adds up each
 //! pair's products. CPUs without it multiply the same numbers in f32, packed as f32.
 
+// The pairs are for an instruction of x86-64.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
 use std::ops::Range;
 
 use super::blocks::{KC, sweep_strips};
