@@ -284,10 +284,7 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     where
         C: Collective<F>,
     {
-        let BatchMut { embeddings, labels, ignored, .. } = shard.0;
-        let ranks = self.ranks(embeddings, labels, ignored, Some(reduction));
-        let classes = (self.range.clone(), None);
-        self.head.run_update(&mut shard.0, classes, reduction, &ranks, (&mut update, dx))
+        self.update(shard, None, reduction, (&mut update, dx))
     }
 
     /// The same over the classes that each rank drew from its own: only their rows move.
@@ -305,10 +302,22 @@ impl<L: MarginLoss, C> ClassParallel<L, C> {
     where
         C: Collective<F>,
     {
+        self.update(shard, Some(sample), reduction, (&mut update, dx))
+    }
+
+    fn update<F: Real>(
+        &self,
+        shard: &mut ShardMut<'_, F>,
+        sample: Option<&ClassSample>,
+        reduction: Reduction<'_, F>,
+        target: (&mut dyn WeightUpdate<F>, &mut ArrayRef2<F>),
+    ) -> Result<Forward<F>, Error>
+    where
+        C: Collective<F>,
+    {
         let BatchMut { embeddings, labels, ignored, .. } = shard.0;
         let ranks = self.ranks(embeddings, labels, ignored, Some(reduction));
-        let classes = (self.range.clone(), Some(sample));
-        self.head.run_update(&mut shard.0, classes, reduction, &ranks, (&mut update, dx))
+        self.head.run_update(&mut shard.0, (self.range.clone(), sample), reduction, &ranks, target)
     }
 
     /// The input of a step on this rank, and its communication with the others.
