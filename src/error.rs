@@ -98,6 +98,7 @@ pub enum Error {
     /// A head that rounds the factors of its products to bf16
     /// ([`with_precision`](crate::Head::with_precision)) was given `f64` data.
     Precision,
+
     /// A bias was given to an angular loss: only [`Scale::Unnormalized`](crate::Scale), the plain
     /// softmax, has one.
     Bias,
@@ -123,6 +124,24 @@ pub enum Error {
         /// df/dθ as the loss returned it.
         slope: f64,
     },
+
+    /// A loss returned a penalty, or a derivative by the norm, that is NaN or infinite.
+    NormTerms {
+        /// The sample.
+        row: usize,
+        /// The norm of its embedding.
+        norm: f64,
+        /// ∂f/∂‖x‖ as the loss returned it.
+        norm_slope: f64,
+        /// P as the loss returned it.
+        penalty: f64,
+        /// dP/d‖x‖ as the loss returned it.
+        penalty_slope: f64,
+    },
+
+    /// A loss with [hard negatives](crate::HardNegatives) has the scale
+    /// [`Unnormalized`](crate::Scale::Unnormalized), under which there is no cosine to compare.
+    HardNegatives,
 
     /// A logit or a gradient of these inputs may exceed the largest number of the working type.
     Overflow {
@@ -245,6 +264,14 @@ impl fmt::Display for Error {
                 f,
                 "{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, \
                  {maximum:e}]",
+            ),
+            Error::NormTerms { row, norm, norm_slope, penalty, penalty_slope } => write!(
+                f,
+                "sample {row}: at norm {norm:e} the loss has norm slope {norm_slope}, penalty \
+                 {penalty} and penalty slope {penalty_slope}; all must be finite",
+            ),
+            Error::HardNegatives => f.write_str(
+                "the loss has hard negatives, which compare cosines, but its scale is Unnormalized",
             ),
             Error::Precision => {
                 f.write_str("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")

@@ -43,7 +43,10 @@ pub use losses::{
     ArcFace, CosFace, FNormSphereFace, Generalized, LabelSmoothing, ModifiedSoftmax, Softmax,
     SphereFace,
 };
-pub use math::{Angle, Continuation, LogSumExp, SampleTerms, Smoothing, Target, sample_terms};
+pub use math::{
+    Angle, Continuation, HardNegatives, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing,
+    Target, sample_terms,
+};
 /// The version of ndarray whose arrays this crate takes.
 pub use ndarray;
 pub use sampling::{ClassSampler, SamplerState};

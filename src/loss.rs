@@ -9,7 +9,7 @@ use crate::data::{Forward, LogitForm, Reduction, Scale};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::logits::{LogitGradients, NormalizedLogits, TargetAnswer};
-use crate::math::{Angle, SINGULAR, Target};
+use crate::math::{Angle, HardNegatives, SINGULAR, Sample, SampleTarget, Target};
 
 /// A margin-based softmax loss: a scale and a target function, from which all else follows.
 ///
@@ -58,11 +58,39 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// What multiplies the cosines.
     fn scale(&self) -> Scale;
 
-    /// The target logit before the scale, f(θ), and its slope df/dθ.
+    /// The target logit before the scale, f(θ), and its slope df/dθ: all that most losses write.
+    /// Where the margin depends on more than the angle, that of a typical sample, as
+    /// [`Boundary`](crate::Boundary) draws it.
     ///
     /// Both must be finite for every θ in [0, π]; if not, the step is refused with
     /// [`Error::Target`].
     fn target(&self, angle: &Angle) -> Target;
+
+    /// The target of one sample, by its angle, norm, label and row, and a penalty on its norm.
+    ///
+    /// Every part must be finite; if not, the step is refused with [`Error::Target`] or
+    /// [`Error::NormTerms`].
+    fn target_of(&self, sample: &Sample) -> SampleTarget {
+        self.target(&sample.angle).into()
+    }
+
+    /// Which negatives count harder than their cosine; none unless a loss says so, which costs
+    /// nothing.
+    ///
+    /// Numbers that are not finite are refused with [`Error::Parameter`], and the scale
+    /// `Unnormalized` with [`Error::HardNegatives`].
+    fn hard_negatives(&self) -> Option<HardNegatives> {
+        None
+    }
+
+    /// Refuses a number of classes, over all ranks, that the loss was not made for: one with
+    /// margins of its own for each class. Called before every step.
+    ///
+    /// # Errors
+    /// Whatever the loss returns; every number is accepted unless it says otherwise.
+    fn check_classes(&self, _classes: usize) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// The label smoothing ε in [0, 1]; 0, which costs nothing, unless a loss sets it. See
     /// [`LabelSmoothing`](crate::LabelSmoothing), which adds it to any loss.
@@ -75,8 +103,9 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// The losses of a batch whose cosines are materialised.
     ///
     /// # Errors
-    /// `labels` that do not fit the cosines, a bias where the loss has none, and
-    /// [`Error::DegenerateNorm`] for zero rows, which only Softmax accepts.
+    /// `labels` that do not fit the cosines, a bias where the loss has none,
+    /// [`Error::DegenerateNorm`] for zero rows, which only Softmax accepts, and those of the loss's
+    /// own methods.
     fn forward<F: Real>(
         &self,
         logits: &NormalizedLogits<F>,
@@ -85,6 +114,7 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
+        self.check_classes(logits.cosines().ncols())?;
         crate::logits::forward(form_of(self)?, logits, labels, answer(self))
     }
 
@@ -128,6 +158,7 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
+        self.check_classes(logits.cosines().ncols())?;
         let form = form_of(self)?;
         crate::logits::backward(form, logits, labels, answer(self), forward, reduction, gradients)
     }
@@ -168,6 +199,18 @@ macro_rules! through_pointer {
                 (**self).target(angle)
             }
 
+            fn target_of(&self, sample: &Sample) -> SampleTarget {
+                (**self).target_of(sample)
+            }
+
+            fn hard_negatives(&self) -> Option<HardNegatives> {
+                (**self).hard_negatives()
+            }
+
+            fn check_classes(&self, classes: usize) -> Result<(), Error> {
+                (**self).check_classes(classes)
+            }
+
             fn label_smoothing(&self) -> f64 {
                 (**self).label_smoothing()
             }
@@ -181,12 +224,19 @@ through_pointer!(&L, Box<L>, Arc<L>);
 pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Error> {
     let scale = loss.scale().checked()?;
     let smoothing = check_label_smoothing(loss.label_smoothing())?;
-    // Where a loss agrees with the plain cosine at these angles it may be Softmax; each target is
-    // compared once more at its own angle before it is treated as an inner product.
-    let probes = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
-    let is_plain = |angle: &Angle| loss.target(angle) == Target::plain(angle);
-    let plain = scale == Scale::Unnormalized && probes.iter().chain([&Angle::RIGHT]).all(is_plain);
-    Ok(LogitForm { scale, plain, smoothing })
+    let hard = loss.hard_negatives().map(HardNegatives::checked).transpose()?;
+    if hard.is_some() && scale == Scale::Unnormalized {
+        return Err(Error::HardNegatives);
+    }
+    // Where a loss agrees with the plain cosine at these samples it may be Softmax; each target is
+    // compared once more for its own sample before it is treated as an inner product.
+    let angles = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
+    let is_plain = |angle: &Angle| {
+        let samples = [0.0, 1.0, 30.0].map(|norm| Sample::new(*angle, norm, 0, 0));
+        samples.iter().all(|sample| loss.target_of(sample) == Target::plain(angle).into())
+    };
+    let plain = scale == Scale::Unnormalized && angles.iter().chain([&Angle::RIGHT]).all(is_plain);
+    Ok(LogitForm { scale, plain, smoothing, hard })
 }
 
 /// Checks a label smoothing.
@@ -195,34 +245,38 @@ pub(crate) fn check_label_smoothing(epsilon: f64) -> Result<f64, Error> {
     Error::check_parameter("label smoothing epsilon", epsilon, "in [0, 1]", valid)
 }
 
-/// The target of `loss` at the angle of sample `row`; refused unless it is finite.
+/// The target of `loss` for a sample; refused unless it is finite.
 pub(crate) fn checked_target<L: MarginLoss + ?Sized>(
     loss: &L,
-    angle: &Angle,
-    row: usize,
-) -> Result<Target, Error> {
-    let target = loss.target(angle);
-    if target.is_finite() {
-        return Ok(target);
+    sample: &Sample,
+) -> Result<SampleTarget, Error> {
+    let target = loss.target_of(sample);
+    let &Sample { angle, norm, row, .. } = sample;
+    let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = target;
+    if !(value.is_finite() && slope.is_finite()) {
+        return Err(Error::Target { row, theta: angle.theta, value, slope });
     }
-    let Target { value, slope } = target;
-    Err(Error::Target { row, theta: angle.theta, value, slope })
+    if !target.is_finite() {
+        return Err(Error::NormTerms { row, norm, norm_slope, penalty, penalty_slope });
+    }
+    Ok(target)
 }
 
-/// Evaluates `loss` at the target angle of a sample, for the materialised level.
+/// Evaluates `loss` for a sample, for the materialised level.
 fn answer<L: MarginLoss + ?Sized>(
     loss: &L,
-) -> impl Fn(usize, &Angle) -> Result<TargetAnswer, Error> + '_ {
-    move |row, angle| {
-        let target = checked_target(loss, angle, row)?;
-        Ok(TargetAnswer { target, cosine_slope: cosine_slope(loss, angle, target) })
+) -> impl Fn(&Sample) -> Result<TargetAnswer, Error> + '_ {
+    move |sample| {
+        let target = checked_target(loss, sample)?;
+        Ok(TargetAnswer { target, cosine_slope: cosine_slope(loss, sample, target) })
     }
 }
 
 /// df/dcos θ = −f′/sin θ: its limit where sine and slope vanish together, and 0, the convention for
 /// a cone, where only the sine does (docs/math.md, section 2).
-fn cosine_slope<L: MarginLoss + ?Sized>(loss: &L, angle: &Angle, target: Target) -> f64 {
+fn cosine_slope<L: MarginLoss + ?Sized>(loss: &L, sample: &Sample, target: SampleTarget) -> f64 {
     const NEARBY: f64 = 1e-6;
+    let angle = sample.angle;
     if angle.sin > SINGULAR {
         return -target.slope / angle.sin;
     }
@@ -231,5 +285,5 @@ fn cosine_slope<L: MarginLoss + ?Sized>(loss: &L, angle: &Angle, target: Target)
     }
     let theta = if angle.cos > 0.0 { NEARBY } else { std::f64::consts::PI - NEARBY };
     let nearby = Angle { theta, cos: angle.cos, sin: NEARBY.sin() };
-    -loss.target(&nearby).slope / nearby.sin
+    -loss.target_of(&Sample { angle: nearby, ..*sample }).slope / nearby.sin
 }

@@ -9,13 +9,13 @@ use ndarray::ArrayView2;
 use super::collective::Collective;
 use crate::data::{Reduction, Scale};
 use crate::error::Error;
-use crate::head::StepReport;
+use crate::head::{Agreement, StepReport};
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
-use crate::math::{Angle, Target};
+use crate::math::{Angle, Sample, SampleTarget};
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 12;
+const SUMMARY: usize = 13;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ struct Summary {
     rounded: u64,
     /// How many classes take part.
     classes: u64,
+    /// Whether a loss has a penalty.
+    penalised: u64,
 }
 
 impl Summary {
@@ -55,6 +57,7 @@ impl Summary {
             embeddings: number(9),
             rounded: number(10),
             classes: number(11),
+            penalised: number(12),
         }
     }
 
@@ -72,6 +75,7 @@ impl Summary {
             self.embeddings,
             self.rounded,
             self.classes,
+            self.penalised,
         ]
         .map(F::from_index)
     }
@@ -87,14 +91,13 @@ pub(super) struct RankInput<'a, F> {
 }
 
 impl<F: Real> RankInput<'_, F> {
-    /// Shares a summary of this rank with all ranks and compares theirs; returns how many classes
-    /// take part on all of them.
+    /// Shares a summary of this rank with all ranks and compares theirs.
     pub fn agree<L: MarginLoss>(
         &self,
         collective: &impl Collective<F>,
         loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<usize, Error> {
+    ) -> Result<Agreement, Error> {
         let report = report.and_then(|report| self.check_numbers(collective).map(|()| report));
         let refusal = report.as_ref().err().map(Error::to_string).unwrap_or_default();
         let summary = self.summary(loss, refusal.len(), report.as_ref().ok());
@@ -110,7 +113,11 @@ impl<F: Real> RankInput<'_, F> {
         check_alike(&all)?;
         let classes = check_ranges(&all)?;
         Error::check_labels(self.labels, classes, self.ignored)?;
-        Ok(all.iter().map(|summary| summary.classes as usize).sum())
+        loss.check_classes(classes)?;
+        Ok(Agreement {
+            classes: all.iter().map(|summary| summary.classes as usize).sum(),
+            penalised: all.iter().any(|summary| summary.penalised > 0),
+        })
     }
 
     fn summary<L: MarginLoss>(
@@ -129,9 +136,10 @@ impl<F: Real> RankInput<'_, F> {
             end: self.range.end as u64,
             embeddings_wanted: report.map_or(0, |report| u64::from(report.embeddings)),
             objective: self.objective_digest(),
-            loss: loss_digest(loss),
+            loss: self.loss_digest(loss),
             rounded: report.map_or(0, |report| u64::from(report.precision == Precision::Bf16)),
             classes: report.map_or(0, |report| report.classes as u64),
+            penalised: report.map_or(0, |report| u64::from(report.penalised)),
             embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
         }
     }
@@ -159,24 +167,33 @@ impl<F: Real> RankInput<'_, F> {
         let weights = weights.into_iter().flatten().map(|g| g.widen().to_bits());
         digest(labels.chain(ignored).chain([kind]).chain(weights))
     }
-}
 
-/// The digest of a loss: its scale, its label smoothing, and its targets at angles from 0 to π. Two losses that agree
-/// there agree in every parameter that changes them.
-fn loss_digest<L: MarginLoss>(loss: &L) -> u64 {
-    const STEPS: u32 = 64;
-    let scale = match loss.scale() {
-        Scale::Fixed(s) => [0, s.to_bits()],
-        Scale::FeatureNorm => [1, 0],
-        Scale::Unnormalized => [2, 0],
-    };
-    let angles = (0..=STEPS).map(|step| f64::from(step) * (PI / f64::from(STEPS)));
-    let targets = angles.flat_map(|theta| {
-        let Target { value, slope } = loss.target(&Angle::from_theta(theta));
-        [value.to_bits(), slope.to_bits()]
-    });
-    let smoothing = loss.label_smoothing().to_bits();
-    digest(scale.into_iter().chain([smoothing]).chain(targets))
+    /// The digest of a loss: its scale, its label smoothing, its hard negatives, and its targets at
+    /// angles from 0 to π and norms from 10⁻³ to 10³, for the batch's labels and rows. Two losses
+    /// that agree there agree in every parameter that changes them.
+    fn loss_digest<L: MarginLoss>(&self, loss: &L) -> u64 {
+        const STEPS: usize = 64;
+        let scale = match loss.scale() {
+            Scale::Fixed(s) => [0, s.to_bits()],
+            Scale::FeatureNorm => [1, 0],
+            Scale::Unnormalized => [2, 0],
+        };
+        let hard = loss.hard_negatives().map(|hard| (hard.cosine(), hard.coefficients()));
+        let (cosine, coefficients) = hard.map_or((None, [f64::NAN; 3]), |hard| hard);
+        let hard = [cosine.unwrap_or(f64::NAN)].into_iter().chain(coefficients).map(f64::to_bits);
+        let rows = 0..self.labels.len().max(STEPS + 1);
+        let targets = rows.flat_map(|row| {
+            let theta = (row % (STEPS + 1)) as f64 * (PI / STEPS as f64);
+            let norm = 10_f64.powf((row % 61) as f64 / 10.0 - 3.0);
+            let label = self.labels.get(row).copied().unwrap_or(0);
+            let sample = Sample::new(Angle::from_theta(theta), norm, label, row);
+            let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } =
+                loss.target_of(&sample);
+            [value, slope, norm_slope, penalty, penalty_slope].map(f64::to_bits)
+        });
+        let smoothing = loss.label_smoothing().to_bits();
+        digest(scale.into_iter().chain([smoothing]).chain(hard).chain(targets))
+    }
 }
 
 /// A number that differs, almost surely, where the words do: cut to what every working type

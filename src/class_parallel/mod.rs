@@ -117,7 +117,8 @@ impl<F: Real> Gradients<F> {
 /// Three N-vectors (M, Σ, and z_iy − M_i from the rank of the target) and one N×D array carry loss
 /// and gradient between the ranks. Three more N-vectors carry what is needed for reporting only,
 /// the target angles, the predictions and the margin-free target logits, so that [`Forward`] is
-/// complete on every rank. Label smoothing adds one N-vector, the mean of the logits. Twelve numbers
+/// complete on every rank. Label smoothing adds one N-vector, the mean of the logits; a penalty one;
+/// hard negatives two, the targets that are compared and the largest plain logits. Thirteen numbers
 /// per rank precede them: whether its input is valid, how many of its classes take part, its
 /// shapes and precision, and digests of labels and reduction, of the loss and of the embeddings.
 ///

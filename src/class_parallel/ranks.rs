@@ -5,7 +5,7 @@ use ndarray::{ArrayView1, ArrayViewMut2};
 use super::agreement::RankInput;
 use super::collective::Collective;
 use crate::error::Error;
-use crate::head::{Communication, SampleStats, StepReport, TargetLogit};
+use crate::head::{Agreement, Communication, SampleStats, Shared, StepReport, TargetLogit};
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::LogSumExp;
@@ -21,18 +21,22 @@ impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
         &self,
         loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<usize, Error> {
+    ) -> Result<Agreement, Error> {
         self.input.agree(self.collective, loss, report)
+    }
+
+    fn sum_targets(&self, targets: &mut [F]) -> Result<(), Error> {
+        self.collective.all_reduce_sum(targets)
     }
 
     fn complete(
         &self,
         rows: usize,
-        smoothed: bool,
+        shared: Shared,
         stats: &mut [SampleStats],
     ) -> Result<(), Error> {
-        let maxima = self.log_sum_exps(rows, smoothed, stats)?;
-        self.share_reports(&maxima, stats)
+        let nearest = self.log_sum_exps(rows, shared, stats)?;
+        self.share_reports(&nearest, stats)
     }
 
     fn sum_embeddings(&self, mut embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error> {
@@ -52,22 +56,31 @@ impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
 impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
     /// exponentials; the target logits, with and without margin, as distances from the largest
-    /// negative; and, where labels are `smoothed`, the shares of the mean. Returns the first.
+    /// negative; and, where there are any, the shares of the mean and the penalties. Returns the
+    /// largest plain logits: of the negatives, or where these count harder, of all classes.
     fn log_sum_exps(
         &self,
         rows: usize,
-        smoothed: bool,
+        Shared { smoothed, penalised, hard }: Shared,
         stats: &mut [SampleStats],
     ) -> Result<Vec<F>, Error> {
-        let mut maxima = vec![F::neg_infinity(); rows];
+        let mut maxima = vec![F::neg_infinity(); if hard { 2 } else { 1 } * rows];
         for sample in stats.iter() {
             maxima[sample.row] = F::narrow(sample.negatives.max);
+            if hard {
+                maxima[rows + sample.row] = F::narrow(sample.best);
+            }
         }
         self.collective.all_reduce_max(&mut maxima)?;
-        let mut sums = vec![F::zero(); if smoothed { 4 } else { 3 } * rows];
+        let penalties = if smoothed { 4 } else { 3 };
+        let vectors = penalties + usize::from(penalised);
+        let mut sums = vec![F::zero(); vectors * rows];
         for SampleStats { row, negatives, target, mean_share, .. } in stats.iter() {
             if smoothed {
                 sums[3 * rows + *row] = F::narrow(*mean_share);
+            }
+            if let Some(target) = target.filter(|_| penalised) {
+                sums[penalties * rows + *row] = F::narrow(target.penalty);
             }
             let max = maxima[*row].widen();
             if negatives.sum > 0.0 {
@@ -87,20 +100,21 @@ impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
             sample.mean_share = if smoothed { entry(3) } else { 0.0 };
             let angle = sample.target.map_or(0.0, |target| target.angle);
             let (logit, margin_free) = (max + entry(1), max + entry(2));
-            sample.target = Some(TargetLogit { logit, margin_free, angle });
+            let penalty = if penalised { entry(penalties) } else { 0.0 };
+            sample.target = Some(TargetLogit { logit, margin_free, angle, penalty });
         }
-        Ok(maxima)
+        Ok(if hard { maxima.split_off(rows) } else { maxima })
     }
 
     /// All-reduces what is needed for reporting only: the target angle, known to the rank of the
     /// target, and the nearest class, known to the rank with the largest logit. Of several ranks
     /// the lowest class counts.
-    fn share_reports(&self, maxima: &[F], stats: &mut [SampleStats]) -> Result<(), Error> {
-        let rows = maxima.len();
+    fn share_reports(&self, nearest_logits: &[F], stats: &mut [SampleStats]) -> Result<(), Error> {
+        let rows = nearest_logits.len();
         let mut reports = vec![F::neg_infinity(); 2 * rows];
         let (angles, nearest) = reports.split_at_mut(rows);
         for sample in stats.iter() {
-            let max = maxima[sample.row].widen();
+            let max = nearest_logits[sample.row].widen();
             let Some(target) = sample.target else { continue };
             angles[sample.row] = F::narrow(target.angle);
             if sample.best > max {

@@ -1,6 +1,7 @@
 //! How a cosine becomes a logit.
 
 use crate::error::Error;
+use crate::math::HardNegatives;
 
 /// What multiplies the cosine to make a logit.
 ///
@@ -49,6 +50,8 @@ pub(crate) struct LogitForm {
     pub plain: bool,
     /// The label smoothing ε; 0 without.
     pub smoothing: f64,
+    /// Negatives that count harder than their cosine.
+    pub hard: Option<HardNegatives>,
 }
 
 impl LogitForm {

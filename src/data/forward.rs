@@ -26,6 +26,7 @@ pub struct Forward<F> {
     form: LogitForm,
     pub(crate) negatives: Vec<LogSumExp>,
     target_logits: Vec<f64>,
+    penalties: Vec<f64>,
 }
 
 /// What the forward pass finds for one sample that counts.
@@ -44,6 +45,8 @@ pub(crate) struct Outcome {
     pub prediction: usize,
     /// The negatives' share of the mean of all logits, where labels are smoothed.
     pub mean_share: f64,
+    /// What is added to the loss for the norm of the embedding.
+    pub penalty: f64,
 }
 
 impl<F: Real> Forward<F> {
@@ -60,13 +63,14 @@ impl<F: Real> Forward<F> {
             form,
             negatives: vec![LogSumExp::NONE; samples],
             target_logits: vec![0.0; samples],
+            penalties: vec![0.0; samples],
         }
     }
 
-    /// Counts sample `i` of class `label`, whose loss is `loss`.
+    /// Counts sample `i` of class `label`, whose loss is `loss` and the penalty.
     pub(crate) fn record(&mut self, i: usize, label: usize, loss: f64, outcome: &Outcome) {
         let &Outcome { negatives, target_logit, margin_free_logit, .. } = outcome;
-        self.losses[i] = F::narrow(loss);
+        self.losses[i] = F::narrow(loss + outcome.penalty);
         self.margin_free_losses[i] =
             F::narrow(sample_terms(negatives, margin_free_logit, 0.0).loss);
         self.target_angles[i] = F::narrow(outcome.target_angle);
@@ -74,6 +78,7 @@ impl<F: Real> Forward<F> {
         self.predictions[i] = outcome.prediction;
         self.negatives[i] = negatives;
         self.target_logits[i] = target_logit;
+        self.penalties[i] = outcome.penalty;
         self.counted += 1;
         self.correct += usize::from(outcome.prediction == label);
     }
@@ -82,6 +87,7 @@ impl<F: Real> Forward<F> {
     pub(crate) fn fits(&self, i: usize, form: LogitForm, target: &TargetPair) -> bool {
         self.form == form
             && self.target_logits[i] == target.logit
+            && self.penalties[i] == target.target.penalty
             && self.target_angles[i] == F::narrow(target.angle.theta)
     }
 
@@ -119,8 +125,8 @@ impl<F: Real> Forward<F> {
     }
 
     /// The losses as they would be without the margin (N): log(1 + e^{S_i − z°_iy}) with the plain
-    /// target logit z°, and without label smoothing. They show progress while a margin grows, which raises the losses
-    /// themselves.
+    /// target logit z°, without label smoothing and penalty. They show progress while a margin
+    /// grows, which raises the losses themselves. Hard negatives count as they do in the losses.
     ///
     /// ```
     /// use margin_softmax::{Batch, CosFace, Head};

@@ -4,7 +4,7 @@
 use super::form::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::math::Target;
+use crate::math::{HardNegatives, SampleTarget, Target};
 
 /// The largest bound that is accepted: sums and products on the way to a result stay finite.
 pub(crate) fn largest_safe<F: Real>() -> f64 {
@@ -32,6 +32,8 @@ pub(crate) struct Bounds {
     losses: f64,
     /// The label smoothing, and how many classes there are whose logits it adds up.
     smoothing: (f64, usize),
+    /// The largest |N| and |N′| of a negative.
+    negatives: (f64, f64),
 }
 
 impl Bounds {
@@ -49,6 +51,7 @@ impl Bounds {
             bias_gradient: 0.0,
             losses: 0.0,
             smoothing: (0.0, 0),
+            negatives: (1.0, 1.0),
         }
     }
 
@@ -57,13 +60,19 @@ impl Bounds {
         Bounds { smoothing: (epsilon, classes), ..self }
     }
 
+    /// The same for negatives that count harder.
+    pub fn with_hard_negatives(self, hard: Option<HardNegatives>) -> Self {
+        let negatives = hard.map_or((1.0, 1.0), |hard| (hard.largest(), hard.steepest()));
+        Bounds { negatives, ..self }
+    }
+
     /// Refuses a sample of this norm and target (none where another rank holds its class), whose
     /// loss counts `upstream` times, where a logit or a gradient may leave the type's range.
     pub fn check<F: Real>(
         &mut self,
         row: usize,
         norm: f64,
-        target: Option<Target>,
+        target: Option<SampleTarget>,
         upstream: f64,
     ) -> Result<(), Error> {
         let maximum = largest_safe::<F>();
@@ -73,10 +82,17 @@ impl Bounds {
             }
             Err(Error::Overflow { quantity, row, bound, maximum })
         };
-        let Target { value, slope } = target.unwrap_or(Target { value: 1.0, slope: 1.0 });
-        // Of the logits' gradients the negatives' are at most 1 + ε together, the target's 1.
+        // Of a target that another rank holds: |f| and |f′| are of the order of 1.
+        let unknown = Target { value: 1.0, slope: 1.0 };
+        let target = target.unwrap_or_else(|| unknown.into());
+        let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = target;
+        // Of the logits' gradients the negatives' are at most 1 + ε together, the target's 1. A
+        // negative that counts harder changes by N′ with the cosine, by N − c·N′ with the norm.
         let (smoothing, classes) = self.smoothing;
-        let gradient = upstream.abs() * (1.0 + value.abs() + slope.abs()) * (1.0 + smoothing);
+        let (largest, steepest) = self.negatives;
+        let negatives = if largest > 1.0 || steepest > 1.0 { largest + steepest } else { 1.0 };
+        let smoothed = upstream.abs() * (1.0 + smoothing);
+        let gradient = smoothed * (negatives + value.abs() + slope.abs());
         let (least, most) = self.weight_norms;
         // The factor of a logit, a product before its class's norm is divided out, and what
         // multiplies the target's gradient in those of embedding and class weight.
@@ -86,16 +102,19 @@ impl Bounds {
             Scale::Unnormalized => (norm * most, norm * most, most, norm),
         };
         check("the product of embedding and class weight", product)?;
-        let logit = factor * value.abs().max(1.0) + self.bias;
+        let logit = factor * value.abs().max(largest) + self.bias;
         // A loss is at most two such logits apart, and the logarithm of the classes; smoothing adds
         // ε times the distance of the target logit from the mean.
-        self.losses += 2.0 * logit * (1.0 + smoothing) + 64.0;
+        self.losses += 2.0 * logit * (1.0 + smoothing) + 64.0 + penalty.abs();
         check("the target logit", logit)?;
         if smoothing > 0.0 {
             check("the sum of the logits", logit * classes as f64)?;
         }
         check("the sum of the losses", self.losses)?;
-        check("the gradient of the embedding", gradient * embedding)?;
+        // An infinite factor of a slope that is 0 is no bound.
+        let part = |factor: f64, slope: f64| if slope == 0.0 { 0.0 } else { factor * slope.abs() };
+        let by_norm = part(smoothed * factor, norm_slope) + part(upstream.abs(), penalty_slope);
+        check("the gradient of the embedding", gradient * embedding + by_norm)?;
         self.bias_gradient += upstream.abs();
         self.weight_gradient += gradient * weight;
         check("the gradient of the class weights", self.weight_gradient)

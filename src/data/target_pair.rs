@@ -3,14 +3,14 @@
 use super::form::{LogitForm, Scale};
 use super::rows::has_direction;
 use crate::kernel::{self, Real};
-use crate::math::{Angle, Pair, Target};
+use crate::math::{Angle, Pair, SampleTarget, Target};
 
 /// The geometry of a sample and its class, and the target of the loss at their angle.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TargetPair {
     /// The angle between both; a right angle where one of them is zero.
     pub angle: Angle,
-    pub target: Target,
+    pub target: SampleTarget,
     /// a_iy: what multiplies f(θ).
     pub scale: f64,
     /// z_iy = a_iy·f(θ) + b_y.
@@ -39,14 +39,14 @@ impl TargetPair {
         (x, norm): (&[F], f64),
         (w, weight_norm): (&[F], f64),
         bias: f64,
-        answer: impl FnOnce(&Angle) -> Result<Target, E>,
+        answer: impl FnOnce(&Angle) -> Result<SampleTarget, E>,
     ) -> Result<Self, E> {
         let directed = has_direction::<F>(norm) && has_direction::<F>(weight_norm);
         let pair = directed.then(|| Pair::new(x, w, norm, weight_norm));
         let angle = pair.map_or(Angle::RIGHT, |pair| pair.angle);
         let target = answer(&angle)?;
         let scale = form.pair_scale(norm, weight_norm);
-        let inner_product = form.plain && target == Target::plain(&angle);
+        let inner_product = form.plain && target == Target::plain(&angle).into();
         Ok(match pair {
             Some(pair) if !inner_product => TargetPair {
                 angle,
@@ -69,7 +69,7 @@ impl TargetPair {
         angle: Angle,
         scale: f64,
         bias: f64,
-        answer: impl FnOnce(&Angle) -> Result<Target, E>,
+        answer: impl FnOnce(&Angle) -> Result<SampleTarget, E>,
     ) -> Result<Self, E> {
         let target = answer(&angle)?;
         Ok(TargetPair {
@@ -104,6 +104,12 @@ impl TargetPair {
         if !matches!(form.scale, Scale::Fixed(_)) {
             pair.add_unit_x(sum, x, gradient * self.target.value);
         }
+    }
+
+    /// The derivative by ‖x‖ of a loss that counts `upstream` times, as far as the loss itself
+    /// depends on the norm: through the margin, and through its penalty.
+    pub fn by_norm(&self, target_gradient: f64, upstream: f64) -> f64 {
+        target_gradient * self.scale * self.target.norm_slope + upstream * self.target.penalty_slope
     }
 
     /// Adds the gradient of the target logit by the class weight, `target_gradient` times, to

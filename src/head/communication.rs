@@ -37,6 +37,8 @@ pub(crate) struct TargetLogit {
     pub margin_free: f64,
     /// θ_iy.
     pub angle: f64,
+    /// The penalty on the norm of the embedding.
+    pub penalty: f64,
 }
 
 impl SampleStats {
@@ -51,6 +53,7 @@ impl SampleStats {
             norm: self.norm,
             prediction: self.prediction,
             mean_share: self.mean_share,
+            penalty: target.penalty,
         })
     }
 }
@@ -60,27 +63,54 @@ impl SampleStats {
 pub(crate) struct StepReport {
     /// How many samples count.
     pub counted: usize,
-    /// How many classes of this rank take part.
+    /// How many classes this rank holds.
+    pub held: usize,
+    /// How many of them take part.
     pub classes: usize,
+    /// Whether a loss of this rank's samples has a penalty.
+    pub penalised: bool,
     /// Whether the gradient of the embeddings is asked for.
     pub embeddings: bool,
     /// What the factors of the products are rounded to.
     pub precision: Precision,
 }
 
+/// What the reports of all ranks come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Agreement {
+    /// How many classes take part.
+    pub classes: usize,
+    /// Whether any loss has a penalty.
+    pub penalised: bool,
+}
+
+/// What the ranks share of each sample beyond what every loss needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shared {
+    /// The mean of the logits, where labels are smoothed.
+    pub smoothed: bool,
+    /// The penalty.
+    pub penalised: bool,
+    /// The nearest class, where it is not that of the largest logit: negatives count harder.
+    pub hard: bool,
+}
+
 /// How a step exchanges numbers with the ranks that hold the other classes.
 pub(crate) trait Communication<F: Real> {
     /// Whether the inputs are valid and the same on every rank: the loss and the report of this
-    /// one, or why it refuses its inputs. Every rank returns the same, before anything is written:
-    /// how many classes take part on all ranks together.
+    /// one, or why it refuses its inputs. Every rank returns the same, before anything is written.
     fn agree<L: MarginLoss>(
         &self,
         loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<usize, Error>;
+    ) -> Result<Agreement, Error>;
 
-    /// Completes the stats of all samples; the batch has `rows`. `smoothed`: whether labels are.
-    fn complete(&self, rows: usize, smoothed: bool, stats: &mut [SampleStats])
+    /// Sums over the ranks what each sample's target adds, one number for each row of the batch: 0
+    /// on every rank but that of its class.
+    fn sum_targets(&self, targets: &mut [F]) -> Result<(), Error>;
+
+    /// Completes the stats of all samples; the batch has `rows`.
+    fn complete(&self, rows: usize, shared: Shared, stats: &mut [SampleStats])
     -> Result<(), Error>;
 
     /// Sums the ranks' gradients of the embeddings.
@@ -93,13 +123,19 @@ pub(crate) struct SingleRank;
 impl<F: Real> Communication<F> for SingleRank {
     fn agree<L: MarginLoss>(
         &self,
-        _: &L,
+        loss: &L,
         report: Result<StepReport, Error>,
-    ) -> Result<usize, Error> {
-        report.map(|report| report.classes)
+    ) -> Result<Agreement, Error> {
+        let StepReport { held, classes, penalised, .. } = report?;
+        loss.check_classes(held)?;
+        Ok(Agreement { classes, penalised })
     }
 
-    fn complete(&self, _: usize, _: bool, _: &mut [SampleStats]) -> Result<(), Error> {
+    fn sum_targets(&self, _: &mut [F]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn complete(&self, _: usize, _: Shared, _: &mut [SampleStats]) -> Result<(), Error> {
         Ok(())
     }
 

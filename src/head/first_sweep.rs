@@ -19,6 +19,8 @@ struct Job<'a, F> {
     class: &'a mut [usize],
     sum: &'a mut [f64],
     target: &'a mut [F],
+    /// The largest logits without hard negatives; empty unless some count harder.
+    nearest: &'a mut [F],
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     logits: &'a mut [f64],
 }
@@ -48,11 +50,13 @@ impl<F: Real> Sweep<'_, F> {
             .zip(stats.sum.chunks_mut(n))
             .zip(stats.target.chunks_mut(n));
         let mut logits = &mut stats.logits[..];
+        let mut nearest = &mut stats.nearest[..];
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let range = self.plan.chunk(index);
             let stored = split_off(&mut stored, range.len() * room);
             let logits = split_off(&mut logits, n);
-            Job { classes: range, stored, max, class, sum, target, logits }
+            let nearest = split_off(&mut nearest, n);
+            Job { classes: range, stored, max, class, sum, target, nearest, logits }
         });
         run_jobs(jobs, workers, |scratch, job| self.forward_chunk(classes, scratch, job));
     }
@@ -62,6 +66,7 @@ impl<F: Real> Sweep<'_, F> {
         job.max.fill(F::neg_infinity());
         job.class.fill(usize::MAX);
         job.sum.fill(0.0);
+        job.nearest.fill(F::neg_infinity());
         job.logits.fill(0.0);
         for tile in Plan::tiles(job.classes.clone()) {
             let at = tile.start - job.classes.start;
@@ -76,19 +81,32 @@ impl<F: Real> Sweep<'_, F> {
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
             let targets = self.targets(tile.start);
-            kernel::tile_stats(self.plan.level, z, n, factors, biases, targets, stats);
+            let level = self.plan.level;
+            kernel::tile_stats(level, z, n, factors, biases, targets, stats);
+            let known = if job.nearest.is_empty() { &*job.max } else { &*job.nearest };
+            for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
+                job.class[i] = tile.start + scratch.best[i] as usize;
+            }
+            let hard = self.prepared.hard(biases);
+            if let Some(hard) = hard {
+                for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
+                    *nearest = nearest.max(*max);
+                }
+                kernel::tile_hard_max(level, z, hard, &mut scratch.line, &mut scratch.max[..n]);
+            }
             for i in 0..n {
                 if scratch.max[i] > job.max[i] {
                     job.sum[i] *= (job.max[i] - scratch.max[i]).exp().widen();
                     job.max[i] = scratch.max[i];
-                    job.class[i] = tile.start + scratch.best[i] as usize;
                 }
                 // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
                 scratch.max[i] = job.max[i].max(F::min_value());
             }
-            kernel::tile_sums(self.plan.level, z, n, &scratch.max, &mut scratch.short, job.sum);
+            let rows = [&mut scratch.short[..], &mut scratch.line[..]];
+            kernel::tile_sums(level, z, hard, &scratch.max, rows, job.sum);
             if !job.logits.is_empty() {
-                kernel::tile_logit_sums(self.plan.level, z, n, &mut scratch.short, job.logits);
+                let rows = [&mut scratch.short[..], &mut scratch.line[..]];
+                kernel::tile_logit_sums(level, z, hard, rows, job.logits);
             }
         }
     }
@@ -163,8 +181,9 @@ impl<F: Real> Workspace<F> {
             let at = chunk * plan.samples + i;
             let (max, sum) = (self.chunks.max[at], self.chunks.sum[at]);
             all = all.merge(LogSumExp::new(max.widen(), sum));
-            if max > nearest.max {
-                nearest = Nearest { max, class: Some(self.chunks.class[at]) };
+            let largest = self.chunks.nearest.get(at).copied().unwrap_or(max);
+            if largest > nearest.max {
+                nearest = Nearest { max: largest, class: Some(self.chunks.class[at]) };
             }
         }
         (all, nearest)

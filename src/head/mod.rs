@@ -16,7 +16,9 @@ mod step;
 mod update;
 mod workspace;
 
-pub(crate) use communication::{Communication, SampleStats, SingleRank, StepReport, TargetLogit};
+pub(crate) use communication::{
+    Agreement, Communication, SampleStats, Shared, SingleRank, StepReport, TargetLogit,
+};
 pub(crate) use prepare::StepInput;
 pub use prepare::ZeroEmbedding;
 

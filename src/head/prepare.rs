@@ -11,9 +11,9 @@ use crate::data::{
     check_norm, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, Panels, Precision, Real};
+use crate::kernel::{self, HardTile, Level, Mat, Panels, Precision, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
-use crate::math::Target;
+use crate::math::{Sample, SampleTarget};
 
 /// Classes whose factors are kept from the preparation: those of further classes are computed
 /// again, so that memory does not grow with the classes. A multiple of every block and tile.
@@ -69,16 +69,34 @@ pub(crate) struct Prepared<F> {
     pub packed: [Panels<F>; 2],
     /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
     pub factors: Vec<F>,
+    pub hard: HardSamples<F>,
+}
+
+/// Which logits of each sample count harder, and how, in units of the logits; empty without hard
+/// negatives. See [`HardTile`].
+#[derive(Debug)]
+pub(crate) struct HardSamples<F> {
+    pub threshold: Vec<F>,
+    pub constant: Vec<F>,
+    pub quadratic: Vec<F>,
+}
+
+impl<F> Default for HardSamples<F> {
+    fn default() -> Self {
+        let [threshold, constant, quadratic] = [const { Vec::new() }; 3];
+        HardSamples { threshold, constant, quadratic }
+    }
 }
 
 impl<F> Default for Prepared<F> {
     fn default() -> Self {
         Prepared {
-            form: LogitForm { scale: Scale::FeatureNorm, plain: false, smoothing: 0.0 },
+            form: LogitForm { scale: Scale::FeatureNorm, plain: false, smoothing: 0.0, hard: None },
             samples: Vec::new(),
             embeddings: Vec::new(),
             packed: [Panels::default(), Panels::default()],
             factors: Vec::new(),
+            hard: HardSamples::default(),
         }
     }
 }
@@ -137,13 +155,14 @@ impl<F: Real> StepInput<'_, F> {
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<Bounds, Error> {
-        let Prepared { form, samples, embeddings, packed, factors } = prepared;
+        let Prepared { form, samples, embeddings, packed, factors, .. } = prepared;
         if self.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
             return Err(Error::Precision);
         }
         *form = form_of(loss)?;
         if self.labels.is_none() {
-            form.smoothing = 0.0; // nothing to smooth in inference
+            // Nothing to smooth, and nothing to be hard against, in inference.
+            (form.smoothing, form.hard) = (0.0, None);
         }
         form.check_bias(self.classes.bias.is_some())?;
         if let Some(reduction) = &self.reduction {
@@ -289,8 +308,9 @@ impl<F: Real> StepInput<'_, F> {
         let number = self.classes.row_of(class);
         check_norm("class weights", number, row, weight_norm, !form.plain)?;
         let bias = self.classes.bias_of(class).widen();
+        let label = self.classes.label_of(class);
         TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
-            checked_target(loss, angle, sample.row)
+            checked_target(loss, &Sample::new(*angle, sample.norm, label, sample.row))
         })
     }
 
@@ -302,9 +322,10 @@ impl<F: Real> StepInput<'_, F> {
         weight_norms: (f64, f64),
     ) -> Result<Bounds, Error> {
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
-            .with_smoothing(form.smoothing, self.classes.len());
+            .with_smoothing(form.smoothing, self.classes.len())
+            .with_hard_negatives(form.hard);
         for PreparedSample { row, norm, upstream, target, .. } in samples {
-            let target: Option<Target> = target.map(|target| target.target);
+            let target: Option<SampleTarget> = target.map(|target| target.target);
             bounds.check::<F>(*row, *norm, target, *upstream)?;
         }
         Ok(bounds)
@@ -327,5 +348,31 @@ impl<F: Real> StepInput<'_, F> {
                 Scale::FeatureNorm | Scale::Unnormalized => out.copy_from_slice(x),
             }
         }
+    }
+}
+
+impl<F: Real> Prepared<F> {
+    /// Sets which logits count harder, once all targets are known: `targets` holds f for each row of
+    /// the batch.
+    pub fn set_hard(&mut self, targets: &[F]) {
+        let HardSamples { threshold, constant, quadratic } = &mut self.hard;
+        threshold.clear();
+        constant.clear();
+        quadratic.clear();
+        let Some(hard) = self.form.hard else { return };
+        let [q0, _, q2] = hard.coefficients();
+        for sample in &self.samples {
+            let scale = self.form.row_scale(sample.norm);
+            threshold.push(F::narrow(scale * hard.threshold(targets[sample.row].widen())));
+            constant.push(F::narrow(scale * q0));
+            quadratic.push(F::narrow(q2 / scale));
+        }
+    }
+
+    /// The hard negatives of a tile whose rows have these offsets; `None` without.
+    pub fn hard<'s>(&'s self, offsets: Option<&'s [F]>) -> Option<HardTile<'s, F>> {
+        let linear = F::narrow(self.form.hard?.coefficients()[1]);
+        let HardSamples { threshold, constant, quadratic } = &self.hard;
+        Some(HardTile { threshold, constant, quadratic, linear, offsets })
     }
 }

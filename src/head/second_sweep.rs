@@ -40,6 +40,8 @@ pub(super) struct SweepOutput<'a, 'p, F> {
     pub bias: Option<&'a mut [F]>,
     /// Each chunk's part of the embeddings' gradient.
     pub partials: &'a mut [F],
+    /// Each chunk's part of the derivatives by the embeddings' norms.
+    pub radial: &'a mut [f64],
 }
 
 /// One chunk of the second sweep.
@@ -50,6 +52,7 @@ struct Job<'a, 'p, F> {
     bias: Option<&'a mut [F]>,
     stored: &'a [F],
     partial: &'a mut [F],
+    radial: &'a mut [f64],
 }
 
 /// The classes of a chunk, of which those of a tile start at `at`; in the step they start at `first`.
@@ -71,7 +74,8 @@ impl<F: Real> Sweep<'_, F> {
         workers: &mut [Scratch<F>],
     ) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let SweepOutput { mut parameters, mut weights, mut bias, mut partials } = output;
+        let SweepOutput { mut parameters, mut weights, mut bias, mut partials, mut radial } =
+            output;
         // From the last class to the first: what the first sweep left in the caches is used first.
         let jobs = (0..self.plan.chunks).rev().map(|index| {
             let classes = self.plan.chunk(index);
@@ -83,6 +87,7 @@ impl<F: Real> Sweep<'_, F> {
                 bias: bias.as_mut().map(|bias| split_tail(bias, classes.start)),
                 stored: kept,
                 partial: split_tail(&mut partials, index * n * dims),
+                radial: split_tail(&mut radial, index * n),
                 classes,
             }
         });
@@ -116,10 +121,11 @@ impl<F: Real> Sweep<'_, F> {
             Some(rows) if self.plan.in_weight_rows => &**rows,
             _ => job.stored,
         };
+        let biases = classes.biases(local.clone(), biases);
+        let hard = self.prepared.hard(biases);
         let z = match stored.get(at * n..(at + tile.len()) * n) {
             Some(stored) => stored,
             None => {
-                let biases = classes.biases(local.clone(), biases);
                 let z = &mut recomputed[..tile.len() * n];
                 self.products(weights, tile.len(), z, &mut scratch.strips);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
@@ -138,9 +144,13 @@ impl<F: Real> Sweep<'_, F> {
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
         let LogitCoefficients { shift, coefficients: c, uniform, .. } = coefficients;
-        kernel::tile_gradient(self.plan.level, z, n, shift, c, factors, gradient);
+        let (level, line) = (self.plan.level, &mut scratch.line[..]);
+        kernel::tile_gradient(level, z, hard, [shift, c, factors], line, gradient);
         if !uniform.is_empty() {
-            kernel::tile_smoothing(self.plan.level, z, n, uniform, factors, gradient);
+            kernel::tile_smoothing(level, z, hard, [uniform, factors], line, gradient);
+        }
+        if let (Some(hard), false) = (hard, job.radial.is_empty()) {
+            kernel::tile_hard_radial(level, z, hard, [shift, c, uniform], line, job.radial);
         }
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
@@ -266,7 +276,7 @@ impl<F: Real> Sweep<'_, F> {
         &self,
         coefficients: LogitCoefficients<'_, F>,
         targets: &TargetRows<'_, F>,
-        partials: &[F],
+        (partials, radial): (&[F], &[f64]),
         mut gradients: ArrayViewMut2<'_, F>,
         workers: &mut [Scratch<F>],
     ) {
@@ -281,7 +291,8 @@ impl<F: Real> Sweep<'_, F> {
         run_jobs(jobs, workers, |scratch, (i, mut row)| {
             let sum = &mut scratch.row[..dims];
             kernel::sum_rows(sum, partials, i * dims, n * dims);
-            self.finish_embedding(coefficients, targets, i, sum);
+            let radial = radial.iter().skip(i).step_by(n).sum();
+            self.finish_embedding(coefficients, targets, (i, radial), sum);
             match row.as_slice_mut() {
                 Some(row) => kernel::rounded(row, sum),
                 None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),
@@ -290,12 +301,13 @@ impl<F: Real> Sweep<'_, F> {
     }
 
     /// Turns Σ_j G_ij·v_j into the gradient of one embedding: its projection where the scale is
-    /// fixed, plus the gradient of the target logit.
+    /// fixed, plus the gradient of the target logit. `radial` is r times what the negatives add to
+    /// the derivative by the norm r.
     fn finish_embedding(
         &self,
         coefficients: LogitCoefficients<'_, F>,
         targets: &TargetRows<'_, F>,
-        i: usize,
+        (i, radial): (usize, f64),
         sum: &mut [f64],
     ) {
         let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
@@ -317,6 +329,12 @@ impl<F: Real> Sweep<'_, F> {
         }
         if let Scale::Fixed(s) = form.scale {
             sum.iter_mut().for_each(|v| *v *= s * inverse);
+        }
+        let by_loss = sample.target.map_or(0.0, |target| {
+            target.by_norm(coefficients.terms[i].target_gradient, sample.upstream)
+        });
+        if by_loss != 0.0 || radial != 0.0 {
+            kernel::add_scaled(sum, 1.0, x, (by_loss + radial * inverse) * inverse);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
-use super::communication::{Communication, SampleStats, StepReport, TargetLogit};
+use super::communication::{Communication, SampleStats, Shared, StepReport, TargetLogit};
 use super::first_sweep::Sweep;
 use super::parameters::Parameters;
 use super::plan::Plan;
@@ -95,6 +95,8 @@ pub(super) struct Step<'a, F> {
     pub bounds: Bounds,
     /// Label smoothing among the classes of all ranks, once these agree.
     smoothing: Smoothing,
+    /// Whether any loss of the batch has a penalty, on any rank.
+    penalised: bool,
     pub workspace: &'a mut Workspace<F>,
 }
 
@@ -115,16 +117,43 @@ impl<'a, F: Real> Step<'a, F> {
         let report = match &prepared {
             Ok(step) => Ok(StepReport {
                 counted: step.plan.samples,
+                held: input.range.len(),
                 classes: step.plan.classes,
                 embeddings: demand.embeddings(),
                 precision: input.precision,
+                penalised: step.has_penalty(),
             }),
             Err(error) => Err(error.clone()),
         };
-        let classes = communication.agree(loss, report)?;
+        let agreement = communication.agree(loss, report)?;
         let mut step = prepared?;
-        step.smoothing = Smoothing::new(step.workspace.prepared.form.smoothing, classes);
+        step.penalised = agreement.penalised;
+        let form = step.workspace.prepared.form;
+        step.smoothing = Smoothing::new(form.smoothing, agreement.classes);
+        if let Some(hard) = form.hard {
+            let mut targets = vec![F::zero(); input.embeddings.nrows()];
+            if hard.cosine().is_none() {
+                step.write_targets(&mut targets);
+                communication.sum_targets(&mut targets)?;
+            }
+            step.workspace.prepared.set_hard(&targets);
+        }
         Ok(step)
+    }
+
+    /// Whether a loss of this rank's samples has a penalty.
+    fn has_penalty(&self) -> bool {
+        let targets = self.workspace.prepared.samples.iter().filter_map(|sample| sample.target);
+        targets.into_iter().any(|target| target.target.penalty != 0.0)
+    }
+
+    /// Writes f of the samples whose class this rank holds, by row.
+    fn write_targets(&self, targets: &mut [F]) {
+        for sample in &self.workspace.prepared.samples {
+            if let Some(target) = &sample.target {
+                targets[sample.row] = F::narrow(target.target.value);
+            }
+        }
     }
 
     /// Checks everything and sizes the buffers of the sweeps.
@@ -161,7 +190,8 @@ impl<'a, F: Real> Step<'a, F> {
             let update = matches!(demand, Demand::Update(..));
             workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);
         }
-        Ok(Step { plan, workers, bounds, smoothing: Smoothing::new(0.0, 0), workspace })
+        let smoothing = Smoothing::new(0.0, 0);
+        Ok(Step { plan, workers, bounds, smoothing, penalised: false, workspace })
     }
 
     fn forward_backward(
@@ -225,7 +255,9 @@ impl<'a, F: Real> Step<'a, F> {
         stats.extend(samples.map(|i| self.sample_stats(input, i)));
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
-            communication.complete(rows, prepared.form.smoothing > 0.0, &mut stats)?;
+            let (smoothed, hard) = (prepared.form.smoothing > 0.0, prepared.form.hard.is_some());
+            let shared = Shared { smoothed, penalised: self.penalised, hard };
+            communication.complete(rows, shared, &mut stats)?;
         }
         let mut forward = Forward::with_samples(rows, prepared.form);
         terms.clear();
@@ -256,6 +288,7 @@ impl<'a, F: Real> Step<'a, F> {
             logit: target.logit,
             margin_free: target.margin_free_logit,
             angle: target.angle.theta,
+            penalty: target.target.penalty,
         });
         let prediction = match nearest.class {
             Some(class) if target.is_none() || nearer(class) => input.classes.label_of(class),
@@ -286,7 +319,7 @@ impl<'a, F: Real> Step<'a, F> {
     ) -> Option<ArrayViewMut2<'e, F>> {
         let workspace = &mut *self.workspace;
         let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
-        let Workspace { terms, uniform, .. } = workspace;
+        let Workspace { terms, uniform, radial, .. } = workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
             *shift = F::narrow(terms.shift);
@@ -303,10 +336,11 @@ impl<'a, F: Real> Step<'a, F> {
         let partials = &mut partials[..asked_for];
         let stored = &logits[..self.plan.stored * n];
         let sweep = Sweep { plan: &self.plan, prepared };
-        let output = SweepOutput { parameters, weights, bias, partials };
+        let output = SweepOutput { parameters, weights, bias, partials, radial };
         sweep.backward(factors, output, stored, scratch);
         if let Some(embeddings) = &mut embeddings {
-            sweep.embedding_gradients(factors, targets, partials, embeddings.view_mut(), scratch);
+            let parts = (&*partials, &radial[..]);
+            sweep.embedding_gradients(factors, targets, parts, embeddings.view_mut(), scratch);
         }
         embeddings
     }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::communication::SampleStats;
 use super::plan::Plan;
 use super::prepare::Prepared;
+use crate::data::Scale;
 use crate::kernel::{Panels, Real};
 use crate::math::SampleTerms;
 
@@ -23,6 +24,9 @@ pub(crate) struct Workspace<F> {
     pub logits: Vec<F>,
     /// Each chunk's part of the embeddings' gradient (chunks × samples × dims).
     pub partials: Vec<F>,
+    /// Each chunk's part of the derivatives by the embeddings' norms (chunks × samples); empty unless
+    /// negatives count harder and logits depend on the norm.
+    pub radial: Vec<f64>,
     /// [`SampleTerms::shift`] of each sample, in the working type.
     pub shift: Vec<F>,
     /// [`SampleTerms::coefficient`] of each sample, in the working type.
@@ -42,6 +46,8 @@ pub(crate) struct ChunkStats<F> {
     pub class: Vec<usize>,
     pub sum: Vec<f64>,
     pub target: Vec<F>,
+    /// The largest logit without hard negatives; empty unless some count harder.
+    pub nearest: Vec<F>,
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     pub logits: Vec<f64>,
 }
@@ -62,6 +68,8 @@ pub(crate) struct Scratch<F> {
     pub factors: Vec<F>,
     pub biases: Vec<F>,
     pub short: Vec<F>,
+    /// One row of a tile as it counts.
+    pub line: Vec<F>,
     pub max: Vec<F>,
     pub best: Vec<u32>,
     /// The gradient of weights that a step moves, one tile (rows × dims).
@@ -80,7 +88,10 @@ impl<F: Real> Workspace<F> {
         self.chunks.class.resize(entries, 0);
         self.chunks.sum.resize(entries, 0.0);
         self.chunks.target.resize(entries, F::zero());
-        let smoothed = self.prepared.form.smoothing > 0.0;
+        let form = self.prepared.form;
+        let hard = if form.hard.is_some() { entries } else { 0 };
+        self.chunks.nearest.resize(hard, F::zero());
+        let smoothed = form.smoothing > 0.0;
         self.chunks.logits.resize(if smoothed { entries } else { 0 }, 0.0);
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
         for scratch in &mut self.scratch[..workers] {
@@ -88,6 +99,7 @@ impl<F: Real> Workspace<F> {
             scratch.factors.resize(plan.tile_rows(), F::zero());
             scratch.biases.resize(plan.tile_rows(), F::zero());
             scratch.short.resize(plan.samples, F::zero());
+            scratch.line.resize(plan.samples, F::zero());
             scratch.max.resize(plan.samples, F::zero());
             scratch.best.resize(plan.samples, 0);
             scratch.row.resize(plan.dims, 0.0);
@@ -115,7 +127,11 @@ impl<F: Real> Workspace<F> {
         }
         self.shift.resize(plan.samples, F::zero());
         self.coefficients.resize(plan.samples, F::zero());
-        let smoothed = self.prepared.form.smoothing > 0.0;
+        let form = self.prepared.form;
+        let radial = embeddings && form.hard.is_some() && form.scale == Scale::FeatureNorm;
+        self.radial.clear();
+        self.radial.resize(if radial { plan.chunks * plan.samples } else { 0 }, 0.0);
+        let smoothed = form.smoothing > 0.0;
         self.uniform.resize(if smoothed { plan.samples } else { 0 }, F::zero());
         if !plan.in_weight_rows && plan.stored < plan.classes {
             for scratch in &mut self.scratch[..workers] {

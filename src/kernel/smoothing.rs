@@ -2,6 +2,7 @@
 //! passes of their own, so that a loss without smoothing pays nothing.
 
 use super::dispatch::{Isa, Level, Op, dispatch};
+use super::hard::{HardTile, counted};
 use super::real::Real;
 
 /// Terms that may be summed in the working type before the sum moves on to f64.
@@ -13,21 +14,23 @@ fn unless_masked<F: Real>(z: F, value: F) -> F {
     if z > F::neg_infinity() { value } else { F::zero() }
 }
 
-/// Adds each sample's Σ_j z_j over a tile (classes × samples) to `sums`; −∞ adds nothing.
+/// Adds each sample's Σ_j z_j over a tile (classes × samples) to `sums`, the logits as they count;
+/// −∞ adds nothing. `short` and `row` hold a row each.
 pub(crate) fn tile_logit_sums<F: Real>(
     level: Level,
     z: &[F],
-    samples: usize,
-    short: &mut [F],
+    hard: Option<HardTile<'_, F>>,
+    [short, row]: [&mut [F]; 2],
     sums: &mut [f64],
 ) {
-    dispatch(level, TileLogitSums { z, samples, short, sums });
+    dispatch(level, TileLogitSums { z, hard, short, row, sums });
 }
 
 struct TileLogitSums<'a, F> {
     z: &'a [F],
-    samples: usize,
+    hard: Option<HardTile<'a, F>>,
     short: &'a mut [F],
+    row: &'a mut [F],
     sums: &'a mut [f64],
 }
 
@@ -36,11 +39,13 @@ impl<F: Real> Op for TileLogitSums<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let TileLogitSums { z, samples: n, short, sums } = self;
-        let (short, sums) = (&mut short[..n], &mut sums[..n]);
-        for rows in z.chunks(n * SHORT_SUM) {
+        let TileLogitSums { z, hard, short, row, sums } = self;
+        let n = sums.len();
+        let short = &mut short[..n];
+        for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
             short.fill(F::zero());
-            for z in rows.chunks_exact(n) {
+            for (z, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
+                let z = counted::<F, I>(hard, j, z, row);
                 for (&z, short) in z.iter().zip(short.iter_mut()) {
                     *short += unless_masked(z, z);
                 }
@@ -53,23 +58,25 @@ impl<F: Real> Op for TileLogitSums<'_, F> {
 }
 
 /// Takes the uniform part off the gradient of a tile's logits, `out[j][i] −= uniform[i] ·
-/// factors[j]`, but where the logit is −∞.
+/// factors[j]`, but where the logit is −∞; with hard negatives times their derivative. `row` holds
+/// a row.
 pub(crate) fn tile_smoothing<F: Real>(
     level: Level,
     z: &[F],
-    samples: usize,
-    uniform: &[F],
-    factors: &[F],
+    hard: Option<HardTile<'_, F>>,
+    [uniform, factors]: [&[F]; 2],
+    row: &mut [F],
     out: &mut [F],
 ) {
-    dispatch(level, TileSmoothing { z, samples, uniform, factors, out });
+    dispatch(level, TileSmoothing { z, hard, uniform, factors, row, out });
 }
 
 struct TileSmoothing<'a, F> {
     z: &'a [F],
-    samples: usize,
+    hard: Option<HardTile<'a, F>>,
     uniform: &'a [F],
     factors: &'a [F],
+    row: &'a mut [F],
     out: &'a mut [F],
 }
 
@@ -78,13 +85,18 @@ impl<F: Real> Op for TileSmoothing<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let TileSmoothing { z, samples: n, uniform, factors, out } = self;
-        let uniform = &uniform[..n];
+        let TileSmoothing { z, hard, uniform, factors, row, out } = self;
+        let n = uniform.len();
+        let row = &mut row[..n];
         let rows = z.chunks_exact(n).zip(out.chunks_exact_mut(n));
-        for ((z, out), &factor) in rows.zip(factors) {
-            for ((out, &z), &uniform) in out.iter_mut().zip(z).zip(uniform) {
-                *out -= unless_masked(z, uniform * factor);
+        for (j, ((z, out), &factor)) in rows.zip(factors).enumerate() {
+            for ((part, &z), &uniform) in row.iter_mut().zip(z).zip(uniform) {
+                *part = unless_masked(z, uniform * factor);
             }
+            if let Some(hard) = hard {
+                hard.multiply_by_slopes::<I>(j, z, row);
+            }
+            out.iter_mut().zip(&*row).for_each(|(out, &part)| *out -= part);
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::hard::{HardTile, counted};
 use super::real::Real;
 
 /// Rows of a tile that are taken at a time, and samples whose maxima stay in registers meanwhile.
@@ -102,23 +103,25 @@ fn logits<F: Real, I: Isa>(
     }
 }
 
-/// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`; −∞ adds nothing.
+/// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`, the logits as they count; −∞
+/// adds nothing. `short` and `row` hold a row each.
 pub(crate) fn tile_sums<F: Real>(
     level: Level,
     z: &[F],
-    samples: usize,
+    hard: Option<HardTile<'_, F>>,
     shift: &[F],
-    short: &mut [F],
+    [short, row]: [&mut [F]; 2],
     sums: &mut [f64],
 ) {
-    dispatch(level, TileSums { z, samples, shift, short, sums });
+    dispatch(level, TileSums { z, hard, shift, short, row, sums });
 }
 
 struct TileSums<'a, F> {
     z: &'a [F],
-    samples: usize,
+    hard: Option<HardTile<'a, F>>,
     shift: &'a [F],
     short: &'a mut [F],
+    row: &'a mut [F],
     sums: &'a mut [f64],
 }
 
@@ -127,12 +130,13 @@ impl<F: Real> Op for TileSums<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let TileSums { z, samples, shift, short, sums } = self;
-        let n = samples;
-        let (shift, short, sums) = (&shift[..n], &mut short[..n], &mut sums[..n]);
-        for rows in z.chunks(n * SHORT_SUM) {
+        let TileSums { z, hard, shift, short, row, sums } = self;
+        let n = sums.len();
+        let (shift, short) = (&shift[..n], &mut short[..n]);
+        for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
             short.fill(F::zero());
-            for z in rows.chunks_exact(n) {
+            for (z, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
+                let z = counted::<F, I>(hard, j, z, row);
                 for ((&z, &shift), short) in z.iter().zip(shift).zip(short.iter_mut()) {
                     *short += (z - shift).exp_inline::<I>();
                 }
@@ -145,25 +149,26 @@ impl<F: Real> Op for TileSums<'_, F> {
 }
 
 /// The gradient of a tile's logits, each row by its factor:
-/// `out[j][i] = coefficients[i] · exp(z[j][i] − shift[i]) · factors[j]`.
+/// `out[j][i] = coefficients[i] · exp(z[j][i] − shift[i]) · factors[j]`; with hard negatives of the
+/// logits as they count, times their derivative. `row` holds a row.
 pub(crate) fn tile_gradient<F: Real>(
     level: Level,
     z: &[F],
-    samples: usize,
-    shift: &[F],
-    coefficients: &[F],
-    factors: &[F],
+    hard: Option<HardTile<'_, F>>,
+    [shift, coefficients, factors]: [&[F]; 3],
+    row: &mut [F],
     out: &mut [F],
 ) {
-    dispatch(level, TileGradient { z, samples, shift, coefficients, factors, out });
+    dispatch(level, TileGradient { z, hard, shift, coefficients, factors, row, out });
 }
 
 struct TileGradient<'a, F> {
     z: &'a [F],
-    samples: usize,
+    hard: Option<HardTile<'a, F>>,
     shift: &'a [F],
     coefficients: &'a [F],
     factors: &'a [F],
+    row: &'a mut [F],
     out: &'a mut [F],
 }
 
@@ -172,13 +177,18 @@ impl<F: Real> Op for TileGradient<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let TileGradient { z, samples, shift, coefficients, factors, out } = self;
-        let n = samples;
-        let (shift, coefficients) = (&shift[..n], &coefficients[..n]);
+        let TileGradient { z, hard, shift, coefficients, factors, row, out } = self;
+        let n = shift.len();
+        let coefficients = &coefficients[..n];
         let rows = z.chunks_exact(n).zip(out.chunks_exact_mut(n));
-        for ((z, out), &factor) in rows.zip(factors) {
-            for (((out, &z), &shift), &c) in out.iter_mut().zip(z).zip(shift).zip(coefficients) {
+        for (j, ((z, out), &factor)) in rows.zip(factors).enumerate() {
+            let values = counted::<F, I>(hard, j, z, row);
+            let samples = values.iter().zip(shift).zip(coefficients);
+            for (out, ((&z, &shift), &c)) in out.iter_mut().zip(samples) {
                 *out = (c * (z - shift).exp_inline::<I>()) * factor;
+            }
+            if let Some(hard) = hard {
+                hard.multiply_by_slopes::<I>(j, z, out);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::dispatch::{Isa, Level, Op, dispatch};
+use super::hard::HardRow;
 use super::real::Real;
 
 /// Logits that are held at a time: they stay in the first-level cache.
@@ -17,6 +18,8 @@ pub(crate) struct RowLogits<'a, F> {
     pub columns: Option<&'a [F]>,
     pub biases: Option<&'a [F]>,
     pub target: usize,
+    /// Negatives that count harder; not together with `columns`.
+    pub hard: Option<HardRow<F>>,
 }
 
 impl<F: Real> RowLogits<'_, F> {
@@ -31,8 +34,8 @@ impl<F: Real> RowLogits<'_, F> {
         blocks(0..target).chain(blocks(target + 1..classes))
     }
 
-    /// The logits of a block, as values and one scale for all of them; `buffer` holds the values
-    /// where columns have factors of their own.
+    /// The logits of a block as they count, as values and one scale for all of them; `buffer` holds
+    /// the values where they are not the cosines.
     #[inline(always)]
     fn block<'s, I: Isa>(
         &'s self,
@@ -40,10 +43,14 @@ impl<F: Real> RowLogits<'_, F> {
         buffer: &'s mut [F; BLOCK],
     ) -> (&'s [F], F) {
         let cosines = &self.cosines[block.clone()];
+        let z = &mut buffer[..block.len()];
+        if let Some(hard) = self.hard {
+            z.iter_mut().zip(cosines).for_each(|(z, &c)| *z = hard.value::<I>(c));
+            return (z, self.scale);
+        }
         let Some(columns) = self.columns else {
             return (cosines, self.scale);
         };
-        let z = &mut buffer[..block.len()];
         for ((z, &c), &factor) in z.iter_mut().zip(cosines).zip(&columns[block.clone()]) {
             *z = self.scale * c * factor;
         }
@@ -56,12 +63,14 @@ impl<F: Real> RowLogits<'_, F> {
     }
 }
 
-/// A sample's negative logits, summed up: the largest, its class, and Σ e^(z − max).
+/// A sample's negative logits, summed up: the largest as they count, Σ e^(z − max), and the nearest
+/// class with its plain logit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowLogSumExp<F> {
     pub max: F,
-    pub class: usize,
     pub sum: f64,
+    pub class: usize,
+    pub nearest: F,
 }
 
 /// The negatives of one sample, in one pass over its cosines.
@@ -77,18 +86,23 @@ impl<F: Real> Op for RowForward<'_, F> {
     #[inline(always)]
     fn run<I: Isa>(self) -> RowLogSumExp<F> {
         let mut buffer = [F::zero(); BLOCK];
-        let mut all = RowLogSumExp { max: F::neg_infinity(), class: 0, sum: 0.0 };
+        let none = F::neg_infinity();
+        let mut all = RowLogSumExp { max: none, sum: 0.0, class: 0, nearest: none };
         for block in self.0.blocks() {
-            let start = block.start;
-            let (values, scale) = self.0.block::<I>(block, &mut buffer);
-            let largest = largest(values);
-            let max = scale * largest;
+            let (values, scale) = self.0.block::<I>(block.clone(), &mut buffer);
+            let of_values = largest(values);
+            let max = scale * of_values;
             if max > all.max {
                 all.sum *= (all.max - max).exp_inline::<I>().widen();
                 all.max = max;
-                all.class = start + values.iter().position(|&v| v == largest).unwrap_or(0);
             }
             all.sum += sum_exp::<F, I>(values, scale, all.max);
+            let plain = if self.0.hard.is_some() { &self.0.cosines[block.clone()] } else { values };
+            let largest = if self.0.hard.is_some() { largest(plain) } else { of_values };
+            if scale * largest > all.nearest {
+                all.nearest = scale * largest;
+                all.class = block.start + plain.iter().position(|&v| v == largest).unwrap_or(0);
+            }
         }
         all
     }
@@ -159,8 +173,13 @@ impl<F: Real> Op for RowBackward<'_, F> {
                 *out = (coefficient * share) * logits.scale;
             }
             if let Some(columns) = logits.columns {
-                for (out, &factor) in out.iter_mut().zip(&columns[block]) {
+                for (out, &factor) in out.iter_mut().zip(&columns[block.clone()]) {
                     *out *= factor;
+                }
+            }
+            if let Some(hard) = logits.hard {
+                for (out, &c) in out.iter_mut().zip(&logits.cosines[block]) {
+                    *out *= hard.slope::<I>(c);
                 }
             }
         }
@@ -223,13 +242,18 @@ impl<F: Real> Op for RowSmoothing<'_, F> {
         let by_cosine = uniform * logits.scale;
         for block in logits.blocks() {
             let out = &mut out[block.clone()];
-            match logits.columns {
-                Some(columns) => {
+            match (logits.columns, logits.hard) {
+                (Some(columns), _) => {
                     for (out, &factor) in out.iter_mut().zip(&columns[block]) {
                         *out -= by_cosine * factor;
                     }
                 }
-                None => out.iter_mut().for_each(|out| *out -= by_cosine),
+                (None, Some(hard)) => {
+                    for (out, &c) in out.iter_mut().zip(&logits.cosines[block]) {
+                        *out -= by_cosine * hard.slope::<I>(c);
+                    }
+                }
+                (None, None) => out.iter_mut().for_each(|out| *out -= by_cosine),
             }
         }
     }

@@ -8,14 +8,14 @@ use crate::data::{
     has_direction, largest_safe,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Real, RowLogits};
-use crate::math::{Angle, LogSumExp, SampleTerms, Smoothing, Target, sample_terms};
+use crate::kernel::{self, HardRow, Level, Real, RowLogits};
+use crate::math::{Angle, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing, sample_terms};
 use crate::parallel::run_jobs;
 
 /// What a loss returns for the target angle of one sample.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TargetAnswer {
-    pub target: Target,
+    pub target: SampleTarget,
     /// df/dcos θ, or its convention at the ends.
     pub cosine_slope: f64,
 }
@@ -27,13 +27,13 @@ struct RowTarget {
     cosine_slope: f64,
 }
 
-/// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` evaluates the loss at the
-/// target angle of a sample.
+/// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` evaluates the loss for
+/// a sample.
 pub(crate) fn forward<F: Real>(
     form: LogitForm,
     logits: &NormalizedLogits<F>,
     labels: &[usize],
-    answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
+    answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
 ) -> Result<Forward<F>, Error> {
     let view = View::new(form, logits, labels)?;
     let targets = view.targets(answer, |_| 0.0)?;
@@ -57,7 +57,7 @@ pub(crate) fn backward<F: Real>(
     form: LogitForm,
     logits: &NormalizedLogits<F>,
     labels: &[usize],
-    answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
+    answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
     forward: &Forward<F>,
     reduction: Reduction<'_, F>,
     gradients: &mut LogitGradients<F>,
@@ -89,7 +89,7 @@ pub(crate) fn backward<F: Real>(
     let jobs = rows.zip(vectors).enumerate();
     run_jobs(jobs, &mut vec![(); workers()], |(), (i, (row, (angle, norm)))| {
         (*angle, *norm) = match (&targets[i], &terms[i]) {
-            (Some(target), Some(terms)) => view.row_gradient(i, target, terms, row),
+            (Some(target), Some(terms)) => view.row_gradient(i, target, (terms, upstream(i)), row),
             _ => {
                 row.fill(F::zero());
                 (F::zero(), F::zero())
@@ -178,7 +178,8 @@ impl<'a, F: Real> View<'a, F> {
         self.form.row_scale(self.norms(i, 0).0)
     }
 
-    fn row(&self, i: usize) -> RowLogits<'a, F> {
+    /// The logits of sample `i`, whose target is f.
+    fn row(&self, i: usize, f: f64) -> RowLogits<'a, F> {
         let logits = self.logits;
         let contiguous = "a vector that this type made lies in one piece";
         let columns = (self.form.scale == Scale::Unnormalized).then_some(&logits.weight_norms);
@@ -188,6 +189,10 @@ impl<'a, F: Real> View<'a, F> {
             columns: columns.map(|norms| norms.as_slice().expect(contiguous)),
             biases: logits.bias.as_ref().map(|bias| bias.as_slice().expect(contiguous)),
             target: self.labels[i],
+            hard: self.form.hard.map(|hard| HardRow {
+                threshold: F::narrow(hard.threshold(f)),
+                coefficients: hard.coefficients().map(F::narrow),
+            }),
         }
     }
 
@@ -197,6 +202,7 @@ impl<'a, F: Real> View<'a, F> {
         let norms = norms.fold((f64::INFINITY, 0.0), widest);
         Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
             .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
+            .with_hard_negatives(self.form.hard)
     }
 
     fn smoothing(&self) -> Smoothing {
@@ -207,7 +213,7 @@ impl<'a, F: Real> View<'a, F> {
     /// loss of sample `i` counting `upstream(i)` times.
     fn targets(
         &self,
-        answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
+        answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
         upstream: impl Fn(usize) -> f64,
     ) -> Result<Vec<Option<RowTarget>>, Error> {
         let mut bounds = self.bounds();
@@ -229,7 +235,7 @@ impl<'a, F: Real> View<'a, F> {
 
     fn target(
         &self,
-        answer: impl Fn(usize, &Angle) -> Result<TargetAnswer, Error>,
+        answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
         i: usize,
         label: usize,
     ) -> Result<RowTarget, Error> {
@@ -237,7 +243,7 @@ impl<'a, F: Real> View<'a, F> {
         let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());
         let mut cosine_slope = 0.0;
         let answer = |angle: &Angle| {
-            let answer = answer(i, angle)?;
+            let answer = answer(&Sample::new(*angle, norm, label, i))?;
             cosine_slope = answer.cosine_slope;
             Ok(answer.target)
         };
@@ -260,7 +266,7 @@ impl<'a, F: Real> View<'a, F> {
 
     fn outcome(&self, i: usize, target: &RowTarget) -> Outcome {
         let label = self.labels[i];
-        let row = self.row(i);
+        let row = self.row(i, target.pair.target.value);
         let found = kernel::row_log_sum_exp(Level::detect(), row);
         let mut own = row.scale * row.cosines[label];
         if let Some(columns) = row.columns {
@@ -274,7 +280,7 @@ impl<'a, F: Real> View<'a, F> {
         } else {
             0.0
         };
-        let beaten = found.max > own || (found.max == own && found.class < label);
+        let beaten = found.nearest > own || (found.nearest == own && found.class < label);
         Outcome {
             negatives: LogSumExp::new(found.max.widen(), found.sum),
             target_logit: target.pair.logit,
@@ -283,6 +289,7 @@ impl<'a, F: Real> View<'a, F> {
             norm: self.norms(i, label).0,
             prediction: if beaten { found.class } else { label },
             mean_share,
+            penalty: target.pair.target.penalty,
         }
     }
 
@@ -292,10 +299,10 @@ impl<'a, F: Real> View<'a, F> {
         &self,
         i: usize,
         target: &RowTarget,
-        terms: &SampleTerms,
+        (terms, upstream): (&SampleTerms, f64),
         out: &mut [F],
     ) -> (F, F) {
-        let row = self.row(i);
+        let row = self.row(i, target.pair.target.value);
         kernel::row_gradient(
             Level::detect(),
             row,
@@ -308,16 +315,37 @@ impl<'a, F: Real> View<'a, F> {
         }
         let by_function = terms.target_gradient * target.pair.scale;
         let norm = self.norms(i, 0).0;
+        let by_loss = target.pair.by_norm(terms.target_gradient, upstream);
         let along_norm = match self.form.scale {
-            Scale::Fixed(_) => 0.0,
+            Scale::Fixed(_) => by_loss,
             _ if norm == 0.0 => 0.0,
             _ => {
-                let terms = out.iter().zip(row.cosines).map(|(g, c)| g.widen() * c.widen());
-                (terms.sum::<f64>() + by_function * target.pair.target.value) / norm
+                let products = out.iter().zip(row.cosines).map(|(g, c)| g.widen() * c.widen());
+                let hard = self.hard_radial(i, &row, terms);
+                (products.sum::<f64>() + hard + by_function * target.pair.target.value) / norm
+                    + by_loss
             }
         };
         out[self.labels[i]] = F::narrow(by_function * target.cosine_slope);
         (F::narrow(by_function * target.pair.target.slope), F::narrow(along_norm))
+    }
+
+    /// What the negatives of sample `i` that count harder add to the derivative by its norm, times
+    /// the norm, beyond what the products of cosines and their gradients do.
+    fn hard_radial(&self, i: usize, row: &RowLogits<'_, F>, terms: &SampleTerms) -> f64 {
+        let Some(hard) = row.hard else { return 0.0 };
+        let (scale, shift) = (row.scale, F::narrow(terms.shift));
+        let [q0, q1, q2] = hard.coefficients;
+        let parts = row.cosines.iter().enumerate().map(|(j, &c)| {
+            let radial = hard.radial(c);
+            if radial == 0.0 || j == self.labels[i] {
+                return 0.0;
+            }
+            let z = scale * (q0 + c * (q1 + c * q2));
+            let gradient = terms.coefficient * (z - shift).exp().widen() - terms.uniform;
+            gradient * scale.widen() * radial
+        });
+        parts.sum()
     }
 
     /// The gradients that sum over samples, of the norms of the class weights and of the bias; and
@@ -340,10 +368,10 @@ impl<'a, F: Real> View<'a, F> {
         for (i, (target, terms)) in samples {
             let (Some(target), Some(terms)) = (target, terms) else { continue };
             let label = self.labels[i];
-            let row = self.row(i);
+            let row = self.row(i, target.pair.target.value);
             let norm = self.norms(i, label).0;
             let cosines = super::row(&gradients.cosines, i);
-            self.logit_gradients(i, terms, cosines, &mut by_logit);
+            self.logit_gradients(i, &row, terms, cosines, &mut by_logit);
             for j in (0..classes).filter(|&j| j != label) {
                 norms[j] += by_logit[j] * norm * row.cosines[j].widen();
                 biases[j] += by_logit[j];
@@ -363,8 +391,14 @@ impl<'a, F: Real> View<'a, F> {
 
     /// ∂objective/∂z_ij for the negatives of sample `i`: from the gradients of their cosines where
     /// embedding and class weight have norms to divide by, else from the logits.
-    fn logit_gradients(&self, i: usize, terms: &SampleTerms, cosines: &[F], out: &mut [f64]) {
-        let row = self.row(i);
+    fn logit_gradients(
+        &self,
+        i: usize,
+        row: &RowLogits<'_, F>,
+        terms: &SampleTerms,
+        cosines: &[F],
+        out: &mut [f64],
+    ) {
         let shift = F::narrow(terms.shift);
         for (j, out) in out.iter_mut().enumerate() {
             let (r, q) = self.norms(i, j);

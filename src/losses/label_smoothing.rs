@@ -1,7 +1,7 @@
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::{MarginLoss, check_label_smoothing};
-use crate::math::{Angle, Target};
+use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 
 /// Label smoothing of any loss: the cross-entropy with the target 1 − ε + ε/C for the own class and
 /// ε/C for every other.
@@ -76,6 +76,18 @@ impl<L: MarginLoss> MarginLoss for LabelSmoothing<L> {
 
     fn target(&self, angle: &Angle) -> Target {
         self.loss.target(angle)
+    }
+
+    fn target_of(&self, sample: &Sample) -> SampleTarget {
+        self.loss.target_of(sample)
+    }
+
+    fn hard_negatives(&self) -> Option<HardNegatives> {
+        self.loss.hard_negatives()
+    }
+
+    fn check_classes(&self, classes: usize) -> Result<(), Error> {
+        self.loss.check_classes(classes)
     }
 
     fn label_smoothing(&self) -> f64 {

@@ -47,8 +47,4 @@ impl Target {
     pub(crate) fn plain(angle: &Angle) -> Self {
         Target { value: angle.cos, slope: -angle.sin }
     }
-
-    pub(crate) fn is_finite(&self) -> bool {
-        self.value.is_finite() && self.slope.is_finite()
-    }
 }

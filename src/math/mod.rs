@@ -2,13 +2,17 @@
 
 mod angle;
 mod continuation;
+mod hard_negatives;
 mod log_sum_exp;
 mod pair;
+mod sample;
 mod smoothing;
 
 pub use angle::{Angle, Target};
 pub use continuation::Continuation;
 pub(crate) use continuation::annealed;
+pub use hard_negatives::HardNegatives;
 pub use log_sum_exp::{LogSumExp, SampleTerms, sample_terms};
 pub(crate) use pair::{Pair, SINGULAR};
+pub use sample::{Sample, SampleTarget};
 pub use smoothing::Smoothing;

@@ -18,6 +18,7 @@ mod misuse;
 mod numerics;
 mod one_side;
 mod oracle;
+mod pointers;
 mod precision;
 mod properties;
 mod ranks_at_fault;

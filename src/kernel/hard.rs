@@ -1,0 +1,179 @@
+//! Negatives that count harder than their cosine, in passes of their own or row by row: a loss
+//! without them pays nothing.
+
+use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::real::Real;
+
+/// How the logits of a tile's negatives enter the softmax: a logit p above its sample's threshold
+/// as `constant + p·(linear + quadratic·p)`, any other as it is. Of a logit with an offset, p is
+/// what lies below the offset.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HardTile<'a, F> {
+    /// For each sample.
+    pub threshold: &'a [F],
+    pub constant: &'a [F],
+    pub quadratic: &'a [F],
+    /// For all samples.
+    pub linear: F,
+    /// For each row of the tile.
+    pub offsets: Option<&'a [F]>,
+}
+
+impl<F: Real> HardTile<'_, F> {
+    #[inline(always)]
+    fn offset(&self, j: usize) -> F {
+        self.offsets.map_or(F::zero(), |offsets| offsets[j])
+    }
+
+    /// The logits of row `j` as they count.
+    #[inline(always)]
+    pub(super) fn values<'s, I: Isa>(&self, j: usize, z: &[F], out: &'s mut [F]) -> &'s [F] {
+        let n = z.len();
+        let (threshold, out) = (&self.threshold[..n], &mut out[..n]);
+        let (constant, quadratic) = (&self.constant[..n], &self.quadratic[..n]);
+        let (offset, linear) = (self.offset(j), self.linear);
+        for i in 0..n {
+            let p = z[i] - offset;
+            let harder = madd::<_, I>(madd::<_, I>(quadratic[i], p, linear), p, constant[i]);
+            out[i] = if p > threshold[i] { harder + offset } else { z[i] };
+        }
+        out
+    }
+
+    /// Multiplies the gradients of row `j` by the derivatives of [`values`](Self::values).
+    #[inline(always)]
+    pub(super) fn multiply_by_slopes<I: Isa>(&self, j: usize, z: &[F], out: &mut [F]) {
+        let n = z.len();
+        let (threshold, quadratic) = (&self.threshold[..n], &self.quadratic[..n]);
+        let out = &mut out[..n];
+        let (offset, linear) = (self.offset(j), self.linear);
+        for i in 0..n {
+            let p = z[i] - offset;
+            let slope = madd::<_, I>(quadratic[i] + quadratic[i], p, linear);
+            out[i] *= if p > threshold[i] { slope } else { F::one() };
+        }
+    }
+}
+
+/// The logits of row `j` as they count: `z` itself without hard negatives.
+#[inline(always)]
+pub(super) fn counted<'s, F: Real, I: Isa>(
+    hard: Option<HardTile<'_, F>>,
+    j: usize,
+    z: &'s [F],
+    row: &'s mut [F],
+) -> &'s [F] {
+    match hard {
+        Some(hard) => hard.values::<I>(j, z, row),
+        None => z,
+    }
+}
+
+/// The largest logit of each sample in a tile, as they count.
+pub(crate) fn tile_hard_max<F: Real>(
+    level: Level,
+    z: &[F],
+    hard: HardTile<'_, F>,
+    row: &mut [F],
+    max: &mut [F],
+) {
+    dispatch(level, TileHardMax { z, hard, row, max });
+}
+
+struct TileHardMax<'a, F> {
+    z: &'a [F],
+    hard: HardTile<'a, F>,
+    row: &'a mut [F],
+    max: &'a mut [F],
+}
+
+impl<F: Real> Op for TileHardMax<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let TileHardMax { z, hard, row, max } = self;
+        max.fill(F::neg_infinity());
+        for (j, z) in z.chunks_exact(max.len()).enumerate() {
+            let values = hard.values::<I>(j, z, row);
+            for (max, &z) in max.iter_mut().zip(values) {
+                *max = if z > *max { z } else { *max };
+            }
+        }
+    }
+}
+
+/// Adds to `sums`, for each sample, what the hard negatives of a tile contribute to the derivative
+/// by the embedding's norm beyond that of the products: Σ_j δ_j·(N − c·N′), times the norm, where
+/// δ_j is the gradient of a logit as it counts.
+pub(crate) fn tile_hard_radial<F: Real>(
+    level: Level,
+    z: &[F],
+    hard: HardTile<'_, F>,
+    [shift, coefficients, uniform]: [&[F]; 3],
+    row: &mut [F],
+    sums: &mut [f64],
+) {
+    dispatch(level, TileHardRadial { z, hard, shift, coefficients, uniform, row, sums });
+}
+
+struct TileHardRadial<'a, F> {
+    z: &'a [F],
+    hard: HardTile<'a, F>,
+    shift: &'a [F],
+    coefficients: &'a [F],
+    /// Empty unless labels are smoothed.
+    uniform: &'a [F],
+    row: &'a mut [F],
+    sums: &'a mut [f64],
+}
+
+impl<F: Real> Op for TileHardRadial<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self) {
+        let TileHardRadial { z, hard, shift, coefficients, uniform, row, sums } = self;
+        for (j, z) in z.chunks_exact(sums.len()).enumerate() {
+            let offset = hard.offset(j);
+            let values = hard.values::<I>(j, z, row);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let p = z[i] - offset;
+                if p > hard.threshold[i] {
+                    let uniform = uniform.get(i).copied().unwrap_or(F::zero());
+                    let share = (values[i] - shift[i]).exp_inline::<I>();
+                    let gradient = coefficients[i] * share - uniform;
+                    let radial = hard.constant[i] - hard.quadratic[i] * p * p;
+                    *sum += gradient.widen() * radial.widen();
+                }
+            }
+        }
+    }
+}
+
+/// How the cosines of one sample's negatives count: c above the threshold as q0 + q1·c + q2·c².
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HardRow<F> {
+    pub threshold: F,
+    pub coefficients: [F; 3],
+}
+
+impl<F: Real> HardRow<F> {
+    #[inline(always)]
+    pub(super) fn value<I: Isa>(&self, c: F) -> F {
+        let [q0, q1, q2] = self.coefficients;
+        if c > self.threshold { madd::<_, I>(madd::<_, I>(q2, c, q1), c, q0) } else { c }
+    }
+
+    #[inline(always)]
+    pub(super) fn slope<I: Isa>(&self, c: F) -> F {
+        let [_, q1, q2] = self.coefficients;
+        if c > self.threshold { madd::<_, I>(q2 + q2, c, q1) } else { F::one() }
+    }
+
+    /// N(c) − c·N′(c).
+    pub fn radial(&self, c: F) -> f64 {
+        let [q0, _, q2] = self.coefficients;
+        if c > self.threshold { (q0 - q2 * c * c).widen() } else { 0.0 }
+    }
+}
