@@ -143,6 +143,11 @@ pub enum Error {
     /// [`Unnormalized`](crate::Scale::Unnormalized), under which there is no cosine to compare.
     HardNegatives,
 
+    /// [`NormalizedLogits`](crate::NormalizedLogits) with sub-centres, which are chosen by their
+    /// cosines, were given to a loss whose logits are no cosines: Softmax. [`Head`](crate::Head)
+    /// takes it.
+    SubCenters,
+
     /// A logit or a gradient of these inputs may exceed the largest number of the working type.
     Overflow {
         /// What would overflow.
@@ -272,6 +277,10 @@ impl fmt::Display for Error {
             ),
             Error::HardNegatives => f.write_str(
                 "the loss has hard negatives, which compare cosines, but its scale is Unnormalized",
+            ),
+            Error::SubCenters => f.write_str(
+                "the logits have sub-centres, chosen by cosine, but the scale of the loss is \
+                 Unnormalized: only Head takes both",
             ),
             Error::Precision => {
                 f.write_str("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")

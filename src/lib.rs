@@ -20,6 +20,7 @@ mod math;
 mod parallel;
 mod sampling;
 mod schedule;
+mod sub_centers;
 mod update;
 
 pub use boundary::Boundary;
@@ -51,4 +52,5 @@ pub use math::{
 pub use ndarray;
 pub use sampling::{ClassSampler, SamplerState};
 pub use schedule::{LambdaAnnealing, MarginWarmup, adacos_scale};
+pub use sub_centers::SubCenterUsage;
 pub use update::{AdamW, Magnitudes, RowUpdate, Sgd, UpdateStep, WeightUpdate};

@@ -15,7 +15,7 @@ use crate::loss::MarginLoss;
 use crate::math::{Angle, Sample, SampleTarget};
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 13;
+const SUMMARY: usize = 14;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ struct Summary {
     classes: u64,
     /// Whether a loss has a penalty.
     penalised: u64,
+    /// Rows of each class.
+    sub_centers: u64,
 }
 
 impl Summary {
@@ -58,6 +60,7 @@ impl Summary {
             rounded: number(10),
             classes: number(11),
             penalised: number(12),
+            sub_centers: number(13),
         }
     }
 
@@ -76,6 +79,7 @@ impl Summary {
             self.rounded,
             self.classes,
             self.penalised,
+            self.sub_centers,
         ]
         .map(F::from_index)
     }
@@ -140,6 +144,7 @@ impl<F: Real> RankInput<'_, F> {
             rounded: report.map_or(0, |report| u64::from(report.precision == Precision::Bf16)),
             classes: report.map_or(0, |report| report.classes as u64),
             penalised: report.map_or(0, |report| u64::from(report.penalised)),
+            sub_centers: report.map_or(0, |report| report.sub_centers as u64),
             embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
         }
     }
@@ -251,6 +256,11 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
             "the loss or one of its parameters is not that of rank 0".into()
         } else if summary.rounded != first.rounded {
             "the precision of the products is not that of rank 0".into()
+        } else if summary.sub_centers != first.sub_centers {
+            format!(
+                "{} sub-centres per class, on rank 0 {}",
+                summary.sub_centers, first.sub_centers
+            )
         } else if summary.counted != first.counted {
             format!("{} samples count, on rank 0 {}", summary.counted, first.counted)
         } else if summary.embeddings_wanted != first.embeddings_wanted {

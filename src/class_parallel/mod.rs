@@ -52,12 +52,19 @@ impl<'a, F: Real> Shard<'a, F> {
     /// `w` of this rank's classes, (c, D).
     pub fn new(x: &'a ArrayRef2<F>, w: &'a ArrayRef2<F>, labels: &'a [usize]) -> Self {
         let (embeddings, weights) = (x.view(), w.view());
-        Shard(Batch { embeddings, weights, labels, bias: None, ignored: None })
+        let (bias, ignored, sub_centers) = (None, None, 1);
+        Shard(Batch { embeddings, weights, labels, bias, ignored, sub_centers })
     }
 
     /// The same with the bias `b` (c) of this rank's classes, for Softmax.
     pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Self {
         Shard(Batch { bias: Some(b.view()), ..self.0 })
+    }
+
+    /// As [`Batch::with_sub_centers`], with the rows of this rank's classes, (c·K, D): the same
+    /// number on every rank. Checked when the step runs.
+    pub fn with_sub_centers(self, k: usize) -> Self {
+        Shard(Batch { sub_centers: k, ..self.0 })
     }
 
     /// As [`Batch::with_ignored_label`]: the same on every rank.
@@ -79,6 +86,11 @@ impl<'a, F: Real> ShardMut<'a, F> {
     /// The same with the bias `b` (c) of this rank's classes, for Softmax, which a step moves too.
     pub fn with_bias(self, b: &'a mut ArrayRef1<F>) -> Self {
         ShardMut(BatchMut { bias: Some(b.view_mut()), ..self.0 })
+    }
+
+    /// As [`Shard::with_sub_centers`].
+    pub fn with_sub_centers(self, k: usize) -> Self {
+        ShardMut(BatchMut { sub_centers: k, ..self.0 })
     }
 
     /// As [`Batch::with_ignored_label`]: the same on every rank.
@@ -118,7 +130,7 @@ impl<F: Real> Gradients<F> {
 /// and gradient between the ranks. Three more N-vectors carry what is needed for reporting only,
 /// the target angles, the predictions and the margin-free target logits, so that [`Forward`] is
 /// complete on every rank. Label smoothing adds one N-vector, the mean of the logits; a penalty one;
-/// hard negatives two, the targets that are compared and the largest plain logits. Thirteen numbers
+/// hard negatives two, the targets that are compared and the largest plain logits. Fourteen numbers
 /// per rank precede them: whether its input is valid, how many of its classes take part, its
 /// shapes and precision, and digests of labels and reduction, of the loss and of the embeddings.
 ///

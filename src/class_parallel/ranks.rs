@@ -10,6 +10,9 @@ use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::LogSumExp;
 
+/// The sub-centre of a sample whose class another rank holds.
+const UNKNOWN: usize = usize::MAX;
+
 /// The communication of a step whose classes are split.
 pub(super) struct Ranks<'a, F, C> {
     pub collective: &'a C,
@@ -36,7 +39,7 @@ impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
         stats: &mut [SampleStats],
     ) -> Result<(), Error> {
         let nearest = self.log_sum_exps(rows, shared, stats)?;
-        self.share_reports(&nearest, stats)
+        self.share_reports(&nearest, shared.sub_centers, stats)
     }
 
     fn sum_embeddings(&self, mut embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error> {
@@ -61,7 +64,7 @@ impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
     fn log_sum_exps(
         &self,
         rows: usize,
-        Shared { smoothed, penalised, hard }: Shared,
+        Shared { smoothed, penalised, hard, .. }: Shared,
         stats: &mut [SampleStats],
     ) -> Result<Vec<F>, Error> {
         let mut maxima = vec![F::neg_infinity(); if hard { 2 } else { 1 } * rows];
@@ -101,22 +104,33 @@ impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
             let angle = sample.target.map_or(0.0, |target| target.angle);
             let (logit, margin_free) = (max + entry(1), max + entry(2));
             let penalty = if penalised { entry(penalties) } else { 0.0 };
-            sample.target = Some(TargetLogit { logit, margin_free, angle, penalty });
+            let sub_center = sample.target.map(|target| target.sub_center);
+            let sub_center = sub_center.unwrap_or(UNKNOWN);
+            sample.target = Some(TargetLogit { logit, margin_free, angle, penalty, sub_center });
         }
         Ok(if hard { maxima.split_off(rows) } else { maxima })
     }
 
     /// All-reduces what is needed for reporting only: the target angle, known to the rank of the
-    /// target, and the nearest class, known to the rank with the largest logit. Of several ranks
-    /// the lowest class counts.
-    fn share_reports(&self, nearest_logits: &[F], stats: &mut [SampleStats]) -> Result<(), Error> {
+    /// target, and with `sub_centers` its nearest row; and the nearest class, known to the rank with
+    /// the largest logit. Of several ranks the lowest class counts.
+    fn share_reports(
+        &self,
+        nearest_logits: &[F],
+        sub_centers: bool,
+        stats: &mut [SampleStats],
+    ) -> Result<(), Error> {
         let rows = nearest_logits.len();
-        let mut reports = vec![F::neg_infinity(); 2 * rows];
-        let (angles, nearest) = reports.split_at_mut(rows);
+        let mut reports = vec![F::neg_infinity(); if sub_centers { 3 } else { 2 } * rows];
+        let (angles, others) = reports.split_at_mut(rows);
+        let (nearest, chosen) = others.split_at_mut(rows);
         for sample in stats.iter() {
             let max = nearest_logits[sample.row].widen();
             let Some(target) = sample.target else { continue };
             angles[sample.row] = F::narrow(target.angle);
+            if sub_centers && target.sub_center != UNKNOWN {
+                chosen[sample.row] = F::from_index(target.sub_center as u64);
+            }
             if sample.best > max {
                 nearest[sample.row] = F::one();
             } else if sample.best == max && max.is_finite() {
@@ -128,6 +142,8 @@ impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
         for sample in stats {
             if let Some(target) = &mut sample.target {
                 target.angle = reports[sample.row].widen();
+                let chosen = reports.get(2 * rows + sample.row);
+                target.sub_center = chosen.map_or(0, |chosen| chosen.to_index() as usize);
             }
             let nearest = reports[rows + sample.row];
             sample.prediction =

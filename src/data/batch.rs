@@ -27,6 +27,7 @@ pub struct Batch<'a, F> {
     pub(crate) labels: &'a [usize],
     pub(crate) bias: Option<ArrayView1<'a, F>>,
     pub(crate) ignored: Option<usize>,
+    pub(crate) sub_centers: usize,
 }
 
 impl<'a, F: Real> Batch<'a, F> {
@@ -79,17 +80,52 @@ impl<'a, F: Real> Batch<'a, F> {
         labels: &'a [usize],
     ) -> Result<Self, Error> {
         check_views(&embeddings, &weights, labels)?;
-        Ok(Batch { embeddings, weights, labels, bias: None, ignored: None })
+        Ok(Batch { embeddings, weights, labels, bias: None, ignored: None, sub_centers: 1 })
     }
 
-    /// The same batch with a bias `b` (C) for the logits of Softmax.
+    /// The same batch with a bias `b` (C), one entry per row of `w`, for the logits of Softmax.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless `b` has one entry per class. An angular loss returns
+    /// [`Error::Shape`] unless `b` has one entry per row. An angular loss returns
     /// [`Error::Bias`] when the step runs.
     pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Result<Self, Error> {
         Error::check_shape("bias", &[self.weights.nrows()], b.shape())?;
         Ok(Batch { bias: Some(b.view()), ..self })
+    }
+
+    /// The same batch with K sub-centres per class: `w` has C·K rows, of which rows j·K to
+    /// j·K + K − 1 belong to class j, and the cosine of an embedding with a class is that with the
+    /// nearest of its rows. The gradient goes to that row alone.
+    ///
+    /// ```text
+    /// cos θ_ij = max_k x_i·w_{jK+k} / (‖x_i‖·‖w_{jK+k}‖)
+    /// ```
+    ///
+    /// Of equals the first row counts. For Softmax, whose logits are no cosines, the row with the
+    /// largest logit is the nearest. [`Forward::sub_centers`](crate::Forward::sub_centers) tells
+    /// which row each sample chose.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Batch, Head};
+    /// use ndarray::array;
+    ///
+    /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]; // two classes, K = 2
+    /// let x = array![[0.1, 2.0], [-3.0, 0.5]];
+    /// let batch = Batch::new(&x, &w, &[0, 1])?.with_sub_centers(2)?;
+    /// let forward = Head::new(ArcFace::default()).forward(&batch)?;
+    /// assert_eq!(forward.predictions(), [0, 1]);
+    /// assert_eq!(forward.sub_centers(), [1, 0]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Deng et al., *Sub-center ArcFace* (ECCV 2020), section 3.2; K = 3 there.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for K = 0, [`Error::Shape`] where the rows are no multiple of K, and
+    /// [`Error::Label`] for a label ≥ C.
+    pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
+        check_labels_of_sub_centers(self.labels, self.weights.nrows(), k)?;
+        Ok(Batch { sub_centers: k, ..self })
     }
 
     /// The same batch without the samples of this label: their loss and gradient are 0, they count
@@ -112,6 +148,7 @@ impl<F> Batch<'_, F> {
             labels: self.labels,
             bias: self.bias.as_ref().map(|bias| bias.view()),
             ignored: self.ignored,
+            sub_centers: self.sub_centers,
         }
     }
 }
@@ -125,6 +162,34 @@ pub(super) fn check_views<F>(
     check_matrices(x, w)?;
     Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
     Error::check_labels(labels, w.nrows(), Some(IGNORED))
+}
+
+/// Refuses a number of sub-centres that is 0.
+pub(crate) fn check_sub_centers(k: usize) -> Result<usize, Error> {
+    Error::check_parameter("sub-centres per class k", k as f64, ">= 1", k >= 1)?;
+    Ok(k)
+}
+
+/// Refuses a number of sub-centres that does not fit `rows` of class weights; returns how many
+/// classes there are.
+pub(crate) fn check_rows_of_sub_centers(rows: usize, k: usize) -> Result<usize, Error> {
+    let classes = rows / check_sub_centers(k)?;
+    let expected = classes.max(1).saturating_mul(k);
+    if rows != expected {
+        let (expected, actual) = (vec![expected], vec![rows]);
+        return Err(Error::Shape { argument: "rows of class weights", expected, actual });
+    }
+    Ok(classes)
+}
+
+/// Refuses a number of sub-centres that does not fit `rows` of class weights, and labels that do
+/// not fit the classes.
+pub(super) fn check_labels_of_sub_centers(
+    labels: &[usize],
+    rows: usize,
+    k: usize,
+) -> Result<(), Error> {
+    Error::check_labels(labels, check_rows_of_sub_centers(rows, k)?, Some(IGNORED))
 }
 
 /// The shapes of embeddings and class weights in slices of these lengths, which must hold whole

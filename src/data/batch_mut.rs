@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayRef1, ArrayRef2, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
-use super::batch::{Batch, check_slices, check_views};
+use super::batch::{Batch, check_labels_of_sub_centers, check_slices, check_views};
 use super::classes::ClassesMut;
 use crate::error::Error;
 use crate::kernel::Real;
@@ -27,6 +27,7 @@ pub struct BatchMut<'a, F> {
     pub(crate) labels: &'a [usize],
     pub(crate) bias: Option<ArrayViewMut1<'a, F>>,
     pub(crate) ignored: Option<usize>,
+    pub(crate) sub_centers: usize,
 }
 
 impl<'a, F: Real> BatchMut<'a, F> {
@@ -51,7 +52,7 @@ impl<'a, F: Real> BatchMut<'a, F> {
         labels: &'a [usize],
     ) -> Self {
         let (embeddings, weights) = (x.view(), w.view_mut());
-        BatchMut { embeddings, weights, labels, bias: None, ignored: None }
+        BatchMut { embeddings, weights, labels, bias: None, ignored: None, sub_centers: 1 }
     }
 
     /// A batch from plain slices, as [`Batch::from_slices`].
@@ -69,7 +70,7 @@ impl<'a, F: Real> BatchMut<'a, F> {
         let embeddings = ArrayView2::from_shape(of_x, x).expect(checked);
         let weights = ArrayViewMut2::from_shape(of_w, w).expect(checked);
         check_views(&embeddings, &weights, labels)?;
-        Ok(BatchMut { embeddings, weights, labels, bias: None, ignored: None })
+        Ok(BatchMut { embeddings, weights, labels, bias: None, ignored: None, sub_centers: 1 })
     }
 
     /// The same batch with a bias `b` (C) for the logits of Softmax, which a step moves too.
@@ -79,6 +80,16 @@ impl<'a, F: Real> BatchMut<'a, F> {
     pub fn with_bias(self, b: &'a mut ArrayRef1<F>) -> Result<Self, Error> {
         Error::check_shape("bias", &[self.weights.nrows()], b.shape())?;
         Ok(BatchMut { bias: Some(b.view_mut()), ..self })
+    }
+
+    /// As [`Batch::with_sub_centers`]: a step moves the rows that are a sample's nearest, and the
+    /// others as rows without a gradient.
+    ///
+    /// # Errors
+    /// As [`Batch::with_sub_centers`].
+    pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
+        check_labels_of_sub_centers(self.labels, self.weights.nrows(), k)?;
+        Ok(BatchMut { sub_centers: k, ..self })
     }
 
     /// As [`Batch::with_ignored_label`].
@@ -96,6 +107,7 @@ impl<F: Real> BatchMut<'_, F> {
             labels: self.labels,
             bias: self.bias.as_ref().map(|bias| bias.view()),
             ignored: self.ignored,
+            sub_centers: self.sub_centers,
         }
     }
 

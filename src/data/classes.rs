@@ -9,7 +9,8 @@ use crate::kernel::Real;
 
 /// The classes that take part in a step, or a part of them. They are numbered from 0 in the order of
 /// their rows: class `j` is row `selected[j]` of the caller's matrix, or row `start + j`. A *label* is
-/// the caller's number of a class.
+/// the caller's number of a class. With sub-centres every so many rows in turn are those of one
+/// label, and each row is a class of its own here.
 #[derive(Clone, Copy)]
 pub(crate) struct Classes<'a, F> {
     pub weights: ArrayView2<'a, F>,
@@ -19,6 +20,8 @@ pub(crate) struct Classes<'a, F> {
     pub offsets: Option<&'a [F]>,
     /// The label of the caller's row 0; the others follow.
     pub first: usize,
+    /// Rows of each label.
+    pub sub_centers: usize,
     /// The caller's row that is the first of `weights` and `bias`.
     pub start: usize,
 }
@@ -26,7 +29,8 @@ pub(crate) struct Classes<'a, F> {
 impl<'a, F: Real> Classes<'a, F> {
     /// All rows of `weights`, which hold the classes from label 0 on.
     pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
-        Classes { weights, bias, selected: None, offsets: None, first: 0, start: 0 }
+        let (selected, offsets) = (None, None);
+        Classes { weights, bias, selected, offsets, first: 0, sub_centers: 1, start: 0 }
     }
 
     /// The same classes with a shorter lifetime, to which ndarray's views do not coerce.
@@ -37,6 +41,7 @@ impl<'a, F: Real> Classes<'a, F> {
             selected: self.selected,
             offsets: self.offsets,
             first: self.first,
+            sub_centers: self.sub_centers,
             start: self.start,
         }
     }
@@ -45,9 +50,17 @@ impl<'a, F: Real> Classes<'a, F> {
         self.selected.map_or(self.weights.nrows(), <[usize]>::len)
     }
 
-    /// The class with this label; `None` where it does not take part.
+    /// How many labels there are.
+    pub fn labels(&self) -> usize {
+        self.len() / self.sub_centers
+    }
+
+    /// The first of the classes with this label; `None` where it does not take part.
     pub fn find(&self, label: usize) -> Option<usize> {
-        let row = label.checked_sub(self.first).filter(|&row| row < self.weights.nrows())?;
+        let row = label.checked_sub(self.first)?.checked_mul(self.sub_centers)?;
+        if row >= self.weights.nrows() {
+            return None;
+        }
         match self.selected {
             Some(selected) => selected.binary_search(&row).ok(),
             None => Some(row),
@@ -75,13 +88,19 @@ impl<'a, F: Real> Classes<'a, F> {
             selected: self.selected.map(|selected| &selected[range.clone()]),
             offsets: self.offsets.map(|offsets| &offsets[range]),
             first: self.first,
+            sub_centers: self.sub_centers,
             start: span.start,
         }
     }
 
     /// The label of class `j`.
     pub fn label_of(&self, j: usize) -> usize {
-        self.first + self.row_of(j)
+        self.first + self.row_of(j) / self.sub_centers
+    }
+
+    /// Which of the rows of its label class `j` is.
+    pub fn sub_center_of(&self, j: usize) -> usize {
+        self.row_of(j) % self.sub_centers
     }
 
     /// The weight of class `j`, as the caller laid it out.
@@ -148,6 +167,7 @@ impl<'a, F: Real> ClassesMut<'a, F> {
             selected: self.selected,
             offsets: self.offsets,
             first: 0,
+            sub_centers: 1,
             start: self.start,
         }
     }

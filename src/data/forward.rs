@@ -21,6 +21,7 @@ pub struct Forward<F> {
     margin_free_losses: Array1<F>,
     norms: Array1<F>,
     predictions: Vec<usize>,
+    sub_centers: Vec<usize>,
     counted: usize,
     correct: usize,
     form: LogitForm,
@@ -47,6 +48,8 @@ pub(crate) struct Outcome {
     pub mean_share: f64,
     /// What is added to the loss for the norm of the embedding.
     pub penalty: f64,
+    /// Which of the rows of its class is the nearest.
+    pub sub_center: usize,
 }
 
 impl<F: Real> Forward<F> {
@@ -58,6 +61,7 @@ impl<F: Real> Forward<F> {
             margin_free_losses: Array1::zeros(samples),
             norms: Array1::zeros(samples),
             predictions: vec![IGNORED; samples],
+            sub_centers: vec![IGNORED; samples],
             counted: 0,
             correct: 0,
             form,
@@ -76,6 +80,7 @@ impl<F: Real> Forward<F> {
         self.target_angles[i] = F::narrow(outcome.target_angle);
         self.norms[i] = F::narrow(outcome.norm);
         self.predictions[i] = outcome.prediction;
+        self.sub_centers[i] = outcome.sub_center;
         self.negatives[i] = negatives;
         self.target_logits[i] = target_logit;
         self.penalties[i] = outcome.penalty;
@@ -116,6 +121,13 @@ impl<F: Real> Forward<F> {
     /// out.
     pub fn predictions(&self) -> &[usize] {
         &self.predictions
+    }
+
+    /// Which of the K sub-centres of its own class each sample is nearest to (N), from 0 to K − 1: 0
+    /// without sub-centres, [`IGNORED`] for a sample that was left out.
+    /// [`SubCenterUsage`](crate::SubCenterUsage) counts them.
+    pub fn sub_centers(&self) -> &[usize] {
+        &self.sub_centers
     }
 
     /// The angle between each embedding and the weight of its class, in radians (N). π/2 where

@@ -74,7 +74,8 @@ impl<F: Real> Gradients<F> {
 pub struct SampledGradients<F> {
     /// With respect to the embeddings (N, D).
     pub embeddings: Array2<F>,
-    /// With respect to the rows [`ClassSample::classes`] of the class weights (S, D).
+    /// With respect to the rows [`ClassSample::classes`] of the class weights (S, D); with K
+    /// sub-centres to [`ClassSample::rows`] (S·K, D).
     pub weights: Array2<F>,
     /// With respect to the bias of the same classes (S), where the batch has one.
     pub bias: Option<Array1<F>>,
@@ -83,7 +84,8 @@ pub struct SampledGradients<F> {
 impl<F: Real> SampledGradients<F> {
     /// Zeros in the shapes of `batch` and `sample`.
     pub fn zeros_for(batch: &Batch<'_, F>, sample: &ClassSample) -> Self {
-        Self::zeros(batch.embeddings.dim(), sample.classes.len(), batch.bias.is_some())
+        let rows = sample.classes.len() * batch.sub_centers;
+        Self::zeros(batch.embeddings.dim(), rows, batch.bias.is_some())
     }
 
     fn zeros(embeddings: (usize, usize), classes: usize, bias: bool) -> Self {
@@ -94,15 +96,14 @@ impl<F: Real> SampledGradients<F> {
         }
     }
 
-    /// New zeros in the shapes of `sample` and of a batch of `embeddings`, with a bias or without;
+    /// New zeros for so many sampled rows and a batch of `embeddings`, with a bias or without;
     /// `None` where these have those shapes already.
     pub(crate) fn fresh_unless_fit(
         &self,
         embeddings: (usize, usize),
         bias: bool,
-        sample: &ClassSample,
+        classes: usize,
     ) -> Option<Self> {
-        let classes = sample.classes.len();
         let fit = self.embeddings.dim() == embeddings
             && self.weights.dim() == (classes, embeddings.1)
             && self.bias.as_ref().map(Array1::len) == bias.then_some(classes);

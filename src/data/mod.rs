@@ -13,7 +13,9 @@ mod sample;
 mod target_pair;
 
 pub use batch::{Batch, Reduction};
-pub(crate) use batch::{check_finite, check_matrices};
+pub(crate) use batch::{
+    check_finite, check_matrices, check_rows_of_sub_centers, check_sub_centers,
+};
 pub use batch_mut::BatchMut;
 pub(crate) use classes::{Classes, ClassesMut};
 pub(crate) use form::LogitForm;

@@ -1,5 +1,6 @@
 //! The classes of one sampled step.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::error::Error;
@@ -38,6 +39,26 @@ impl ClassSample {
         self.correction
     }
 
+    /// The rows of class weights with `k` sub-centres per class that belong to these classes (S·K),
+    /// ascending: those of the gradient of a sampled step.
+    ///
+    /// ```
+    /// use margin_softmax::ClassSampler;
+    ///
+    /// let sample = ClassSampler::new(4, 0.5, 0)?.sample(&[3, 1])?;
+    /// assert_eq!(sample.rows(1), sample.classes);
+    /// assert_eq!(sample.rows(3), [3, 4, 5, 9, 10, 11]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn rows(&self, k: usize) -> Vec<usize> {
+        self.classes.iter().flat_map(|class| class * k..(class + 1) * k).collect()
+    }
+
+    /// The same, without a copy where the rows are the classes.
+    pub(crate) fn selected(&self, k: usize) -> Cow<'_, [usize]> {
+        if k == 1 { Cow::Borrowed(&self.classes) } else { Cow::Owned(self.rows(k)) }
+    }
+
     /// Refuses a sample that was not drawn for these labels of classes in `range`.
     pub(crate) fn check(
         &self,
@@ -71,8 +92,8 @@ impl ClassSample {
         Ok(())
     }
 
-    /// What is added to the logit of each sampled class, where anything is.
-    pub(crate) fn offsets<F: Real>(&self) -> Option<Vec<F>> {
+    /// What is added to the logit of each row of the sampled classes, where anything is.
+    pub(crate) fn offsets<F: Real>(&self, k: usize) -> Option<Vec<F>> {
         if self.correction == 0.0 {
             return None;
         }
@@ -82,6 +103,6 @@ impl ClassSample {
                 *offset = F::zero();
             }
         }
-        Some(offsets)
+        Some(offsets.into_iter().flat_map(|offset| std::iter::repeat_n(offset, k)).collect())
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct TargetLogit {
     pub angle: f64,
     /// The penalty on the norm of the embedding.
     pub penalty: f64,
+    /// Which row of its label is the nearest.
+    pub sub_center: usize,
 }
 
 impl SampleStats {
@@ -54,6 +56,7 @@ impl SampleStats {
             prediction: self.prediction,
             mean_share: self.mean_share,
             penalty: target.penalty,
+            sub_center: target.sub_center,
         })
     }
 }
@@ -69,6 +72,8 @@ pub(crate) struct StepReport {
     pub classes: usize,
     /// Whether a loss of this rank's samples has a penalty.
     pub penalised: bool,
+    /// Rows of each class.
+    pub sub_centers: usize,
     /// Whether the gradient of the embeddings is asked for.
     pub embeddings: bool,
     /// What the factors of the products are rounded to.
@@ -93,6 +98,8 @@ pub(crate) struct Shared {
     pub penalised: bool,
     /// The nearest class, where it is not that of the largest logit: negatives count harder.
     pub hard: bool,
+    /// Which row of its class is the nearest, where a class has several.
+    pub sub_centers: bool,
 }
 
 /// How a step exchanges numbers with the ranks that hold the other classes.

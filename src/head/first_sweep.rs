@@ -68,7 +68,7 @@ impl<F: Real> Sweep<'_, F> {
         job.sum.fill(0.0);
         job.nearest.fill(F::neg_infinity());
         job.logits.fill(0.0);
-        for tile in Plan::tiles(job.classes.clone()) {
+        for tile in self.plan.tiles(job.classes.clone()) {
             let at = tile.start - job.classes.start;
             let z = match job.stored.get_mut(at * n..(at + tile.len()) * n) {
                 Some(stored) => stored,
@@ -80,9 +80,8 @@ impl<F: Real> Sweep<'_, F> {
             let biases = classes.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
-            let targets = self.targets(tile.start);
             let level = self.plan.level;
-            kernel::tile_stats(level, z, n, factors, biases, targets, stats);
+            self.stats(z, tile.start, (factors, biases), stats);
             let known = if job.nearest.is_empty() { &*job.max } else { &*job.nearest };
             for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
                 job.class[i] = tile.start + scratch.best[i] as usize;
@@ -118,6 +117,27 @@ impl<F: Real> Sweep<'_, F> {
         let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&packed[0]);
         let weights = self.left_factor(Mat::new(weights, rows, dims), strips);
         kernel::gemm(self.plan.level, MatMut::new(z, rows, n, n), false, weights, embeddings);
+    }
+
+    /// Turns the products of the tile that starts at class `first` into logits, without those of the
+    /// samples' own classes, and of each other label the nearest row alone; and finds the maxima.
+    pub fn stats(
+        &self,
+        z: &mut [F],
+        first: usize,
+        (factors, biases): (&[F], Option<&[F]>),
+        TileStats { max, row, target }: TileStats<'_, F>,
+    ) {
+        let (level, n, rows) = (self.plan.level, self.plan.samples, self.prepared.sub_centers);
+        let mut line = (Some(factors), biases);
+        if rows > 1 {
+            let own = self.targets(first);
+            let buffers = (&mut max[..n], &mut row[..n]);
+            kernel::tile_sub_centers(level, z, rows, (factors, biases), own, buffers);
+            line = (None, None);
+        }
+        let stats = TileStats { max, row, target };
+        kernel::tile_stats(level, z, n, line.0, line.1, self.targets(first), stats);
     }
 
     /// The left factor of a product: packed where it is rounded, or where its columns and not its

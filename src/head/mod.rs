@@ -28,7 +28,7 @@ use ndarray::{Array1, ArrayRef1, ArrayRef2};
 
 use crate::data::{
     Batch, BatchMut, ClassSample, Classes, Forward, Gradients, Output, Reduction, SampledGradients,
-    check_matrices,
+    check_matrices, check_rows_of_sub_centers,
 };
 use crate::error::Error;
 use crate::kernel::{Level, Precision, Real};
@@ -259,8 +259,7 @@ impl<L: MarginLoss> Head<L> {
         mut update: &mut U,
         dx: &mut ArrayRef2<F>,
     ) -> Result<Forward<F>, Error> {
-        let classes = batch.weights.nrows();
-        Error::check_labels(batch.labels, classes, batch.ignored)?;
+        let classes = classes_of(&batch.view())?;
         self.run_update(batch, (0..classes, None), reduction, &SingleRank, (&mut update, dx))
     }
 
@@ -278,8 +277,7 @@ impl<L: MarginLoss> Head<L> {
         mut update: &mut U,
         dx: &mut ArrayRef2<F>,
     ) -> Result<Forward<F>, Error> {
-        let classes = batch.weights.nrows();
-        Error::check_labels(batch.labels, classes, batch.ignored)?;
+        let classes = classes_of(&batch.view())?;
         let taking_part = (0..classes, Some(sample));
         self.run_update(batch, taking_part, reduction, &SingleRank, (&mut update, dx))
     }
@@ -309,16 +307,44 @@ impl<L: MarginLoss> Head<L> {
         w: &ArrayRef2<F>,
         bias: Option<&ArrayRef1<F>>,
     ) -> Result<Vec<usize>, Error> {
+        self.predict_sub_centers(x, w, 1, bias)
+    }
+
+    /// As [`predict`](Self::predict), with `k` sub-centres per class: class weights `w` (C·K, D) and
+    /// for Softmax a bias (C·K); see [`Batch::with_sub_centers`]. Returns the classes.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Head};
+    /// use ndarray::array;
+    ///
+    /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
+    /// let x = array![[0.1, 2.0], [-3.0, 0.5]];
+    /// assert_eq!(Head::new(ArcFace::default()).predict_sub_centers(&x, &w, 2, None)?, [0, 1]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict), [`Error::Parameter`] for K = 0, and [`Error::Shape`] where the
+    /// rows are no multiple of K.
+    pub fn predict_sub_centers<F: Real>(
+        &self,
+        x: &ArrayRef2<F>,
+        w: &ArrayRef2<F>,
+        k: usize,
+        bias: Option<&ArrayRef1<F>>,
+    ) -> Result<Vec<usize>, Error> {
         check_matrices(x, w)?;
+        let classes = check_rows_of_sub_centers(w.nrows(), k)?;
         if let Some(bias) = bias {
             Error::check_shape("bias", &[w.nrows()], bias.shape())?;
         }
+        let bias = bias.map(|bias| bias.view());
         let input = StepInput {
             embeddings: x.view(),
-            classes: Classes::all(w.view(), bias.map(|bias| bias.view())),
+            classes: Classes { sub_centers: k, ..Classes::all(w.view(), bias) },
             labels: None,
             ignored: None,
-            range: 0..w.nrows(),
+            range: 0..classes,
             sample: None,
             zero: self.zero,
             precision: self.precision,
@@ -356,9 +382,7 @@ impl<L: MarginLoss> Head<L> {
 
     /// The input of a step on one rank: all classes, no gradients.
     fn input<'a, F: Real>(&self, batch: &'a Batch<'_, F>) -> Result<StepInput<'a, F>, Error> {
-        let classes = batch.weights.nrows();
-        Error::check_labels(batch.labels, classes, batch.ignored)?;
-        Ok(self.input_of(batch, 0..classes))
+        Ok(self.input_of(batch, 0..classes_of(batch)?))
     }
 
     /// The input of a step over the classes of `range`, whose weights the batch holds, without
@@ -368,9 +392,9 @@ impl<L: MarginLoss> Head<L> {
         batch: &'a Batch<'_, F>,
         range: Range<usize>,
     ) -> StepInput<'a, F> {
-        let Batch { embeddings, weights, labels, bias, ignored } = batch.reborrow();
+        let Batch { embeddings, weights, labels, bias, ignored, sub_centers } = batch.reborrow();
         let first = range.start;
-        let classes = Classes { weights, bias, selected: None, offsets: None, first, start: 0 };
+        let classes = Classes { first, sub_centers, ..Classes::all(weights, bias) };
         let (zero, precision, labels) = (self.zero, self.precision, Some(labels));
         let (sample, reduction) = (None, None);
         StepInput {
@@ -394,11 +418,14 @@ impl<L: MarginLoss> Head<L> {
         communication: &impl Communication<F>,
         gradients: &mut SampledGradients<F>,
     ) -> Result<Forward<F>, Error> {
-        let mut fresh = input.sample.and_then(|sample| {
-            gradients.fresh_unless_fit(input.embeddings.dim(), input.classes.bias.is_some(), sample)
+        let k = input.classes.sub_centers;
+        let rows = input.sample.map(|sample| sample.selected(k));
+        let mut fresh = rows.as_ref().and_then(|rows| {
+            let (shape, bias) = (input.embeddings.dim(), input.classes.bias.is_some());
+            gradients.fresh_unless_fit(shape, bias, rows.len())
         });
-        let offsets = input.sample.and_then(ClassSample::offsets);
-        let input = input.sampled(offsets.as_deref());
+        let offsets = input.sample.and_then(|sample| sample.offsets(k));
+        let input = input.sampled(rows.as_deref(), offsets.as_deref());
         let output = fresh.as_mut().unwrap_or(gradients).output();
         let forward = self.run(&input, communication, Some(output))?;
         if let Some(fresh) = fresh {
@@ -416,13 +443,15 @@ impl<L: MarginLoss> Head<L> {
         communication: &impl Communication<F>,
         (update, dx): (&mut dyn WeightUpdate<F>, &mut ArrayRef2<F>),
     ) -> Result<Forward<F>, Error> {
-        let offsets = sample.and_then(ClassSample::offsets);
-        let selected = sample.map(|sample| &sample.classes[..]);
+        let k = batch.sub_centers;
+        let offsets = sample.and_then(|sample| sample.offsets(k));
+        let rows = sample.map(|sample| sample.selected(k));
+        let selected = rows.as_deref();
         self.workspaces.with(|workspace| {
             let view = batch.view();
             let (reduction, input) = (Some(reduction), self.input_of(&view, range));
             let input = StepInput { reduction, sample, ..input };
-            let input = input.sampled(offsets.as_deref());
+            let input = input.sampled(selected, offsets.as_deref());
             let of_head = (&self.loss, self.budget);
             let ready =
                 prepare_update(of_head, &input, workspace, communication, (&*update, &*dx))?;
@@ -443,4 +472,11 @@ impl<L: MarginLoss> Head<L> {
             step(&self.loss, input, self.budget, workspace, communication, output)
         })
     }
+}
+
+/// How many classes a batch has; refuses labels that are none.
+fn classes_of<F>(batch: &Batch<'_, F>) -> Result<usize, Error> {
+    let classes = batch.weights.nrows() / batch.sub_centers;
+    Error::check_labels(batch.labels, classes, batch.ignored)?;
+    Ok(classes)
 }

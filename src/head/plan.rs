@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::kernel::{Level, Precision};
 
-/// Classes in a tile: its weights, logits and gradients stay in the second-level cache.
+/// Most classes in a tile, but for a label with more rows: its weights, logits and gradients stay in the second-level cache.
 const TILE: usize = 256;
 /// Most bytes that the chunks' partial gradients of the embeddings may take together.
 const PARTIAL_BYTES: usize = 20 << 20;
@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub dims: usize,
     pub classes: usize,
     pub chunks: usize,
+    /// Classes in a tile: whole labels.
+    tile: usize,
     /// The vector instructions that the products and the loops over tiles use.
     pub level: Level,
     /// What the factors of the products are rounded to.
@@ -37,17 +39,18 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan for a number of samples, dims and classes, with `bytes` per number, whose logits
-    /// may take `budget` bytes; `weight_rows`: whether there are rows of a weight gradient to hold
-    /// them.
+    /// The plan for a number of samples, dims and classes, of which `sub_centers` in turn are rows
+    /// of one label, with `bytes` per number, whose logits may take `budget` bytes; `weight_rows`:
+    /// whether there are rows of a weight gradient to hold them.
     pub fn new(
         (level, precision): (Level, Precision),
-        (samples, dims, classes): (usize, usize, usize),
+        (samples, dims, classes, sub_centers): (usize, usize, usize, usize),
         bytes: usize,
         budget: usize,
         weight_rows: bool,
     ) -> Self {
-        let tiles = classes.div_ceil(TILE);
+        let tile = (TILE / sub_centers).max(1) * sub_centers;
+        let tiles = classes.div_ceil(tile);
         let by_memory = PARTIAL_BYTES / (samples * dims * bytes).max(1);
         let by_work = (tiles / TILES_IN_CHUNK).clamp(LEAST_CHUNKS, MOST_CHUNKS);
         let chunks = tiles.min(by_memory.clamp(4, by_work));
@@ -55,26 +58,29 @@ impl Plan {
         let chunks = if chunks > 4 { chunks / 4 * 4 } else { chunks };
         let affordable = budget / (samples * bytes).max(1);
         let in_weight_rows = weight_rows && samples <= dims;
-        let stored = if in_weight_rows { 0 } else { classes.min(affordable / TILE * TILE) };
-        Plan { samples, dims, classes, chunks, level, precision, in_weight_rows, stored }
+        let stored = if in_weight_rows { 0 } else { classes.min(affordable / tile * tile) };
+        Plan { samples, dims, classes, chunks, tile, level, precision, in_weight_rows, stored }
     }
 
     /// The classes of one chunk: whole tiles.
     pub fn chunk(&self, index: usize) -> Range<usize> {
-        let tiles = self.classes.div_ceil(TILE);
-        let edge = |index: usize| (index * tiles / self.chunks * TILE).min(self.classes);
+        let tiles = self.classes.div_ceil(self.tile);
+        let edge = |index: usize| (index * tiles / self.chunks * self.tile).min(self.classes);
         edge(index)..edge(index + 1)
     }
 
     /// The tiles of a range of classes.
-    pub fn tiles(range: Range<usize>) -> impl DoubleEndedIterator<Item = Range<usize>> {
-        let end = range.end;
-        range.step_by(TILE).map(move |start| start..(start + TILE).min(end))
+    pub fn tiles(
+        &self,
+        range: Range<usize>,
+    ) -> impl DoubleEndedIterator<Item = Range<usize>> + use<> {
+        let (end, tile) = (range.end, self.tile);
+        range.step_by(tile).map(move |start| start..(start + tile).min(end))
     }
 
     /// Classes in the largest tile.
     pub fn tile_rows(&self) -> usize {
-        TILE.min(self.classes)
+        self.tile.min(self.classes)
     }
 
     /// How many workers share the step on `threads` threads.

@@ -8,12 +8,12 @@ use rayon::prelude::*;
 
 use crate::data::{
     Bounds, ClassSample, Classes, LogitForm, Reduction, Scale, TargetPair, check_finite,
-    check_norm, contiguous, norm_of,
+    check_norm, check_sub_centers, contiguous, norm_of,
 };
 use crate::error::Error;
 use crate::kernel::{self, HardTile, Level, Mat, Panels, Precision, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
-use crate::math::{Sample, SampleTarget};
+use crate::math::{Pair, Sample, SampleTarget};
 
 /// Classes whose factors are kept from the preparation: those of further classes are computed
 /// again, so that memory does not grow with the classes. A multiple of every block and tile.
@@ -70,6 +70,8 @@ pub(crate) struct Prepared<F> {
     /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
     pub factors: Vec<F>,
     pub hard: HardSamples<F>,
+    /// Rows of each label.
+    pub sub_centers: usize,
 }
 
 /// Which logits of each sample count harder, and how, in units of the logits; empty without hard
@@ -97,6 +99,7 @@ impl<F> Default for Prepared<F> {
             packed: [Panels::default(), Panels::default()],
             factors: Vec::new(),
             hard: HardSamples::default(),
+            sub_centers: 1,
         }
     }
 }
@@ -106,7 +109,7 @@ impl<F> Default for Prepared<F> {
 pub(crate) struct PreparedSample {
     /// Its row in the batch.
     pub row: usize,
-    /// Its class, if that takes part on this rank.
+    /// Its class, if that takes part on this rank: of several rows of its label the nearest.
     pub class: Option<usize>,
     /// |x_i|.
     pub norm: f64,
@@ -114,6 +117,10 @@ pub(crate) struct PreparedSample {
     pub upstream: f64,
     /// Its target pair, where its class takes part.
     pub target: Option<TargetPair>,
+}
+
+fn sort_by_class(samples: &mut [PreparedSample]) {
+    samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
 }
 
 /// The factor of a class's products: its inverse norm, or 1.
@@ -125,9 +132,12 @@ pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
 }
 
 impl<F: Real> StepInput<'_, F> {
-    /// The same input over the classes of its sample, if it has one.
-    pub fn sampled<'s>(&'s self, offsets: Option<&'s [F]>) -> StepInput<'s, F> {
-        let selected = self.sample.map(|sample| &sample.classes[..]);
+    /// The same input over the rows `selected` of its sample, if it has one.
+    pub fn sampled<'s>(
+        &'s self,
+        selected: Option<&'s [usize]>,
+        offsets: Option<&'s [F]>,
+    ) -> StepInput<'s, F> {
         let classes = Classes { selected, offsets, ..self.classes.reborrow() };
         StepInput { classes, ..self.clone() }
     }
@@ -137,7 +147,8 @@ impl<F: Real> StepInput<'_, F> {
         let (rows, dims) = self.embeddings.dim();
         Error::check_not_empty("embeddings", self.embeddings.shape())?;
         Error::check_range("end of the class range", &self.range)?;
-        let held = self.range.len();
+        let sub_centers = check_sub_centers(self.classes.sub_centers)?;
+        let held = self.range.len().saturating_mul(sub_centers);
         Error::check_shape("class weights", &[held, dims], self.classes.weights.shape())?;
         if let Some(bias) = &self.classes.bias {
             Error::check_shape("bias", &[held], bias.shape())?;
@@ -155,6 +166,7 @@ impl<F: Real> StepInput<'_, F> {
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<Bounds, Error> {
+        prepared.sub_centers = self.classes.sub_centers;
         let Prepared { form, samples, embeddings, packed, factors, .. } = prepared;
         if self.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
             return Err(Error::Precision);
@@ -225,7 +237,7 @@ impl<F: Real> StepInput<'_, F> {
             let class = label.and_then(|label| self.classes.find(label));
             samples.push(PreparedSample { row, class, norm, upstream: 0.0, target: None });
         }
-        samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
+        sort_by_class(samples);
         Ok(())
     }
 
@@ -280,17 +292,57 @@ impl<F: Real> StepInput<'_, F> {
         parallel: bool,
     ) -> Result<(), Error> {
         let fill = |sample: &mut PreparedSample| {
-            if let Some(class) = sample.class {
+            if let Some(first) = sample.class {
+                let class = self.nearest_row(form, sample, first)?;
+                sample.class = Some(class);
                 sample.target = Some(self.target_pair(loss, form, sample, class)?);
             }
             Ok(())
         };
         if parallel {
             let refused = samples.par_iter_mut().find_map_first(|sample| fill(sample).err());
-            refused.map_or(Ok(()), Err)
+            refused.map_or(Ok(()), Err)?;
         } else {
-            samples.iter_mut().try_for_each(fill)
+            samples.iter_mut().try_for_each(fill)?;
         }
+        if self.classes.sub_centers > 1 {
+            sort_by_class(samples);
+        }
+        Ok(())
+    }
+
+    /// Of the rows of a sample's label, which start at class `first`, the nearest: that at the
+    /// smallest angle, or with the largest logit where class weights are not normalised; the first
+    /// of equals.
+    fn nearest_row(
+        &self,
+        form: LogitForm,
+        sample: &PreparedSample,
+        first: usize,
+    ) -> Result<usize, Error> {
+        let rows = first..first + self.classes.sub_centers;
+        if rows.len() == 1 {
+            return Ok(first);
+        }
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(self.embeddings.row(sample.row), &mut x);
+        let mut nearest = (f64::NEG_INFINITY, first);
+        for class in rows {
+            let row = self.classes.weight(class);
+            let w = contiguous(row, &mut w);
+            let norm = kernel::norm(w);
+            check_norm("class weights", self.classes.row_of(class), row, norm, !form.plain)?;
+            let nearness = match form.scale {
+                Scale::Unnormalized => kernel::dot(x, w) + self.classes.bias_of(class).widen(),
+                Scale::Fixed(_) | Scale::FeatureNorm => {
+                    -Pair::new(x, w, sample.norm, norm).angle.theta
+                }
+            };
+            if nearness > nearest.0 {
+                nearest = (nearness, class);
+            }
+        }
+        Ok(nearest.1)
     }
 
     fn target_pair<L: MarginLoss>(
@@ -322,7 +374,7 @@ impl<F: Real> StepInput<'_, F> {
         weight_norms: (f64, f64),
     ) -> Result<Bounds, Error> {
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
-            .with_smoothing(form.smoothing, self.classes.len())
+            .with_smoothing(form.smoothing, self.classes.labels())
             .with_hard_negatives(form.hard);
         for PreparedSample { row, norm, upstream, target, .. } in samples {
             let target: Option<SampleTarget> = target.map(|target| target.target);

@@ -6,7 +6,6 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::first_sweep::Sweep;
 use super::parameters::{ChunkParameters, Parameters};
-use super::plan::Plan;
 use super::workspace::Scratch;
 use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
@@ -92,7 +91,7 @@ impl<F: Real> Sweep<'_, F> {
             }
         });
         run_jobs(jobs, workers, |scratch, mut job| {
-            for (index, tile) in Plan::tiles(job.classes.clone()).rev().enumerate() {
+            for (index, tile) in self.plan.tiles(job.classes.clone()).rev().enumerate() {
                 self.backward_tile(coefficients, scratch, &mut job, tile, index == 0);
             }
         });
@@ -130,15 +129,7 @@ impl<F: Real> Sweep<'_, F> {
                 self.products(weights, tile.len(), z, &mut scratch.strips);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
-                kernel::tile_stats(
-                    self.plan.level,
-                    z,
-                    n,
-                    factors,
-                    biases,
-                    self.targets(tile.start),
-                    stats,
-                );
+                self.stats(z, tile.start, (factors, biases), stats);
                 z
             }
         };
@@ -191,7 +182,7 @@ impl<F: Real> Sweep<'_, F> {
             (parameters.split_tail(classes.clone()), classes.len())
         });
         run_jobs(jobs, workers, |scratch, (mut parameters, len)| {
-            for tile in Plan::tiles(0..len) {
+            for tile in self.plan.tiles(0..len) {
                 let rows = &mut scratch.gradient[..tile.len() * self.plan.dims];
                 let bias = &mut scratch.bias_gradient[..tile.len()];
                 rows.fill(F::zero());

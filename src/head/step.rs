@@ -118,7 +118,8 @@ impl<'a, F: Real> Step<'a, F> {
             Ok(step) => Ok(StepReport {
                 counted: step.plan.samples,
                 held: input.range.len(),
-                classes: step.plan.classes,
+                classes: input.classes.labels(),
+                sub_centers: input.classes.sub_centers,
                 embeddings: demand.embeddings(),
                 precision: input.precision,
                 penalised: step.has_penalty(),
@@ -174,7 +175,7 @@ impl<'a, F: Real> Step<'a, F> {
         let plan = |samples| {
             Plan::new(
                 (input.level, input.precision),
-                (samples, dims, classes),
+                (samples, dims, classes, input.classes.sub_centers),
                 size_of::<F>(),
                 budget,
                 weight_rows,
@@ -256,7 +257,8 @@ impl<'a, F: Real> Step<'a, F> {
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
             let (smoothed, hard) = (prepared.form.smoothing > 0.0, prepared.form.hard.is_some());
-            let shared = Shared { smoothed, penalised: self.penalised, hard };
+            let sub_centers = prepared.sub_centers > 1;
+            let shared = Shared { smoothed, penalised: self.penalised, hard, sub_centers };
             communication.complete(rows, shared, &mut stats)?;
         }
         let mut forward = Forward::with_samples(rows, prepared.form);
@@ -289,6 +291,7 @@ impl<'a, F: Real> Step<'a, F> {
             margin_free: target.margin_free_logit,
             angle: target.angle.theta,
             penalty: target.target.penalty,
+            sub_center: sample.class.map_or(0, |class| input.classes.sub_center_of(class)),
         });
         let prediction = match nearest.class {
             Some(class) if target.is_none() || nearer(class) => input.classes.label_of(class),

@@ -18,6 +18,7 @@ mod rows;
 mod smoothing;
 mod softmax;
 mod softmax_rows;
+mod sub_centers;
 mod update;
 
 pub use bf16::Precision;
@@ -34,4 +35,5 @@ pub(crate) use softmax::{TileStats, tile_gradient, tile_stats, tile_sums};
 pub(crate) use softmax_rows::{
     RowLogits, row_gradient, row_log_sum_exp, row_logit_sum, row_smoothing,
 };
+pub(crate) use sub_centers::tile_sub_centers;
 pub(crate) use update::{UpdateEntry, update_row};

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, Array2, Axis};
 
-use super::{NormalizedLogits, Source, slice, slice_mut, units, workers};
+use super::{NormalizedLogits, Source, SubCenters, slice, slice_mut, units, workers};
 use crate::data::{Gradients, IGNORED, has_direction};
 use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Real};
@@ -18,7 +18,7 @@ pub struct LogitGradients<F> {
     pub cosines: Array2<F>,
     /// ∂L/∂θ_iy (N), exact at every angle.
     pub target_angles: Array1<F>,
-    /// ∂L/∂‖x_i‖ (N); 0 under a fixed scale.
+    /// ∂L/∂‖x_i‖ (N); 0 under a fixed scale, unless the loss itself depends on the norm.
     pub feature_norms: Array1<F>,
     /// ∂L/∂‖w_j‖ (C); 0 but for Softmax.
     pub weight_norms: Array1<F>,
@@ -78,7 +78,7 @@ impl<F: Real> LogitGradients<F> {
             cosines: Array2::zeros((n, c)),
             target_angles: Array1::zeros(n),
             feature_norms: Array1::zeros(n),
-            weight_norms: Array1::zeros(c),
+            weight_norms: Array1::zeros(logits.weight_norms.len()),
             bias: logits.bias.as_ref().map(|_| Array1::zeros(c)),
             labels: None,
             undirected: Undirected::default(),
@@ -125,7 +125,8 @@ impl<F: Real> LogitGradients<F> {
         Error::check_shape("gradients of cosines", &[n, c], self.cosines.shape())?;
         Error::check_shape("gradients of target angles", &[n], self.target_angles.shape())?;
         Error::check_shape("gradients of feature norms", &[n], self.feature_norms.shape())?;
-        Error::check_shape("gradients of weight norms", &[c], self.weight_norms.shape())?;
+        let rows = logits.weight_norms.shape();
+        Error::check_shape("gradients of weight norms", rows, self.weight_norms.shape())?;
         let shape = |bias: &Option<Array1<F>>| bias.iter().map(|b| b.len()).collect::<Vec<_>>();
         Error::check_shape("gradients of bias", &shape(&logits.bias), &shape(&self.bias))
     }
@@ -150,17 +151,24 @@ const BLOCK: usize = 64;
 /// these classes.
 pub(super) fn through_normalisation<F: Real>(
     source: &Source<F>,
+    sub_centers: &SubCenters,
     gradients: &LogitGradients<F>,
     labels: &[Option<usize>],
 ) -> Gradients<F> {
-    let pair = |(i, label): (usize, &Option<usize>)| {
-        let y = (*label)?;
+    let count = sub_centers.count;
+    let own_row = |(i, label): (usize, &Option<usize>)| {
+        label.map(|label| source.nearest_row(i, label * count, count))
+    };
+    let own_rows: Vec<Option<usize>> = labels.iter().enumerate().map(own_row).collect();
+    let pair = |(i, row): (usize, &Option<usize>)| {
+        let y = (*row)?;
         let (r, q) = (source.x_norms[i], source.w_norms[y]);
         let directed = has_direction::<F>(r) && has_direction::<F>(q);
         directed.then(|| Pair::new(source.x(i), source.w(y), r, q))
     };
-    let pairs: Vec<Option<Pair>> = labels.iter().enumerate().map(pair).collect();
-    let carry = Carry { source, gradients, labels, pairs: &pairs };
+    let pairs: Vec<Option<Pair>> = own_rows.iter().enumerate().map(pair).collect();
+    let (own_rows, pairs) = (&own_rows[..], &pairs[..]);
+    let carry = Carry { source, sub_centers, gradients, labels, own_rows, pairs };
     Gradients {
         embeddings: carry.to_embeddings(),
         weights: carry.to_weights(),
@@ -170,8 +178,11 @@ pub(super) fn through_normalisation<F: Real>(
 
 struct Carry<'a, F> {
     source: &'a Source<F>,
+    sub_centers: &'a SubCenters,
     gradients: &'a LogitGradients<F>,
     labels: &'a [Option<usize>],
+    /// The nearest row of each sample's own class.
+    own_rows: &'a [Option<usize>],
     pairs: &'a [Option<Pair>],
 }
 
@@ -210,14 +221,17 @@ impl<F: Real> Carry<'_, F> {
         out
     }
 
-    /// ∂L/∂c_ij over the norm of the class weight; 0 for the target pair and for a class weight
-    /// without a direction.
+    /// The derivative by the cosine with row `j` of the class weights, over the norm of the row; 0
+    /// for the rows of the sample's own class, for those that are not the nearest of their class,
+    /// and for a row without a direction.
     fn factor(&self, i: usize, j: usize) -> F {
         let norm = self.source.w_norms[j];
-        if self.labels[i] == Some(j) || !has_direction::<F>(norm) {
+        let class = j / self.sub_centers.count;
+        let counts = self.labels[i] != Some(class) && self.sub_centers.row(i, class) == j;
+        if !counts || !has_direction::<F>(norm) {
             return F::zero();
         }
-        F::narrow(self.gradients.cosines[[i, j]].widen() / norm)
+        F::narrow(self.gradients.cosines[[i, class]].widen() / norm)
     }
 
     fn finish_embedding(&self, i: usize, out: &mut [F]) {
@@ -241,9 +255,9 @@ impl<F: Real> Carry<'_, F> {
         }
         let along = kernel::dot(&sum, &unit);
         kernel::add_scaled(&mut sum, 1.0, &unit, -along);
-        if let (Some(label), Some(pair)) = (self.labels[i], &self.pairs[i]) {
+        if let (Some(row), Some(pair)) = (self.own_rows[i], &self.pairs[i]) {
             let gradient = self.gradients.target_angles[i].widen();
-            pair.add_tangent_x(&mut sum, x, self.source.w(label), -gradient);
+            pair.add_tangent_x(&mut sum, x, self.source.w(row), -gradient);
         }
         let along_norm = self.gradients.feature_norms[i].widen();
         kernel::add_scaled(&mut sum, inverse, &unit, along_norm);
@@ -257,8 +271,8 @@ impl<F: Real> Carry<'_, F> {
         let units = units(&self.source.x, &self.source.x_norms);
         let units = Mat::new(&units, n, dims);
         let mut own = vec![Vec::new(); classes];
-        for (i, label) in self.labels.iter().enumerate() {
-            own[label.unwrap_or_default()].extend(label.map(|_| i));
+        for (i, row) in self.own_rows.iter().enumerate() {
+            own[row.unwrap_or_default()].extend(row.map(|_| i));
         }
         let mut out = Array2::zeros((classes, dims));
         let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();

@@ -8,9 +8,13 @@ pub(crate) use rows::{TargetAnswer, backward, forward, margin_free};
 
 use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1, Axis};
 
-use crate::data::{Gradients, check_finite, check_matrices, check_norm, has_direction, norm_of};
+use crate::data::{
+    Gradients, check_finite, check_matrices, check_norm, check_rows_of_sub_centers, has_direction,
+    norm_of,
+};
 use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Real};
+use crate::math::Pair;
 use crate::parallel::run_jobs;
 
 /// Given cosines may exceed 1 by this much: rounding, not a mistake.
@@ -50,7 +54,30 @@ pub struct NormalizedLogits<F> {
     weight_norms: Array1<F>,
     bias: Option<Array1<F>>,
     ignored: Option<usize>,
+    sub_centers: SubCenters,
     source: Option<Source<F>>,
+}
+
+/// Which row of its class each cosine is of.
+#[derive(Debug, Clone)]
+struct SubCenters {
+    /// Rows of each class.
+    count: usize,
+    /// For each sample and class the nearest of the rows (N, C); empty where there is one row.
+    nearest: Array2<u32>,
+}
+
+impl SubCenters {
+    /// One row for each class.
+    fn none() -> Self {
+        SubCenters { count: 1, nearest: Array2::zeros((0, 0)) }
+    }
+
+    /// The row of class `j` that is nearest to sample `i`.
+    fn row(&self, i: usize, j: usize) -> usize {
+        let nearest = self.nearest.get([i, j]).map_or(0, |&nearest| nearest as usize);
+        j * self.count + nearest
+    }
 }
 
 /// The vectors of the cosines. Angles of target pairs and gradients are computed from them.
@@ -71,6 +98,21 @@ impl<F: Real> Source<F> {
 
     fn w(&self, j: usize) -> &[F] {
         row(&self.w, j)
+    }
+
+    /// Of `count` rows from `first` on, that at the smallest angle from sample `i`; the first of
+    /// equals. In f64, where the cosines near ±1 are equal already.
+    fn nearest_row(&self, i: usize, first: usize, count: usize) -> usize {
+        let theta =
+            |j| Pair::new(self.x(i), self.w(j), self.x_norms[i], self.w_norms[j]).angle.theta;
+        let mut nearest = (f64::INFINITY, first);
+        for j in first..first + count {
+            let theta = if count > 1 { theta(j) } else { 0.0 };
+            if theta < nearest.0 {
+                nearest = (theta, j);
+            }
+        }
+        nearest.1
     }
 
     /// c_ij in f64, 0 for a zero row.
@@ -120,8 +162,15 @@ impl<F: Real> NormalizedLogits<F> {
         let undirected_weights = (0..w.nrows()).filter(undirected).collect();
         let source = Source { x, w, x_norms, w_norms, undirected_weights };
         let (cosines, source) = (cosines(&source), Some(source));
-        let (bias, ignored) = (None, None);
-        Ok(NormalizedLogits { cosines, feature_norms, weight_norms, bias, ignored, source })
+        Ok(NormalizedLogits {
+            cosines,
+            feature_norms,
+            weight_norms,
+            bias: None,
+            ignored: None,
+            sub_centers: SubCenters::none(),
+            source,
+        })
     }
 
     /// Cosines (N, C) computed elsewhere; all norms are taken as 1. Gradients end at the cosines
@@ -154,6 +203,7 @@ impl<F: Real> NormalizedLogits<F> {
             weight_norms: Array1::ones(c),
             bias: None,
             ignored: None,
+            sub_centers: SubCenters::none(),
             source: None,
         })
     }
@@ -188,6 +238,45 @@ impl<F: Real> NormalizedLogits<F> {
         Ok(NormalizedLogits { bias: Some(b.iter().copied().collect()), ..self })
     }
 
+    /// The same logits with K sub-centres per class: of every `k` cosines of a sample in turn the
+    /// largest is that of the class, the first of equals, so that the cosines are (N, C) for C·K rows
+    /// of class weights. As [`Batch::with_sub_centers`](crate::Batch::with_sub_centers); call it
+    /// once, before [`with_bias`](Self::with_bias).
+    ///
+    /// Softmax, whose logits are no cosines, returns [`Error::SubCenters`].
+    ///
+    /// ```
+    /// use margin_softmax::NormalizedLogits;
+    /// use ndarray::array;
+    ///
+    /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
+    /// let logits = NormalizedLogits::new(&array![[0.0, 2.0]], &w)?.with_sub_centers(2)?;
+    /// assert_eq!(logits.cosines(), array![[1.0, 0.0]]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for K = 0, [`Error::Shape`] where the rows are no multiple of K.
+    pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
+        let classes = check_rows_of_sub_centers(self.cosines.ncols(), k)?;
+        if k == 1 {
+            return Ok(self);
+        }
+        let mut cosines = Array2::zeros((self.cosines.nrows(), classes));
+        let mut nearest = Array2::zeros(cosines.dim());
+        let entries = cosines.iter_mut().zip(&mut nearest);
+        for ((cosine, nearest), rows) in entries.zip(slice(&self.cosines).chunks_exact(k)) {
+            *cosine = rows[0];
+            for (&c, row) in rows.iter().zip(0_u32..) {
+                if c > *cosine {
+                    (*cosine, *nearest) = (c, row);
+                }
+            }
+        }
+        let sub_centers = SubCenters { count: k, nearest };
+        Ok(NormalizedLogits { cosines, sub_centers, ..self })
+    }
+
     /// The same logits without the samples of this label: their loss and gradient are 0, they count
     /// neither in the mean nor in the accuracy, and their prediction is
     /// [`IGNORED`](crate::IGNORED). `label` is the number of a class, or
@@ -206,7 +295,7 @@ impl<F: Real> NormalizedLogits<F> {
         &self.feature_norms
     }
 
-    /// The norms of the class weights (C).
+    /// The norms of the rows of class weights (C); with K sub-centres (C·K).
     pub fn weight_norms(&self) -> &Array1<F> {
         &self.weight_norms
     }
@@ -230,7 +319,7 @@ impl<F: Real> NormalizedLogits<F> {
         let source = self.source.as_ref().ok_or(Error::Detached)?;
         gradients.check(self)?;
         let labels = gradients.checked_labels(self)?;
-        Ok(gradients::through_normalisation(source, gradients, &labels))
+        Ok(gradients::through_normalisation(source, &self.sub_centers, gradients, &labels))
     }
 }
 

@@ -137,6 +137,9 @@ impl<'a, F: Real> View<'a, F> {
         labels: &'a [usize],
     ) -> Result<Self, Error> {
         form.check_bias(logits.bias.is_some())?;
+        if logits.sub_centers.count > 1 && form.scale == Scale::Unnormalized {
+            return Err(Error::SubCenters);
+        }
         Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
         Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;
         let view = View { logits, labels, form };
@@ -167,9 +170,10 @@ impl<'a, F: Real> View<'a, F> {
 
     /// |x_i| and |w_j|, in f64 where the vectors are known.
     fn norms(&self, i: usize, j: usize) -> (f64, f64) {
+        let row = self.logits.sub_centers.row(i, j);
         match &self.logits.source {
-            Some(source) => (source.x_norms[i], source.w_norms[j]),
-            None => (self.logits.feature_norms[i].widen(), self.logits.weight_norms[j].widen()),
+            Some(source) => (source.x_norms[i], source.w_norms[row]),
+            None => (self.logits.feature_norms[i].widen(), self.logits.weight_norms[row].widen()),
         }
     }
 
@@ -197,9 +201,12 @@ impl<'a, F: Real> View<'a, F> {
     }
 
     fn bounds(&self) -> Bounds {
-        let norms = (0..self.logits.cosines.ncols()).map(|j| self.norms(0, j).1);
+        let norms: Vec<f64> = match &self.logits.source {
+            Some(source) => source.w_norms.clone(),
+            None => self.logits.weight_norms.iter().map(|norm| norm.widen()).collect(),
+        };
         let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
-        let norms = norms.fold((f64::INFINITY, 0.0), widest);
+        let norms = norms.into_iter().fold((f64::INFINITY, 0.0), widest);
         Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
             .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
             .with_hard_negatives(self.form.hard)
@@ -239,7 +246,8 @@ impl<'a, F: Real> View<'a, F> {
         i: usize,
         label: usize,
     ) -> Result<RowTarget, Error> {
-        let (norm, weight_norm) = self.norms(i, label);
+        let (norm, mut weight_norm) = self.norms(i, label);
+        let row = self.own_row(i);
         let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());
         let mut cosine_slope = 0.0;
         let answer = |angle: &Angle| {
@@ -249,7 +257,8 @@ impl<'a, F: Real> View<'a, F> {
         };
         let pair = match &self.logits.source {
             Some(source) => {
-                let (x, w) = ((source.x(i), norm), (source.w(label), weight_norm));
+                weight_norm = source.w_norms[row];
+                let (x, w) = ((source.x(i), norm), (source.w(row), weight_norm));
                 TargetPair::new(self.form, x, w, bias, answer)?
             }
             None => {
@@ -258,6 +267,15 @@ impl<'a, F: Real> View<'a, F> {
             }
         };
         Ok(RowTarget { pair, cosine_slope })
+    }
+
+    /// The row of its own class that is nearest to sample `i`, which has one.
+    fn own_row(&self, i: usize) -> usize {
+        let (label, sub_centers) = (self.labels[i], &self.logits.sub_centers);
+        match &self.logits.source {
+            Some(source) => source.nearest_row(i, label * sub_centers.count, sub_centers.count),
+            None => sub_centers.row(i, label),
+        }
     }
 
     fn terms(&self, negatives: LogSumExp, target: &RowTarget, upstream: f64) -> SampleTerms {
@@ -290,6 +308,7 @@ impl<'a, F: Real> View<'a, F> {
             prediction: if beaten { found.class } else { label },
             mean_share,
             penalty: target.pair.target.penalty,
+            sub_center: self.own_row(i) % self.logits.sub_centers.count,
         }
     }
 

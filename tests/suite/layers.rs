@@ -17,7 +17,7 @@ const ROOMS: &[&[&str]] = &[
     &["losses"],
     &["update"],
     &["head"],
-    &["energy", "sampling", "class_parallel", "boundary", "gradcheck", "schedule"],
+    &["energy", "sampling", "class_parallel", "boundary", "gradcheck", "schedule", "sub_centers"],
     &["config"],
 ];
 

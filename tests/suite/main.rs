@@ -31,4 +31,5 @@ mod side_by_side;
 mod small_steps;
 mod step;
 mod update;
+mod wider_family;
 mod zero_rows;

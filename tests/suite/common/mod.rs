@@ -10,3 +10,4 @@ pub mod ranks;
 pub mod refuse;
 pub mod run;
 pub mod spec;
+pub mod wide;
