@@ -132,12 +132,12 @@ impl<'a, F: Real> Step<'a, F> {
         let form = step.workspace.prepared.form;
         step.smoothing = Smoothing::new(form.smoothing, agreement.classes);
         if let Some(hard) = form.hard {
-            let mut targets = vec![F::zero(); input.embeddings.nrows()];
+            step.write_targets(input.embeddings.nrows());
+            let Workspace { prepared, targets, .. } = &mut *step.workspace;
             if hard.cosine().is_none() {
-                step.write_targets(&mut targets);
-                communication.sum_targets(&mut targets)?;
+                communication.sum_targets(targets)?;
             }
-            step.workspace.prepared.set_hard(&targets);
+            prepared.set_hard(targets);
         }
         Ok(step)
     }
@@ -148,9 +148,12 @@ impl<'a, F: Real> Step<'a, F> {
         targets.into_iter().any(|target| target.target.penalty != 0.0)
     }
 
-    /// Writes f of the samples whose class this rank holds, by row.
-    fn write_targets(&self, targets: &mut [F]) {
-        for sample in &self.workspace.prepared.samples {
+    /// Keeps f of the samples whose class this rank holds, by row of the batch; 0 for others.
+    fn write_targets(&mut self, rows: usize) {
+        let Workspace { prepared, targets, .. } = &mut *self.workspace;
+        targets.clear();
+        targets.resize(rows, F::zero());
+        for sample in &prepared.samples {
             if let Some(target) = &sample.target {
                 targets[sample.row] = F::narrow(target.target.value);
             }
