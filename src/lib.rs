@@ -41,8 +41,9 @@ pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;
 pub use losses::{
-    ArcFace, CosFace, FNormSphereFace, Generalized, LabelSmoothing, ModifiedSoftmax, Softmax,
-    SphereFace,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
+    Generalized, InterclassFilter, LabelSmoothing, MagFace, MarginKind, ModifiedSoftmax, MvSoftmax,
+    Softmax, SphereFace,
 };
 pub use math::{
     Angle, Continuation, HardNegatives, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing,

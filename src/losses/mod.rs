@@ -1,22 +1,38 @@
 //! The losses of this crate: one file per loss, each in the same order.
 
+mod adaface;
 mod arcface;
+mod class_margins;
 mod cosface;
+mod curricularface;
+mod elasticface;
 mod fnorm_sphereface;
 mod generalized;
+mod interclass_filter;
 mod label_smoothing;
+mod magface;
+mod margin_kind;
 mod modified_softmax;
+mod mv_softmax;
 mod softmax;
 mod sphereface;
 
 use std::f64::consts::PI;
 
+pub use adaface::AdaFace;
 pub use arcface::ArcFace;
+pub use class_margins::ClassMargins;
 pub use cosface::CosFace;
+pub use curricularface::CurricularFace;
+pub use elasticface::ElasticFace;
 pub use fnorm_sphereface::FNormSphereFace;
 pub use generalized::Generalized;
+pub use interclass_filter::InterclassFilter;
 pub use label_smoothing::LabelSmoothing;
+pub use magface::MagFace;
+pub use margin_kind::MarginKind;
 pub use modified_softmax::ModifiedSoftmax;
+pub use mv_softmax::MvSoftmax;
 pub use softmax::Softmax;
 pub use sphereface::SphereFace;
 
@@ -48,6 +64,34 @@ fn check_integer(m: u32) -> Result<f64, Error> {
 fn check_lambda(lambda: f64) -> Result<f64, Error> {
     let valid = lambda.is_finite() && lambda >= 0.0;
     Error::check_parameter("annealing lambda", lambda, "finite and >= 0", valid)
+}
+
+/// Checks the upper of two bounds.
+fn check_order(
+    parameter: &'static str,
+    (low, high): (f64, f64),
+    expected: &'static str,
+) -> Result<f64, Error> {
+    Error::check_parameter(parameter, high, expected, low <= high)
+}
+
+/// Checks the share that a batch has in a running mean.
+fn check_unit_rate(parameter: &'static str, rate: f64) -> Result<f64, Error> {
+    Error::check_parameter(parameter, rate, "in (0, 1]", rate > 0.0 && rate <= 1.0)
+}
+
+/// Checks a number of a batch that a loss observes.
+fn check_finite(argument: &'static str, row: usize, value: f64) -> Result<f64, Error> {
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(Error::NonFinite { argument, row, column: 0, value })
+    }
+}
+
+/// The running mean `old` after a batch whose mean is `new`.
+fn mixed(old: f64, new: f64, rate: f64) -> f64 {
+    rate * new + (1.0 - rate) * old
 }
 
 #[cfg(test)]

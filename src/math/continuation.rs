@@ -13,7 +13,7 @@ use crate::error::Error;
 ///
 /// | mode | formula | applies where | source |
 /// |---|---|---|---|
-/// | `Monotone` | `cos(φ − kπ) − 2k`, `k = ⌊φ/π⌋` | everywhere | SphereFace, eq. 7 |
+/// | `Monotone` | `cos(φ − kπ) − 2k`, `k = ⌊φ/π⌋`; 1 where φ < 0 | everywhere | SphereFace, eq. 7 |
 /// | `Raw` | `cos φ` | everywhere | the formula as printed |
 /// | `Linear` | `cos θ − m1 · sin m1` | `θ ≥ π − m1` | ArcFace's first published code |
 /// | `EasyMargin` | `cos θ` | `θ ≥ π/2` | an option of that code |
@@ -26,7 +26,9 @@ use crate::error::Error;
 /// | `EasyMargin` | **no**: jumps up by `sin m1` | **no** |
 ///
 /// All four modes agree where φ ≤ π (`EasyMargin`: where θ < π/2). `Linear` and `EasyMargin` are
-/// defined for m0 = 1 only.
+/// defined for m0 = 1 only. φ < 0 needs a negative margin, such as [`AdaFace`](crate::AdaFace) and
+/// [`ElasticFace`](crate::ElasticFace) have for some samples: cos φ would fall there as the sample
+/// nears its class, so `Monotone` stays at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Continuation {
@@ -58,6 +60,8 @@ impl Continuation {
         }
         let phi = m0 * angle.theta + m1;
         match self {
+            // From here to φ = 0 a cosine would rise.
+            Continuation::Monotone if phi < 0.0 => Target { value: 1.0, slope: 0.0 },
             Continuation::Monotone => {
                 let k = (phi / PI).floor();
                 let alpha = phi - k * PI;
@@ -70,6 +74,16 @@ impl Continuation {
             _ => Target { value: phi.cos(), slope: -m0 * phi.sin() },
         }
     }
+
+    /// dψ/dm1 at m0 = 1: the slope by the angle, but where the mode falls back to a shifted or
+    /// plain cosine.
+    pub(crate) fn slope_by_margin(self, angle: &Angle, m1: f64) -> f64 {
+        match self {
+            Continuation::Linear if angle.theta >= PI - m1 => -m1.sin() - m1 * m1.cos(),
+            Continuation::EasyMargin if angle.cos <= 0.0 => 0.0,
+            _ => self.target(angle, 1.0, m1).slope,
+        }
+    }
 }
 
 /// The annealing of A-Softmax: a weighted mean of the target and the plain cosine,
@@ -78,5 +92,37 @@ pub(crate) fn annealed(target: Target, angle: &Angle, lambda: f64) -> Target {
     Target {
         value: (lambda * angle.cos + target.value) / (1.0 + lambda),
         slope: (target.slope - lambda * angle.sin) / (1.0 + lambda),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monotone_is_flat_below_zero_and_joins_smoothly() {
+        let at =
+            |theta: f64, m1: f64| Continuation::Monotone.target(&Angle::from_theta(theta), 1.0, m1);
+        for (theta, m1) in [(0.0, -0.4), (0.3, -0.4), (1.0, -3.0), (PI, -9.0)] {
+            assert_eq!(at(theta, m1), Target { value: 1.0, slope: 0.0 });
+        }
+        let joined = at(0.4 + 1e-9, -0.4);
+        assert!((joined.value - 1.0).abs() < 1e-15 && (joined.slope + 1e-9).abs() < 1e-12);
+        assert_eq!(at(1.0, -0.4), Target { value: 0.6_f64.cos(), slope: -0.6_f64.sin() });
+    }
+
+    #[test]
+    fn slopes_by_the_margin_are_derivatives() {
+        use Continuation::{EasyMargin, Linear, Monotone, Raw};
+        const H: f64 = 1e-6;
+        for continuation in [Monotone, Raw, Linear, EasyMargin] {
+            for theta in [0.2, 1.4, 1.8, 2.5, 2.9] {
+                let angle = Angle::from_theta(theta);
+                let value = |m1: f64| continuation.target(&angle, 1.0, m1).value;
+                let expected = (value(0.5 + H) - value(0.5 - H)) / (2.0 * H);
+                let given = continuation.slope_by_margin(&angle, 0.5);
+                assert!((given - expected).abs() < 1e-9, "{continuation:?} at {theta}: {given}");
+            }
+        }
     }
 }

@@ -1,0 +1,167 @@
+use num_traits::PrimInt;
+
+use super::{check_angular_margin, check_cosine_margin, check_order};
+use crate::data::Scale;
+use crate::error::Error;
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Continuation, Sample, SampleTarget, Target};
+
+/// Margins of its own for each class, for classes of very different size.
+///
+/// ```text
+/// z_iy = s · (ψ(θ_iy + m1[y]) − m2[y])      own class y
+/// z_ij = s · cos θ_ij                       every other class j
+/// ```
+///
+/// ψ is the [monotone cosine](Continuation::Monotone).
+/// [`from_counts`](Self::from_counts) gives classes with few samples large angular margins.
+///
+/// Take it when some classes have a thousand times as many samples as others, as landmarks, species
+/// and products do.
+///
+/// **Shapes**: embeddings x (N, D) and class weights w (C, D), with margins m1 (C) and m2 (C). The
+/// loss normalises both. Labels, of sampled and class-parallel steps too, are numbers among all C
+/// classes; a step with another C is refused.
+///
+/// | hyper-parameter | default | range | purpose |
+/// |---|---|---|---|
+/// | `s` | none; 64 is usual | finite, > 0 | scale: the radius of the hypersphere |
+/// | `m1` | none | each in [0, π), radians | additive angular margins |
+/// | `m2` | none | each in (−2, 2) | cosine margins |
+///
+/// The published code lets cos φ rise again beyond π.
+///
+/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range,
+/// [`Error::Shape`] for as many m1 as there are not m2 and [`Error::Empty`] for no class. A step
+/// with another number of classes is refused with [`Error::Shape`].
+///
+/// ```
+/// use margin_softmax::ClassMargins;
+///
+/// let loss = ClassMargins::from_counts(64.0, &[1, 10, 100, 1000], (0.05, 0.5), -0.25)?;
+/// let rounded = loss.m1().iter().map(|m| (m * 1e4).round() / 1e4).collect::<Vec<_>>();
+/// assert_eq!(rounded, [0.5, 0.2605, 0.1258, 0.05]);
+/// # Ok::<(), margin_softmax::Error>(())
+/// ```
+///
+/// **Source**: Ha et al., *Google Landmark Recognition 2020 Competition Third Place Solution*
+/// (arXiv 2010.05350), dynamic margins, with (0.05, 0.5) and −1/4 in the authors' code; cosine
+/// margins by class are those of Cao et al., *LDAM* (NeurIPS 2019).
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassMargins {
+    s: f64,
+    m1: Vec<f64>,
+    m2: Vec<f64>,
+}
+
+impl ClassMargins {
+    /// The loss with scale `s`, angular margins `m1` in radians and cosine margins `m2`, one of
+    /// each per class.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless `s` is finite and > 0, every m1 in [0, π) and every m2 in
+    /// (−2, 2); [`Error::Empty`], [`Error::Shape`] unless there are as many of both, one at least.
+    pub fn new(s: f64, m1: Vec<f64>, m2: Vec<f64>) -> Result<Self, Error> {
+        Scale::Fixed(s).checked()?;
+        Error::check_not_empty("angular margins m1", &[m1.len()])?;
+        Error::check_shape("cosine margins m2", &[m1.len()], &[m2.len()])?;
+        for &m in &m1 {
+            check_angular_margin("angular margin m1 of a class", m, "in [0, π) radians")?;
+        }
+        for &m in &m2 {
+            let expected = "in (-2, 2), a difference of cosines";
+            check_cosine_margin("cosine margin m2 of a class", m, expected)?;
+        }
+        Ok(ClassMargins { s, m1, m2 })
+    }
+
+    /// Angular margins from the number of samples of each class: n^`power`, scaled so that the
+    /// largest class has the margin `low` and the smallest the margin `high`. Usual are (0.05, 0.5)
+    /// and −0.25.
+    ///
+    /// ```text
+    /// m1[c] = low + (high − low) · (n_c^p − n_max^p) / (n_min^p − n_max^p)
+    /// ```
+    ///
+    /// Where all classes have the same number of samples the formula is 0/0. Each is then the
+    /// smallest class, with the margin `high`: an ordinary margin for data without a long tail.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a count below 1, unless `low` ≤ `high` are in [0, π), and unless
+    /// `power` is finite and < 0; [`Error::Empty`] for no counts.
+    pub fn from_counts<T: PrimInt>(
+        s: f64,
+        counts: &[T],
+        (low, high): (f64, f64),
+        power: f64,
+    ) -> Result<Self, Error> {
+        Scale::Fixed(s).checked()?;
+        Error::check_not_empty("counts", &[counts.len()])?;
+        let expected = "in [0, π) radians (arguments are scale s, counts, margins, power)";
+        check_angular_margin("lowest margin", low, expected)?;
+        check_angular_margin("highest margin", high, expected)?;
+        check_order("highest margin", (low, high), "no less than the lowest margin")?;
+        let valid = power.is_finite() && power < 0.0;
+        Error::check_parameter("power of the counts", power, "finite and < 0", valid)?;
+        let counts = counts.iter().map(|&count| {
+            // Every integer type converts to f64.
+            let count = count.to_f64().unwrap_or(f64::NAN);
+            Error::check_parameter("number of samples of a class", count, ">= 1", count >= 1.0)
+        });
+        let counts = counts.collect::<Result<Vec<f64>, Error>>()?;
+        let smallest = counts.iter().copied().fold(f64::INFINITY, f64::min);
+        // Relative to the smallest class, so that no power underflows for all of them.
+        let powers: Vec<f64> = counts.iter().map(|count| (count / smallest).powf(power)).collect();
+        let least = powers.iter().copied().fold(f64::INFINITY, f64::min);
+        let margin = |value: f64| {
+            let share = if least == 1.0 { 1.0 } else { (value - least) / (1.0 - least) };
+            low * (1.0 - share) + high * share
+        };
+        let m1: Vec<f64> = powers.into_iter().map(margin).collect();
+        let m2 = vec![0.0; m1.len()];
+        ClassMargins::new(s, m1, m2)
+    }
+
+    /// The scale s.
+    pub fn s(&self) -> f64 {
+        self.s
+    }
+
+    /// The angular margin of each class, in radians.
+    pub fn m1(&self) -> &[f64] {
+        &self.m1
+    }
+
+    /// The cosine margin of each class.
+    pub fn m2(&self) -> &[f64] {
+        &self.m2
+    }
+}
+
+fn with_margins(angle: &Angle, m1: f64, m2: f64) -> Target {
+    let Target { value, slope } = Continuation::Monotone.target(angle, 1.0, m1);
+    Target { value: value - m2, slope }
+}
+
+impl MarginLoss for ClassMargins {
+    fn scale(&self) -> Scale {
+        Scale::Fixed(self.s)
+    }
+
+    /// That of the mean margins.
+    fn target(&self, angle: &Angle) -> Target {
+        let mean = |margins: &[f64]| margins.iter().sum::<f64>() / margins.len() as f64;
+        with_margins(angle, mean(&self.m1), mean(&self.m2))
+    }
+
+    /// A label without a class has no margin; a step with such a label is refused before its target
+    /// is used.
+    fn target_of(&self, sample: &Sample) -> SampleTarget {
+        let of = |margins: &[f64]| margins.get(sample.label).copied().unwrap_or(0.0);
+        with_margins(&sample.angle, of(&self.m1), of(&self.m2)).into()
+    }
+
+    fn check_classes(&self, classes: usize) -> Result<(), Error> {
+        Error::check_shape("class margins", &[classes], &[self.m1.len()])
+    }
+}
