@@ -42,7 +42,7 @@ impl X2Softmax {
     }
 }
 
-/// The values of the authors' code.
+/// Chosen for this example: a target below the cosine by 0.35 at 0° and by 1.57 at 90°.
 impl Default for X2Softmax {
     fn default() -> Self {
         X2Softmax { s: 64.0, a: -0.9, h: 0.0, k: 0.65 }

@@ -1,0 +1,365 @@
+//! Trains a small network on handwritten digits of which a fifth of each class has a wrong label,
+//! with losses that handle such labels differently, over several seeds. Sub-centres also find the
+//! wrong labels: what lies far from its class's dominant sub-centre is dropped, and the network is
+//! trained again on the rest.
+//!
+//! What it finds, as the mean held-out accuracy over ten seeds (13 s on 2 cores):
+//!
+//! | | 10 epochs | 40 epochs, 5 seeds |
+//! |---|---|---|
+//! | ArcFace without the wrongly labelled digits | 0.975 | 0.976 |
+//! | ArcFace | 0.972 | 0.869 |
+//! | sub-centre ArcFace | 0.967 | 0.886 |
+//! | ArcFace on what cleaning leaves | 0.957 | 0.905 |
+//! | CurricularFace | 0.962 | 0.855 |
+//! | MV-Softmax | 0.928 | 0.948 |
+//! | AdaFace | 0.968 | 0.840 |
+//!
+//! To stop early matters most: after 40 epochs most losses know the wrong labels by heart. Of the
+//! wrong labels 98 % lie more than 30° from the dominant sub-centre (31 % beyond the paper's 75°),
+//! and 85 % of what lies there is wrong. The rest is dear: where the digits of a class share two of
+//! its sub-centres, cleaning drops half of the class, and the second training loses more than it
+//! gains.
+
+#[path = "common/digits.rs"]
+mod digits;
+#[path = "common/network.rs"]
+mod network;
+#[path = "common/plot.rs"]
+mod plot;
+
+use std::f64::consts::PI;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use kuva::plot::{Histogram, StripPlot};
+use kuva::render::figure::Figure;
+use kuva::render::layout::Layout;
+use kuva::render::plots::Plot;
+use margin_softmax::{
+    AdaFace, ArcFace, Batch, BatchMut, CurricularFace, Forward, Head, MarginLoss, MvSoftmax,
+    Reduction, Sgd, SubCenterUsage,
+};
+use ndarray::Array2;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+use crate::digits::{CLASSES, Dataset, Samples};
+use crate::network::Network;
+
+const DIMENSIONS: usize = 16;
+const HIDDEN: usize = 128;
+const BATCH: usize = 32;
+const RATE: f64 = 0.03;
+/// The scale of every loss, as in the example `train_digits`.
+const SCALE: f64 = 16.0;
+/// Rows of each class, as in the paper on sub-centres.
+const SUB_CENTERS: usize = 3;
+/// Angles beyond which labels are counted as suspect, in degrees; the paper's is the last.
+const ANGLES: [f32; 4] = [30.0, 45.0, 60.0, 75.0];
+
+/// Train on digits with wrong labels, and find them
+#[derive(Parser)]
+struct Args {
+    /// How many seeds; each draws its own wrong labels and initial weights
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Passes over the training digits
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    epochs: u32,
+    /// The share of each class's labels that are wrong
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    noise: f64,
+    /// The angle in degrees beyond which a label is dropped for the second training
+    #[arg(long, value_name = "DEGREES", default_value_t = 30.0)]
+    suspect: f32,
+    /// Directory for the picture
+    #[arg(long, value_name = "DIR", default_value = "target/noisy_labels")]
+    out: PathBuf,
+}
+
+/// One method, and its held-out accuracy for each seed.
+struct Column {
+    name: &'static str,
+    accuracies: Vec<f64>,
+}
+
+/// The angles of all samples to the dominant sub-centre of their labelled class for one seed, in
+/// degrees: of those with a right label, and of those with a wrong one.
+struct Search {
+    right: Vec<f32>,
+    wrong: Vec<f32>,
+}
+
+/// The share of wrong labels among those beyond an angle, and the share of the wrong ones that are
+/// beyond it, over all seeds.
+fn precision_and_recall(searches: &[Search], suspect: f32) -> (f64, f64) {
+    let count = |angles: fn(&Search) -> &[f32], least: f32| {
+        searches.iter().flat_map(angles).filter(|&&angle| angle > least).count()
+    };
+    let wrong = count(|search| &search.wrong, suspect);
+    let right = count(|search| &search.right, suspect);
+    let share = |part: usize, of: usize| part as f64 / of.max(1) as f64;
+    (share(wrong, right + wrong), share(wrong, count(|search| &search.wrong, -1.0)))
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let data = Dataset::bundled()?;
+    fs::create_dir_all(&args.out)?;
+    let names = [
+        "no wrong label",
+        "ArcFace",
+        "sub-centres",
+        "then cleaned",
+        "CurricularFace",
+        "MV-Softmax",
+        "AdaFace",
+    ];
+    let mut columns = names.map(|name| Column { name, accuracies: vec![] });
+    let mut searches = vec![];
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} trainings")?;
+    let progress = ProgressBar::new(args.seeds * names.len() as u64).with_style(style);
+    for seed in 0..args.seeds {
+        let (noisy, wrong) = with_wrong_labels(&data.train, args.noise, seed);
+        let run = Run { data: &data, epochs: args.epochs, suspect: args.suspect, seed };
+        let (accuracies, search) = run.all(&noisy, &wrong, &progress)?;
+        for (column, accuracy) in columns.iter_mut().zip(accuracies) {
+            column.accuracies.push(accuracy);
+        }
+        searches.push(search);
+    }
+    progress.finish_and_clear();
+    print_table(&args, &columns, &searches);
+    plot::save(&picture(&columns, &searches).render(), &args.out.join("noisy_labels"))?;
+    println!("\npicture: {}", args.out.display());
+    Ok(())
+}
+
+/// The samples with a share of each class's labels changed to those of other classes, and which
+/// were.
+fn with_wrong_labels(samples: &Samples, share: f64, seed: u64) -> (Samples, Vec<bool>) {
+    // Not the stream of the initial weights.
+    let mut rng = Pcg64::seed_from_u64(seed + 0x1000);
+    let mut labels = samples.labels.clone();
+    let mut wrong = vec![false; labels.len()];
+    for class in 0..CLASSES {
+        let mut own: Vec<usize> =
+            (0..labels.len()).filter(|&row| samples.labels[row] == class).collect();
+        own.shuffle(&mut rng);
+        let others: Vec<usize> = (0..CLASSES).filter(|&other| other != class).collect();
+        for &row in &own[..(own.len() as f64 * share).round() as usize] {
+            labels[row] = *others.choose(&mut rng).expect("there are other classes");
+            wrong[row] = true;
+        }
+    }
+    (Samples { images: samples.images.clone(), labels }, wrong)
+}
+
+struct Run<'a> {
+    data: &'a Dataset,
+    epochs: u32,
+    suspect: f32,
+    seed: u64,
+}
+
+/// A trained network with class weights.
+struct Model {
+    network: Network,
+    classes: Array2<f32>,
+    sub_centers: usize,
+}
+
+impl Run<'_> {
+    /// The accuracies of all methods, in the order of the table, and the search for wrong labels.
+    fn all(
+        &self,
+        noisy: &Samples,
+        wrong: &[bool],
+        progress: &ProgressBar,
+    ) -> Result<([f64; 7], Search)> {
+        let stateless = |_: &mut ArcFace, _: &Forward<f32>| Ok(());
+        let arcface = ArcFace::new(SCALE, 0.5)?;
+        let finish = |model: &Model| {
+            progress.inc(1);
+            self.accuracy(model)
+        };
+        let rows: Vec<usize> = (0..wrong.len()).filter(|&row| !wrong[row]).collect();
+        let clean = finish(&self.train(arcface.clone(), stateless, 1, &noisy.select(&rows))?)?;
+        let plain = finish(&self.train(arcface.clone(), stateless, 1, noisy)?)?;
+        let model = self.train(arcface.clone(), stateless, SUB_CENTERS, noisy)?;
+        let sub_centers = finish(&model)?;
+        let (search, kept) = search(&model, noisy, wrong, self.suspect)?;
+        let cleaned = finish(&self.train(arcface, stateless, 1, &noisy.select(&kept))?)?;
+        let curricular = self.train(
+            CurricularFace::new(SCALE, 0.5)?,
+            |loss, forward| Ok(loss.observe(&forward.target_angles().to_vec())?),
+            1,
+            noisy,
+        )?;
+        let curricular = finish(&curricular)?;
+        let mv = MvSoftmax::arc(SCALE, 0.35, 0.2)?;
+        let mv = finish(&self.train(mv, |_, _| Ok(()), 1, noisy)?)?;
+        let adaface = self.train(
+            AdaFace::new(SCALE, 0.4, 0.333)?,
+            |loss, forward| Ok(loss.observe(&forward.norms().to_vec())?),
+            1,
+            noisy,
+        )?;
+        let adaface = finish(&adaface)?;
+        Ok(([clean, plain, sub_centers, cleaned, curricular, mv, adaface], search))
+    }
+
+    /// Trains a new model; `observe` updates the state of a loss that has one after each step.
+    fn train<L: MarginLoss>(
+        &self,
+        loss: L,
+        observe: impl Fn(&mut L, &Forward<f32>) -> Result<()>,
+        sub_centers: usize,
+        samples: &Samples,
+    ) -> Result<Model> {
+        let mut rng = Pcg64::seed_from_u64(self.seed);
+        let mut update = Sgd::new(RATE)?.with_momentum(0.9)?.with_weight_decay(1e-3)?;
+        let widths = [samples.images.ncols(), HIDDEN, DIMENSIONS];
+        let network = Network::new(&widths, &update, &mut rng);
+        let rows = CLASSES * sub_centers;
+        let random = || rng.random_range(-1.0..1.0);
+        let classes = Array2::from_shape_simple_fn((rows, DIMENSIONS), random);
+        let mut model = Model { network, classes, sub_centers };
+        let mut head = Head::new(loss);
+        let mut order: Vec<usize> = (0..samples.len()).collect();
+        let steps = self.epochs as usize * samples.len().div_ceil(BATCH);
+        let mut done = 0;
+        for _ in 0..self.epochs {
+            order.shuffle(&mut rng);
+            for rows in order.chunks(BATCH) {
+                let rate = 0.5 * RATE * (1.0 + (PI * done as f64 / steps as f64).cos());
+                update.set_rate(rate)?;
+                let forward = model.step(&head, samples.select(rows), &mut update, rate)?;
+                observe(head.loss_mut(), &forward)?;
+                done += 1;
+            }
+        }
+        Ok(model)
+    }
+
+    /// The share of held-out digits, with right labels, whose nearest class is their own.
+    fn accuracy(&self, model: &Model) -> Result<f64> {
+        let Samples { images, labels } = &self.data.held_out;
+        let head = Head::new(ArcFace::default());
+        let (x, k) = (model.embed(images), model.sub_centers);
+        let predictions = head.predict_sub_centers(&x, &model.classes, k, None)?;
+        let correct = predictions.iter().zip(labels).filter(|(found, label)| found == label);
+        Ok(correct.count() as f64 / labels.len() as f64)
+    }
+}
+
+impl Model {
+    fn embed(&self, images: &Array2<f32>) -> Array2<f32> {
+        self.network.forward(images.clone()).swap_remove(self.network.depth())
+    }
+
+    fn step<L: MarginLoss>(
+        &mut self,
+        head: &Head<L>,
+        samples: Samples,
+        update: &mut Sgd<f32>,
+        rate: f64,
+    ) -> Result<Forward<f32>> {
+        let signals = self.network.forward(samples.images);
+        let embeddings = &signals[self.network.depth()];
+        let mut gradient = Array2::zeros(embeddings.dim());
+        let mut batch = BatchMut::new(embeddings, &mut self.classes, &samples.labels)?
+            .with_sub_centers(self.sub_centers)?;
+        let forward = head.step(&mut batch, Reduction::Mean, update, &mut gradient)?;
+        self.network.descend(&signals, &gradient, rate)?;
+        Ok(forward)
+    }
+}
+
+/// How far all samples lie from the dominant sub-centre of their class, and the rows of those that
+/// are not `suspect`.
+fn search(
+    model: &Model,
+    samples: &Samples,
+    wrong: &[bool],
+    suspect: f32,
+) -> Result<(Search, Vec<usize>)> {
+    let head = Head::new(ArcFace::default());
+    let (x, labels) = (model.embed(&samples.images), &samples.labels);
+    let batch = Batch::new(&x, &model.classes, labels)?.with_sub_centers(SUB_CENTERS)?;
+    let mut usage = SubCenterUsage::new(CLASSES, SUB_CENTERS)?;
+    usage.add(labels, &head.forward(&batch)?)?;
+    let dominant = usage.dominant_weights(&model.classes)?;
+    let angles = head.target_angles(&Batch::new(&x, &dominant, labels)?)?;
+    let degrees = angles.mapv(f32::to_degrees);
+    let of = |is_wrong: bool| {
+        degrees.iter().zip(wrong).filter(move |(_, wrong)| **wrong == is_wrong).map(|(a, _)| *a)
+    };
+    let search = Search { right: of(false).collect(), wrong: of(true).collect() };
+    let kept = (0..labels.len()).filter(|&row| degrees[row] <= suspect).collect();
+    Ok((search, kept))
+}
+
+/// The mean and the standard deviation over the seeds.
+fn mean_and_spread(values: &[f64]) -> (f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+    (mean, (squares / (values.len() as f64 - 1.0).max(1.0)).sqrt())
+}
+
+fn print_table(args: &Args, columns: &[Column], searches: &[Search]) {
+    println!(
+        "{:.0} % of the labels wrong, {} epochs, {} seeds: held-out accuracy (mean ± deviation)\n",
+        100.0 * args.noise,
+        args.epochs,
+        args.seeds
+    );
+    for Column { name, accuracies } in columns {
+        let (mean, spread) = mean_and_spread(accuracies);
+        println!("{name:<16}  {mean:.4} ± {spread:.4}");
+    }
+    println!("\nlabels far from the dominant of {SUB_CENTERS} sub-centres of their class:");
+    for angle in ANGLES {
+        let (precision, recall) = precision_and_recall(searches, angle);
+        println!("beyond {angle}°  precision {precision:.3}  recall {recall:.3}");
+    }
+}
+
+/// The accuracies of all seeds, and the angles to the dominant sub-centre of right and wrong labels.
+fn picture(columns: &[Column], searches: &[Search]) -> Figure {
+    let strips = columns.iter().fold(StripPlot::new().with_point_size(5.0), |plot, column| {
+        plot.with_group(column.name, column.accuracies.iter().copied())
+    });
+    let strips: Vec<Plot> = vec![strips.with_color("#2166ac").into()];
+    let accuracy = Layout::auto_from_plots(&strips)
+        .with_title("Held-out accuracy, a dot for each seed")
+        .with_y_label("accuracy");
+    let histogram = |label: &str, color: &str, angles: fn(&Search) -> &[f32]| -> Plot {
+        let angles = searches.iter().flat_map(angles).map(|&angle| f64::from(angle));
+        Histogram::new()
+            .with_data(angles.collect::<Vec<_>>())
+            .with_range((0.0, 180.0))
+            .with_bins(60)
+            .with_step(true)
+            .with_color(color)
+            .with_legend(label)
+            .into()
+    };
+    let angles = vec![
+        histogram("right label", "#2166ac", |search| &search.right),
+        histogram("wrong label", "#d6604d", |search| &search.wrong),
+    ];
+    let layout = Layout::auto_from_plots(&angles)
+        .with_title("Angle to the dominant sub-centre of the labelled class")
+        .with_x_label("degrees")
+        .with_y_label("training digits, all seeds");
+    Figure::new(1, 2)
+        .with_cell_size(760.0, 480.0)
+        .with_plots(vec![strips, angles])
+        .with_layouts(vec![accuracy, layout])
+}
