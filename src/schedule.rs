@@ -112,9 +112,13 @@ impl Default for LambdaAnnealing {
 /// m_t = start + (margin − start) · min(1, max(0, (t − delay) / steps))
 /// ```
 ///
-/// It applies to every margin that is a real number: m of [`ArcFace`](crate::ArcFace) and
-/// [`CosFace`](crate::CosFace); m0 (with `start` = 1), m1 and m2 of
-/// [`Generalized`](crate::Generalized). The factor m of [`SphereFace`](crate::SphereFace) and
+/// It applies to every margin that is a real number: m of [`ArcFace`](crate::ArcFace),
+/// [`CosFace`](crate::CosFace), [`AdaFace`](crate::AdaFace), [`ElasticFace`](crate::ElasticFace),
+/// [`CurricularFace`](crate::CurricularFace) and [`MvSoftmax`](crate::MvSoftmax); both margins of
+/// [`MagFace`](crate::MagFace); those of every class of [`ClassMargins`](crate::ClassMargins); m0
+/// (with `start` = 1), m1 and m2 of [`Generalized`](crate::Generalized). A loss with state keeps it:
+/// build the new one with that of the old, as in
+/// `CurricularFace::new(s, m)?.with_t(old.t())?.with_rate(old.rate())?`. The factor m of [`SphereFace`](crate::SphereFace) and
 /// [`FNormSphereFace`](crate::FNormSphereFace) is an integer: use [`LambdaAnnealing`] there, or
 /// warm up m0 of a `Generalized`.
 ///

@@ -9,7 +9,8 @@ use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::losses::{
-    ArcFace, CosFace, FNormSphereFace, Generalized, ModifiedSoftmax, Softmax, SphereFace,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
+    Generalized, MagFace, MarginKind, ModifiedSoftmax, MvSoftmax, Softmax, SphereFace,
 };
 use crate::math::Continuation;
 use crate::schedule::{LambdaAnnealing, MarginWarmup};
@@ -23,7 +24,7 @@ macro_rules! by_fields {
     )*) => {
         /// The fields as they were read, not yet checked.
         mod fields {
-            use super::{Continuation, Scale};
+            use super::{Continuation, MarginKind, Scale};
             use serde::{Deserialize, Serialize};
 
             $(
@@ -37,7 +38,7 @@ macro_rules! by_fields {
         $(
             impl $name {
                 fn fields(&self) -> fields::$name {
-                    fields::$name { $($field: self.$field()),* }
+                    fields::$name { $($field: self.$field().into()),* }
                 }
             }
 
@@ -85,6 +86,39 @@ by_fields! {
             .with_continuation(continuation);
 
     #[serde(default)]
+    AdaFace { s: f64, m: f64, h: f64, mean: f64, std: f64, rate: f64 } =>
+        AdaFace::new(s, m, h)?.with_statistics(mean, std)?.with_rate(rate);
+
+    #[serde(default)]
+    MagFace {
+        s: f64, norms: (f64, f64), margins: (f64, f64), lambda_g: f64, continuation: Continuation
+    } => Ok(MagFace::new(s, norms, margins, lambda_g)?.with_continuation(continuation));
+
+    #[serde(default)]
+    ElasticFace { kind: MarginKind, s: f64, m: f64, sigma: f64, seed: u64, step: u64 } => {
+        let build = match kind {
+            MarginKind::Angular => ElasticFace::arc,
+            MarginKind::Cosine => ElasticFace::cos,
+        };
+        Ok(build(s, m, sigma, seed)?.at_step(step))
+    };
+
+    ClassMargins { s: f64, m1: Vec<f64>, m2: Vec<f64> } => ClassMargins::new(s, m1, m2);
+
+    #[serde(default)]
+    CurricularFace { s: f64, m: f64, t: f64, rate: f64, continuation: Continuation } =>
+        Ok(CurricularFace::new(s, m)?
+            .with_t(t)?
+            .with_rate(rate)?
+            .with_continuation(continuation));
+
+    #[serde(default)]
+    MvSoftmax { kind: MarginKind, s: f64, m: f64, t: f64 } => match kind {
+        MarginKind::Angular => MvSoftmax::arc(s, m, t),
+        MarginKind::Cosine => MvSoftmax::am(s, m, t),
+    };
+
+    #[serde(default)]
     LambdaAnnealing { base: f64, gamma: f64, power: f64, minimum: f64 } =>
         LambdaAnnealing::new(base, gamma, power, minimum);
 
@@ -104,4 +138,16 @@ macro_rules! defaults {
     )*};
 }
 
-defaults!(SphereFace, FNormSphereFace, CosFace, ArcFace, Generalized, LambdaAnnealing);
+defaults!(
+    SphereFace,
+    FNormSphereFace,
+    CosFace,
+    ArcFace,
+    Generalized,
+    AdaFace,
+    MagFace,
+    ElasticFace,
+    CurricularFace,
+    MvSoftmax,
+    LambdaAnnealing
+);

@@ -56,7 +56,7 @@ fn assert_target_angles<F: Real>(case: &Case, found: &ndarray::Array1<F>) {
     }
 }
 
-fn check_head<F: Real>(case: Case) {
+pub fn check_head<F: Real>(case: Case) {
     let (x, w) = (narrow2::<F>(case.matrix("x").unwrap()), narrow2(case.matrix("w").unwrap()));
     let bias = case.vector("b").map(narrow1);
     let weights = narrow1(case.loss_weights());
@@ -76,7 +76,7 @@ fn check_head<F: Real>(case: Case) {
     }
 }
 
-fn check_logits<F: Real>(case: Case) {
+pub fn check_logits<F: Real>(case: Case) {
     let (x, w) = (narrow2::<F>(case.matrix("x").unwrap()), narrow2(case.matrix("w").unwrap()));
     let weights = narrow1(case.loss_weights());
     let mut logits = NormalizedLogits::new(&x, &w).unwrap();

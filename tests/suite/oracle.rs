@@ -18,7 +18,7 @@ use ndarray::{Array1, Array2};
 #[test]
 fn oracle_agrees_with_golden_cases() {
     for case in cases() {
-        let answer = case.problem().solve(&case.spec);
+        let answer = case.problem().solve(&case.spec());
         let losses = case.vector("losses").unwrap();
         let tolerance = case.loss_tolerance(f64::EPSILON);
         assert_vector(&case.id, &answer.losses, &losses, &losses, tolerance);
