@@ -19,6 +19,8 @@ struct Case {
     samples: u8,
     dims: u8,
     classes: u16,
+    /// Rows of class weights for each class.
+    sub_centers: u8,
     loss: Loss,
     x: Matrix,
     w: Matrix,
@@ -50,6 +52,7 @@ struct Step<'a, F> {
     batch: Batch<'a, F>,
     labels: &'a [usize],
     classes: usize,
+    k: usize,
 }
 
 fuzz_target!(|case: Case| {
@@ -62,28 +65,30 @@ fuzz_target!(|case: Case| {
 fn check<F: Working>(case: &Case) -> Result<(), Error> {
     let (samples, dims) = (usize::from(case.samples % 80), usize::from(case.dims % 24));
     let classes = usize::from(case.classes % 600);
-    let (x, w) = (case.x.fill::<F>(samples, dims), case.w.fill::<F>(classes, dims));
+    let k = usize::from(case.sub_centers % 5);
+    let rows = classes * k + usize::from(case.sub_centers / 250);
+    let (x, w) = (case.x.fill::<F>(samples, dims), case.w.fill::<F>(rows, dims));
     let (x, w) = (x.view(), w.view());
     let labels = case.labels.fill(samples, classes);
-    let bias = case.bias.as_ref().map(|bias| bias.fill::<F>(classes));
+    let bias = case.bias.as_ref().map(|bias| bias.fill::<F>(rows));
     let zero = if case.skip { ZeroEmbedding::Skip } else { ZeroEmbedding::Error };
     let head = Head::new(case.loss.build()?)
         .with_memory_budget(case.budget as usize)
         .with_zero_embeddings(zero);
 
-    if let Ok(nearest) = head.predict(&x, &w, bias.as_deref()) {
+    if let Ok(nearest) = head.predict_sub_centers(&x, &w, k, bias.as_deref()) {
         assert_eq!(nearest.len(), samples);
         let left_out = |class: usize| case.skip && class == IGNORED;
         assert!(nearest.iter().all(|&class| class < classes || left_out(class)));
     }
-    let mut batch = Batch::new(&x, &w, &labels)?;
+    let mut batch = Batch::new(&x, &w, &labels)?.with_sub_centers(k)?;
     if let Some(bias) = &bias {
         batch = batch.with_bias(bias)?;
     }
     if let Some(label) = case.ignored {
         batch = batch.with_ignored_label(usize::from(label));
     }
-    let step = Step { case, batch, labels: &labels, classes };
+    let step = Step { case, batch, labels: &labels, classes, k };
     let forward = head.forward(&batch);
     if let Ok(forward) = &forward {
         assert_forward(forward, samples, classes);
@@ -138,7 +143,7 @@ impl<F: Working> Step<'_, F> {
         let SampledGradients { embeddings, weights, bias, .. } = &gradients;
         assert_all(forward.is_ok(), embeddings, weights, bias);
         assert_forward(&forward?, self.labels.len(), self.classes);
-        assert_eq!(weights.nrows(), sample.classes.len());
+        assert_eq!(weights.nrows(), sample.classes.len() * self.k);
         Ok(())
     }
 

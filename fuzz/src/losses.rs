@@ -2,8 +2,10 @@
 
 use arbitrary::Arbitrary;
 use margin_softmax::{
-    Angle, ArcFace, Continuation, CosFace, Error, FNormSphereFace, Generalized, MarginLoss,
-    ModifiedSoftmax, Scale, Softmax, SphereFace, Target,
+    AdaFace, Angle, ArcFace, ClassMargins, Continuation, CosFace, CurricularFace, ElasticFace,
+    Error, FNormSphereFace, Generalized, HardNegatives, InterclassFilter, LabelSmoothing, MagFace,
+    MarginLoss, ModifiedSoftmax, MvSoftmax, Sample, SampleTarget, Scale, Softmax, SphereFace,
+    Target,
 };
 
 use crate::numbers::Number;
@@ -39,6 +41,46 @@ pub enum Loss {
         lambda: Number,
         past: Past,
     },
+    Ada {
+        s: Number,
+        m: Number,
+        h: Number,
+        mean: Number,
+        std: Number,
+    },
+    Mag {
+        s: Number,
+        norms: [Number; 2],
+        margins: [Number; 2],
+        lambda: Number,
+        past: Past,
+    },
+    Elastic {
+        s: Number,
+        m: Number,
+        sigma: Number,
+        seed: u64,
+        step: u64,
+        cosine: bool,
+    },
+    Classes {
+        s: Number,
+        m: Vec<[Number; 2]>,
+    },
+    Curricular {
+        s: Number,
+        m: Number,
+        t: Number,
+        past: Past,
+    },
+    Mv {
+        s: Number,
+        m: Number,
+        t: Number,
+        cosine: bool,
+    },
+    Filtered(Box<Loss>, Number),
+    Smoothed(Box<Loss>, Number),
     /// A loss with the values of its paper.
     Published(u8),
     /// A user-defined loss that returns arbitrary values.
@@ -46,6 +88,9 @@ pub enum Loss {
         factor: Factor,
         value: Number,
         slope: Number,
+        by_norm: [Number; 3],
+        /// A threshold, if not the target, and coefficients.
+        hard: Option<(Option<Number>, [Number; 3])>,
     },
 }
 
@@ -109,20 +154,64 @@ impl Loss {
                     .with_continuation(past.into())?,
             ),
             Loss::Published(which) => published(which),
-            Loss::Wild { factor, value, slope } => {
+            Loss::Ada { s, m, h, mean, std } => Box::new(
+                AdaFace::new(s.value(), m.value(), h.value())?
+                    .with_statistics(mean.value(), std.value())?,
+            ),
+            Loss::Mag { s, norms, margins, lambda, past } => {
+                let pair = |[low, high]: [Number; 2]| (low.value(), high.value());
+                let loss = MagFace::new(s.value(), pair(norms), pair(margins), lambda.value())?;
+                Box::new(loss.with_continuation(past.into()))
+            }
+            Loss::Elastic { s, m, sigma, seed, step, cosine } => {
+                let new = if cosine { ElasticFace::cos } else { ElasticFace::arc };
+                Box::new(new(s.value(), m.value(), sigma.value(), seed)?.at_step(step))
+            }
+            Loss::Classes { s, ref m } => {
+                let of = |kind: usize| m.iter().map(|m| m[kind].value()).collect();
+                Box::new(ClassMargins::new(s.value(), of(0), of(1))?)
+            }
+            Loss::Curricular { s, m, t, past } => Box::new(
+                CurricularFace::new(s.value(), m.value())?
+                    .with_t(t.value())?
+                    .with_continuation(past.into()),
+            ),
+            Loss::Mv { s, m, t, cosine } => {
+                let new = if cosine { MvSoftmax::am } else { MvSoftmax::arc };
+                Box::new(new(s.value(), m.value(), t.value())?)
+            }
+            Loss::Filtered(ref loss, threshold) => {
+                Box::new(InterclassFilter::new(loss.build()?, threshold.value())?)
+            }
+            Loss::Smoothed(ref loss, epsilon) => {
+                Box::new(LabelSmoothing::new(loss.build()?, epsilon.value())?)
+            }
+            Loss::Wild { factor, value, slope, by_norm, hard } => {
                 let target = Target { value: value.value(), slope: slope.value() };
-                Box::new(Wild { scale: factor.into(), target })
+                let hard = hard.map(|(cosine, q)| {
+                    let [q0, q1, q2] = q.map(Number::value);
+                    match cosine {
+                        Some(cosine) => HardNegatives::above(cosine.value(), q0, q1, q2),
+                        None => HardNegatives::above_target(q0, q1, q2),
+                    }
+                });
+                let by_norm = by_norm.map(Number::value);
+                Box::new(Wild { scale: factor.into(), target, by_norm, hard })
             }
         })
     }
 }
 
 fn published(which: u8) -> Box<dyn MarginLoss> {
-    match which % 5 {
+    match which % 9 {
         0 => Box::new(SphereFace::default()),
         1 => Box::new(FNormSphereFace::default()),
         2 => Box::new(CosFace::default()),
         3 => Box::new(ArcFace::default()),
+        4 => Box::new(AdaFace::default()),
+        5 => Box::new(MagFace::default()),
+        6 => Box::new(CurricularFace::default()),
+        7 => Box::new(MvSoftmax::default()),
         _ => Box::new(Generalized::default()),
     }
 }
@@ -132,6 +221,9 @@ fn published(which: u8) -> Box<dyn MarginLoss> {
 struct Wild {
     scale: Scale,
     target: Target,
+    /// ∂f/∂‖x‖, the penalty and its derivative.
+    by_norm: [f64; 3],
+    hard: Option<HardNegatives>,
 }
 
 impl MarginLoss for Wild {
@@ -141,5 +233,15 @@ impl MarginLoss for Wild {
 
     fn target(&self, _: &Angle) -> Target {
         self.target
+    }
+
+    fn target_of(&self, _: &Sample) -> SampleTarget {
+        let [norm_slope, penalty, penalty_slope] = self.by_norm;
+        let target = SampleTarget::from(self.target).with_norm_slope(norm_slope);
+        target.with_penalty(penalty, penalty_slope)
+    }
+
+    fn hard_negatives(&self) -> Option<HardNegatives> {
+        self.hard
     }
 }

@@ -36,7 +36,7 @@ impl BackwardStep for Known {
 pub(crate) struct KnownRows<F> {
     pub gradients: SampledGradients<F>,
     /// The rows.
-    pub classes: Vec<usize>,
+    pub rows: Vec<usize>,
     /// The number of all rows.
     pub count: usize,
     pub tracked: [bool; 3],
@@ -48,14 +48,14 @@ impl<F: Precision> BackwardStep for KnownRows<F> {
         let SampledGradients { embeddings, weights, bias, .. } = &self.gradients;
         let rows = || {
             let mut all = Array2::zeros((self.count, weights.ncols()));
-            for (row, &class) in weights.rows().into_iter().zip(&self.classes) {
+            for (row, &class) in weights.rows().into_iter().zip(&self.rows) {
                 all.row_mut(class).zip_mut_with(&row, |to, &from| *to = from * factor);
             }
             tensor(all)
         };
         let entries = |bias: &Array1<F>| {
             let mut all = Array1::zeros(self.count);
-            bias.iter().zip(&self.classes).for_each(|(&from, &class)| all[class] = from * factor);
+            bias.iter().zip(&self.rows).for_each(|(&from, &class)| all[class] = from * factor);
             tensor(all)
         };
         let [x, w, b] = self.tracked;

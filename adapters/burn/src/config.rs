@@ -16,6 +16,7 @@ use crate::memory::main_memory;
 /// |---|---|---|
 /// | `dims` | | D, the dimension of an embedding, at least 1 |
 /// | `classes` | | C, the number of classes, at least 1 |
+/// | `sub_centers` | 1 | K, rows of class weights for each class, at least 1 |
 /// | `bias` | false | a bias, initially 0; [`Softmax`](margin_softmax::Softmax) only |
 /// | `initializer` | normal, mean 0, standard deviation 0.01 | distribution of the class weights |
 ///
@@ -36,6 +37,9 @@ pub struct MarginHeadConfig {
     pub dims: usize,
     /// C, the number of classes.
     pub classes: usize,
+    /// K, the number of sub-centres of each class; see [`MarginHead::with_sub_centers`].
+    #[config(default = 1)]
+    pub sub_centers: usize,
     /// Whether the logits have a bias. Softmax only.
     #[config(default = false)]
     pub bias: bool,
@@ -49,14 +53,15 @@ impl MarginHeadConfig {
     /// of burn's default float type there. They are trained if `device` is an autodiff device.
     ///
     /// # Errors
-    /// [`Error::Empty`] for no dimensions or no classes, [`Error::Bias`] for a bias with any loss
+    /// [`Error::Empty`] for no dimensions, no classes or no sub-centres, [`Error::Bias`] for a bias with any loss
     /// but Softmax.
     pub fn init(
         &self,
         loss: impl MarginLoss + 'static,
         device: &Device,
     ) -> Result<MarginHead, Error> {
-        let shape = [self.classes, self.dims];
+        let rows = self.classes.saturating_mul(self.sub_centers);
+        let shape = [rows, self.dims];
         if shape.contains(&0) {
             return Err(Error::Empty { argument: "class weights", actual: shape.to_vec() });
         }
@@ -64,9 +69,10 @@ impl MarginHeadConfig {
             return Err(Error::Bias);
         }
         let device = main_memory(device);
-        let (inputs, outputs) = (Some(self.dims), Some(self.classes));
+        let (inputs, outputs) = (Some(self.dims), Some(rows));
         let weights = self.initializer.init_with(shape, inputs, outputs, &device);
-        let bias = self.bias.then(|| Initializer::Zeros.init([self.classes], &device));
-        Ok(MarginHead::from_parts(weights, bias, Arc::new(loss)))
+        let bias = self.bias.then(|| Initializer::Zeros.init([rows], &device));
+        let head = MarginHead::from_parts(weights, bias, Arc::new(loss));
+        Ok(head.with_sub_centers(self.sub_centers))
     }
 }

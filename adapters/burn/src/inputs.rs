@@ -27,6 +27,7 @@ pub(crate) struct Values<F> {
     pub weights: FlexTensor,
     pub bias: Option<FlexTensor>,
     shapes: ([usize; 2], [usize; 2], Option<[usize; 1]>),
+    sub_centers: usize,
     precision: PhantomData<F>,
 }
 
@@ -35,6 +36,7 @@ pub(crate) struct Arrays<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
     pub weights: ArrayView2<'a, F>,
     pub bias: Option<ArrayView1<'a, F>>,
+    pub sub_centers: usize,
 }
 
 impl<F: Precision> Inputs<F> {
@@ -47,6 +49,7 @@ impl<F: Precision> Inputs<F> {
             weights: numbers_of(&weights),
             bias: bias.as_ref().map(numbers_of),
             shapes: (embeddings.dims(), weights.dims(), bias.as_ref().map(Tensor::dims)),
+            sub_centers: head.sub_centers(),
             precision: PhantomData,
         };
         Inputs { embeddings, weights, bias, values }
@@ -75,13 +78,15 @@ impl<F: Precision> Values<F> {
             embeddings: view(&self.embeddings, "embeddings", x)?,
             weights: view(&self.weights, "class weights", w)?,
             bias: bias.map(|(bias, shape)| view(bias, "bias", shape)).transpose()?,
+            sub_centers: self.sub_centers,
         })
     }
 }
 
 impl<F: Precision> Arrays<'_, F> {
     pub fn batch<'a>(&'a self, labels: &'a Labels) -> Result<Batch<'a, F>, Error> {
-        let mut batch = Batch::new(&self.embeddings, &self.weights, &labels.classes)?;
+        let batch = Batch::new(&self.embeddings, &self.weights, &labels.classes)?;
+        let mut batch = batch.with_sub_centers(self.sub_centers)?;
         if let Some(bias) = &self.bias {
             batch = batch.with_bias(bias)?;
         }

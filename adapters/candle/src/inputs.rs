@@ -10,6 +10,7 @@ pub(crate) struct Inputs<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
     pub weight: ArrayView2<'a, F>,
     pub bias: Option<ArrayView1<'a, F>>,
+    pub sub_centers: usize,
 }
 
 /// The labels of a step, and whether some may be ignored.
@@ -20,7 +21,8 @@ pub(crate) struct Labels {
 
 impl<F: Real> Inputs<'_, F> {
     pub fn batch<'a>(&'a self, labels: &'a Labels) -> CoreResult<Batch<'a, F>> {
-        let mut batch = Batch::new(&self.embeddings, &self.weight, &labels.classes)?;
+        let batch = Batch::new(&self.embeddings, &self.weight, &labels.classes)?;
+        let mut batch = batch.with_sub_centers(self.sub_centers)?;
         if let Some(bias) = &self.bias {
             batch = batch.with_bias(bias)?;
         }

@@ -105,7 +105,8 @@ impl MarginHead {
         let (device, dtype) = (embeddings.device().without_autodiff(), embeddings.dtype());
         let inputs = Inputs::<F>::of(self, embeddings);
         let arrays = inputs.values.arrays()?;
-        let mut logits = NormalizedLogits::new(&arrays.embeddings, &arrays.weights)?;
+        let mut logits = NormalizedLogits::new(&arrays.embeddings, &arrays.weights)?
+            .with_sub_centers(self.sub_centers)?;
         if let Some(bias) = &arrays.bias {
             logits = logits.with_bias(bias)?;
         }
@@ -120,7 +121,8 @@ impl MarginHead {
         let inputs = Inputs::<F>::of(self, embeddings);
         let arrays = inputs.values.arrays()?;
         let core = self.engine.core();
-        let nearest = core.predict(&arrays.embeddings, &arrays.weights, arrays.bias.as_deref())?;
+        let (x, w, bias) = (&arrays.embeddings, &arrays.weights, arrays.bias.as_deref());
+        let nearest = core.predict_sub_centers(x, w, self.sub_centers, bias)?;
         let class = |class| if class == IGNORED { NO_CLASS } else { class as i64 };
         let nearest: Vec<i64> = nearest.into_iter().map(class).collect();
         let count = nearest.len();

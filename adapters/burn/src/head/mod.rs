@@ -49,11 +49,12 @@ use crate::engine::Engine;
 /// ```
 #[derive(Debug, Clone)]
 pub struct MarginHead {
-    /// The class weights (C, D).
+    /// The class weights (C, D); with K sub-centres (C·K, D).
     pub weights: Param<Tensor<2>>,
     /// The bias of the logits (C), for Softmax only.
     pub bias: Option<Param<Tensor<1>>>,
     ignored: Option<i64>,
+    sub_centers: usize,
     engine: Engine,
 }
 
@@ -74,7 +75,8 @@ impl MarginHead {
         bias: Option<Param<Tensor<1>>>,
         loss: Arc<dyn MarginLoss>,
     ) -> Self {
-        MarginHead { weights, bias, ignored: None, engine: Engine::new(Head::new(loss)) }
+        let engine = Engine::new(Head::new(loss));
+        MarginHead { weights, bias, ignored: None, sub_centers: 1, engine }
     }
 
     /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss
@@ -99,6 +101,34 @@ impl MarginHead {
     /// ```
     pub fn with_ignored_label(self, label: i64) -> Self {
         MarginHead { ignored: Some(label), ..self }
+    }
+
+    /// The same head, of whose class weights every `k` rows in turn belong to one class: a sample's
+    /// cosine with a class is that with the nearest of them; see
+    /// [`Batch::with_sub_centers`](margin_softmax::Batch::with_sub_centers).
+    /// [`MarginHeadConfig`](crate::MarginHeadConfig) makes the rows. Where their number is no
+    /// multiple of `k`, every step is refused.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Int, Tensor};
+    /// # use margin_softmax::ArcFace;
+    /// # use margin_softmax_burn::MarginHeadConfig;
+    /// # let device = Device::flex();
+    /// let config = MarginHeadConfig::new(2, 3).with_sub_centers(4);
+    /// let head = config.init(ArcFace::default(), &device)?;
+    /// assert_eq!(head.weights.dims(), [12, 2]);
+    /// let x = Tensor::from_floats([[0.9, 0.1], [-0.2, 0.8]], &device);
+    /// let forward = head.evaluate::<f32>(x, Tensor::from_ints([0, 2], &device))?;
+    /// assert!(forward.sub_centers().iter().all(|&chosen| chosen < 4));
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn with_sub_centers(self, k: usize) -> Self {
+        MarginHead { sub_centers: k, ..self }
+    }
+
+    /// K, the number of sub-centres of each class.
+    pub fn sub_centers(&self) -> usize {
+        self.sub_centers
     }
 
     /// The same head with another rule for embeddings that are zero: they are an error by default.

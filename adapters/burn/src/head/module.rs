@@ -62,10 +62,11 @@ impl Module for MarginHead {
 
 impl ModuleDisplayDefault for MarginHead {
     fn content(&self, content: Content) -> Option<Content> {
-        let [classes, dims] = self.weights.lazy_shape().dims();
+        let [rows, dims] = self.weights.lazy_shape().dims();
         content
             .add("dims", &dims)
-            .add("classes", &classes)
+            .add("classes", &(rows / self.sub_centers.max(1)))
+            .add("sub_centers", &self.sub_centers)
             .add("bias", &self.bias.is_some())
             .add_debug_attribute("loss", &self.loss())
             .optional()

@@ -274,8 +274,8 @@ impl MarginHead {
         };
         let (value, tracked) = (vec![reducer.value(&forward)], inputs.tracked());
         let loss = if tracked.contains(&true) {
-            let classes = sample.classes.clone();
-            let backward = KnownRows { gradients, classes, count, tracked };
+            let rows = sample.rows(self.sub_centers);
+            let backward = KnownRows { gradients, rows, count, tracked };
             returned(inputs.record(value, backward), &like)
         } else {
             constant(value, &like)

@@ -8,5 +8,6 @@ mod problem;
 mod reductions;
 mod refusals;
 mod sampling;
+mod sub_centers;
 mod tensors;
 mod threads;

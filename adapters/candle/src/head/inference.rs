@@ -109,22 +109,24 @@ impl MarginHead {
 
     fn logits_of<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Tensor> {
         let loss = self.loss();
-        let logits =
-            self.with_inputs::<F, _>(embeddings, |Inputs { embeddings, weight, bias }| {
-                let logits = NormalizedLogits::new(&embeddings, &weight)?;
-                let logits = match bias {
-                    Some(bias) => logits.with_bias(&bias)?,
-                    None => logits,
-                };
-                loss.margin_free_logits(&logits)
-            })?;
+        let logits = self.with_inputs::<F, _>(embeddings, |inputs| {
+            let Inputs { embeddings, weight, bias, sub_centers } = inputs;
+            let logits = NormalizedLogits::new(&embeddings, &weight)?;
+            let logits = logits.with_sub_centers(sub_centers)?;
+            let logits = match bias {
+                Some(bias) => logits.with_bias(&bias)?,
+                None => logits,
+            };
+            loss.margin_free_logits(&logits)
+        })?;
         tensor::tensor(logits)
     }
 
     fn nearest<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Vec<usize>> {
         let core = self.engine.core();
-        self.with_inputs::<F, _>(embeddings, |Inputs { embeddings, weight, bias }| {
-            core.predict(&embeddings, &weight, bias.as_deref())
+        self.with_inputs::<F, _>(embeddings, |inputs| {
+            let Inputs { embeddings, weight, bias, sub_centers } = inputs;
+            core.predict_sub_centers(&embeddings, &weight, sub_centers, bias.as_deref())
         })
     }
 }

@@ -67,6 +67,7 @@ pub struct MarginHead {
     weight: Tensor,
     bias: Option<Tensor>,
     ignored: Option<i64>,
+    sub_centers: usize,
     engine: Engine,
 }
 
@@ -185,7 +186,7 @@ impl MarginHead {
                 return Err(refused(margin_softmax::Error::Bias));
             }
         }
-        Ok(MarginHead { weight, bias, ignored: None, engine: Engine::new(head) })
+        Ok(MarginHead { weight, bias, ignored: None, sub_centers: 1, engine: Engine::new(head) })
     }
 
     /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss
@@ -210,6 +211,33 @@ impl MarginHead {
     /// ```
     pub fn with_ignored_label(self, label: i64) -> Self {
         MarginHead { ignored: Some(label), ..self }
+    }
+
+    /// The same head, of whose class weights every `k` rows in turn belong to one class: a sample's
+    /// cosine with a class is that with the nearest of them; see
+    /// [`Batch::with_sub_centers`](margin_softmax::Batch::with_sub_centers). Make the head with C·K
+    /// rows. Where their number is no multiple of `k`, every step is refused.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use candle_nn::{VarBuilder, VarMap};
+    /// # use margin_softmax::ArcFace;
+    /// # use margin_softmax_candle::MarginHead;
+    /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
+    /// let (classes, k) = (10, 3);
+    /// let head = MarginHead::new(ArcFace::default(), 2, classes * k, vb)?.with_sub_centers(k);
+    /// let x = Tensor::new(&[[0.3_f32, 0.1], [1.0, 2.0]], &Device::Cpu)?;
+    /// let forward = head.evaluate::<f32>(&x, &Tensor::new(&[0_u32, 9], &Device::Cpu)?)?;
+    /// assert!(forward.sub_centers().iter().all(|&chosen| chosen < k));
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    pub fn with_sub_centers(self, k: usize) -> Self {
+        MarginHead { sub_centers: k, ..self }
+    }
+
+    /// K, the number of sub-centres of each class.
+    pub fn sub_centers(&self) -> usize {
+        self.sub_centers
     }
 
     /// The same head with another rule for embeddings that are zero: they are an error by default.
@@ -306,6 +334,7 @@ impl MarginHead {
             embeddings: tensor::matrix(&x, x_layout)?,
             weight: tensor::matrix(&w, w_layout)?,
             bias: b.as_ref().map(|(b, layout)| tensor::vector(b, layout)).transpose()?,
+            sub_centers: self.sub_centers,
         };
         read(inputs).map_err(refused)
     }

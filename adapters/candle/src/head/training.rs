@@ -267,7 +267,7 @@ impl MarginHead {
             Ok((forward, gradients))
         })?;
         let (value, parents) = (reducer.value(&forward), self.parents(x));
-        let (classes, count) = (sample.classes.clone(), self.weight.dim(0)?);
+        let (classes, count) = (sample.rows(self.sub_centers), self.weight.dim(0)?);
         let backward = known_rows(gradients, classes, count, parents.tracked())?;
         let loss = parents.record(&[value], (), backward)?.to_device(device)?;
         *sampler = drawing;

@@ -6,5 +6,6 @@ mod labels;
 mod naive;
 mod reductions;
 mod sampling;
+mod sub_centers;
 mod tensors;
 mod threads;
