@@ -9,13 +9,13 @@ use crate::data::{Batch, Gradients, Reduction, Scale};
 use crate::error::Error;
 use crate::head::Head;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, Target};
+use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 
 /// The worst disagreement that [`check_loss`] found between gradients and finite differences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientCheck {
-    /// The disagreement: relative to the largest entry of the gradient, or to max(1, |f′|) for a
-    /// slope.
+    /// The disagreement: relative to the largest entry of the gradient, to max(1, |f′|) for a slope,
+    /// to the size of f or of the penalty for a derivative by the norm.
     pub error: f64,
     /// Where it is.
     pub place: Place,
@@ -32,6 +32,25 @@ pub enum Place {
     Slope {
         /// The angle in radians.
         theta: f64,
+    },
+    /// ∂f/∂θ, as [`MarginLoss::target_of`] returns it.
+    SampleSlope {
+        /// The angle in radians.
+        theta: f64,
+        /// The norm of the embedding.
+        norm: f64,
+    },
+    /// ∂f/∂‖x‖, as [`MarginLoss::target_of`] returns it.
+    NormSlope {
+        /// The angle in radians.
+        theta: f64,
+        /// The norm of the embedding.
+        norm: f64,
+    },
+    /// dP/d‖x‖, as [`MarginLoss::target_of`] returns it.
+    PenaltySlope {
+        /// The norm of the embedding.
+        norm: f64,
     },
     /// An entry of the gradient of the embeddings, as [`Head`] computes it.
     Embedding {
@@ -67,10 +86,19 @@ impl fmt::Display for GradientCheck {
 /// Compares the derivatives of a loss with central differences in f64, and returns the largest
 /// disagreement.
 ///
-/// It tests the slope of the target function at angles from 10⁻³ to π − 10⁻³, and the gradients of
-/// embeddings and class weights of a small batch with target angles over the same range, under the
-/// loss's own scale, a fixed scale and the feature norm. The differences are of sixth order; at a
-/// kink of f the side without it counts. The error of a correct loss is below 10⁻⁷.
+/// It tests the slope of the target function at angles from 10⁻³ to π − 10⁻³; the slopes by angle
+/// and norm, and that of the penalty, of samples with norms from 0.5 to 150; and the gradients of
+/// embeddings and class weights of a small batch with target angles over the same range, with small
+/// and with large norms, under the loss's own scale, a fixed scale and the feature norm. Where the
+/// loss has [hard negatives](MarginLoss::hard_negatives), some are above the threshold and some
+/// below. The differences are of sixth order; at a kink or a jump the side without it counts. The
+/// error of a correct loss is below 10⁻⁷.
+///
+/// A loss whose `norm_slope` is 0 for all those samples is taken to hold its margin fixed, as
+/// [`AdaFace`](crate::AdaFace) does: its target is then differenced with the norm that it sees held
+/// fixed, and no error is found where the margin follows the norm. A penalty is always differenced.
+///
+/// The batch has three classes; a loss made for another number is refused.
 ///
 /// ```
 /// use margin_softmax::{Angle, ArcFace, MarginLoss, Scale, Target, check_loss};
@@ -91,18 +119,23 @@ impl fmt::Display for GradientCheck {
 ///
 /// # Errors
 /// [`Error::Parameter`] for a scale that is not finite and positive, [`Error::Target`] for a value
-/// or slope that is not finite.
+/// or slope that is not finite, [`Error::NormTerms`] for a penalty or a derivative by the norm, and
+/// what [`MarginLoss::check_classes`] says of three classes.
 pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
     let mut worst =
         GradientCheck { error: 0.0, place: Place::Slope { theta: 0.0 }, given: 0.0, expected: 0.0 };
     const ANGLES: usize = 400;
-    for step in 0..=ANGLES {
-        let theta = 1e-3 + (PI - 2e-3) * step as f64 / ANGLES as f64;
-        worst.keep_larger(check_slope(loss, theta));
+    let angles = (0..=ANGLES).map(|step| 1e-3 + (PI - 2e-3) * step as f64 / ANGLES as f64);
+    let samples: Vec<Sample> = angles.flat_map(samples_at).collect();
+    let held = samples.iter().all(|sample| loss.target_of(sample).norm_slope == 0.0);
+    for sample in &samples {
+        check_sample(loss, sample, held, &mut worst);
     }
     for scale in [loss.scale(), Scale::Fixed(16.0), Scale::FeatureNorm] {
         for theta in [1e-3, 0.03, 0.4, 1.1, 1.9, 2.7, PI - 0.03, PI - 1e-3] {
-            check_gradients(&Rescaled { loss, scale }, theta, &mut worst)?;
+            for size in [1.0, 30.0] {
+                check_gradients(loss, scale, held, &SmallBatch::new(theta, size), &mut worst)?;
+            }
         }
     }
     Ok(worst)
@@ -145,18 +178,52 @@ fn difference(stencil: &Stencil, h: f64, f: impl Fn(f64) -> f64) -> f64 {
     terms.map(|(offset, weight)| weight * f(offset * h)).sum::<f64>() / h
 }
 
-fn check_slope<L: MarginLoss>(loss: &L, theta: f64) -> GradientCheck {
-    let given = loss.target(&Angle::from_theta(theta)).slope;
-    let value = |offset: f64| loss.target(&Angle::from_theta(theta + offset)).value;
+/// Samples at an angle, with norms below, among and above those that losses look for.
+fn samples_at(theta: f64) -> impl Iterator<Item = Sample> {
+    let norms = [0.5, 1.3, 12.0, 39.0, 150.0].into_iter().enumerate();
+    norms.map(move |(row, norm)| Sample::new(Angle::from_theta(theta), norm, row % CLASSES, row))
+}
+
+/// Of differences around 0, the one nearest to `given`: where one stencil crosses a kink, another
+/// does not.
+fn nearest(given: f64, h: f64, f: impl Fn(f64) -> f64) -> f64 {
+    let stencils = [(&CENTRAL, h), (&CENTRAL, h / 8.0), (&ONE_SIDED, h), (&ONE_SIDED, -h)];
+    let estimates = stencils.map(|(stencil, h)| difference(stencil, h, &f));
+    let nearer =
+        |a: f64, b: f64| if a.is_nan() || (given - b).abs() < (given - a).abs() { b } else { a };
+    estimates.into_iter().fold(f64::NAN, nearer)
+}
+
+/// Compares the derivatives that a loss gives for a sample.
+fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mut GradientCheck) {
+    let &Sample { angle: Angle { theta, .. }, norm, .. } = sample;
     // Six steps to either side stay within [0, π].
     let h = 1e-3_f64.min(theta / 7.0).min((PI - theta) / 7.0);
-    let estimates = [(&CENTRAL, h), (&CENTRAL, h / 8.0), (&ONE_SIDED, h), (&ONE_SIDED, -h)]
-        .map(|(stencil, h)| difference(stencil, h, value));
-    let error = |expected: f64| (given - expected).abs() / given.abs().max(1.0);
-    let nearer = |a: f64, b: f64| if error(b) < error(a) { b } else { a };
-    let expected =
-        estimates.into_iter().fold(f64::NAN, |a, b| if a.is_nan() { b } else { nearer(a, b) });
-    GradientCheck { error: error(expected), place: Place::Slope { theta }, given, expected }
+    let at_angle = |by: f64| Sample { angle: Angle::from_theta(theta + by), ..*sample };
+    let at_norm = |by: f64| loss.target_of(&Sample { norm: norm + by, ..*sample });
+    let given = loss.target_of(sample);
+    let mut compare = |place: Place, given: f64, expected: f64, size: f64| {
+        let error = (given - expected).abs() / size.max(f64::MIN_POSITIVE);
+        worst.keep_larger(GradientCheck { error, place, given, expected });
+    };
+
+    let slope = loss.target(&sample.angle).slope;
+    let expected = nearest(slope, h, |by| loss.target(&at_angle(by).angle).value);
+    compare(Place::Slope { theta }, slope, expected, slope.abs().max(1.0));
+
+    let slope = given.slope;
+    let expected = nearest(slope, h, |by| loss.target_of(&at_angle(by)).value);
+    compare(Place::SampleSlope { theta, norm }, slope, expected, slope.abs().max(1.0));
+
+    let h = 1e-3 * norm;
+    if !held {
+        let expected = nearest(given.norm_slope, h, |by| at_norm(by).value);
+        let size = given.norm_slope.abs().max(1.0 / norm);
+        compare(Place::NormSlope { theta, norm }, given.norm_slope, expected, size);
+    }
+    let expected = nearest(given.penalty_slope, h, |by| at_norm(by).penalty);
+    let size = given.penalty_slope.abs().max(given.penalty.abs() / norm);
+    compare(Place::PenaltySlope { norm }, given.penalty_slope, expected, size);
 }
 
 /// The margin of one loss under another scale.
@@ -164,6 +231,9 @@ fn check_slope<L: MarginLoss>(loss: &L, theta: f64) -> GradientCheck {
 struct Rescaled<'a, L> {
     loss: &'a L,
     scale: Scale,
+    /// The norms that the target is computed for, by row, where those of the batch may change and
+    /// the margin may not.
+    held: Option<[f64; CLASSES]>,
 }
 
 impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
@@ -175,46 +245,100 @@ impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
         self.loss.target(angle)
     }
 
+    fn target_of(&self, sample: &Sample) -> SampleTarget {
+        let target = self.loss.target_of(sample);
+        let Some(norms) = self.held else { return target };
+        let held = self.loss.target_of(&Sample { norm: norms[sample.row], ..*sample });
+        held.with_penalty(target.penalty, target.penalty_slope)
+    }
+
+    fn hard_negatives(&self) -> Option<HardNegatives> {
+        self.loss.hard_negatives()
+    }
+
+    fn check_classes(&self, classes: usize) -> Result<(), Error> {
+        self.loss.check_classes(classes)
+    }
+
     fn label_smoothing(&self) -> f64 {
         self.loss.label_smoothing()
     }
 }
 
-/// Compares every entry of the gradients of a small batch, whose first sample lies at `theta` from
-/// its class.
-fn check_gradients<L: MarginLoss>(
-    loss: &Rescaled<'_, L>,
+/// The classes, and samples, of the batch.
+const CLASSES: usize = 3;
+
+/// One sample of each of three classes.
+#[derive(Clone)]
+struct SmallBatch {
     theta: f64,
+    size: f64,
+    x: Array2<f64>,
+    w: Array2<f64>,
+}
+
+impl SmallBatch {
+    const LABELS: [usize; CLASSES] = [0, 1, 2];
+
+    /// The batch whose first sample lies at `theta` from its class, with norms of about `size`.
+    fn new(theta: f64, size: f64) -> Self {
+        let x = array![[1.3, 0.0, 0.0, 0.0], [0.4, -0.9, 0.7, 0.2], [-0.5, 0.3, 1.1, -0.8]];
+        let w = array![
+            [0.8 * theta.cos(), 0.8 * theta.sin(), 0.0, 0.0],
+            [0.5, -0.6, 0.9, -0.3],
+            [-0.4, 0.7, 0.2, 1.1],
+        ];
+        SmallBatch { theta, size, x: x * size, w }
+    }
+
+    fn batch(&self) -> Result<Batch<'_, f64>, Error> {
+        Batch::new(&self.x, &self.w, &Self::LABELS)
+    }
+
+    fn norms(&self) -> [f64; CLASSES] {
+        std::array::from_fn(|row| self.x.row(row).iter().map(|x| x * x).sum::<f64>().sqrt())
+    }
+
+    /// The sum of the losses with one number of x or w changed.
+    fn moved<L: MarginLoss>(
+        &self,
+        head: &Head<L>,
+        by_weight: bool,
+        place: (usize, usize),
+        by: f64,
+    ) -> Result<f64, Error> {
+        let mut moved = self.clone();
+        (if by_weight { &mut moved.w } else { &mut moved.x })[place] += by;
+        Ok(head.forward(&moved.batch()?)?.sum())
+    }
+}
+
+/// Compares every entry of the gradients of a small batch.
+fn check_gradients<L: MarginLoss>(
+    loss: &L,
+    scale: Scale,
+    held: bool,
+    small: &SmallBatch,
     worst: &mut GradientCheck,
 ) -> Result<(), Error> {
-    let mut x = array![[1.3, 0.0, 0.0, 0.0], [0.4, -0.9, 0.7, 0.2], [-0.5, 0.3, 1.1, -0.8]];
-    let mut w = array![
-        [0.8 * theta.cos(), 0.8 * theta.sin(), 0.0, 0.0],
-        [0.5, -0.6, 0.9, -0.3],
-        [-0.4, 0.7, 0.2, 1.1],
-    ];
-    let labels = [0, 1, 2];
-    let batch = Batch::new(&x, &w, &labels)?;
+    let head = Head::new(Rescaled { loss, scale, held: held.then(|| small.norms()) });
+    let batch = small.batch()?;
     let mut gradients = Gradients::zeros_for(&batch);
-    let head = Head::new(loss);
     head.forward_backward(&batch, Reduction::Sum, &mut gradients)?;
+    let theta = small.theta;
     // Small against the angle, on which f depends, and against the norms.
-    let h = 0.02 * theta.min(PI - theta).min(0.05);
-    let scale = loss.scale;
-    let mut compare = |x: &mut Array2<f64>, w: &mut Array2<f64>, by_weight: bool| {
-        let given = if by_weight { &gradients.weights } else { &gradients.embeddings };
+    let angular = 0.02 * theta.min(PI - theta).min(0.05);
+    for by_weight in [false, true] {
+        let (given, h) = if by_weight {
+            (&gradients.weights, angular)
+        } else {
+            (&gradients.embeddings, angular * small.size)
+        };
         let largest = given.iter().fold(f64::MIN_POSITIVE, |most, g| most.max(g.abs()));
         for ((row, column), &given) in given.indexed_iter() {
-            let mut expected = 0.0;
-            for (offset, weight) in CENTRAL {
-                let at = |x: &mut Array2<f64>, w: &mut Array2<f64>, by: f64| {
-                    (if by_weight { w } else { x })[[row, column]] += by;
-                };
-                let (before_x, before_w) = (x[[row, column]], w[[row, column]]);
-                at(x, w, offset * h);
-                expected += weight * head.forward(&Batch::new(x, w, &labels)?)?.sum() / h;
-                (x[[row, column]], w[[row, column]]) = (before_x, before_w);
-            }
+            let value =
+                |by: f64| small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN);
+            let expected = nearest(given, h, value);
             let place = if by_weight {
                 Place::Weight { scale, theta, row, column }
             } else {
@@ -223,18 +347,17 @@ fn check_gradients<L: MarginLoss>(
             let error = (given - expected).abs() / largest;
             worst.keep_larger(GradientCheck { error, place, given, expected });
         }
-        Ok(())
-    };
-    compare(&mut x, &mut w, false)?;
-    compare(&mut x, &mut w, true)
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        ArcFace, Continuation, CosFace, FNormSphereFace, Generalized, LabelSmoothing,
-        ModifiedSoftmax, Softmax, SphereFace,
+        AdaFace, ArcFace, ClassMargins, Continuation, CosFace, CurricularFace, ElasticFace,
+        FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax,
+        MvSoftmax, Softmax, SphereFace,
     };
 
     #[test]
@@ -254,6 +377,17 @@ mod tests {
             Box::new(Generalized::default()),
             Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()),
             Box::new(Generalized::new(Scale::FeatureNorm, 2.5, 0.3, 0.1).unwrap()),
+            Box::new(AdaFace::default().with_statistics(20.0, 6.0).unwrap()),
+            Box::new(MagFace::default()),
+            Box::new(MagFace::default().with_continuation(Continuation::Linear)),
+            Box::new(MagFace::default().with_continuation(Continuation::EasyMargin)),
+            Box::new(ElasticFace::default()),
+            Box::new(ElasticFace::cos(64.0, 0.35, 0.05, 1).unwrap()),
+            Box::new(ClassMargins::new(64.0, vec![0.1, 0.3, 0.5], vec![0.2, 0.1, 0.0]).unwrap()),
+            Box::new(CurricularFace::default().with_t(0.3).unwrap()),
+            Box::new(MvSoftmax::default()),
+            Box::new(MvSoftmax::am(32.0, 0.35, 0.2).unwrap()),
+            Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()),
         ];
         for loss in losses {
             let check = check_loss(&loss).unwrap();
@@ -283,5 +417,60 @@ mod tests {
     #[test]
     fn a_slope_that_is_not_finite_is_refused() {
         assert!(matches!(check_loss(&Wrong(f64::NAN)), Err(Error::Target { .. })));
+    }
+
+    /// Target and penalty that follow the norm, with derivatives that are off.
+    #[derive(Debug)]
+    struct ByNorm {
+        norm_slope: f64,
+        penalty_slope: f64,
+    }
+
+    impl MarginLoss for ByNorm {
+        fn scale(&self) -> Scale {
+            Scale::Fixed(4.0)
+        }
+
+        fn target(&self, angle: &Angle) -> Target {
+            Target::plain(angle)
+        }
+
+        fn target_of(&self, sample: &Sample) -> SampleTarget {
+            let (norm, Target { value, slope }) = (sample.norm, Target::plain(&sample.angle));
+            let target = Target { value: value - 0.3 * norm / (1.0 + norm), slope };
+            SampleTarget::from(target)
+                .with_norm_slope(-0.3 / (1.0 + norm).powi(2) + self.norm_slope)
+                .with_penalty(1.0 / norm, -norm.powi(-2) + self.penalty_slope)
+        }
+    }
+
+    #[test]
+    fn wrong_derivatives_by_the_norm_are_found() {
+        let check = |norm_slope: f64, penalty_slope: f64| {
+            check_loss(&ByNorm { norm_slope, penalty_slope }).unwrap()
+        };
+        let right = check(0.0, 0.0);
+        assert!(right.error < 1e-7, "{right}");
+        let wrong = check(1e-6, 0.0);
+        assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::NormSlope { .. }), "{wrong}");
+        let wrong = check(0.0, 1e-6);
+        assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::PenaltySlope { .. }), "{wrong}");
+    }
+
+    #[test]
+    fn the_batch_has_negatives_on_both_sides_of_the_threshold() {
+        let losses: [Box<dyn MarginLoss>; 3] = [
+            Box::new(CurricularFace::default()),
+            Box::new(MvSoftmax::default()),
+            Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()),
+        ];
+        for loss in losses {
+            let rule = loss.hard_negatives().unwrap();
+            let small = SmallBatch::new(1.1, 1.0);
+            let logits = crate::NormalizedLogits::new(&small.x, &small.w).unwrap();
+            let cosines = logits.cosines();
+            let threshold = rule.threshold(loss.target(&Angle::from_theta(1.1)).value);
+            assert!(cosines[[0, 1]] > threshold && cosines[[0, 2]] < threshold, "{loss:?}");
+        }
     }
 }
