@@ -81,7 +81,8 @@ impl<F: Real> Sweep<'_, F> {
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
             let stats = TileStats { max, row: best, target: job.target };
             let level = self.plan.level;
-            self.stats(z, tile.start, (factors, biases), stats);
+            let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
+            self.stats(z, tile.start, (factors, biases), stats, buffers);
             let known = if job.nearest.is_empty() { &*job.max } else { &*job.nearest };
             for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
                 job.class[i] = tile.start + scratch.best[i] as usize;
@@ -126,18 +127,18 @@ impl<F: Real> Sweep<'_, F> {
         z: &mut [F],
         first: usize,
         (factors, biases): (&[F], Option<&[F]>),
-        TileStats { max, row, target }: TileStats<'_, F>,
+        stats: TileStats<'_, F>,
+        (line, nearest): (&mut [F], &mut [u32]),
     ) {
         let (level, n, rows) = (self.plan.level, self.plan.samples, self.prepared.sub_centers);
-        let mut line = (Some(factors), biases);
+        let targets = self.targets(first);
         if rows > 1 {
-            let own = self.targets(first);
-            let buffers = (&mut max[..n], &mut row[..n]);
-            kernel::tile_sub_centers(level, z, rows, (factors, biases), own, buffers);
-            line = (None, None);
+            let buffers = (&mut line[..n], &mut nearest[..n]);
+            let line = (factors, biases);
+            kernel::tile_sub_centers(level, z, rows, line, targets, stats, buffers);
+        } else {
+            kernel::tile_stats(level, z, n, factors, biases, targets, stats);
         }
-        let stats = TileStats { max, row, target };
-        kernel::tile_stats(level, z, n, line.0, line.1, self.targets(first), stats);
     }
 
     /// The left factor of a product: packed where it is rounded, or where its columns and not its

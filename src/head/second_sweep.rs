@@ -129,7 +129,8 @@ impl<F: Real> Sweep<'_, F> {
                 self.products(weights, tile.len(), z, &mut scratch.strips);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
-                self.stats(z, tile.start, (factors, biases), stats);
+                let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
+                self.stats(z, tile.start, (factors, biases), stats, buffers);
                 z
             }
         };

@@ -74,6 +74,8 @@ pub(crate) struct Scratch<F> {
     pub line: Vec<F>,
     pub max: Vec<F>,
     pub best: Vec<u32>,
+    /// The nearest row of one class with sub-centres.
+    pub nearest: Vec<u32>,
     /// The gradient of weights that a step moves, one tile (rows × dims).
     pub gradient: Vec<F>,
     /// The gradient of their bias.
@@ -104,6 +106,7 @@ impl<F: Real> Workspace<F> {
             scratch.line.resize(plan.samples, F::zero());
             scratch.max.resize(plan.samples, F::zero());
             scratch.best.resize(plan.samples, 0);
+            scratch.nearest.resize(plan.samples, 0);
             scratch.row.resize(plan.dims, 0.0);
         }
     }

@@ -23,14 +23,13 @@ pub(crate) struct TileStats<'a, F> {
     pub target: &'a mut [F],
 }
 
-/// Turns products into logits, `z · factor + bias` row by row (without `factors` they are logits
-/// already), moves each row's targets (a range
+/// Turns products into logits, `z · factor + bias` row by row, moves each row's targets (a range
 /// of samples) out into `stats.target` with −∞ left in their place, and finds the maxima.
 pub(crate) fn tile_stats<F: Real>(
     level: Level,
     z: &mut [F],
     samples: usize,
-    factors: Option<&[F]>,
+    factors: &[F],
     biases: Option<&[F]>,
     targets: impl FnMut(usize) -> Range<usize>,
     stats: TileStats<'_, F>,
@@ -41,7 +40,7 @@ pub(crate) fn tile_stats<F: Real>(
 struct TileLogits<'a, F, T> {
     z: &'a mut [F],
     samples: usize,
-    factors: Option<&'a [F]>,
+    factors: &'a [F],
     biases: Option<&'a [F]>,
     targets: T,
     stats: TileStats<'a, F>,
@@ -60,8 +59,7 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
         best.fill(0);
         for (group, z) in z.chunks_mut(n * GROUP).enumerate() {
             let first = group * GROUP;
-            let entry = |of: Option<&[F]>, j: usize, none: F| of.map_or(none, |of| of[j]);
-            let line = |j| (entry(factors, j, F::one()), entry(biases, j, F::zero()));
+            let line = |j: usize| (factors[j], biases.map_or(F::zero(), |b| b[j]));
             for (z, j) in z.chunks_exact_mut(n).zip(first..) {
                 let (factor, bias) = line(j);
                 for i in targets(j) {

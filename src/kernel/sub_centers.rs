@@ -4,20 +4,21 @@ use std::ops::Range;
 
 use super::dispatch::{Isa, Level, Op, dispatch, madd};
 use super::real::Real;
+use super::softmax::TileStats;
 
-/// Turns products into logits, `z · factor + bias` row by row, and leaves each sample's largest of
-/// every `rows` rows, the first of equals; the others become −∞. Of a sample's own class the row
-/// is known: `own` gives the samples of a row, which are asked for in ascending order. `max` and
-/// `best` hold a row each.
+/// As [`tile_stats`](super::tile_stats), and leaves each sample's largest of every `rows` rows, the
+/// first of equals: the others become −∞, and so do all rows of its own class, of which `targets`
+/// gives the one that counts. `max` and `best` hold a row each.
 pub(crate) fn tile_sub_centers<F: Real>(
     level: Level,
     z: &mut [F],
     rows: usize,
     (factors, biases): (&[F], Option<&[F]>),
-    own: impl FnMut(usize) -> Range<usize>,
+    targets: impl FnMut(usize) -> Range<usize>,
+    stats: TileStats<'_, F>,
     (max, best): (&mut [F], &mut [u32]),
 ) {
-    dispatch(level, TileSubCenters { z, rows, factors, biases, own, max, best });
+    dispatch(level, TileSubCenters { z, rows, factors, biases, targets, stats, max, best });
 }
 
 struct TileSubCenters<'a, F, T> {
@@ -25,7 +26,8 @@ struct TileSubCenters<'a, F, T> {
     rows: usize,
     factors: &'a [F],
     biases: Option<&'a [F]>,
-    own: T,
+    targets: T,
+    stats: TileStats<'a, F>,
     max: &'a mut [F],
     best: &'a mut [u32],
 }
@@ -35,8 +37,14 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileSubCenters<'_, F, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let TileSubCenters { z, rows, factors, biases, mut own, max, best } = self;
+        /// No row of the class counts as a negative.
+        const NONE: u32 = u32::MAX;
+        let TileSubCenters { z, rows, factors, biases, mut targets, stats, max, best } = self;
         let n = max.len();
+        let TileStats { max: largest, row: at, target } = stats;
+        let (largest, at) = (&mut largest[..n], &mut at[..n]);
+        largest.fill(F::neg_infinity());
+        at.fill(0);
         for (class, z) in z.chunks_exact_mut(n * rows).enumerate() {
             let first = class * rows;
             max.fill(F::neg_infinity());
@@ -52,12 +60,21 @@ impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileSubCenters<'_, F, T> {
                 }
             }
             for r in 0..rows {
-                best[own(first + r)].fill(r as u32);
+                for i in targets(first + r) {
+                    target[i] = z[r * n + i];
+                    (max[i], best[i]) = (F::neg_infinity(), NONE);
+                }
             }
             for (z, r) in z.chunks_exact_mut(n).zip(0_u32..) {
                 for (z, best) in z.iter_mut().zip(best.iter()) {
                     *z = if *best == r { *z } else { F::neg_infinity() };
                 }
+            }
+            let found = max.iter().zip(best.iter());
+            for ((largest, at), (&max, &best)) in largest.iter_mut().zip(at.iter_mut()).zip(found) {
+                let larger = max > *largest;
+                *largest = if larger { max } else { *largest };
+                *at = if larger { first as u32 + best } else { *at };
             }
         }
     }
