@@ -140,6 +140,13 @@ impl<'a, F: Real> Batch<'a, F> {
 }
 
 impl<F> Batch<'_, F> {
+    /// How many classes there are; refuses labels that are none, but for the ignored one.
+    pub(crate) fn classes(&self) -> Result<usize, Error> {
+        let classes = self.weights.nrows() / self.sub_centers;
+        Error::check_labels(self.labels, classes, self.ignored)?;
+        Ok(classes)
+    }
+
     /// The same batch with a shorter lifetime, to which ndarray's views do not coerce.
     pub(crate) fn reborrow(&self) -> Batch<'_, F> {
         Batch {

@@ -87,7 +87,7 @@ impl<F: Real> Sweep<'_, F> {
             for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
                 job.class[i] = tile.start + scratch.best[i] as usize;
             }
-            let hard = self.prepared.hard(biases);
+            let hard = self.prepared.hard.tile(self.prepared.form, biases);
             if let Some(hard) = hard {
                 for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
                     *nearest = nearest.max(*max);

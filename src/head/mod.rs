@@ -8,9 +8,11 @@
 
 mod communication;
 mod first_sweep;
+mod hard_samples;
 mod parameters;
 mod plan;
 mod prepare;
+mod run;
 mod second_sweep;
 mod step;
 mod update;
@@ -22,20 +24,17 @@ pub(crate) use communication::{
 pub(crate) use prepare::StepInput;
 pub use prepare::ZeroEmbedding;
 
-use std::ops::Range;
-
 use ndarray::{Array1, ArrayRef1, ArrayRef2};
 
 use crate::data::{
-    Batch, BatchMut, ClassSample, Classes, Forward, Gradients, Output, Reduction, SampledGradients,
+    Batch, BatchMut, ClassSample, Classes, Forward, Gradients, Reduction, SampledGradients,
     check_matrices, check_rows_of_sub_centers,
 };
 use crate::error::Error;
 use crate::kernel::{Level, Precision, Real};
 use crate::loss::MarginLoss;
 use crate::update::WeightUpdate;
-use step::{nearest, step};
-use update::prepare_update;
+use step::nearest;
 use workspace::{Workspace, WorkspaceCache};
 
 /// Bytes that logits may take between the sweeps by default.
@@ -259,7 +258,7 @@ impl<L: MarginLoss> Head<L> {
         mut update: &mut U,
         dx: &mut ArrayRef2<F>,
     ) -> Result<Forward<F>, Error> {
-        let classes = classes_of(&batch.view())?;
+        let classes = batch.view().classes()?;
         self.run_update(batch, (0..classes, None), reduction, &SingleRank, (&mut update, dx))
     }
 
@@ -277,7 +276,7 @@ impl<L: MarginLoss> Head<L> {
         mut update: &mut U,
         dx: &mut ArrayRef2<F>,
     ) -> Result<Forward<F>, Error> {
-        let classes = classes_of(&batch.view())?;
+        let classes = batch.view().classes()?;
         let taking_part = (0..classes, Some(sample));
         self.run_update(batch, taking_part, reduction, &SingleRank, (&mut update, dx))
     }
@@ -379,104 +378,4 @@ impl<L: MarginLoss> Head<L> {
         });
         Ok(angles?.into_iter().map(F::narrow).collect())
     }
-
-    /// The input of a step on one rank: all classes, no gradients.
-    fn input<'a, F: Real>(&self, batch: &'a Batch<'_, F>) -> Result<StepInput<'a, F>, Error> {
-        Ok(self.input_of(batch, 0..classes_of(batch)?))
-    }
-
-    /// The input of a step over the classes of `range`, whose weights the batch holds, without
-    /// gradients. Nothing is checked yet.
-    pub(crate) fn input_of<'a, F: Real>(
-        &self,
-        batch: &'a Batch<'_, F>,
-        range: Range<usize>,
-    ) -> StepInput<'a, F> {
-        let Batch { embeddings, weights, labels, bias, ignored, sub_centers } = batch.reborrow();
-        let first = range.start;
-        let classes = Classes { first, sub_centers, ..Classes::all(weights, bias) };
-        let (zero, precision, labels) = (self.zero, self.precision, Some(labels));
-        let (sample, reduction) = (None, None);
-        StepInput {
-            embeddings,
-            classes,
-            labels,
-            ignored,
-            range,
-            sample,
-            zero,
-            precision,
-            level: self.level,
-            reduction,
-        }
-    }
-
-    /// Runs a step over sampled classes; `gradients` take the shapes of the sample.
-    pub(crate) fn run_sampled<F: Real>(
-        &self,
-        input: &StepInput<'_, F>,
-        communication: &impl Communication<F>,
-        gradients: &mut SampledGradients<F>,
-    ) -> Result<Forward<F>, Error> {
-        let k = input.classes.sub_centers;
-        let rows = input.sample.map(|sample| sample.selected(k));
-        let mut fresh = rows.as_ref().and_then(|rows| {
-            let (shape, bias) = (input.embeddings.dim(), input.classes.bias.is_some());
-            gradients.fresh_unless_fit(shape, bias, rows.len())
-        });
-        let offsets = input.sample.and_then(|sample| sample.offsets(k));
-        let input = input.sampled(rows.as_deref(), offsets.as_deref());
-        let output = fresh.as_mut().unwrap_or(gradients).output();
-        let forward = self.run(&input, communication, Some(output))?;
-        if let Some(fresh) = fresh {
-            *gradients = fresh;
-        }
-        Ok(forward)
-    }
-
-    /// Runs a step that moves the parameters of the classes of a range, or of a sample of them.
-    pub(crate) fn run_update<F: Real>(
-        &self,
-        batch: &mut BatchMut<'_, F>,
-        (range, sample): (Range<usize>, Option<&ClassSample>),
-        reduction: Reduction<'_, F>,
-        communication: &impl Communication<F>,
-        (update, dx): (&mut dyn WeightUpdate<F>, &mut ArrayRef2<F>),
-    ) -> Result<Forward<F>, Error> {
-        let k = batch.sub_centers;
-        let offsets = sample.and_then(|sample| sample.offsets(k));
-        let rows = sample.map(|sample| sample.selected(k));
-        let selected = rows.as_deref();
-        self.workspaces.with(|workspace| {
-            let view = batch.view();
-            let (reduction, input) = (Some(reduction), self.input_of(&view, range));
-            let input = StepInput { reduction, sample, ..input };
-            let input = input.sampled(selected, offsets.as_deref());
-            let of_head = (&self.loss, self.budget);
-            let ready =
-                prepare_update(of_head, &input, workspace, communication, (&*update, &*dx))?;
-            let x = batch.embeddings;
-            let classes = batch.classes(selected, offsets.as_deref());
-            ready.run(x, classes, update, dx.view_mut(), communication)
-        })
-    }
-
-    /// Runs one step; every public method that returns losses or gradients ends here.
-    pub(crate) fn run<F: Real>(
-        &self,
-        input: &StepInput<'_, F>,
-        communication: &impl Communication<F>,
-        output: Option<Output<'_, F>>,
-    ) -> Result<Forward<F>, Error> {
-        self.workspaces.with(|workspace| {
-            step(&self.loss, input, self.budget, workspace, communication, output)
-        })
-    }
-}
-
-/// How many classes a batch has; refuses labels that are none.
-fn classes_of<F>(batch: &Batch<'_, F>) -> Result<usize, Error> {
-    let classes = batch.weights.nrows() / batch.sub_centers;
-    Error::check_labels(batch.labels, classes, batch.ignored)?;
-    Ok(classes)
 }

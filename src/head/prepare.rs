@@ -6,12 +6,13 @@ use std::ops::Range;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
+use super::hard_samples::HardSamples;
 use crate::data::{
     Bounds, ClassSample, Classes, LogitForm, Reduction, Scale, TargetPair, check_finite,
     check_norm, check_sub_centers, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, HardTile, Level, Mat, Panels, Precision, Real};
+use crate::kernel::{self, Level, Mat, Panels, Precision, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
 use crate::math::{Pair, Sample, SampleTarget};
 
@@ -72,22 +73,6 @@ pub(crate) struct Prepared<F> {
     pub hard: HardSamples<F>,
     /// Rows of each label.
     pub sub_centers: usize,
-}
-
-/// Which logits of each sample count harder, and how, in units of the logits; empty without hard
-/// negatives. See [`HardTile`].
-#[derive(Debug)]
-pub(crate) struct HardSamples<F> {
-    pub threshold: Vec<F>,
-    pub constant: Vec<F>,
-    pub quadratic: Vec<F>,
-}
-
-impl<F> Default for HardSamples<F> {
-    fn default() -> Self {
-        let [threshold, constant, quadratic] = [const { Vec::new() }; 3];
-        HardSamples { threshold, constant, quadratic }
-    }
 }
 
 impl<F> Default for Prepared<F> {
@@ -400,31 +385,5 @@ impl<F: Real> StepInput<'_, F> {
                 Scale::FeatureNorm | Scale::Unnormalized => out.copy_from_slice(x),
             }
         }
-    }
-}
-
-impl<F: Real> Prepared<F> {
-    /// Sets which logits count harder, once all targets are known: `targets` holds f for each row of
-    /// the batch.
-    pub fn set_hard(&mut self, targets: &[F]) {
-        let HardSamples { threshold, constant, quadratic } = &mut self.hard;
-        threshold.clear();
-        constant.clear();
-        quadratic.clear();
-        let Some(hard) = self.form.hard else { return };
-        let [q0, _, q2] = hard.coefficients();
-        for sample in &self.samples {
-            let scale = self.form.row_scale(sample.norm);
-            threshold.push(F::narrow(scale * hard.threshold(targets[sample.row].widen())));
-            constant.push(F::narrow(scale * q0));
-            quadratic.push(F::narrow(q2 / scale));
-        }
-    }
-
-    /// The hard negatives of a tile whose rows have these offsets; `None` without.
-    pub fn hard<'s>(&'s self, offsets: Option<&'s [F]>) -> Option<HardTile<'s, F>> {
-        let linear = F::narrow(self.form.hard?.coefficients()[1]);
-        let HardSamples { threshold, constant, quadratic } = &self.hard;
-        Some(HardTile { threshold, constant, quadratic, linear, offsets })
     }
 }

@@ -137,7 +137,9 @@ impl<'a, F: Real> Step<'a, F> {
             if hard.cosine().is_none() {
                 communication.sum_targets(targets)?;
             }
-            prepared.set_hard(targets);
+            let samples = prepared.samples.iter();
+            let samples = samples.map(|sample| (sample.norm, targets[sample.row].widen()));
+            prepared.hard.set(form, samples);
         }
         Ok(step)
     }

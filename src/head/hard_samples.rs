@@ -1,0 +1,48 @@
+//! Which logits of each sample count harder, in units of the logits.
+
+use crate::data::LogitForm;
+use crate::kernel::{HardTile, Real};
+
+/// The numbers of a [`HardTile`]; empty without hard negatives.
+#[derive(Debug)]
+pub(crate) struct HardSamples<F> {
+    threshold: Vec<F>,
+    constant: Vec<F>,
+    quadratic: Vec<F>,
+}
+
+impl<F> Default for HardSamples<F> {
+    fn default() -> Self {
+        let [threshold, constant, quadratic] = [const { Vec::new() }; 3];
+        HardSamples { threshold, constant, quadratic }
+    }
+}
+
+impl<F: Real> HardSamples<F> {
+    /// Takes the samples of these norms and targets f.
+    pub fn set(&mut self, form: LogitForm, samples: impl Iterator<Item = (f64, f64)>) {
+        let HardSamples { threshold, constant, quadratic } = self;
+        threshold.clear();
+        constant.clear();
+        quadratic.clear();
+        let Some(hard) = form.hard else { return };
+        let [q0, _, q2] = hard.coefficients();
+        for (norm, target) in samples {
+            let scale = form.row_scale(norm);
+            threshold.push(F::narrow(scale * hard.threshold(target)));
+            constant.push(F::narrow(scale * q0));
+            quadratic.push(F::narrow(q2 / scale));
+        }
+    }
+
+    /// The hard negatives of a tile whose rows have these offsets; `None` without.
+    pub fn tile<'s>(
+        &'s self,
+        form: LogitForm,
+        offsets: Option<&'s [F]>,
+    ) -> Option<HardTile<'s, F>> {
+        let linear = F::narrow(form.hard?.coefficients()[1]);
+        let HardSamples { threshold, constant, quadratic } = self;
+        Some(HardTile { threshold, constant, quadratic, linear, offsets })
+    }
+}
