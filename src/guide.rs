@@ -1,4 +1,4 @@
-//! Which loss to take, how to come here from another library, and the mathematics.
+//! Which loss to take, recipes, how to come here from another library, and the mathematics.
 
 pub mod which_loss {
     //! Which loss, which scale s, which margin m.
@@ -10,8 +10,15 @@ pub mod which_loss {
     #![doc = include_str!("../docs/which-margin.md")]
 }
 
+pub mod recipes {
+    //! Recipes: accumulation, mixup, focal weighting, new classes, another number of ranks, and more.
+    //!
+    #![doc = include_str!("../docs/recipes.md")]
+}
+
 pub mod coming_from {
-    //! For those who come from insightface, pytorch-metric-learning or Paddle.
+    //! For those who come from insightface, pytorch-metric-learning, Paddle, AdaFace, CVLface, TFace,
+    //! WeSpeaker or SpeechBrain.
     //!
     #![doc = include_str!("../docs/coming-from.md")]
 }
