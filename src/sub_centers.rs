@@ -36,7 +36,7 @@ use crate::kernel::Real;
 /// let dominant = usage.dominant_weights(&w)?;
 /// assert_eq!(dominant, array![[1.0, 0.0], [-1.0, 0.0]]);
 /// let angles = head.target_angles(&Batch::new(&x, &dominant, &labels)?)?;
-/// let suspect: Vec<bool> = angles.iter().map(|angle| angle.to_degrees() > 75.0).collect();
+/// let suspect: Vec<bool> = angles.iter().map(|angle: &f64| angle.to_degrees() > 75.0).collect();
 /// assert_eq!(suspect, [false, false, true, false]);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
