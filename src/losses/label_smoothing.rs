@@ -63,6 +63,11 @@ impl<L: MarginLoss> LabelSmoothing<L> {
         &self.loss
     }
 
+    /// The inner loss, to be changed between steps: a schedule, a state that observes.
+    pub fn loss_mut(&mut self) -> &mut L {
+        &mut self.loss
+    }
+
     /// The label smoothing ε.
     pub fn epsilon(&self) -> f64 {
         self.epsilon

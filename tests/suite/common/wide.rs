@@ -1,4 +1,4 @@
-//! A loss with all that a loss may have, and its formulas (docs/math.md, section 11) in textbook
+//! A loss with all that a loss may have, and its formulas (docs/math.md, sections 11 and 13) in textbook
 //! loops over all pairs, in f64.
 
 use margin_softmax::{Angle, HardNegatives, MarginLoss, Real, Sample, SampleTarget, Scale, Target};
