@@ -64,6 +64,7 @@ pub fn check_head<F: Real>(case: Case) {
     if let Some(bias) = &bias {
         batch = batch.with_bias(bias).unwrap();
     }
+    batch = batch.with_sub_centers(case.sub_centers).unwrap();
     let mut gradients = Gradients::zeros_for(&batch);
     let reduction = Reduction::Weighted(&weights);
     for head in Head::new(&case.loss).at_every_level() {
@@ -83,6 +84,7 @@ pub fn check_logits<F: Real>(case: Case) {
     if let Some(bias) = case.vector("b") {
         logits = logits.with_bias(&narrow1(bias)).unwrap();
     }
+    logits = logits.with_sub_centers(case.sub_centers).unwrap();
     let forward = case.loss.forward(&logits, &case.labels).unwrap();
     assert_losses(&case, &forward.losses);
     assert_target_angles(&case, forward.target_angles());

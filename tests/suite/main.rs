@@ -16,6 +16,7 @@ mod inference;
 mod label_smoothing;
 mod layers;
 mod logits;
+mod losses_with_state;
 mod misuse;
 mod numerics;
 mod one_side;

@@ -7,7 +7,7 @@ use margin_softmax::{
     AdaFace, ArcFace, Batch, ClassMargins, Continuation, CurricularFace, Forward, Head, MagFace,
     MarginLoss, MvSoftmax, NormalizedLogits,
 };
-use ndarray::{Array1, Array2, array};
+use ndarray::{Array1, Array2, Axis, array};
 
 fn inputs() -> (Array2<f64>, Array2<f64>) {
     let x = array![[12.0, 3.0, -4.0], [-6.0, 18.0, 13.0], [2.0, -3.0, 6.0], [60.0, 60.0, 70.0]];
@@ -50,6 +50,19 @@ fn arcface() {
     let loss = ArcFace::new(64.0, 0.5).unwrap();
     assert_published(loss.clone(), expected);
     assert_published(loss.with_continuation(Continuation::Raw), expected);
+}
+
+#[test]
+fn sub_center_arcface() {
+    let (x, mut w) = inputs();
+    // Three classes of two rows each.
+    w.push(Axis(0), array![3.0, -4.0, 0.0].view()).unwrap();
+    let expected = [40.1888861981, 92.90677533, 16.26305901, 0.000280393191469];
+    let loss = ArcFace::new(64.0, 0.5).unwrap().with_continuation(Continuation::Raw);
+    let logits = NormalizedLogits::new(&x, &w).unwrap().with_sub_centers(2).unwrap();
+    assert_losses(&loss, &loss.forward(&logits, &LABELS).unwrap().losses, &expected);
+    let batch = Batch::new(&x, &w, &LABELS).unwrap().with_sub_centers(2).unwrap();
+    assert_losses(&loss, &Head::new(&loss).forward(&batch).unwrap().losses, &expected);
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use margin_softmax::{
-    ArcFace, ClassSampler, Continuation, CosFace, FNormSphereFace, Generalized, LambdaAnnealing,
-    LossConfig, MarginWarmup, ModifiedSoftmax, SamplerState, Scale, Softmax, SphereFace,
+    AdaFace, ArcFace, ClassMargins, ClassSampler, Continuation, CosFace, CurricularFace,
+    ElasticFace, FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, LambdaAnnealing,
+    LossConfig, MagFace, MarginLoss, MarginWarmup, ModifiedSoftmax, MvSoftmax, SamplerState, Scale,
+    Softmax, SphereFace,
 };
 use proptest::num::f64::{NORMAL, POSITIVE, SUBNORMAL, ZERO};
 use proptest::prelude::*;
@@ -72,6 +74,34 @@ fn losses() -> Vec<LossConfig> {
     ]
 }
 
+/// The wider family, each loss with a state that no default has.
+fn wider_losses() -> Vec<LossConfig> {
+    let [a, b, c, d] = AWKWARD;
+    let adaface = AdaFace::new(c, a, b).unwrap().with_statistics(d, b).unwrap();
+    let magface = MagFace::new(c, (b, a), (-0.0, d), c).unwrap();
+    // TOML has whole numbers of 63 bits.
+    let (seed, step) = (i64::MAX as u64, i64::MAX as u64 - 1);
+    let curricular = CurricularFace::new(d, a).unwrap().with_t(-a).unwrap();
+    let inner = Box::new(LossConfig::CurricularFace(curricular.clone().with_rate(a).unwrap()));
+    let smoothed = LossConfig::LabelSmoothing(LabelSmoothing::new(inner, b).unwrap());
+    let elastic = ElasticFace::arc(d, a, b, seed).unwrap().at_step(step);
+    let filtered = Box::new(LossConfig::ElasticFace(elastic.clone()));
+    let filtered = LossConfig::InterclassFilter(InterclassFilter::new(filtered, -a).unwrap());
+    vec![
+        LossConfig::AdaFace(adaface.with_rate(a).unwrap()),
+        LossConfig::MagFace(magface.with_continuation(Continuation::Linear)),
+        LossConfig::ElasticFace(elastic),
+        LossConfig::ElasticFace(ElasticFace::cos(a, -d, b, 7).unwrap().at_step(1)),
+        LossConfig::ClassMargins(ClassMargins::new(a, vec![a, b, 0.0], vec![-0.0, -a, d]).unwrap()),
+        LossConfig::CurricularFace(curricular.with_continuation(Continuation::Raw)),
+        LossConfig::MvSoftmax(MvSoftmax::arc(c, d, b).unwrap()),
+        LossConfig::MvSoftmax(MvSoftmax::am(b, -d, c).unwrap()),
+        LossConfig::LabelSmoothing(LabelSmoothing::new(Box::new(filtered.clone()), d).unwrap()),
+        smoothed,
+        filtered,
+    ]
+}
+
 #[test]
 fn every_loss_comes_back_bit_for_bit() {
     for config in losses() {
@@ -89,6 +119,49 @@ fn every_loss_comes_back_bit_for_bit() {
             other => panic!("{other:?} is not in the list"),
         }
     }
+}
+
+#[test]
+fn every_loss_of_the_wider_family_comes_back_with_its_state_bit_for_bit() {
+    for config in wider_losses() {
+        for read in [through_json(&config), through_toml(&config), through_cbor(&config)] {
+            assert_same(&read, &config);
+        }
+        match &config {
+            LossConfig::AdaFace(loss) => assert_comes_back(loss),
+            LossConfig::MagFace(loss) => assert_comes_back(loss),
+            LossConfig::ElasticFace(loss) => assert_comes_back(loss),
+            LossConfig::ClassMargins(loss) => assert_comes_back(loss),
+            LossConfig::CurricularFace(loss) => assert_comes_back(loss),
+            LossConfig::MvSoftmax(loss) => assert_comes_back(loss),
+            // These hold a configuration, which a format without names cannot hold.
+            LossConfig::LabelSmoothing(_) | LossConfig::InterclassFilter(_) => (),
+            other => panic!("{other:?} is not in the list"),
+        }
+    }
+    let inner = InterclassFilter::new(ArcFace::new(AWKWARD[0], 0.1).unwrap(), AWKWARD[3]).unwrap();
+    assert_comes_back(&LabelSmoothing::new(inner.clone(), AWKWARD[1]).unwrap());
+    assert_comes_back(&inner);
+}
+
+#[test]
+fn a_loss_read_again_observes_on_as_if_it_had_never_stopped() {
+    let (mut adaface, mut curricular) = (AdaFace::default(), CurricularFace::default());
+    for step in 0..20 {
+        let (mut adaface_again, mut curricular_again) =
+            (through_json(&adaface), through_cbor(&curricular));
+        let norms = [10.0 + f64::from(step), 3.7, 90.1];
+        let angles = [0.1 * f64::from(step), 1.3];
+        adaface.observe(&norms).unwrap();
+        adaface_again.observe(&norms).unwrap();
+        assert_same(&adaface_again, &adaface);
+        curricular.observe(&angles).unwrap();
+        curricular_again.observe(&angles).unwrap();
+        assert_same(&curricular_again, &curricular);
+    }
+    let elastic = ElasticFace::arc(64.0, 0.5, 0.05, 9).unwrap().at_step(123);
+    let again = through_toml(&elastic);
+    assert!((0..50).all(|row| again.margin_of(row) == elastic.margin_of(row)));
 }
 
 #[test]
@@ -130,7 +203,7 @@ fn a_configuration_picks_the_loss() {
         serde_json::from_str(r#"{ "m": 0.4, "loss": "ArcFace", "s": 32 }"#).unwrap();
     assert_eq!(config, LossConfig::ArcFace(arcface.clone()));
     assert_same(&format!("{:?}", config.build()), &format!("{arcface:?}"));
-    for config in losses() {
+    for config in losses().into_iter().chain(wider_losses()) {
         let (name, built) = (format!("{config:?}"), format!("{:?}", config.build()));
         assert!(name.ends_with(&format!("({built})")), "{name} builds {built}");
     }
@@ -186,6 +259,11 @@ fn a_missing_field_has_the_papers_value() {
         ("CosFace", LossConfig::CosFace(CosFace::default())),
         ("ArcFace", LossConfig::ArcFace(ArcFace::default())),
         ("Generalized", LossConfig::Generalized(Generalized::default())),
+        ("AdaFace", LossConfig::AdaFace(AdaFace::default())),
+        ("MagFace", LossConfig::MagFace(MagFace::default())),
+        ("ElasticFace", LossConfig::ElasticFace(ElasticFace::default())),
+        ("CurricularFace", LossConfig::CurricularFace(CurricularFace::default())),
+        ("MvSoftmax", LossConfig::MvSoftmax(MvSoftmax::default())),
     ] {
         assert_eq!(named(name), default);
     }
@@ -193,6 +271,48 @@ fn a_missing_field_has_the_papers_value() {
     assert_eq!(default, LambdaAnnealing::default());
     let half: CosFace = toml::from_str("m = 0.4").unwrap();
     assert_eq!(half, CosFace::new(CosFace::default().s(), 0.4).unwrap());
+    let statistics: AdaFace = toml::from_str("mean = 31").unwrap();
+    assert_eq!(statistics, AdaFace::default().with_statistics(31.0, 100.0).unwrap());
+    let cosine: ElasticFace = toml::from_str("kind = 'Cosine'\nm = 0.35\nstep = 4").unwrap();
+    assert_eq!(cosine, ElasticFace::cos(64.0, 0.35, 0.05, 0).unwrap().at_step(4));
+    let am: MvSoftmax = toml::from_str("kind = 'Cosine'").unwrap();
+    assert_eq!(am, MvSoftmax::am(32.0, 0.35, 0.2).unwrap());
+}
+
+#[test]
+fn what_has_no_default_is_needed() {
+    for (fields, missing) in [
+        (r#""ClassMargins", "m1": [0.1], "m2": [0]"#, "s"),
+        (r#""ClassMargins", "s": 64, "m2": [0]"#, "m1"),
+        (r#""ClassMargins", "s": 64, "m1": [0.1]"#, "m2"),
+        (r#""LabelSmoothing", "of": { "loss": "CosFace" }"#, "epsilon"),
+        (r#""LabelSmoothing", "epsilon": 0.1"#, "of"),
+        (r#""InterclassFilter", "of": { "loss": "CosFace" }"#, "threshold"),
+        (r#""InterclassFilter", "threshold": 0.4"#, "of"),
+    ] {
+        let said = refusal::<LossConfig>(&format!(r#"{{ "loss": {fields} }}"#));
+        assert!(said.contains(&format!("missing field `{missing}`")), "{said}");
+    }
+}
+
+#[test]
+fn losses_around_losses_are_read_from_the_inside_out() {
+    let config: LossConfig = serde_json::from_str(
+        r#"{ "loss": "LabelSmoothing", "epsilon": 0.1, "of": {
+            "loss": "InterclassFilter", "threshold": 0.4, "of": { "loss": "ArcFace", "s": 32 } } }"#,
+    )
+    .unwrap();
+    let arcface = LossConfig::ArcFace(ArcFace::new(32.0, 0.5).unwrap());
+    let filter = InterclassFilter::new(Box::new(arcface), 0.4).unwrap();
+    let filter = Box::new(LossConfig::InterclassFilter(filter));
+    let expected = LossConfig::LabelSmoothing(LabelSmoothing::new(filter, 0.1).unwrap());
+    assert_eq!(config, expected);
+    assert_eq!((config.label_smoothing(), config.scale()), (0.1, Scale::Fixed(32.0)));
+    assert_eq!(config.hard_negatives().unwrap().coefficients(), [0.0; 3]);
+    let said = refusal::<LossConfig>(
+        r#"{ "loss": "LabelSmoothing", "epsilon": 0.1, "of": { "loss": "ArcFace", "m": -1 } }"#,
+    );
+    assert!(said.starts_with("of: angular margin m must be in [0, π)"), "{said}");
 }
 
 #[test]
@@ -212,6 +332,61 @@ fn a_number_out_of_range_is_refused_with_its_field_and_value() {
         (
             r#""Generalized", "m0": 2, "continuation": "Linear""#,
             "angular factor m0 must be 1 for the continuations Linear and EasyMargin, got 2",
+        ),
+        (
+            r#""AdaFace", "m": 1"#,
+            "margin m must be in [0, 1): the cosine margin reaches 2m (arguments are scale s, then \
+             margin m, then concentration h), got 1",
+        ),
+        (r#""AdaFace", "h": -0.1"#, "concentration h must be finite and >= 0, got -0.1"),
+        (r#""AdaFace", "mean": -1"#, "mean of the norms must be finite and >= 0, got -1"),
+        (r#""AdaFace", "std": -1"#, "std of the norms must be finite and >= 0, got -1"),
+        (r#""AdaFace", "rate": 0"#, "rate of the statistics must be in (0, 1], got 0"),
+        (
+            r#""MagFace", "norms": [10, 10]"#,
+            "largest norm u_a must be finite and above the smallest norm l_a, got 10",
+        ),
+        (
+            r#""MagFace", "margins": [0.8, 0.45]"#,
+            "largest margin u_m must be no less than the smallest margin l_m, got 0.45",
+        ),
+        (r#""MagFace", "lambda_g": -35"#, "penalty lambda_g must be finite and >= 0, got -35"),
+        (
+            r#""ElasticFace", "sigma": 4"#,
+            "standard deviation sigma must be in [0, π) radians (arguments are scale s, then m, \
+             then sigma), got 4",
+        ),
+        (
+            r#""ElasticFace", "kind": "Cosine", "sigma": 2"#,
+            "standard deviation sigma must be in [0, 2), got 2",
+        ),
+        (
+            r#""ClassMargins", "s": 64, "m1": [0.1, 4], "m2": [0, 0]"#,
+            "angular margin m1 of a class must be in [0, π) radians, got 4",
+        ),
+        (r#""CurricularFace", "t": 1.5"#, "mean target cosine t must be in [-1, 1], got 1.5"),
+        (r#""CurricularFace", "rate": 2"#, "rate of t must be in (0, 1], got 2"),
+        (
+            r#""MvSoftmax", "t": -0.2"#,
+            "weight t of hard negatives must be finite and >= 0, got -0.2",
+        ),
+        (
+            r#""MvSoftmax", "kind": "Cosine", "m": 2"#,
+            "cosine margin m must be in (-2, 2), a difference of cosines (arguments are scale s, \
+             margin m, t), got 2",
+        ),
+        (
+            r#""LabelSmoothing", "epsilon": 1.1, "of": { "loss": "Softmax" }"#,
+            "label smoothing epsilon must be in [0, 1], got 1.1",
+        ),
+        (
+            r#""InterclassFilter", "threshold": -1, "of": { "loss": "CosFace" }"#,
+            "interclass threshold must be in (-1, 1], got -1",
+        ),
+        (
+            r#""InterclassFilter", "threshold": 0.4, "of": { "loss": "MvSoftmax" }"#,
+            "number of rules for hard negatives must be 0: a filter takes the place of the inner \
+             loss's own, got 1",
         ),
     ] {
         assert_eq!(refusal::<LossConfig>(&format!(r#"{{ "loss": {fields} }}"#)), expected);
@@ -239,6 +414,16 @@ fn a_value_of_another_kind_is_refused_with_its_field() {
             "continuation: unknown variant `linear`, expected one of `Monotone`, `Raw`, \
              `Linear`, `EasyMargin`",
         ),
+        (
+            r#""MvSoftmax", "kind": "Arc""#,
+            "kind: unknown variant `Arc`, expected `Angular` or `Cosine`",
+        ),
+        (r#""ElasticFace", "step": -1"#, "step: invalid value: integer `-1`, expected u64"),
+        (r#""AdaFace", "mean": "20""#, r#"mean: invalid type: string "20", expected f64"#),
+        (
+            r#""ClassMargins", "s": 64, "m1": [0.1, "x"], "m2": [0, 0]"#,
+            r#"m1[1]: invalid type: string "x", expected f64"#,
+        ),
     ] {
         assert_eq!(refusal::<LossConfig>(&format!(r#"{{ "loss": {fields} }}"#)), expected);
     }
@@ -250,6 +435,38 @@ fn what_a_loss_does_not_have_is_refused() {
         (
             r#"{ "loss": "ArcFace", "margin": 1 }"#,
             "unknown field `margin`, expected one of `s`, `m`, `continuation`",
+        ),
+        (
+            r#"{ "loss": "AdaFace", "alpha": 1 }"#,
+            "unknown field `alpha`, expected one of `s`, `m`, `h`, `mean`, `std`, `rate`",
+        ),
+        (
+            r#"{ "loss": "MagFace", "l_a": 10 }"#,
+            "unknown field `l_a`, expected one of `s`, `norms`, `margins`, `lambda_g`, `continuation`",
+        ),
+        (
+            r#"{ "loss": "ElasticFace", "std": 0.05 }"#,
+            "unknown field `std`, expected one of `kind`, `s`, `m`, `sigma`, `seed`, `step`",
+        ),
+        (
+            r#"{ "loss": "ClassMargins", "s": 64, "m1": [0], "m2": [0], "m3": [0] }"#,
+            "unknown field `m3`, expected one of `s`, `m1`, `m2`",
+        ),
+        (
+            r#"{ "loss": "CurricularFace", "alpha": 0.01 }"#,
+            "unknown field `alpha`, expected one of `s`, `m`, `t`, `rate`, `continuation`",
+        ),
+        (
+            r#"{ "loss": "MvSoftmax", "rate": 0.01 }"#,
+            "unknown field `rate`, expected one of `kind`, `s`, `m`, `t`",
+        ),
+        (
+            r#"{ "loss": "LabelSmoothing", "epsilon": 0.1, "s": 64, "of": { "loss": "CosFace" } }"#,
+            "unknown field `s`, expected `of` or `epsilon`",
+        ),
+        (
+            r#"{ "loss": "InterclassFilter", "loss_of": 1 }"#,
+            "unknown field `loss_of`, expected `of` or `threshold`",
         ),
         (r#"{ "loss": "Softmax", "s": 64 }"#, "unknown field `s`, there are no fields"),
         (r#"{ "loss": "SphereFace", "s": 64 }"#, "unknown field `s`, expected `m` or `lambda`"),

@@ -13,6 +13,8 @@ pub struct Case {
     pub f32_exact: bool,
     pub reduction: String,
     pub loss: Box<dyn MarginLoss>,
+    /// Rows of `w` for each class.
+    pub sub_centers: usize,
     pub labels: Vec<usize>,
     /// Largest |logit| and smallest non-zero sine of a target angle (1 without any): what the
     /// tolerance is made of.
@@ -35,6 +37,7 @@ impl Case {
             f32_exact: json["f32_exact_inputs"].as_bool().unwrap(),
             reduction: json["reduction"].as_str().unwrap().into(),
             loss,
+            sub_centers: json["sub_centers"].as_u64().unwrap_or(1) as usize,
             labels: json["labels"]
                 .as_array()
                 .unwrap()

@@ -1,15 +1,18 @@
 //! Finite differences for any loss, user-defined ones included.
 
+mod differences;
+mod small_batch;
+
 use std::f64::consts::PI;
 use std::fmt;
 
-use ndarray::{Array2, array};
-
-use crate::data::{Batch, Gradients, Reduction, Scale};
+use crate::data::{Gradients, Reduction, Scale};
 use crate::error::Error;
 use crate::head::Head;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
+use crate::math::{Angle, Sample};
+use differences::nearest;
+use small_batch::{CLASSES, Rescaled, SmallBatch};
 
 /// The worst disagreement that [`check_loss`] found between gradients and finite differences.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,48 +153,10 @@ impl GradientCheck {
     }
 }
 
-/// A sixth-order stencil: offsets in steps, and weights.
-type Stencil = [(f64, f64); 7];
-
-const CENTRAL: Stencil = [
-    (-3.0, -1.0 / 60.0),
-    (-2.0, 3.0 / 20.0),
-    (-1.0, -3.0 / 4.0),
-    (0.0, 0.0),
-    (1.0, 3.0 / 4.0),
-    (2.0, -3.0 / 20.0),
-    (3.0, 1.0 / 60.0),
-];
-
-const ONE_SIDED: Stencil = [
-    (0.0, -49.0 / 20.0),
-    (1.0, 6.0),
-    (2.0, -15.0 / 2.0),
-    (3.0, 20.0 / 3.0),
-    (4.0, -15.0 / 4.0),
-    (5.0, 6.0 / 5.0),
-    (6.0, -1.0 / 6.0),
-];
-
-fn difference(stencil: &Stencil, h: f64, f: impl Fn(f64) -> f64) -> f64 {
-    let terms = stencil.iter().filter(|(_, weight)| *weight != 0.0);
-    terms.map(|(offset, weight)| weight * f(offset * h)).sum::<f64>() / h
-}
-
 /// Samples at an angle, with norms below, among and above those that losses look for.
 fn samples_at(theta: f64) -> impl Iterator<Item = Sample> {
     let norms = [0.5, 1.3, 12.0, 39.0, 150.0].into_iter().enumerate();
     norms.map(move |(row, norm)| Sample::new(Angle::from_theta(theta), norm, row % CLASSES, row))
-}
-
-/// Of differences around 0, the one nearest to `given`: where one stencil crosses a kink, another
-/// does not.
-fn nearest(given: f64, h: f64, f: impl Fn(f64) -> f64) -> f64 {
-    let stencils = [(&CENTRAL, h), (&CENTRAL, h / 8.0), (&ONE_SIDED, h), (&ONE_SIDED, -h)];
-    let estimates = stencils.map(|(stencil, h)| difference(stencil, h, &f));
-    let nearer =
-        |a: f64, b: f64| if a.is_nan() || (given - b).abs() < (given - a).abs() { b } else { a };
-    estimates.into_iter().fold(f64::NAN, nearer)
 }
 
 /// Compares the derivatives that a loss gives for a sample.
@@ -224,93 +189,6 @@ fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mu
     let expected = nearest(given.penalty_slope, h, |by| at_norm(by).penalty);
     let size = given.penalty_slope.abs().max(given.penalty.abs() / norm);
     compare(Place::PenaltySlope { norm }, given.penalty_slope, expected, size);
-}
-
-/// The margin of one loss under another scale.
-#[derive(Debug)]
-struct Rescaled<'a, L> {
-    loss: &'a L,
-    scale: Scale,
-    /// The norms that the target is computed for, by row, where those of the batch may change and
-    /// the margin may not.
-    held: Option<[f64; CLASSES]>,
-}
-
-impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
-    fn scale(&self) -> Scale {
-        self.scale
-    }
-
-    fn target(&self, angle: &Angle) -> Target {
-        self.loss.target(angle)
-    }
-
-    fn target_of(&self, sample: &Sample) -> SampleTarget {
-        let target = self.loss.target_of(sample);
-        let Some(norms) = self.held else { return target };
-        let held = self.loss.target_of(&Sample { norm: norms[sample.row], ..*sample });
-        held.with_penalty(target.penalty, target.penalty_slope)
-    }
-
-    fn hard_negatives(&self) -> Option<HardNegatives> {
-        self.loss.hard_negatives()
-    }
-
-    fn check_classes(&self, classes: usize) -> Result<(), Error> {
-        self.loss.check_classes(classes)
-    }
-
-    fn label_smoothing(&self) -> f64 {
-        self.loss.label_smoothing()
-    }
-}
-
-/// The classes, and samples, of the batch.
-const CLASSES: usize = 3;
-
-/// One sample of each of three classes.
-#[derive(Clone)]
-struct SmallBatch {
-    theta: f64,
-    size: f64,
-    x: Array2<f64>,
-    w: Array2<f64>,
-}
-
-impl SmallBatch {
-    const LABELS: [usize; CLASSES] = [0, 1, 2];
-
-    /// The batch whose first sample lies at `theta` from its class, with norms of about `size`.
-    fn new(theta: f64, size: f64) -> Self {
-        let x = array![[1.3, 0.0, 0.0, 0.0], [0.4, -0.9, 0.7, 0.2], [-0.5, 0.3, 1.1, -0.8]];
-        let w = array![
-            [0.8 * theta.cos(), 0.8 * theta.sin(), 0.0, 0.0],
-            [0.5, -0.6, 0.9, -0.3],
-            [-0.4, 0.7, 0.2, 1.1],
-        ];
-        SmallBatch { theta, size, x: x * size, w }
-    }
-
-    fn batch(&self) -> Result<Batch<'_, f64>, Error> {
-        Batch::new(&self.x, &self.w, &Self::LABELS)
-    }
-
-    fn norms(&self) -> [f64; CLASSES] {
-        std::array::from_fn(|row| self.x.row(row).iter().map(|x| x * x).sum::<f64>().sqrt())
-    }
-
-    /// The sum of the losses with one number of x or w changed.
-    fn moved<L: MarginLoss>(
-        &self,
-        head: &Head<L>,
-        by_weight: bool,
-        place: (usize, usize),
-        by: f64,
-    ) -> Result<f64, Error> {
-        let mut moved = self.clone();
-        (if by_weight { &mut moved.w } else { &mut moved.x })[place] += by;
-        Ok(head.forward(&moved.batch()?)?.sum())
-    }
 }
 
 /// Compares every entry of the gradients of a small batch.
@@ -354,6 +232,7 @@ fn check_gradients<L: MarginLoss>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::{SampleTarget, Target};
     use crate::{
         AdaFace, ArcFace, ClassMargins, Continuation, CosFace, CurricularFace, ElasticFace,
         FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax,
@@ -455,22 +334,5 @@ mod tests {
         assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::NormSlope { .. }), "{wrong}");
         let wrong = check(0.0, 1e-6);
         assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::PenaltySlope { .. }), "{wrong}");
-    }
-
-    #[test]
-    fn the_batch_has_negatives_on_both_sides_of_the_threshold() {
-        let losses: [Box<dyn MarginLoss>; 3] = [
-            Box::new(CurricularFace::default()),
-            Box::new(MvSoftmax::default()),
-            Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()),
-        ];
-        for loss in losses {
-            let rule = loss.hard_negatives().unwrap();
-            let small = SmallBatch::new(1.1, 1.0);
-            let logits = crate::NormalizedLogits::new(&small.x, &small.w).unwrap();
-            let cosines = logits.cosines();
-            let threshold = rule.threshold(loss.target(&Angle::from_theta(1.1)).value);
-            assert!(cosines[[0, 1]] > threshold && cosines[[0, 2]] < threshold, "{loss:?}");
-        }
     }
 }
