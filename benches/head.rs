@@ -5,8 +5,9 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use margin_softmax::{
-    ArcFace, Batch, BatchMut, CosFace, FNormSphereFace, Generalized, Gradients, Head, MarginLoss,
-    ModifiedSoftmax, Real, Reduction, Sgd, Softmax, SphereFace,
+    AdaFace, ArcFace, Batch, BatchMut, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
+    Generalized, Gradients, Head, MagFace, MarginLoss, ModifiedSoftmax, MvSoftmax, Real, Reduction,
+    Sgd, Softmax, SphereFace,
 };
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, Axis, Zip};
@@ -39,10 +40,22 @@ fn step<F: Real>(
     loss: impl MarginLoss,
     shape: (usize, usize, usize, bool),
 ) {
-    let (n, d, classes, _) = shape;
-    let (x, w) = (matrix::<F>(n, d, 1), matrix::<F>(classes, d, 2));
-    let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % classes).collect();
+    step_with_sub_centers::<F>(c, name, loss, shape, 1);
+}
+
+/// A step whose class weights are `k` rows of each class, as many rows together as without.
+fn step_with_sub_centers<F: Real>(
+    c: &mut Criterion,
+    name: &str,
+    loss: impl MarginLoss,
+    shape: (usize, usize, usize, bool),
+    k: usize,
+) {
+    let (n, d, rows, _) = shape;
+    let (x, w) = (matrix::<F>(n, d, 1), matrix::<F>(rows, d, 2));
+    let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % (rows / k)).collect();
     let batch = Batch::new(&x, &w, &labels).expect("a valid batch");
+    let batch = batch.with_sub_centers(k).expect("whole classes");
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(loss);
     run(c, name, shape, || {
@@ -105,6 +118,12 @@ fn losses(c: &mut Criterion) {
     step::<f32>(c, "CosFace", CosFace::default(), shape);
     step::<f32>(c, "ArcFace", ArcFace::default(), shape);
     step::<f32>(c, "Generalized", Generalized::default(), shape);
+    step::<f32>(c, "AdaFace", AdaFace::default(), shape);
+    step::<f32>(c, "MagFace", MagFace::default(), shape);
+    step::<f32>(c, "ElasticFace", ElasticFace::default(), shape);
+    step::<f32>(c, "CurricularFace", CurricularFace::default(), shape);
+    step::<f32>(c, "MvSoftmax", MvSoftmax::default(), shape);
+    step_with_sub_centers::<f32>(c, "ArcFace, 4 sub-centres", ArcFace::default(), shape, 4);
 }
 
 /// Z = X·Wᵀ, dX = Z·W, dW = Zᵀ·X by ndarray, outputs allocated beforehand. `benches/peers` compares
