@@ -1,12 +1,14 @@
 //! Norms, penalties, hard negatives and sub-centres: every level, step and rank against textbook
 //! loops.
 
-use crate::common::compare::wide;
+use crate::common::compare::{norm, wide};
+use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::{Wide, WideAnswer, WideProblem};
 use margin_softmax::{
-    Batch, BatchMut, ClassParallel, ClassSampler, Forward, Gradients, HardNegatives, Head,
-    MarginLoss, NormalizedLogits, Real, Reduction, SampledGradients, Scale, Sgd, Shard,
+    AdaFace, Angle, Batch, BatchMut, ClassParallel, ClassSampler, CosFace, CurricularFace,
+    ElasticFace, Forward, Gradients, HardNegatives, Head, InterclassFilter, MagFace, MarginLoss,
+    MvSoftmax, NormalizedLogits, Real, Reduction, Sample, SampledGradients, Scale, Sgd, Shard,
     WeightUpdate,
 };
 use ndarray::{Array, Array2, Axis, Dimension, s};
@@ -231,12 +233,7 @@ fn hard_negatives_are_found_below_the_correction() {
             let norm = problem.x.row(i).dot(&problem.x.row(i)).sqrt();
             let scale = if loss.scale == Scale::FeatureNorm { norm } else { 16.0 };
             let theta = wide(with.target_angles()[i]);
-            let sample = margin_softmax::Sample::new(
-                margin_softmax::Angle::from_theta(theta),
-                norm,
-                own[i],
-                i,
-            );
+            let sample = Sample::new(Angle::from_theta(theta), norm, own[i], i);
             let f = loss.target_of(&sample).value;
             let hard = loss.hard.unwrap();
             let sum = |factor: f64| -> f64 {
@@ -288,4 +285,44 @@ fn predictions_are_classes_not_rows() {
         let found = head.predict_sub_centers(&problem.x, &problem.w, problem.k, None).unwrap();
         assert_eq!(found, answer.predictions, "{what}");
     });
+}
+
+/// docs/math.md, section 13.4, for one sample at a time: |dX| ≤ s/r·(N'max + 1) + s·|∂f/∂r| + |P'|,
+/// and Σ q_j·|dw_j| ≤ s·(N'max + 1).
+#[test]
+fn gradients_of_every_loss_stay_within_their_bounds() {
+    let losses: Vec<(Box<dyn MarginLoss>, f64)> = vec![
+        (Box::new(AdaFace::default().with_statistics(20.0, 6.0).unwrap()), 1.0),
+        (Box::new(MagFace::default()), 1.0),
+        (Box::new(ElasticFace::default().at_step(3)), 1.0),
+        (Box::new(CurricularFace::default().with_t(0.4).unwrap()), 2.4),
+        (Box::new(MvSoftmax::default()), 1.2),
+        (Box::new(InterclassFilter::new(CosFace::default(), 0.2).unwrap()), 1.0),
+    ];
+    let mut rng = Rng::new(11);
+    for _ in 0..200 {
+        let (w, mut x) = (rng.matrix(6, 4), rng.matrix(1, 4));
+        let length = norm(x.row(0));
+        x *= rng.decades(1e-3, 1e3) / length;
+        let r = norm(x.row(0));
+        let labels = [rng.below(6)];
+        let batch = Batch::new(&x, &w, &labels).unwrap();
+        for (loss, steepest) in &losses {
+            let Scale::Fixed(s) = loss.scale() else { panic!("{loss:?}") };
+            let mut gradients = Gradients::zeros_for(&batch);
+            let head = Head::new(loss);
+            let forward = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
+            assert!(forward.losses[0].is_finite());
+            let angle = Angle::from_theta(forward.target_angles()[0]);
+            let target = loss.target_of(&Sample::new(angle, r, labels[0], 0));
+            let own = s * target.norm_slope.abs() + target.penalty_slope.abs();
+            let bound = (s / r * (steepest + 1.0) + own) * (1.0 + 1e-12);
+            let found = norm(gradients.embeddings.row(0));
+            assert!(found <= bound, "{loss:?}: |dx| = {found:e}, bound {bound:e}");
+            let rows = gradients.weights.rows().into_iter().zip(w.rows());
+            let found: f64 = rows.map(|(dw, w)| norm(dw) * norm(w)).sum();
+            let bound = s * (steepest + 1.0) * (1.0 + 1e-12);
+            assert!(found <= bound, "{loss:?}: Σ q·|dw| = {found:e}, bound {bound:e}");
+        }
+    }
 }
