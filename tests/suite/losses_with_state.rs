@@ -61,8 +61,9 @@ fn adaface_refuses_what_is_no_norm_and_is_then_as_it_was() {
         assert_eq!(loss, AdaFace::default());
     }
     let refused = loss.observe(&[1.0, -0.5]).unwrap_err();
-    let found = matches!(refused, Error::DegenerateNorm { argument: "norms", row: 1, norm, .. } if norm == -0.5);
-    assert!(found, "{refused:?}");
+    let Error::DegenerateNorm { argument: "norms", row: 1, norm: -0.5, .. } = refused else {
+        panic!("{refused:?}")
+    };
     assert!(refused.to_string().contains("-5e-1"), "{refused}");
     assert_eq!(loss, AdaFace::default());
 }
@@ -272,8 +273,6 @@ fn assert_refused_everywhere(loss: &(impl MarginLoss + Clone), expected: &Error)
         ClassParallel::new(loss.clone(), collective, range).forward(&shard).unwrap_err()
     });
     assert!(refusals.iter().all(|refusal| refusal == expected), "{refusals:?}");
-    let two = batch.with_sub_centers(1).unwrap();
-    assert_eq!(Head::new(loss).forward(&two).unwrap_err(), *expected);
 }
 
 #[test]
