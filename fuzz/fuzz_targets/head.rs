@@ -67,6 +67,7 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
     let classes = usize::from(case.classes % 600);
     let k = usize::from(case.sub_centers % 5);
     let rows = classes * k + usize::from(case.sub_centers / 250);
+    let classes = rows / k.max(1);
     let (x, w) = (case.x.fill::<F>(samples, dims), case.w.fill::<F>(rows, dims));
     let (x, w) = (x.view(), w.view());
     let labels = case.labels.fill(samples, classes);
