@@ -25,6 +25,8 @@ pub(crate) struct TargetAnswer {
 struct RowTarget {
     pair: TargetPair,
     cosine_slope: f64,
+    /// The row of class weights that the pair is of.
+    row: usize,
 }
 
 /// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` evaluates the loss for
@@ -266,7 +268,7 @@ impl<'a, F: Real> View<'a, F> {
                 TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
             }
         };
-        Ok(RowTarget { pair, cosine_slope })
+        Ok(RowTarget { pair, cosine_slope, row })
     }
 
     /// The row of its own class that is nearest to sample `i`, which has one.
@@ -308,7 +310,7 @@ impl<'a, F: Real> View<'a, F> {
             prediction: if beaten { found.class } else { label },
             mean_share,
             penalty: target.pair.target.penalty,
-            sub_center: self.own_row(i) % self.logits.sub_centers.count,
+            sub_center: target.row % self.logits.sub_centers.count,
         }
     }
 

@@ -1,9 +1,9 @@
-use super::{check_finite, check_unit_rate, mixed};
+use super::{check_finite, check_unit_rate, mixed, with_margins};
 use crate::data::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, Continuation, Sample, SampleTarget, Target};
+use crate::math::{Angle, Sample, SampleTarget, Target};
 
 /// Keeps the division defined where all norms of a batch are equal; the published value.
 const EPSILON: f64 = 1e-3;
@@ -170,8 +170,7 @@ impl AdaFace {
 
     /// The target of a sample of quality k.
     fn target_at(&self, angle: &Angle, k: f64) -> Target {
-        let Target { value, slope } = Continuation::Monotone.target(angle, 1.0, -self.m * k);
-        Target { value: value - (self.m + self.m * k), slope }
+        with_margins(angle, -self.m * k, self.m + self.m * k)
     }
 }
 

@@ -1,10 +1,10 @@
 use num_traits::PrimInt;
 
-use super::{check_angular_margin, check_cosine_margin, check_order};
+use super::{check_angular_margin, check_cosine_margin, check_order, with_margins};
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, Continuation, Sample, SampleTarget, Target};
+use crate::math::{Angle, Sample, SampleTarget, Target};
 
 /// Margins of its own for each class, for classes of very different size.
 ///
@@ -136,11 +136,6 @@ impl ClassMargins {
     pub fn m2(&self) -> &[f64] {
         &self.m2
     }
-}
-
-fn with_margins(angle: &Angle, m1: f64, m2: f64) -> Target {
-    let Target { value, slope } = Continuation::Monotone.target(angle, 1.0, m1);
-    Target { value: value - m2, slope }
 }
 
 impl MarginLoss for ClassMargins {

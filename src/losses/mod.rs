@@ -37,6 +37,7 @@ pub use softmax::Softmax;
 pub use sphereface::SphereFace;
 
 use crate::error::Error;
+use crate::math::{Angle, Continuation, Target};
 
 /// Checks an additive angle. Half a turn or more can only be a mistake: degrees, or a scale.
 fn check_angular_margin(
@@ -64,6 +65,12 @@ fn check_integer(m: u32) -> Result<f64, Error> {
 fn check_lambda(lambda: f64) -> Result<f64, Error> {
     let valid = lambda.is_finite() && lambda >= 0.0;
     Error::check_parameter("annealing lambda", lambda, "finite and >= 0", valid)
+}
+
+/// ψ(θ + m1) − m2, continued as `Monotone`.
+fn with_margins(angle: &Angle, m1: f64, m2: f64) -> Target {
+    let Target { value, slope } = Continuation::Monotone.target(angle, 1.0, m1);
+    Target { value: value - m2, slope }
 }
 
 /// Checks the upper of two bounds.

@@ -1,9 +1,10 @@
-//! A pointer to a loss is the same loss.
+//! A pointer to a loss is the same loss, and a wrapper is but for what it sets.
 
 use std::sync::Arc;
 
 use margin_softmax::{
-    Angle, Error, HardNegatives, MarginLoss, Sample, SampleTarget, Scale, Target,
+    Angle, Error, HardNegatives, InterclassFilter, LabelSmoothing, MarginLoss, Sample,
+    SampleTarget, Scale, Target,
 };
 
 /// A loss whose every method differs from the one that the trait provides.
@@ -74,4 +75,41 @@ fn every_method_is_forwarded_by_every_pointer() {
     assert_eq!(answers(&Arc::new(Everything)), expected);
     assert_eq!(answers(&(Box::new(Everything) as Box<dyn MarginLoss>)), expected);
     assert_eq!(answers(&(Arc::new(Everything) as Arc<dyn MarginLoss>)), expected);
+}
+
+/// The same without hard negatives, which a filter would have to replace.
+#[derive(Debug)]
+struct WithoutHardNegatives;
+
+impl MarginLoss for WithoutHardNegatives {
+    fn scale(&self) -> Scale {
+        Everything.scale()
+    }
+
+    fn target(&self, angle: &Angle) -> Target {
+        Everything.target(angle)
+    }
+
+    fn target_of(&self, sample: &Sample) -> SampleTarget {
+        Everything.target_of(sample)
+    }
+
+    fn check_classes(&self, classes: usize) -> Result<(), Error> {
+        Everything.check_classes(classes)
+    }
+
+    fn label_smoothing(&self) -> f64 {
+        Everything.label_smoothing()
+    }
+}
+
+#[test]
+fn wrappers_forward_every_method_but_their_own() {
+    let mut expected = answers(&Everything);
+    expected.5 = 0.5;
+    assert_eq!(answers(&LabelSmoothing::new(Everything, 0.5).unwrap()), expected);
+    let mut expected = answers(&WithoutHardNegatives);
+    expected.3 = Some(HardNegatives::above(0.25, 0.0, 0.0, 0.0));
+    let filter = InterclassFilter::new(WithoutHardNegatives, 0.25).unwrap();
+    assert_eq!(answers(&filter), expected);
 }
