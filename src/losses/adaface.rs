@@ -19,7 +19,7 @@ const NORMS: (f64, f64) = (1e-3, 100.0);
 /// k_i  = clip(h · (‖x_i‖ − μ) / (σ + 0.001), −1, 1)      ‖x_i‖ clipped to [0.001, 100]
 /// ```
 ///
-/// ψ is the [monotone cosine](Continuation::Monotone). At k = −1 the loss is ArcFace, at k = 0
+/// ψ is the [monotone cosine](crate::Continuation::Monotone). At k = −1 the loss is ArcFace, at k = 0
 /// CosFace; at k = 1 the angular margin is negative and the cosine margin twice as large. As
 /// published, no gradient flows through k. μ and σ are running statistics of the norms, which
 /// [`observe`](Self::observe) moves and nothing else: a step leaves the loss as it is.
