@@ -22,7 +22,7 @@ use crate::memory::main_memory;
 /// | `initializer` | normal, mean 0, standard deviation 0.01 | distribution of the class weights |
 /// | `on_device` | false | class weights on the network's device: [`on_device`](Self::on_device) |
 /// | `rows_per_shard` | 128 MiB of them | on the device: rows of class weights in one tensor |
-/// | `rows_per_tile` | 2²¹/N, at least 2048 | on the device: rows of class weights in one product |
+/// | `rows_per_tile` | 2²¹/N, at least 2048; 2¹⁷/N and 512 on Flex | on the device: rows of class weights in one product |
 ///
 /// ```
 /// use burn::tensor::Device;

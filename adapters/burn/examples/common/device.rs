@@ -16,6 +16,7 @@ pub fn named(name: &str) -> Result<Device, String> {
         "cuda" => Ok(Device::cuda(0usize)),
         #[cfg(feature = "rocm")]
         "rocm" => Ok(Device::rocm(0usize)),
+        #[allow(unreachable_patterns)] // where the features are on
         "wgpu" | "vulkan" | "metal" | "cuda" | "rocm" => {
             Err(format!("the device {name} needs the feature {name} of margin-softmax-burn"))
         }

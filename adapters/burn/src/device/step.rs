@@ -240,7 +240,8 @@ impl DeviceStep {
         let forward = step.complete(&first.stats, first.norms)?;
         let mut gradients = DeviceGradients::default();
         if x || w || b {
-            gradients = self.gradients(&step, &sweeps, (x, w || b), rows_of_sample.as_deref());
+            gradients =
+                self.gradients(&step, (&sweeps, &first), (x, w || b), rows_of_sample.as_deref());
         }
         Ok((forward, gradients))
     }
@@ -275,13 +276,13 @@ impl DeviceStep {
     fn gradients<F: Precision>(
         &self,
         step: &OffloadedStep<'_, F>,
-        sweeps: &Sweeps<'_>,
+        (sweeps, first): (&Sweeps<'_>, &FirstSweep),
         wanted: (bool, bool),
         sampled: Option<&[usize]>,
     ) -> DeviceGradients {
         let recipe = step.embedding_gradient();
         let SecondSweep { embeddings, radial, weights } =
-            sweeps.second(step, wanted, recipe.inverse_norms.is_some());
+            sweeps.second(step, first, wanted, recipe.inverse_norms.is_some());
         let embeddings = embeddings.map(|mut dx| {
             let scaled = sweeps.embeddings();
             if let Some((s, factors)) = &recipe.projected {
@@ -390,7 +391,7 @@ impl DeviceStep {
         let first = sweeps.first()?;
         check_weights(&step, &self.rows, &first, (&self.device, None))?;
         step.check_range(first.norms)?;
-        Ok(sweeps.all_logits())
+        Ok(sweeps.all_logits(&first))
     }
 }
 

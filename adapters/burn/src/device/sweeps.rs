@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, Transaction};
 use margin_softmax::{Error, HardLogits, LogSumExp, OffloadedStep, SweepStats};
 
@@ -11,6 +12,11 @@ use crate::memory::{Precision, number, with_dtype};
 
 /// Numbers in one of the arrays of logits of a tile, unless the rows of a tile are set.
 const TILE_NUMBERS: usize = 1 << 21;
+/// The same on the CPU, whose caches hold so many.
+const TILE_NUMBERS_ON_CPU: usize = 1 << 17;
+
+/// Norms whose squares, and those of entries that count, f32 holds.
+const PLAIN_NORMS: std::ops::RangeInclusive<f64> = 1e-12..=1e12;
 
 /// The class weights of a step: rows of matrices one after the other, `sub_centers` in turn for
 /// each class, with what is added to their logits.
@@ -59,10 +65,30 @@ struct Hard {
     quadratic: Tensor<2>,
 }
 
+/// The rows of one tile, ready for products.
+#[derive(Clone)]
+struct TileRows {
+    /// (rows, D): as they are, or where their norms leave the squares of f32 divided by them.
+    weights: Tensor<2>,
+    /// What multiplies their products (1, rows); `None` where nothing does.
+    factor: Option<Tensor<2>>,
+    /// What their gradients are divided by at last (rows, 1); `None` where by nothing.
+    divisor: Option<Tensor<2>>,
+}
+
+/// The norms of a tile, from the first sweep.
+#[derive(Clone)]
+enum Norms {
+    /// Class weights are not normalised.
+    Unused,
+    /// (1, rows): 1/norm.
+    Plain(Tensor<2>),
+    /// The norms leave the squares of f32.
+    Extreme,
+}
+
 /// The logits of one tile.
 struct Logits {
-    /// The rows of the class weights that the logits are products with (rows, D).
-    weights: Tensor<2>,
     /// (N, classes), before any counts harder.
     plain: Tensor<2>,
     /// Which of its rows each class takes (N, classes, K) of 0 and 1; `None` where it has one.
@@ -72,6 +98,7 @@ struct Logits {
 /// What the first sweep finds.
 pub(super) struct FirstSweep {
     pub stats: Vec<SweepStats>,
+    tiles: Vec<Norms>,
     /// The smallest and the largest norm of a class weight.
     pub norms: (f64, f64),
     /// Whether every norm is finite.
@@ -89,9 +116,12 @@ pub(super) struct SecondSweep {
 }
 
 impl Rows {
-    fn tiles(&self, samples: usize) -> Vec<Tile> {
+    fn tiles(&self, samples: usize, device: &Device) -> Vec<Tile> {
         let k = self.sub_centers;
-        let rows = self.tile.unwrap_or((TILE_NUMBERS / samples.max(1)).max(2048));
+        let on_cpu = matches!(device.as_dispatch(), DispatchDevice::Flex(_));
+        let (numbers, least) =
+            if on_cpu { (TILE_NUMBERS_ON_CPU, 512) } else { (TILE_NUMBERS, 2048) };
+        let rows = self.tile.unwrap_or((numbers / samples.max(1)).max(least));
         let rows = whole_classes(rows, k);
         let mut first = 0;
         let mut tiles = Vec::new();
@@ -116,9 +146,9 @@ impl<'a> Sweeps<'a> {
         labels: Vec<i64>,
         device: &Device,
     ) -> Self {
-        let tiles = rows.tiles(labels.len());
-        let widest = tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
         let device = device.clone().without_autodiff();
+        let tiles = rows.tiles(labels.len(), &device);
+        let widest = tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
         let column = |numbers: &[F]| column(numbers, &device);
         let hard = step.hard_logits().map(|hard| {
             let HardLogits { threshold, constant, linear, quadratic, .. } = &hard;
@@ -150,25 +180,41 @@ impl<'a> Sweeps<'a> {
 
     /// Finds the log-sum-exp of the negatives, the nearest class, and the range of the norms.
     pub fn first(&self) -> Result<FirstSweep, Error> {
-        let (mut stats, mut norms) = (Vec::new(), Vec::new());
+        let plain = self.sweep(false)?;
+        let (least, most) = plain.norms;
+        if plain.finite && PLAIN_NORMS.contains(&least) && PLAIN_NORMS.contains(&most) {
+            return Ok(plain);
+        }
+        // Rare: once more, with the largest entry of each row divided out.
+        self.sweep(true)
+    }
+
+    fn sweep(&self, extreme: bool) -> Result<FirstSweep, Error> {
+        let (mut stats, mut norms, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for tile in &self.tiles {
-            let (unit, norm) = self.unit_rows(tile);
-            let total = norm.clone().sum_dim(0);
-            norms.push(Tensor::cat(vec![norm.clone().min_dim(0), norm.max_dim(0), total], 1));
-            stats.push(self.tile_stats(tile, unit));
+            let norm = if extreme { self.unit_rows(tile).1 } else { self.plain_norms(tile) };
+            let (least, most) = (norm.clone().min_dim(0), norm.clone().max_dim(0));
+            norms.push(Tensor::cat(vec![least, most, norm.clone().sum_dim(0)], 1));
+            let of_tile = match (self.normalized, extreme) {
+                (false, _) => Norms::Unused,
+                (true, true) => Norms::Extreme,
+                (true, false) => Norms::Plain(norm.recip().transpose()),
+            };
+            stats.push(self.tile_stats(tile, &self.tile_rows(tile, &of_tile)));
+            kept.push(of_tile);
         }
         let (stats, norms) = (Tensor::cat(stats, 1), Tensor::cat(norms, 0));
         let both = Transaction::default().register(stats).register(norms);
         match &read(&self.device, both)?[..] {
-            [stats, norms] => Ok(self.merge(stats, norms)),
+            [stats, norms] => Ok(self.merge(stats, norms, kept)),
             _ => Err(device_error(&self.device, "it did not return what was read")),
         }
     }
 
     /// Of one tile for each sample: the largest logit and its class, the largest of the negatives,
     /// the sum of their exponentials, and that of their logits where labels are smoothed (N, 4 or 5).
-    fn tile_stats(&self, tile: &Tile, unit: Tensor<2>) -> Tensor<2> {
-        let Logits { plain, .. } = self.logits(tile, unit);
+    fn tile_stats(&self, tile: &Tile, rows: &TileRows) -> Tensor<2> {
+        let Logits { plain, .. } = self.logits(tile, rows);
         let own = self.own_classes(tile);
         let (best, at) = plain.clone().max_dim_with_indices(1);
         let at = with_dtype(at.float(), self.dtype);
@@ -196,7 +242,7 @@ impl<'a> Sweeps<'a> {
     }
 
     /// Combines the tiles in f64.
-    fn merge(&self, stats: &TensorData, norms: &TensorData) -> FirstSweep {
+    fn merge(&self, stats: &TensorData, norms: &TensorData, tiles: Vec<Norms>) -> FirstSweep {
         let vectors = if self.smoothed { 5 } else { 4 };
         let lowest = if self.dtype == DType::F64 { f64::MIN } else { f64::from(f32::MIN) };
         let stats: Vec<f64> = stats.iter::<f64>().collect();
@@ -219,18 +265,19 @@ impl<'a> Sweeps<'a> {
         };
         let samples = stats.chunks_exact((vectors * self.tiles.len()).max(1)).map(of_sample);
         let norms: Vec<f64> = norms.iter::<f64>().collect();
-        let tiles = norms.chunks_exact(3);
-        let range = tiles.clone().fold((f64::INFINITY, 0.0_f64), |(least, most), tile| {
+        let of_tiles = norms.chunks_exact(3);
+        let range = of_tiles.clone().fold((f64::INFINITY, 0.0_f64), |(least, most), tile| {
             (least.min(tile[0]), most.max(tile[1]))
         });
-        let finite = tiles.clone().all(|tile| tile[2].is_finite());
-        FirstSweep { stats: samples.collect(), norms: range, finite }
+        let finite = of_tiles.clone().all(|tile| tile[2].is_finite());
+        FirstSweep { stats: samples.collect(), tiles, norms: range, finite }
     }
 
     /// Turns the logits into gradients of the `wanted` of embeddings and class weights.
     pub fn second<F: Precision>(
         &self,
         step: &OffloadedStep<'_, F>,
+        first: &FirstSweep,
         (embeddings, weights): (bool, bool),
         by_norm: bool,
     ) -> SecondSweep {
@@ -242,9 +289,9 @@ impl<'a> Sweeps<'a> {
         let (mut dx, mut radial) = (None, None);
         let mut dw = Vec::new();
         let mut bias = Vec::new();
-        for tile in &self.tiles {
-            let (unit, norm) = self.unit_rows(tile);
-            let Logits { weights: v, plain, chosen } = self.logits(tile, unit);
+        for (tile, norms) in self.tiles.iter().zip(&first.tiles) {
+            let rows = self.tile_rows(tile, norms);
+            let Logits { plain, chosen } = self.logits(tile, &rows);
             let z = self.hard.as_ref().map_or(plain.clone(), |hard| hard.logits(plain.clone()));
             let mut g = (z.clone() - shift.clone()).exp() * coefficient.clone();
             if let Some(uniform) = &uniform {
@@ -256,24 +303,31 @@ impl<'a> Sweeps<'a> {
             if let Some(hard) = &self.hard {
                 let slope = hard.slopes(plain.clone());
                 if by_norm {
-                    let part = (g.clone() * (z - plain * slope.clone())).sum_dim(1);
+                    let part = (g.clone() * (z - plain.clone() * slope.clone())).sum_dim(1);
                     radial = Some(added(radial, part));
                 }
                 g = g * slope;
             }
-            if let Some(chosen) = chosen {
-                let [samples, classes, k] = chosen.dims();
-                g = (chosen * g.unsqueeze_dim::<3>(2)).reshape([samples, classes * k]);
+            let products = (weights && self.normalized)
+                .then(|| self.by_row(g.clone() * plain, chosen.as_ref()).sum_dim(0));
+            g = self.by_row(g, chosen.as_ref());
+            let sums = self.rows.shift.as_ref().filter(|_| weights).map(|_| g.clone().sum_dim(0));
+            // What normalised rows lose along themselves: without its shift, g·z is the product of
+            // a row with its gradient.
+            let along = products.map(|products| match (&sums, self.shift(tile)) {
+                (Some(sums), Some(shift)) => (products - sums.clone() * shift).transpose(),
+                _ => products.transpose(),
+            });
+            bias.extend(sums);
+            if let Some(factor) = &rows.factor {
+                g = g * factor.clone();
             }
             if weights {
-                let rows = self.weight_rows(g.clone(), v.clone(), norm);
-                self.place(&mut dw, tile, rows);
-                if self.rows.shift.is_some() {
-                    bias.push(g.clone().sum_dim(0));
-                }
+                let gradient = self.weight_rows(g.clone(), &rows, along);
+                self.place(&mut dw, tile, gradient);
             }
             if embeddings {
-                dx = Some(added(dx, g.matmul(v)));
+                dx = Some(added(dx, g.matmul(rows.weights)));
             }
         }
         let bias = (!bias.is_empty()).then(|| Tensor::cat(bias, 1).squeeze_dim::<1>(0));
@@ -287,19 +341,33 @@ impl<'a> Sweeps<'a> {
     }
 
     /// The logits of all classes (N, C), without margin.
-    pub fn all_logits(&self) -> Tensor<2> {
-        let tile = |tile| self.logits(tile, self.unit_rows(tile).0).plain;
-        Tensor::cat(self.tiles.iter().map(tile).collect(), 1)
+    pub fn all_logits(&self, first: &FirstSweep) -> Tensor<2> {
+        let tiles = self.tiles.iter().zip(&first.tiles);
+        let logits = tiles.map(|(tile, norms)| self.logits(tile, &self.tile_rows(tile, norms)));
+        Tensor::cat(logits.map(|logits| logits.plain).collect(), 1)
     }
 
-    /// Σ_i G_ij·a_i·u_i, projected where the class weights are normalised.
-    fn weight_rows(&self, g: Tensor<2>, v: Tensor<2>, norm: Tensor<2>) -> Tensor<2> {
-        let rows = g.transpose().matmul(self.embeddings.clone());
-        if !self.normalized {
-            return rows;
+    /// Numbers of each class (N, classes) as those of the row that it takes (N, rows), 0 for others.
+    fn by_row(&self, classes: Tensor<2>, chosen: Option<&Tensor<3>>) -> Tensor<2> {
+        let Some(chosen) = chosen else { return classes };
+        let [samples, count, k] = chosen.dims();
+        (chosen.clone() * classes.unsqueeze_dim::<3>(2)).reshape([samples, count * k])
+    }
+
+    /// Σ_i G_ij·a_i·u_i, less what lies `along` the rows where class weights are normalised.
+    fn weight_rows(&self, g: Tensor<2>, rows: &TileRows, along: Option<Tensor<2>>) -> Tensor<2> {
+        let mut gradient = g.transpose().matmul(self.embeddings.clone());
+        if let Some(mut along) = along {
+            if let Some(factor) = &rows.factor {
+                let factor = factor.clone().transpose();
+                along = along * factor.clone() * factor;
+            }
+            gradient = gradient - rows.weights.clone() * along;
         }
-        let along = (rows.clone() * v.clone()).sum_dim(1);
-        (rows - v * along) / norm
+        match &rows.divisor {
+            Some(divisor) => gradient / divisor.clone(),
+            None => gradient,
+        }
     }
 
     /// Puts the rows of a tile into the gradient of its matrix.
@@ -318,28 +386,58 @@ impl<'a> Sweeps<'a> {
         matrices.push(matrix.slice_assign([tile.rows.clone()], rows));
     }
 
-    /// The rows of a tile, divided by their norms where class weights are normalised, and the
-    /// norms (rows, 1). The largest entry is divided out first: no square overflows.
-    fn unit_rows(&self, tile: &Tile) -> (Tensor<2>, Tensor<2>) {
+    fn weights(&self, tile: &Tile) -> Tensor<2> {
         let weights = self.rows.matrices[tile.matrix].clone().slice([tile.rows.clone()]);
-        let weights = with_dtype(weights, self.dtype);
-        let tiny = if self.dtype == DType::F64 { f64::MIN_POSITIVE } else { 1.2e-38 };
-        let largest = weights.clone().max_abs_dim(1).clamp_min(tiny);
-        let scaled = weights.clone() / largest.clone();
-        let length = scaled.clone().square().sum_dim(1).sqrt();
-        let unit = if self.normalized { scaled / length.clone() } else { weights };
-        (unit, length * largest)
+        with_dtype(weights, self.dtype)
     }
 
-    fn logits(&self, tile: &Tile, weights: Tensor<2>) -> Logits {
-        let mut plain = self.embeddings.clone().matmul(weights.clone().transpose());
-        if let Some(shift) = &self.rows.shift {
-            let range = tile.first..tile.first + tile.rows.len();
-            plain = plain + shift.clone().slice([range]).unsqueeze_dim(0);
+    /// The norms of the rows of a tile (rows, 1).
+    fn plain_norms(&self, tile: &Tile) -> Tensor<2> {
+        self.weights(tile).square().sum_dim(1).sqrt()
+    }
+
+    /// The rows of a tile divided by their norms, and the norms (rows, 1). The largest entry is
+    /// divided out first: no square overflows.
+    fn unit_rows(&self, tile: &Tile) -> (Tensor<2>, Tensor<2>) {
+        let weights = self.weights(tile);
+        let tiny = if self.dtype == DType::F64 { f64::MIN_POSITIVE } else { 1.2e-38 };
+        let largest = weights.clone().max_abs_dim(1).clamp_min(tiny);
+        let scaled = weights / largest.clone();
+        let length = scaled.clone().square().sum_dim(1).sqrt();
+        (scaled / length.clone(), length * largest)
+    }
+
+    fn tile_rows(&self, tile: &Tile, norms: &Norms) -> TileRows {
+        let weights = || self.weights(tile);
+        match norms {
+            Norms::Unused => TileRows { weights: weights(), factor: None, divisor: None },
+            Norms::Plain(inverse) => {
+                TileRows { weights: weights(), factor: Some(inverse.clone()), divisor: None }
+            }
+            Norms::Extreme => {
+                let (weights, norm) = self.unit_rows(tile);
+                TileRows { weights, factor: None, divisor: Some(norm) }
+            }
+        }
+    }
+
+    /// What is added to the logits of a tile (1, rows).
+    fn shift(&self, tile: &Tile) -> Option<Tensor<2>> {
+        let range = tile.first..tile.first + tile.rows.len();
+        self.rows.shift.as_ref().map(|shift| shift.clone().slice([range]).unsqueeze_dim(0))
+    }
+
+    fn logits(&self, tile: &Tile, rows: &TileRows) -> Logits {
+        let mut plain = self.embeddings.clone().matmul(rows.weights.clone().transpose());
+        if let Some(factor) = &rows.factor {
+            plain = plain * factor.clone();
+        }
+        if let Some(shift) = self.shift(tile) {
+            plain = plain + shift;
         }
         let k = self.rows.sub_centers;
         if k == 1 {
-            return Logits { weights, plain, chosen: None };
+            return Logits { plain, chosen: None };
         }
         let [samples, rows] = plain.dims();
         let by_class = plain.reshape([samples, rows / k, k]);
@@ -349,7 +447,7 @@ impl<'a> Sweeps<'a> {
         let shape = [samples, rows / k, k];
         let chosen = at.expand(shape).equal(rows_of_class.expand(shape)).float();
         let chosen = with_dtype(chosen, self.dtype);
-        Logits { weights, plain: largest.squeeze_dim(2), chosen: Some(chosen) }
+        Logits { plain: largest.squeeze_dim(2), chosen: Some(chosen) }
     }
 
     /// Where the logits of a tile are those of the samples' own classes (N, classes); `None` where
