@@ -13,8 +13,8 @@ mod folds;
 mod histogram;
 mod identification;
 mod pairs;
-//PLOT
-//PLOT
+#[cfg(feature = "plot")]
+pub mod plot;
 mod real;
 mod roc;
 mod steps;
