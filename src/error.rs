@@ -226,6 +226,14 @@ pub enum Error {
         reason: String,
     },
 
+    /// A device, such as a graphics card, cannot run the step, failed in it, or computes wrong.
+    Device {
+        /// The device.
+        device: String,
+        /// What it reported, or what is wrong with it.
+        reason: String,
+    },
+
     /// These logits were built from cosines alone: there are no embeddings and class weights whose
     /// gradients could be computed.
     Detached,
@@ -338,6 +346,7 @@ impl fmt::Display for Error {
                  largest that is safe",
             ),
             Error::Collective { rank, reason } => write!(f, "rank {rank}: {reason}"),
+            Error::Device { device, reason } => write!(f, "{device}: {reason}"),
             Error::Detached => f.write_str(
                 "these logits were built from cosines: build them with \
                  NormalizedLogits::new to get gradients of embeddings and weights",

@@ -36,7 +36,10 @@ pub use data::{
 pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 pub use error::Error;
 pub use gradcheck::{GradientCheck, Place, check_loss};
-pub use head::{Head, ZeroEmbedding};
+pub use head::{
+    EmbeddingGradient, HardLogits, Head, LogitFactors, OffloadedClasses, OffloadedStep, SweepStats,
+    TargetGradients, ZeroEmbedding,
+};
 pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;

@@ -11,7 +11,7 @@ use crate::kernel::Real;
 /// their rows: class `j` is row `selected[j]` of the caller's matrix, or row `start + j`. A *label* is
 /// the caller's number of a class. With sub-centres every so many rows in turn are those of one
 /// label, and each row is a class of its own here.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Classes<'a, F> {
     pub weights: ArrayView2<'a, F>,
     pub bias: Option<ArrayView1<'a, F>>,
@@ -24,13 +24,27 @@ pub(crate) struct Classes<'a, F> {
     pub sub_centers: usize,
     /// The caller's row that is the first of `weights` and `bias`.
     pub start: usize,
+    /// Whether `weights` holds the selected rows alone, side by side. Other parts than single rows
+    /// are then not there to be read.
+    pub gathered: bool,
 }
 
 impl<'a, F: Real> Classes<'a, F> {
     /// All rows of `weights`, which hold the classes from label 0 on.
     pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
         let (selected, offsets) = (None, None);
-        Classes { weights, bias, selected, offsets, first: 0, sub_centers: 1, start: 0 }
+        let (first, sub_centers, start, gathered) = (0, 1, 0, false);
+        Classes { weights, bias, selected, offsets, first, sub_centers, start, gathered }
+    }
+
+    /// The rows `selected` of matrices that are elsewhere, gathered in `weights`; `bias` is whole.
+    pub fn gathered(
+        weights: ArrayView2<'a, F>,
+        bias: Option<ArrayView1<'a, F>>,
+        selected: &'a [usize],
+    ) -> Self {
+        let selected = Some(selected);
+        Classes { selected, gathered: true, ..Classes::all(weights, bias) }
     }
 
     /// The same classes with a shorter lifetime, to which ndarray's views do not coerce.
@@ -43,6 +57,7 @@ impl<'a, F: Real> Classes<'a, F> {
             first: self.first,
             sub_centers: self.sub_centers,
             start: self.start,
+            gathered: self.gathered,
         }
     }
 
@@ -58,12 +73,9 @@ impl<'a, F: Real> Classes<'a, F> {
     /// The first of the classes with this label; `None` where it does not take part.
     pub fn find(&self, label: usize) -> Option<usize> {
         let row = label.checked_sub(self.first)?.checked_mul(self.sub_centers)?;
-        if row >= self.weights.nrows() {
-            return None;
-        }
         match self.selected {
             Some(selected) => selected.binary_search(&row).ok(),
-            None => Some(row),
+            None => Some(row).filter(|row| *row < self.weights.nrows()),
         }
     }
 
@@ -90,6 +102,7 @@ impl<'a, F: Real> Classes<'a, F> {
             first: self.first,
             sub_centers: self.sub_centers,
             start: span.start,
+            gathered: self.gathered,
         }
     }
 
@@ -105,7 +118,8 @@ impl<'a, F: Real> Classes<'a, F> {
 
     /// The weight of class `j`, as the caller laid it out.
     pub fn weight(&self, j: usize) -> ArrayView1<'a, F> {
-        self.weights.index_axis_move(Axis(0), self.row_of(j) - self.start)
+        let row = if self.gathered { j } else { self.row_of(j) - self.start };
+        self.weights.index_axis_move(Axis(0), row)
     }
 
     /// Whether anything is added to the logits.
@@ -169,6 +183,7 @@ impl<'a, F: Real> ClassesMut<'a, F> {
             first: 0,
             sub_centers: 1,
             start: self.start,
+            gathered: false,
         }
     }
 

@@ -3,11 +3,11 @@
 
 use ndarray::ArrayViewMut2;
 
-use crate::data::Outcome;
+use crate::data::{Forward, Outcome};
 use crate::error::Error;
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
-use crate::math::LogSumExp;
+use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
 
 /// What the first sweep finds for one sample among the classes of this rank.
 #[derive(Debug, Clone, Copy)]
@@ -44,20 +44,32 @@ pub(crate) struct TargetLogit {
 }
 
 impl SampleStats {
-    /// What the sample contributes to [`Forward`](crate::Forward), once its target is known.
-    pub fn outcome(&self) -> Option<Outcome> {
-        let target = self.target?;
-        Some(Outcome {
-            negatives: self.negatives,
-            target_logit: target.logit,
-            margin_free_logit: target.margin_free,
-            target_angle: target.angle,
-            norm: self.norm,
-            prediction: self.prediction,
-            mean_share: self.mean_share,
-            penalty: target.penalty,
-            sub_center: target.sub_center,
-        })
+    /// Records the sample in `forward`, once its target is known; returns its terms, for a loss that
+    /// counts `upstream` times.
+    pub fn record<F: Real>(
+        &self,
+        smoothing: Smoothing,
+        upstream: f64,
+        forward: &mut Forward<F>,
+    ) -> SampleTerms {
+        let target_logit = self.target.map_or(f64::INFINITY, |target| target.logit);
+        let plain = sample_terms(self.negatives, target_logit, upstream);
+        if let Some(target) = self.target {
+            let outcome = Outcome {
+                negatives: self.negatives,
+                target_logit,
+                margin_free_logit: target.margin_free,
+                target_angle: target.angle,
+                norm: self.norm,
+                prediction: self.prediction,
+                mean_share: self.mean_share,
+                penalty: target.penalty,
+                sub_center: target.sub_center,
+            };
+            let added = smoothing.loss(target_logit, self.mean_share);
+            forward.record(self.row, self.label, plain.loss + added, &outcome);
+        }
+        smoothing.gradients(plain, upstream)
     }
 }
 

@@ -6,9 +6,9 @@ use crate::kernel::{HardTile, Real};
 /// The numbers of a [`HardTile`]; empty without hard negatives.
 #[derive(Debug)]
 pub(crate) struct HardSamples<F> {
-    threshold: Vec<F>,
-    constant: Vec<F>,
-    quadratic: Vec<F>,
+    pub threshold: Vec<F>,
+    pub constant: Vec<F>,
+    pub quadratic: Vec<F>,
 }
 
 impl<F> Default for HardSamples<F> {

@@ -9,17 +9,23 @@
 mod communication;
 mod first_sweep;
 mod hard_samples;
+mod offload;
 mod parameters;
 mod plan;
 mod prepare;
 mod run;
 mod second_sweep;
 mod step;
+mod target_gradients;
 mod update;
 mod workspace;
 
 pub(crate) use communication::{
     Agreement, Communication, SampleStats, Shared, SingleRank, StepReport, TargetLogit,
+};
+pub use offload::{
+    EmbeddingGradient, HardLogits, LogitFactors, OffloadedClasses, OffloadedStep, SweepStats,
+    TargetGradients,
 };
 pub(crate) use prepare::StepInput;
 pub use prepare::ZeroEmbedding;

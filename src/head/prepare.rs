@@ -37,7 +37,7 @@ pub enum ZeroEmbedding {
 }
 
 /// Everything that a step reads.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct StepInput<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
     pub classes: Classes<'a, F>,
@@ -151,11 +151,33 @@ impl<F: Real> StepInput<'_, F> {
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<Bounds, Error> {
-        prepared.sub_centers = self.classes.sub_centers;
-        let Prepared { form, samples, embeddings, packed, factors, .. } = prepared;
         if self.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
             return Err(Error::Precision);
         }
+        self.collect_samples(loss, prepared)?;
+        let form = prepared.form;
+        let norms = self.check_weights(form, &mut prepared.factors, parallel)?;
+        self.complete_samples(loss, prepared, parallel)?;
+        let Prepared { samples, embeddings, packed, .. } = prepared;
+        let classes = self.classes.labels();
+        let bounds = self.check_range(form, samples, (norms, classes))?;
+        self.scale_embeddings(form, samples, embeddings);
+        if !samples.is_empty() {
+            let embeddings = Mat::new(embeddings, samples.len(), self.embeddings.ncols());
+            kernel::pack(self.level, self.precision, embeddings.t(), &mut packed[0]);
+            kernel::pack(self.level, self.precision, embeddings, &mut packed[1]);
+        }
+        Ok(bounds)
+    }
+
+    /// The form of the logits, and the samples that count with their norms.
+    pub fn collect_samples<L: MarginLoss>(
+        &self,
+        loss: &L,
+        prepared: &mut Prepared<F>,
+    ) -> Result<(), Error> {
+        prepared.sub_centers = self.classes.sub_centers;
+        let Prepared { form, samples, .. } = prepared;
         *form = form_of(loss)?;
         if self.labels.is_none() {
             // Nothing to smooth, and nothing to be hard against, in inference.
@@ -168,21 +190,21 @@ impl<F: Real> StepInput<'_, F> {
         if let Some(bias) = &self.classes.bias {
             check_finite("bias", bias)?;
         }
-        self.collect(*form, samples)?;
-        let norms = self.check_weights(*form, factors, parallel)?;
+        self.collect(*form, samples)
+    }
+
+    /// How much the loss of each sample counts, and its target pair.
+    pub fn complete_samples<L: MarginLoss>(
+        &self,
+        loss: &L,
+        Prepared { form, samples, .. }: &mut Prepared<F>,
+        parallel: bool,
+    ) -> Result<(), Error> {
         let counted = samples.len();
         for sample in samples.iter_mut() {
             sample.upstream = self.reduction.map_or(0.0, |r| r.weight(sample.row, counted));
         }
-        self.target_pairs(loss, *form, samples, parallel)?;
-        let bounds = self.check_range(*form, samples, norms)?;
-        self.scale_embeddings(*form, samples, embeddings);
-        if counted > 0 {
-            let embeddings = Mat::new(embeddings, counted, self.embeddings.ncols());
-            kernel::pack(self.level, self.precision, embeddings.t(), &mut packed[0]);
-            kernel::pack(self.level, self.precision, embeddings, &mut packed[1]);
-        }
-        Ok(bounds)
+        self.target_pairs(loss, *form, samples, parallel)
     }
 
     /// The angle of every sample that counts with its class, by row; π/2 for the others. No sweep
@@ -352,14 +374,14 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// Refuses inputs whose logits or gradients may leave the range of the working type.
-    fn check_range(
+    pub fn check_range(
         &self,
         form: LogitForm,
         samples: &[PreparedSample],
-        weight_norms: (f64, f64),
+        (weight_norms, classes): ((f64, f64), usize),
     ) -> Result<Bounds, Error> {
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
-            .with_smoothing(form.smoothing, self.classes.labels())
+            .with_smoothing(form.smoothing, classes)
             .with_hard_negatives(form.hard);
         for PreparedSample { row, norm, upstream, target, .. } in samples {
             let target: Option<SampleTarget> = target.map(|target| target.target);
@@ -369,7 +391,7 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// The working copy of the embeddings, in the samples' order: a_i·u_i.
-    fn scale_embeddings(
+    pub fn scale_embeddings(
         &self,
         form: LogitForm,
         samples: &[PreparedSample],

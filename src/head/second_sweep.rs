@@ -237,29 +237,9 @@ impl<F: Real> Sweep<'_, F> {
             }
             let mut copy = Vec::new();
             let w = contiguous(classes.weight(at + j), &mut copy);
-            self.add_target_pairs(coefficients, w, targets, row, sum);
+            let LogitCoefficients { embeddings, terms, .. } = coefficients;
+            self.prepared.add_target_pairs((embeddings, terms), w, targets, row, sum);
         }
-    }
-
-    /// Adds the target pairs of one class to the gradient of its weight.
-    fn add_target_pairs(
-        &self,
-        coefficients: LogitCoefficients<'_, F>,
-        w: &[F],
-        targets: Range<usize>,
-        row: &mut [F],
-        sum: &mut [f64],
-    ) {
-        let mut x_copy = Vec::new();
-        kernel::add_scaled(sum, 0.0, row, 1.0);
-        for i in targets {
-            let sample = &self.prepared.samples[i];
-            let Some(target) = &sample.target else { continue };
-            let x = contiguous(coefficients.embeddings.row(sample.row), &mut x_copy);
-            let gradient = coefficients.terms[i].target_gradient;
-            target.add_to_weight(self.prepared.form, (x, w, sample.norm), gradient, sum);
-        }
-        kernel::rounded(row, sum);
     }
 
     /// Sums the chunks' parts, projects them and adds the target pairs: the gradient of the
@@ -273,9 +253,9 @@ impl<F: Real> Sweep<'_, F> {
         workers: &mut [Scratch<F>],
     ) {
         gradients.fill(F::zero());
-        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let (n, dims, prepared) = (self.plan.samples, self.plan.dims, self.prepared);
         let mut places = vec![None; gradients.nrows()];
-        for (i, sample) in self.prepared.samples.iter().enumerate() {
+        for (i, sample) in prepared.samples.iter().enumerate() {
             places[sample.row] = Some(i);
         }
         let rows = gradients.axis_iter_mut(Axis(0)).zip(places);
@@ -284,49 +264,17 @@ impl<F: Real> Sweep<'_, F> {
             let sum = &mut scratch.row[..dims];
             kernel::sum_rows(sum, partials, i * dims, n * dims);
             let radial = radial.iter().skip(i).step_by(n).sum();
-            self.finish_embedding(coefficients, targets, (i, radial), sum);
+            let mut copy = Vec::new();
+            let w = prepared.samples[i].class.map(|class| match targets {
+                TargetRows::InPlace(classes) => contiguous(classes.weight(class), &mut copy),
+                TargetRows::Copied(rows) => &rows[i * dims..(i + 1) * dims],
+            });
+            let LogitCoefficients { embeddings, terms, .. } = coefficients;
+            prepared.finish_embedding((embeddings, terms), w, (i, radial), sum);
             match row.as_slice_mut() {
                 Some(row) => kernel::rounded(row, sum),
                 None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),
             }
         });
-    }
-
-    /// Turns Σ_j G_ij·v_j into the gradient of one embedding: its projection where the scale is
-    /// fixed, plus the gradient of the target logit. `radial` is r times what the negatives add to
-    /// the derivative by the norm r.
-    fn finish_embedding(
-        &self,
-        coefficients: LogitCoefficients<'_, F>,
-        targets: &TargetRows<'_, F>,
-        (i, radial): (usize, f64),
-        sum: &mut [f64],
-    ) {
-        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
-        let sample = &self.prepared.samples[i];
-        let x = contiguous(coefficients.embeddings.row(sample.row), &mut x_copy);
-        let form = self.prepared.form;
-        let inverse = sample.norm.recip();
-        if let Scale::Fixed(_) = form.scale {
-            let along = kernel::dot(sum, x) * inverse;
-            kernel::add_scaled(sum, 1.0, x, -along * inverse);
-        }
-        if let (Some(target), Some(class)) = (&sample.target, sample.class) {
-            let w = match targets {
-                TargetRows::InPlace(classes) => contiguous(classes.weight(class), &mut w_copy),
-                TargetRows::Copied(rows) => &rows[i * sum.len()..(i + 1) * sum.len()],
-            };
-            let gradient = coefficients.terms[i].target_gradient;
-            target.add_to_embedding(form, (x, w), gradient, sum);
-        }
-        if let Scale::Fixed(s) = form.scale {
-            sum.iter_mut().for_each(|v| *v *= s * inverse);
-        }
-        let by_loss = sample.target.map_or(0.0, |target| {
-            target.by_norm(coefficients.terms[i].target_gradient, sample.upstream)
-        });
-        if by_loss != 0.0 || radial != 0.0 {
-            kernel::add_scaled(sum, 1.0, x, (by_loss + radial * inverse) * inverse);
-        }
     }
 }

@@ -13,7 +13,7 @@ use crate::data::{Bounds, Forward, IGNORED, Output};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::math::{Smoothing, sample_terms};
+use crate::math::Smoothing;
 use crate::update::WeightUpdate;
 
 /// What a step is asked for besides the losses.
@@ -269,14 +269,7 @@ impl<'a, F: Real> Step<'a, F> {
         let mut forward = Forward::with_samples(rows, prepared.form);
         terms.clear();
         for (sample, stats) in prepared.samples.iter().zip(&stats) {
-            let outcome = stats.outcome();
-            let target_logit = outcome.map_or(f64::INFINITY, |outcome| outcome.target_logit);
-            let plain = sample_terms(stats.negatives, target_logit, sample.upstream);
-            terms.push(self.smoothing.gradients(plain, sample.upstream));
-            if let Some(outcome) = outcome {
-                let added = self.smoothing.loss(outcome.target_logit, outcome.mean_share);
-                forward.record(stats.row, stats.label, plain.loss + added, &outcome);
-            }
+            terms.push(stats.record(self.smoothing, sample.upstream, &mut forward));
         }
         self.workspace.stats = stats;
         Ok(forward)

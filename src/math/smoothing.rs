@@ -27,7 +27,7 @@ use super::log_sum_exp::SampleTerms;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Smoothing {
     epsilon: f64,
-    classes: f64,
+    classes: usize,
 }
 
 impl Smoothing {
@@ -35,12 +35,16 @@ impl Smoothing {
     /// in a sampled step. Of one class there is nothing to smooth.
     pub fn new(epsilon: f64, classes: usize) -> Self {
         let epsilon = if classes > 1 { epsilon } else { 0.0 };
-        Smoothing { epsilon, classes: classes.max(1) as f64 }
+        Smoothing { epsilon, classes: classes.max(1) }
+    }
+
+    pub(crate) fn classes(&self) -> usize {
+        self.classes
     }
 
     /// The part of the mean of all logits that is due to some: their `sum` over C.
     pub fn share(&self, sum: f64) -> f64 {
-        sum / self.classes
+        sum / self.classes as f64
     }
 
     /// What is added to the loss, ε·(z_y − (1/C)·Σ_j z_j), from the target logit and the
@@ -49,7 +53,7 @@ impl Smoothing {
         if self.epsilon == 0.0 {
             return 0.0; // whatever the logits: a sample without negatives has infinite ones
         }
-        self.epsilon * (target_logit * (1.0 - 1.0 / self.classes) - negatives)
+        self.epsilon * (target_logit * (1.0 - 1.0 / self.classes as f64) - negatives)
     }
 
     /// The same terms with the gradients of the smoothed loss, which counts `upstream` times.
@@ -57,8 +61,9 @@ impl Smoothing {
         if self.epsilon == 0.0 {
             return terms; // bit for bit, the sign of a zero included
         }
-        let uniform = upstream * (self.epsilon / self.classes);
-        let target_gradient = terms.target_gradient + uniform * (self.classes - 1.0);
+        let classes = self.classes as f64;
+        let uniform = upstream * (self.epsilon / classes);
+        let target_gradient = terms.target_gradient + uniform * (classes - 1.0);
         SampleTerms { uniform, target_gradient, ..terms }
     }
 }

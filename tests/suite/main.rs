@@ -19,6 +19,7 @@ mod logits;
 mod losses_with_state;
 mod misuse;
 mod numerics;
+mod offload;
 mod one_side;
 mod oracle;
 mod pointers;

@@ -63,7 +63,7 @@ fn assert_close<F: Real, D: Dimension>(
     }
 }
 
-fn assert_answers<F: Real>(
+pub fn assert_answers<F: Real>(
     what: &str,
     forward: &Forward<F>,
     [dx, dw]: [&Array2<F>; 2],
@@ -78,7 +78,7 @@ fn assert_answers<F: Real>(
 }
 
 /// Every loss on every shape, and how many negatives counted harder in all.
-fn for_each<F: Real>(mut check: impl FnMut(&str, &Wide, &WideProblem<F>, &WideAnswer)) {
+pub fn for_each<F: Real>(mut check: impl FnMut(&str, &Wide, &WideProblem<F>, &WideAnswer)) {
     let mut hard = 0;
     for (seed, shape) in SHAPES.into_iter().enumerate() {
         for loss in menu() {

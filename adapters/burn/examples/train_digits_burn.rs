@@ -2,7 +2,11 @@
 //! ArcFace head.
 //!
 //! `cargo run --release -p margin-softmax-burn --example train_digits_burn`
+//!
+//! With `-- --device wgpu` and `--features wgpu`, network and class weights are on a graphics card.
 
+#[path = "common/device.rs"]
+mod devices;
 #[path = "../../../examples/common/digits.rs"]
 mod digits;
 
@@ -24,6 +28,7 @@ use burn::train::renderer::{
 use burn::train::{
     ClassificationOutput, InferenceStep, Learner, SupervisedTraining, TrainOutput, TrainStep,
 };
+use clap::Parser;
 use digits::{CLASSES, Dataset, Samples};
 use indicatif::ProgressBar;
 use margin_softmax::{ArcFace, Error};
@@ -34,6 +39,15 @@ const HIDDEN: usize = 128;
 const DIMS: usize = 16;
 const EPOCHS: usize = 12;
 const LEAST_ACCURACY: f64 = 0.95;
+
+#[derive(Parser)]
+#[command(about = "Trains a network and an ArcFace head on handwritten digits")]
+struct Arguments {
+    /// Where network and class weights are: flex, wgpu, vulkan, metal, cuda or rocm. Without, the
+    /// network is on flex and the class weights are in main memory.
+    #[arg(long, value_parser = devices::named)]
+    device: Option<Device>,
+}
 
 /// The head comes last: burn trains on the device of the first parameter.
 #[derive(Module, Debug)]
@@ -50,11 +64,12 @@ struct Digits {
 }
 
 impl Model {
-    fn new(device: &Device) -> Result<Self> {
+    fn new(device: &Device, on_device: bool) -> Result<Self> {
+        let config = MarginHeadConfig::new(DIMS, CLASSES).with_on_device(on_device);
         Ok(Model {
             hidden: LinearConfig::new(PIXELS, HIDDEN).init(device),
             embedding: LinearConfig::new(HIDDEN, DIMS).init(device),
-            head: MarginHeadConfig::new(DIMS, CLASSES).init(ArcFace::new(16.0, 0.5)?, device)?,
+            head: config.init(ArcFace::new(16.0, 0.5)?, device)?,
         })
     }
 
@@ -114,7 +129,9 @@ fn items(samples: &Samples) -> Vec<Digit> {
 }
 
 fn main() -> Result<()> {
-    let device = Device::flex().autodiff();
+    let Arguments { device } = Arguments::parse();
+    let on_device = device.is_some();
+    let device = device.unwrap_or_else(Device::flex).autodiff();
     device.seed(1);
     let dataset = Dataset::bundled()?;
     let loader = |samples| {
@@ -131,7 +148,7 @@ fn main() -> Result<()> {
         .renderer(Box::new(Epochs::default()))
         .with_application_logger(None)
         .num_epochs(EPOCHS);
-    let learner = Learner::new(Model::new(&device)?, AdamConfig::new().init(), 3e-3);
+    let learner = Learner::new(Model::new(&device, on_device)?, AdamConfig::new().init(), 3e-3);
     let trained = training.launch(learner);
     if let Some(error) = trained.error {
         return Err(anyhow!("training ended early: {error}"));
@@ -139,7 +156,7 @@ fn main() -> Result<()> {
 
     let file = std::env::temp_dir().join("margin-softmax-burn").join("model");
     trained.model.save_file(&file)?;
-    let model = Model::new(&device.inner())?.try_load_file(&file)?;
+    let model = Model::new(&device.inner(), on_device)?.try_load_file(&file)?;
     let accuracy = accuracy(&model, &dataset.held_out)?;
     println!("held-out accuracy of the saved model: {accuracy:.4}");
     ensure!(accuracy >= LEAST_ACCURACY, "expected at least {LEAST_ACCURACY}");
@@ -148,7 +165,7 @@ fn main() -> Result<()> {
 
 /// The fraction of samples whose nearest class is their own.
 fn accuracy(model: &Model, samples: &Samples) -> Result<f64> {
-    let digits = ToTensors.batch(items(samples), &Device::flex());
+    let digits = ToTensors.batch(items(samples), &model.devices()[0]);
     let nearest = model.head.predict(model.embed(digits.images))?;
     let right = nearest.equal(digits.labels).int().sum().into_scalar::<i64>();
     Ok(right as f64 / samples.len() as f64)

@@ -5,6 +5,7 @@
 mod backward;
 mod config;
 mod detached;
+mod device;
 mod engine;
 mod head;
 mod inputs;
@@ -13,6 +14,7 @@ mod operation;
 mod reduction;
 
 pub use config::MarginHeadConfig;
+pub use device::SelfCheck;
 pub use head::{MarginHead, NO_CLASS};
 pub use memory::Precision;
 pub use reduction::Reduction;

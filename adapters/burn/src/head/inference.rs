@@ -5,7 +5,7 @@ use margin_softmax::{Error, Forward, IGNORED, MarginLoss, NormalizedLogits};
 
 use super::{MarginHead, in_its_type};
 use crate::inputs::Inputs;
-use crate::memory::{Labels, Precision};
+use crate::memory::{Labels, Precision, on_device, with_dtype};
 
 /// The prediction of [`MarginHead::predict`] for an embedding that has none.
 pub const NO_CLASS: i64 = -1;
@@ -36,6 +36,9 @@ impl MarginHead {
         labels: Tensor<1, Int>,
     ) -> Result<Forward<F>, Error> {
         let labels = Labels::read(labels, self.ignored)?;
+        if self.is_on_device() {
+            return self.evaluate_on_device(embeddings, &labels);
+        }
         let inputs = Inputs::<F>::of(self, embeddings);
         let arrays = inputs.values.arrays()?;
         self.engine.core().forward(&arrays.batch(&labels)?)
@@ -103,6 +106,10 @@ impl MarginHead {
     fn logits_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<2>, Error> {
         let embeddings = embeddings.dequantize();
         let (device, dtype) = (embeddings.device().without_autodiff(), embeddings.dtype());
+        if self.is_on_device() {
+            let logits = self.logits_on_device::<F>(embeddings)?;
+            return Ok(on_device(with_dtype(logits, dtype), &device));
+        }
         let inputs = Inputs::<F>::of(self, embeddings);
         let arrays = inputs.values.arrays()?;
         let mut logits = NormalizedLogits::new(&arrays.embeddings, &arrays.weights)?
@@ -118,12 +125,17 @@ impl MarginHead {
 
     fn predict_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<1, Int>, Error> {
         let device = embeddings.device().without_autodiff();
-        let inputs = Inputs::<F>::of(self, embeddings);
-        let arrays = inputs.values.arrays()?;
-        let core = self.engine.core();
-        let (x, w, bias) = (&arrays.embeddings, &arrays.weights, arrays.bias.as_deref());
-        let nearest = core.predict_sub_centers(x, w, self.sub_centers, bias)?;
-        let class = |class| if class == IGNORED { NO_CLASS } else { class as i64 };
+        let nearest = if self.is_on_device() {
+            self.predict_on_device::<F>(embeddings)?
+        } else {
+            let inputs = Inputs::<F>::of(self, embeddings);
+            let arrays = inputs.values.arrays()?;
+            let core = self.engine.core();
+            let (x, w, bias) = (&arrays.embeddings, &arrays.weights, arrays.bias.as_deref());
+            let nearest = core.predict_sub_centers(x, w, self.sub_centers, bias)?;
+            nearest.into_iter().map(|class| (class != IGNORED).then_some(class)).collect()
+        };
+        let class = |class: Option<usize>| class.map_or(NO_CLASS, |class| class as i64);
         let nearest: Vec<i64> = nearest.into_iter().map(class).collect();
         let count = nearest.len();
         Ok(Tensor::from_data(TensorData::new(nearest, [count]), &device))

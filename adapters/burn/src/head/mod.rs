@@ -2,6 +2,8 @@
 
 mod inference;
 mod module;
+mod on_device;
+mod records;
 mod training;
 
 pub use inference::NO_CLASS;
@@ -49,13 +51,25 @@ use crate::engine::Engine;
 /// ```
 #[derive(Debug, Clone)]
 pub struct MarginHead {
-    /// The class weights (C, D); with K sub-centres (C·K, D).
+    /// The class weights (C, D); with K sub-centres (C·K, D). Of a head on the device, the first
+    /// of its shards.
     pub weights: Param<Tensor<2>>,
+    /// The class weights that follow those of `weights`, shard by shard: of a head on the device
+    /// that has more rows than a shard holds. Else empty.
+    pub shards: Vec<Param<Tensor<2>>>,
     /// The bias of the logits (C), for Softmax only.
     pub bias: Option<Param<Tensor<1>>>,
     ignored: Option<i64>,
     sub_centers: usize,
+    on_device: Option<OnDevice>,
     engine: Engine,
+}
+
+/// What a head on the device needs to know besides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OnDevice {
+    /// Rows of class weights in a tile, where they are set.
+    pub rows_per_tile: Option<usize>,
 }
 
 /// Calls a generic method with the type that the head computes in.
@@ -72,11 +86,36 @@ use in_its_type;
 impl MarginHead {
     pub(crate) fn from_parts(
         weights: Param<Tensor<2>>,
+        shards: Vec<Param<Tensor<2>>>,
         bias: Option<Param<Tensor<1>>>,
         loss: Arc<dyn MarginLoss>,
     ) -> Self {
         let engine = Engine::new(Head::new(loss));
-        MarginHead { weights, bias, ignored: None, sub_centers: 1, engine }
+        MarginHead { weights, shards, bias, ignored: None, sub_centers: 1, on_device: None, engine }
+    }
+
+    /// Whether the class weights are on the network's device, instead of in main memory.
+    pub fn is_on_device(&self) -> bool {
+        self.on_device.is_some()
+    }
+
+    /// The class weights in all shards, in the order of the classes.
+    pub fn all_weights(&self) -> impl Iterator<Item = &Param<Tensor<2>>> {
+        std::iter::once(&self.weights).chain(&self.shards)
+    }
+
+    /// The same, to be replaced.
+    pub fn all_weights_mut(&mut self) -> impl Iterator<Item = &mut Param<Tensor<2>>> {
+        std::iter::once(&mut self.weights).chain(&mut self.shards)
+    }
+
+    /// The same head, whose class weights are on the device.
+    pub(crate) fn with_weights_on_device(self, rows_per_tile: Option<usize>) -> Self {
+        MarginHead { on_device: Some(OnDevice { rows_per_tile }), ..self }
+    }
+
+    pub(crate) fn rows_per_tile(&self) -> Option<usize> {
+        self.on_device.and_then(|settings| settings.rows_per_tile)
     }
 
     /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss

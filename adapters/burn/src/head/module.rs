@@ -1,9 +1,10 @@
 //! The burn module: the code that `#[derive(Module)]` generates, except that moves between devices
-//! leave the parameters in main memory.
+//! leave parameters in main memory that are to stay there, and that records fit any number of shards.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
 };
+use burn::store::{ModuleRecord, RecordError};
 use burn::tensor::Device;
 
 use crate::MarginHead;
@@ -11,39 +12,59 @@ use crate::memory::main_memory;
 
 const CONTAINER: &str = "Struct:MarginHead";
 
+impl MarginHead {
+    /// Where the parameters are on `device`, or on one with its autodiff settings.
+    fn place(&self, device: &Device) -> Device {
+        if self.is_on_device() { device.clone() } else { main_memory(device) }
+    }
+}
+
 impl Module for MarginHead {
     fn collect_devices(&self, devices: Devices) -> Devices {
-        self.bias.collect_devices(self.weights.collect_devices(devices))
+        let devices = self.shards.collect_devices(self.weights.collect_devices(devices));
+        self.bias.collect_devices(devices)
     }
 
-    /// The head with a new graph. Its parameters stay in main memory.
+    /// The head with a new graph. Parameters in main memory stay there.
     fn fork(self, device: &Device) -> Self {
-        let memory = main_memory(device);
-        let (weights, bias) = (self.weights.fork(&memory), self.bias.fork(&memory));
-        MarginHead { weights, bias, ..self }
+        let place = self.place(device);
+        let (weights, shards) = (self.weights.fork(&place), self.shards.fork(&place));
+        let bias = self.bias.fork(&place);
+        MarginHead { weights, shards, bias, ..self }
     }
 
-    /// Returns the head unchanged: its parameters stay in main memory.
-    fn to_device(self, _: &Device) -> Self {
-        self
+    /// Moves the parameters of a head on the device; those in main memory stay there.
+    fn to_device(self, device: &Device) -> Self {
+        if !self.is_on_device() {
+            return self;
+        }
+        let (weights, shards) = (self.weights.to_device(device), self.shards.to_device(device));
+        let bias = self.bias.to_device(device);
+        MarginHead { weights, shards, bias, ..self }
     }
 
     fn train(self) -> Self {
-        MarginHead { weights: self.weights.train(), bias: self.bias.train(), ..self }
+        let (weights, shards) = (self.weights.train(), self.shards.train());
+        MarginHead { weights, shards, bias: self.bias.train(), ..self }
     }
 
     fn valid(&self) -> Self {
-        MarginHead { weights: self.weights.valid(), bias: self.bias.valid(), ..self.clone() }
+        let (weights, shards) = (self.weights.valid(), self.shards.valid());
+        MarginHead { weights, shards, bias: self.bias.valid(), ..self.clone() }
     }
 
     fn materialize(self) -> Self {
-        MarginHead { weights: self.weights.materialize(), bias: self.bias.materialize(), ..self }
+        let (weights, shards) = (self.weights.materialize(), self.shards.materialize());
+        MarginHead { weights, shards, bias: self.bias.materialize(), ..self }
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
         visitor.enter_module("weights", CONTAINER);
         self.weights.visit(visitor);
         visitor.exit_module("weights", CONTAINER);
+        visitor.enter_module("shards", CONTAINER);
+        self.shards.visit(visitor);
+        visitor.exit_module("shards", CONTAINER);
         visitor.enter_module("bias", CONTAINER);
         self.bias.visit(visitor);
         visitor.exit_module("bias", CONTAINER);
@@ -53,20 +74,33 @@ impl Module for MarginHead {
         mapper.enter_module("weights", CONTAINER);
         let weights = Module::map(self.weights, mapper);
         mapper.exit_module("weights", CONTAINER);
+        mapper.enter_module("shards", CONTAINER);
+        let shards = Module::map(self.shards, mapper);
+        mapper.exit_module("shards", CONTAINER);
         mapper.enter_module("bias", CONTAINER);
         let bias = Module::map(self.bias, mapper);
         mapper.exit_module("bias", CONTAINER);
-        MarginHead { weights, bias, ..self }
+        MarginHead { weights, shards, bias, ..self }
+    }
+
+    /// Loads a record of a head of either kind, with any number of shards.
+    fn try_load_record(self, record: ModuleRecord) -> Result<Self, RecordError> {
+        self.load(record)
     }
 }
 
 impl ModuleDisplayDefault for MarginHead {
     fn content(&self, content: Content) -> Option<Content> {
-        let [rows, dims] = self.weights.lazy_shape().dims();
+        let (mut rows, mut dims) = (0, 0);
+        for weights in self.all_weights() {
+            let [shard, columns] = weights.lazy_shape().dims();
+            (rows, dims) = (rows + shard, columns);
+        }
         content
             .add("dims", &dims)
             .add("classes", &(rows / self.sub_centers.max(1)))
             .add("sub_centers", &self.sub_centers)
+            .add("on_device", &self.is_on_device())
             .add("bias", &self.bias.is_some())
             .add_debug_attribute("loss", &self.loss())
             .optional()

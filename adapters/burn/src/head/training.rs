@@ -128,6 +128,10 @@ impl MarginHead {
         let like = (embeddings.device(), embeddings.dtype());
         let labels = Labels::read(labels, self.ignored)?;
         let reducer = reduction.read::<F>(labels.classes.len())?;
+        if self.is_on_device() {
+            let (loss, forward) = self.step_on_device(embeddings, &labels, None, &reducer)?;
+            return Ok((returned(loss, &like), forward));
+        }
         let (core, inputs) = (self.engine.core(), Inputs::<F>::of(self, embeddings));
         let tracked = inputs.tracked();
         let (forward, gradients) = {
@@ -262,6 +266,12 @@ impl MarginHead {
         let reducer = reduction.read::<F>(labels.classes.len())?;
         let mut drawing = sampler.clone();
         let sample = drawing.sample(&labels.classes)?;
+        if self.is_on_device() {
+            let step = self.step_on_device(embeddings, &labels, Some(&sample), &reducer);
+            let (loss, forward) = step?;
+            *sampler = drawing;
+            return Ok((returned(loss, &like), forward, sample));
+        }
         let (core, inputs) = (self.engine.core(), Inputs::<F>::of(self, embeddings));
         let (forward, gradients, count) = {
             let arrays = inputs.values.arrays()?;
@@ -311,6 +321,9 @@ impl MarginHead {
         let embeddings = embeddings.dequantize();
         let like = (embeddings.device(), embeddings.dtype());
         let labels = Labels::read(labels, self.ignored)?;
+        if self.is_on_device() {
+            return Ok(returned(self.losses_on_device::<F>(embeddings, labels)?, &like));
+        }
         let (core, inputs) = (self.engine.core(), Inputs::<F>::of(self, embeddings));
         let losses = {
             let arrays = inputs.values.arrays()?;

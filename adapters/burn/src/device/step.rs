@@ -1,0 +1,496 @@
+//! A step on the device, from tensors to losses and gradients.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+use margin_softmax::{
+    ClassSample, Error, Forward, IGNORED, OffloadedClasses, OffloadedStep, Reduction,
+};
+use ndarray::{Array1, Array2, ArrayRef1};
+
+use super::operation::{Attached, Gradient, LaterGradients};
+use super::sweeps::{FirstSweep, Rows, SecondSweep, Sweeps, add_rows, column, wrong_norms};
+use super::{device_error, ids, read};
+use crate::MarginHead;
+use crate::detached;
+use crate::engine::Core;
+use crate::memory::{Labels, Precision, number, on_device, with_dtype};
+
+/// Embeddings, class weights and bias as tensors of the autodiff graph, on the head's device.
+pub(crate) struct DeviceInputs {
+    embeddings: Tensor<2>,
+    shards: Vec<Tensor<2>>,
+    bias: Option<Tensor<1>>,
+}
+
+/// The same without the graph. A backward pass may keep them.
+#[derive(Debug, Clone)]
+pub(crate) struct DeviceStep {
+    embeddings: Tensor<2>,
+    rows: Rows,
+    bias: Option<Tensor<1>>,
+    device: Device,
+}
+
+/// The gradients of one step; `None` where none is asked for.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceGradients {
+    embeddings: Option<Tensor<2>>,
+    shards: Option<Vec<Attached>>,
+    bias: Option<Tensor<1>>,
+}
+
+/// What a step reads in main memory.
+struct Read<F> {
+    embeddings: Array2<F>,
+    own: Array2<F>,
+    bias: Option<Array1<F>>,
+}
+
+impl DeviceInputs {
+    pub fn of<F: Precision>(head: &MarginHead, embeddings: Tensor<2>) -> Result<Self, Error> {
+        let shards: Vec<Tensor<2>> =
+            head.all_weights().map(|shard| shard.val().dequantize()).collect();
+        let device = shards[0].device();
+        super::check_supported(&device)?;
+        check_type::<F>(&device)?;
+        let embeddings = with_dtype(on_device(embeddings.dequantize(), &device), F::dtype());
+        let shards = shards.into_iter().map(|shard| on_device(shard, &device)).collect();
+        let bias = head.bias.as_ref();
+        let bias = bias.map(|bias| with_dtype(on_device(bias.val(), &device), F::dtype()));
+        Ok(DeviceInputs { embeddings, shards, bias })
+    }
+
+    /// The inputs without the graph, for a head with these settings.
+    pub fn step(&self, head: &MarginHead) -> DeviceStep {
+        let matrices = self.shards.iter().map(|shard| shard.clone().without_autodiff()).collect();
+        let bias = self.bias.clone().map(Tensor::without_autodiff);
+        let (sub_centers, tile) = (head.sub_centers(), head.rows_per_tile());
+        let rows = Rows { matrices, shift: bias.clone(), sub_centers, tile };
+        let device = self.embeddings.device().without_autodiff();
+        DeviceStep { embeddings: self.embeddings.clone().without_autodiff(), rows, bias, device }
+    }
+
+    /// Which of embeddings, class weights and bias a gradient is needed for.
+    pub fn tracked(&self) -> [bool; 3] {
+        let bias = self.bias.as_ref().is_some_and(Tensor::is_tracked);
+        [self.embeddings.is_tracked(), self.shards.iter().any(Tensor::is_tracked), bias]
+    }
+
+    /// Records `value` as a function of these inputs, with gradients that are known.
+    pub fn record(self, value: Tensor<1>, gradients: DeviceGradients) -> Tensor<1> {
+        let DeviceGradients { embeddings, shards, bias } = gradients;
+        let mut value = value;
+        if let Some(gradient) = embeddings {
+            value = Attached::Known(Gradient::Matrix(gradient)).to(value, self.embeddings);
+        }
+        for (shard, gradient) in self.shards.into_iter().zip(shards.into_iter().flatten()) {
+            value = gradient.to(value, shard);
+        }
+        if let (Some(input), Some(gradient)) = (self.bias, bias) {
+            value = Attached::Known(Gradient::Vector(gradient)).to(value, input);
+        }
+        value
+    }
+
+    /// Records losses whose gradients are found in the backward pass.
+    pub fn record_losses<F: Precision>(
+        self,
+        losses: Tensor<1>,
+        step: DeviceStep,
+        core: Arc<Core>,
+        labels: Labels,
+    ) -> Tensor<1> {
+        let tracked = self.tracked();
+        let found = Mutex::new(None);
+        let precision = std::marker::PhantomData::<F>;
+        let per_sample = PerSample { step, core, labels, tracked, found, precision };
+        let later: Arc<dyn LaterGradients> = Arc::new(per_sample);
+        let attached = |index| Attached::Later(later.clone(), index);
+        let mut losses = attached(EMBEDDINGS).to(losses, self.embeddings);
+        for (index, shard) in self.shards.into_iter().enumerate() {
+            losses = attached(FIRST_SHARD + index).to(losses, shard);
+        }
+        match self.bias {
+            Some(bias) => attached(BIAS).to(losses, bias),
+            None => losses,
+        }
+    }
+}
+
+const EMBEDDINGS: usize = 0;
+const BIAS: usize = 1;
+const FIRST_SHARD: usize = 2;
+
+impl DeviceStep {
+    /// Numbers on the device, without a graph.
+    pub fn vector<F: Precision>(&self, numbers: Vec<F>) -> Tensor<1> {
+        let count = numbers.len();
+        Tensor::from_data(TensorData::new(numbers, [count]), (&self.device, F::dtype()))
+    }
+
+    /// How many classes there are.
+    fn classes(&self) -> Result<usize, Error> {
+        let rows: usize = self.rows.matrices.iter().map(|matrix| matrix.dims()[0]).sum();
+        let (k, [samples, dims]) = (self.rows.sub_centers, self.embeddings.dims());
+        let bad = |argument, expected, actual| Err(Error::Shape { argument, expected, actual });
+        if samples == 0 || dims == 0 {
+            return Err(Error::Empty { argument: "embeddings", actual: vec![samples, dims] });
+        }
+        if k == 0 || !rows.is_multiple_of(k) {
+            let expected = vec![(rows / k.max(1)).max(1) * k.max(1)];
+            return bad("rows of class weights", expected, vec![rows]);
+        }
+        if let Some(other) = self.rows.matrices.iter().find(|matrix| matrix.dims()[1] != dims) {
+            return bad("class weights", vec![rows, dims], vec![rows, other.dims()[1]]);
+        }
+        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.dims() != [rows]) {
+            return bad("bias", vec![rows], bias.dims().to_vec());
+        }
+        if i32::try_from(rows).is_err() {
+            let reason = format!("{rows} rows of class weights are more than it numbers");
+            return Err(device_error(&self.device, &reason));
+        }
+        Ok(rows / k)
+    }
+
+    /// The rows of the class weights with these ascending numbers, from the matrices that have some.
+    fn select(&self, rows: &[usize]) -> Vec<Tensor<2>> {
+        let of_matrix = |(matrix, local): (&Tensor<2>, Vec<i64>)| {
+            let local = ids(&local, &self.device);
+            (local.dims() != [0]).then(|| matrix.clone().select(0, local))
+        };
+        self.rows.matrices.iter().zip(self.local(rows)).filter_map(of_matrix).collect()
+    }
+
+    /// Ascending numbers of rows as those of each matrix.
+    fn local(&self, rows: &[usize]) -> Vec<Vec<i64>> {
+        let (mut first, mut rest) = (0, rows);
+        let of_matrix = |matrix: &Tensor<2>| {
+            let end = first + matrix.dims()[0];
+            let (own, others) = rest.split_at(rest.partition_point(|row| *row < end));
+            let local = own.iter().map(|row| (row - first) as i64).collect();
+            (first, rest) = (end, others);
+            local
+        };
+        self.rows.matrices.iter().map(of_matrix).collect()
+    }
+
+    /// Reads the embeddings, these rows of the class weights, and the bias.
+    fn read<F: Precision>(&self, rows: &[usize]) -> Result<Read<F>, Error> {
+        let [samples, dims] = self.embeddings.dims();
+        let own = self.select(rows);
+        let mut transaction = Transaction::default().register(self.embeddings.clone());
+        if !own.is_empty() {
+            transaction = transaction.register(with_dtype(Tensor::cat(own, 0), F::dtype()));
+        }
+        if let Some(bias) = &self.bias {
+            transaction = transaction.register(bias.clone());
+        }
+        let mut data = read(&self.device, transaction)?.into_iter();
+        let mut matrix = |rows: usize| {
+            let numbers: Vec<F> = if rows == 0 {
+                Vec::new()
+            } else {
+                data.next().map(|data| data.iter::<F>().collect()).unwrap_or_default()
+            };
+            let read = numbers.len();
+            Array2::from_shape_vec([rows, dims], numbers).map_err(|_| {
+                device_error(&self.device, &format!("it returned {read} of {rows}×{dims} numbers"))
+            })
+        };
+        let (embeddings, own) = (matrix(samples)?, matrix(rows.len())?);
+        let bias = data.next().map(|bias| bias.iter::<F>().collect());
+        Ok(Read { embeddings, own, bias })
+    }
+
+    /// Losses, and gradients for a `reduction` of what is tracked.
+    pub fn run<F: Precision>(
+        &self,
+        core: &Core,
+        labels: &Labels,
+        sample: Option<&ClassSample>,
+        reduction: Option<Reduction<'_, F>>,
+        [x, w, b]: [bool; 3],
+    ) -> Result<(Forward<F>, DeviceGradients), Error> {
+        let k = self.rows.sub_centers;
+        let ignored = labels.with_ignored.then_some(IGNORED);
+        let mut classes = OffloadedClasses::new(&labels.classes, ignored, (self.classes()?, k))?;
+        if let Some(sample) = sample {
+            classes = classes.with_sample(sample)?;
+        }
+        let Read { embeddings, own, bias } = self.read::<F>(classes.rows())?;
+        let bias: Option<&ArrayRef1<F>> = bias.as_deref();
+        let mut step = core.offload(&classes, (&embeddings, &own, bias), reduction)?;
+        let selected = sample.map(|sample| self.selected::<F>(sample));
+        let places = match sample {
+            Some(sample) => sample.labels.iter().map(|&place| place as i64).collect(),
+            None => labels.classes.iter().map(|&label| label as i64).collect(),
+        };
+        let rows = selected.as_ref().unwrap_or(&self.rows);
+        let sweeps = Sweeps::new(&step, rows, places, &self.device);
+        let mut first = sweeps.first()?;
+        let rows_of_sample = sample.map(|sample| sample.rows(k));
+        check_weights(&step, rows, &first, (&self.device, rows_of_sample.as_deref()))?;
+        if let Some(sample) = sample {
+            for stats in &mut first.stats {
+                stats.nearest = sample.classes[stats.nearest];
+            }
+        }
+        let forward = step.complete(&first.stats, first.norms)?;
+        let mut gradients = DeviceGradients::default();
+        if x || w || b {
+            gradients = self.gradients(&step, &sweeps, (x, w || b), rows_of_sample.as_deref());
+        }
+        Ok((forward, gradients))
+    }
+
+    /// The matrices and the shift of the classes of a sample.
+    fn selected<F: Precision>(&self, sample: &ClassSample) -> Rows {
+        let k = self.rows.sub_centers;
+        let rows = sample.rows(k);
+        let bias = self.bias.clone().map(|bias| {
+            let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+            bias.select(0, ids(&rows, &self.device))
+        });
+        let offsets = (sample.correction() != 0.0).then(|| {
+            let correction = F::from_f64(sample.correction()).unwrap_or_else(F::nan);
+            let mut offsets = vec![correction; sample.classes.len()];
+            for &place in &sample.labels {
+                if let Some(offset) = offsets.get_mut(place) {
+                    *offset = F::zero();
+                }
+            }
+            let offsets: Vec<F> = offsets.into_iter().flat_map(|o| vec![o; k]).collect();
+            let offsets = TensorData::new(offsets, [rows.len()]);
+            Tensor::<1>::from_data(offsets, (&self.device, F::dtype()))
+        });
+        let shift = match (bias, offsets) {
+            (Some(bias), Some(offsets)) => Some(bias + offsets),
+            (bias, offsets) => bias.or(offsets),
+        };
+        Rows { matrices: self.select(&rows), shift, ..self.rows.clone() }
+    }
+
+    fn gradients<F: Precision>(
+        &self,
+        step: &OffloadedStep<'_, F>,
+        sweeps: &Sweeps<'_>,
+        wanted: (bool, bool),
+        sampled: Option<&[usize]>,
+    ) -> DeviceGradients {
+        let recipe = step.embedding_gradient();
+        let SecondSweep { embeddings, radial, weights } =
+            sweeps.second(step, wanted, recipe.inverse_norms.is_some());
+        let embeddings = embeddings.map(|mut dx| {
+            let scaled = sweeps.embeddings();
+            if let Some((s, factors)) = &recipe.projected {
+                let unit = scaled.clone().div_scalar(number(*s));
+                let along = (dx.clone() * unit.clone()).sum_dim(1);
+                dx = (dx - unit * along) * column(factors, &self.device);
+            }
+            if let (Some(radial), Some(inverse)) = (radial, &recipe.inverse_norms) {
+                let inverse = column(inverse, &self.device);
+                dx = dx + (radial * inverse.clone()) * (scaled * inverse);
+            }
+            let shape = [recipe.targets.nrows(), recipe.targets.ncols()];
+            let targets = TensorData::new(recipe.targets.into_raw_vec_and_offset().0, shape);
+            dx + Tensor::from_data(targets, (&self.device, F::dtype()))
+        });
+        let (shards, bias) =
+            weights.map(|weights| self.weight_gradients(step, weights, sampled)).unzip();
+        DeviceGradients { embeddings, shards, bias: bias.flatten() }
+    }
+
+    /// Adds the target rows to the sweep's gradients of class weights and bias.
+    fn weight_gradients<F: Precision>(
+        &self,
+        step: &OffloadedStep<'_, F>,
+        (matrices, bias): (Vec<Tensor<2>>, Option<Tensor<1>>),
+        sampled: Option<&[usize]>,
+    ) -> (Vec<Attached>, Option<Tensor<1>>) {
+        let own = step.target_gradients();
+        let place = |row: &usize| sampled.map_or(Some(*row), |all| all.binary_search(row).ok());
+        let places: Vec<usize> = own.rows.iter().filter_map(place).collect();
+        let dims = own.weights.ncols();
+        let mut numbers = own.weights.into_raw_vec_and_offset().0.into_iter();
+        let (mut first, mut at) = (0, 0);
+        let added: Vec<Tensor<2>> = matrices
+            .into_iter()
+            .map(|matrix| {
+                let end = first + matrix.dims()[0];
+                let count = places[at..].partition_point(|place| *place < end);
+                let local: Vec<i64> =
+                    places[at..at + count].iter().map(|place| (place - first) as i64).collect();
+                (first, at) = (end, at + count);
+                if count == 0 {
+                    return matrix;
+                }
+                let rows: Vec<F> = numbers.by_ref().take(count * dims).collect();
+                let rows = TensorData::new(rows, [count, dims]);
+                let rows = Tensor::from_data(rows, (&self.device, F::dtype()));
+                add_rows(matrix, &local, rows)
+            })
+            .collect();
+        let places: Vec<i64> = places.into_iter().map(|place| place as i64).collect();
+        let bias = self.bias.as_ref().and(bias).map(|bias| {
+            let added = TensorData::new(own.bias, [places.len()]);
+            let added = Tensor::<1>::from_data(added, (&self.device, F::dtype()));
+            let bias = bias.unsqueeze_dim::<2>(1);
+            let bias = add_rows(bias, &places, added.unsqueeze_dim(1));
+            let Some(sampled) = sampled else { return bias.squeeze_dim(1) };
+            let all = self.bias.as_ref().map_or(0, |bias| bias.dims()[0]);
+            let sampled: Vec<i64> = sampled.iter().map(|&row| row as i64).collect();
+            let zeros = Tensor::zeros([all, 1], (&self.device, F::dtype()));
+            add_rows(zeros, &sampled, bias).squeeze_dim(1)
+        });
+        (self.attached(added, sampled), bias)
+    }
+
+    /// The gradients of the shards, from those of the matrices of the sweep.
+    fn attached(&self, gradients: Vec<Tensor<2>>, sampled: Option<&[usize]>) -> Vec<Attached> {
+        let shards = self.rows.matrices.iter();
+        let Some(sampled) = sampled else {
+            let known = |gradient| Attached::Known(Gradient::Matrix(gradient));
+            return gradients.into_iter().map(known).collect();
+        };
+        let mut gradients = gradients.into_iter();
+        let of_shard = |(shard, rows): (&Tensor<2>, Vec<i64>)| {
+            let [count, dims] = shard.dims();
+            let next = if rows.is_empty() { None } else { gradients.next() };
+            let gradient = next.unwrap_or_else(|| Tensor::zeros([0, dims], &self.device));
+            Attached::Rows { rows, gradient, count }
+        };
+        shards.zip(self.local(sampled)).map(of_shard).collect()
+    }
+
+    /// The nearest class of every embedding, without margin; `None` for one that has none.
+    pub fn predict<F: Precision>(&self, core: &Core) -> Result<Vec<Option<usize>>, Error> {
+        let classes = OffloadedClasses::for_inference((self.classes()?, self.rows.sub_centers))?;
+        let Read { embeddings, own, bias } = self.read::<F>(&[])?;
+        let step = core.offload(&classes, (&embeddings, &own, bias.as_deref()), None)?;
+        let unlabelled = vec![-1; embeddings.nrows()];
+        let first = Sweeps::new(&step, &self.rows, unlabelled, &self.device).first()?;
+        check_weights(&step, &self.rows, &first, (&self.device, None))?;
+        step.check_range(first.norms)?;
+        let mut nearest = vec![None; embeddings.nrows()];
+        for row in step.counted() {
+            nearest[row] = Some(first.stats[row].nearest);
+        }
+        Ok(nearest)
+    }
+
+    /// The logits without margin (N, C).
+    pub fn logits<F: Precision>(&self, core: &Core) -> Result<Tensor<2>, Error> {
+        let classes = OffloadedClasses::for_inference((self.classes()?, self.rows.sub_centers))?;
+        let Read { embeddings, own, bias } = self.read::<F>(&[])?;
+        let step = core.offload(&classes, (&embeddings, &own, bias.as_deref()), None)?;
+        let unlabelled = vec![-1; embeddings.nrows()];
+        let sweeps = Sweeps::new(&step, &self.rows, unlabelled, &self.device);
+        let first = sweeps.first()?;
+        check_weights(&step, &self.rows, &first, (&self.device, None))?;
+        step.check_range(first.norms)?;
+        Ok(sweeps.all_logits())
+    }
+}
+
+/// Refuses a device that does not compute in `F`, whatever it claims: WGSL has no exponential in
+/// f64, and burn returns numbers all the same.
+fn check_type<F: Precision>(device: &Device) -> Result<(), Error> {
+    let refused = || Err(device_error(device, &format!("it does not compute in {:?}", F::dtype())));
+    if !device.supports_dtype(F::dtype()) {
+        return refused();
+    }
+    if F::dtype() == DType::F64 {
+        let plain = device.clone().without_autodiff();
+        let e = Tensor::<1>::ones([1], (&plain, DType::F64)).exp();
+        let data = read(device, Transaction::default().register(e))?;
+        let e = data.iter().flat_map(|data| data.iter::<f64>()).next();
+        if !e.is_some_and(|e| (e - std::f64::consts::E).abs() < 1e-14) {
+            return refused();
+        }
+    }
+    Ok(())
+}
+
+/// Refuses class weights that the device found to be out of range, by the row that main memory
+/// finds to be so; `rows` are the numbers of the sweep's rows where it is over some of them.
+fn check_weights<F: Precision>(
+    step: &OffloadedStep<'_, F>,
+    rows: &Rows,
+    found: &FirstSweep,
+    (device, numbers): (&Device, Option<&[usize]>),
+) -> Result<(), Error> {
+    const ROWS: usize = 4096;
+    if found.finite && step.accepts_norms(found.norms) {
+        return Ok(());
+    }
+    let mut first = 0;
+    for matrix in &rows.matrices {
+        let [count, dims] = matrix.dims();
+        for start in (0..count).step_by(ROWS) {
+            let block = start..(start + ROWS).min(count);
+            let tensor = with_dtype(matrix.clone().slice([block.clone()]), F::dtype());
+            let data = read(device, Transaction::default().register(tensor))?;
+            let block: Vec<F> = data.iter().flat_map(|data| data.iter::<F>()).collect();
+            for (j, row) in block.chunks_exact(dims).enumerate() {
+                let row = ndarray::ArrayView2::from_shape([1, dims], row).expect("one row");
+                let number = first + start + j;
+                let number = numbers.map_or(number, |numbers| numbers[number]);
+                step.check_class_weights(row, number)?;
+            }
+        }
+        first += count;
+    }
+    Err(wrong_norms(device, found.norms))
+}
+
+/// Losses whose gradients are found from the upstream gradient of each sample.
+#[derive(Debug)]
+struct PerSample<F> {
+    step: DeviceStep,
+    core: Arc<Core>,
+    labels: Labels,
+    tracked: [bool; 3],
+    /// Found for the first input that asks, taken by each.
+    found: Mutex<Option<DeviceGradients>>,
+    precision: std::marker::PhantomData<F>,
+}
+
+impl<F: Precision> PerSample<F> {
+    fn run(&self, upstream: Tensor<1>) -> Result<DeviceGradients, Error> {
+        let data = read(&self.step.device, Transaction::default().register(upstream))?;
+        let upstream: Array1<F> = data.iter().flat_map(|data| data.iter::<F>()).collect();
+        let reduction = Some(Reduction::Weighted(&upstream));
+        Ok(self.step.run(&self.core, &self.labels, None, reduction, self.tracked)?.1)
+    }
+}
+
+impl<F: Precision> LaterGradients for PerSample<F> {
+    fn gradient(self: Arc<Self>, index: usize, upstream: Tensor<1>) -> Gradient {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let gradients = found.get_or_insert_with(|| {
+            let step = self.clone();
+            // Burn's backward pass returns no errors.
+            detached::run(move || step.run(upstream)).unwrap_or_default()
+        });
+        let nan = |matrix: &Tensor<2>| Gradient::Matrix(matrix.full_like(f64::NAN));
+        match index {
+            EMBEDDINGS => match gradients.embeddings.take() {
+                Some(gradient) => Gradient::Matrix(gradient),
+                None => nan(&self.step.embeddings),
+            },
+            BIAS => {
+                let bias = self.step.bias.as_ref().expect("a bias has a gradient");
+                Gradient::Vector(gradients.bias.take().unwrap_or_else(|| bias.full_like(f64::NAN)))
+            }
+            _ => {
+                let shard = index - FIRST_SHARD;
+                match gradients.shards.as_ref().map(|shards| shards[shard].clone()) {
+                    Some(Attached::Known(gradient)) => gradient,
+                    _ => nan(&self.step.rows.matrices[shard]),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Sampled classes.
+
+use std::sync::Arc;
+
+use margin_softmax::{
+    ArcFace, Batch, ClassSampler, Error, Head, MarginLoss, Reduction, SampledGradients, Softmax,
+};
+use margin_softmax_burn::Reduction as BurnReduction;
+use ndarray::{Array1, Array2};
+
+use crate::problem::{Problem, SHAPES, TOLERANCE, assert_close, values, weight_gradients};
+
+#[test]
+fn sampled_steps_are_those_of_the_core() -> Result<(), Error> {
+    for (with_bias, corrected) in [(false, false), (false, true), (true, true)] {
+        for (seed, shape) in SHAPES.into_iter().enumerate().skip(2) {
+            let mut problem = Problem::new(shape, seed);
+            let loss: Arc<dyn MarginLoss> = if with_bias {
+                problem.bias = Some(Array1::from_elem(problem.w.nrows(), 0.25));
+                Arc::new(Softmax::new())
+            } else {
+                Arc::new(ArcFace::new(16.0, 0.5)?)
+            };
+            let sampler = ClassSampler::new(shape.2, 0.6, 3)?;
+            let mut sampler = sampler.with_correction(corrected);
+            let sample = sampler.clone().sample(&problem.labels)?;
+
+            let batch = Batch::new(&problem.x, &problem.w, &problem.labels)?;
+            let mut batch = batch.with_sub_centers(problem.sub_centers)?;
+            if let Some(bias) = &problem.bias {
+                batch = batch.with_bias(bias)?;
+            }
+            let mut expected = SampledGradients::zeros_for(&batch, &sample);
+            let forward = Head::new(loss.clone()).forward_backward_sampled(
+                &batch,
+                &sample,
+                Reduction::Mean,
+                &mut expected,
+            )?;
+            let rows = sample.rows(problem.sub_centers);
+            let mut dw = Array2::<f64>::zeros(problem.w.dim());
+            for (row, from) in rows.iter().zip(expected.weights.rows()) {
+                dw.row_mut(*row).assign(&from);
+            }
+
+            let head = problem.head(loss, shape)?;
+            let x = problem.embeddings();
+            let (value, found, drawn) = head.forward_sampled_detailed::<f32>(
+                x.clone(),
+                problem.labels(),
+                &mut sampler,
+                BurnReduction::Mean,
+            )?;
+            assert_eq!(drawn, sample);
+            assert_eq!(found.predictions(), forward.predictions());
+            let losses: Vec<f64> = found.losses.iter().map(|&loss| f64::from(loss)).collect();
+            assert_close("losses", &losses, &forward.losses, TOLERANCE);
+            let gradients = value.backward();
+            let dx = values(x.grad(&gradients).expect("a gradient"));
+            assert_close("dx", &dx, &expected.embeddings, TOLERANCE);
+            assert_close("dw", &weight_gradients(&head, &gradients), &dw, TOLERANCE);
+            if let (Some(bias), Some(expected)) = (&head.bias, &expected.bias) {
+                let mut db = vec![0.0; problem.w.nrows()];
+                rows.iter().zip(expected).for_each(|(row, from)| db[*row] = *from);
+                let found = values(bias.grad(&gradients).expect("a gradient"));
+                assert_close("db", &found, &db, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! A step whose sweeps run in an engine of plain loops gives what the head gives.
+
+use crate::common::compare::wide;
+use crate::wider_family::{assert_answers, for_each};
+use margin_softmax::{ArcFace, Batch, ClassMargins, Gradients, IGNORED, Softmax};
+use margin_softmax::{
+    Error, Forward, HardLogits, Head, LogSumExp, MarginLoss, OffloadedClasses, OffloadedStep, Real,
+    Reduction, SweepStats, ZeroEmbedding,
+};
+use ndarray::{Array1, Array2, Axis, array};
+
+/// The class weights of an engine, and the logits of one step.
+struct Sweeps<F> {
+    v: Array2<F>,
+    norms: Vec<f64>,
+    z: Array2<F>,
+    k: usize,
+}
+
+impl<F: Real> Sweeps<F> {
+    fn new(step: &OffloadedStep<'_, F>, w: &Array2<F>, bias: Option<&Array1<F>>, k: usize) -> Self {
+        let norm = |row: ndarray::ArrayView1<'_, F>| {
+            row.iter().map(|&v| wide(v) * wide(v)).sum::<f64>().sqrt()
+        };
+        let norms: Vec<f64> = w.rows().into_iter().map(norm).collect();
+        let mut v = w.clone();
+        if step.is_normalized() {
+            for (mut row, norm) in v.rows_mut().into_iter().zip(&norms) {
+                row.mapv_inplace(|v| F::from(wide(v) / norm).unwrap());
+            }
+        }
+        let mut z = step.scaled_embeddings().dot(&v.t());
+        if let Some(bias) = bias {
+            z += bias;
+        }
+        Sweeps { v, norms, z, k }
+    }
+
+    fn extreme_norms(&self) -> (f64, f64) {
+        let norms = self.norms.iter();
+        norms.fold((f64::INFINITY, 0.0), |(a, b), norm| (a.min(*norm), b.max(*norm)))
+    }
+
+    /// Of each class the row with the largest logit, and that.
+    fn nearest_rows(&self, i: usize) -> Vec<(usize, F)> {
+        let z = self.z.row(i);
+        let classes = 0..z.len() / self.k;
+        let nearest = |class: usize| {
+            let rows = class * self.k..(class + 1) * self.k;
+            rows.map(|row| (row, z[row])).reduce(|a, b| if b.1 > a.1 { b } else { a }).unwrap()
+        };
+        classes.map(nearest).collect()
+    }
+
+    /// N(z) and N′(z).
+    fn harder(hard: &Option<HardLogits<F>>, i: usize, z: F) -> (F, F) {
+        match hard {
+            Some(HardLogits { threshold, constant, linear, quadratic, .. }) if z > threshold[i] => {
+                let square = quadratic[i] * z;
+                (constant[i] + *linear * z + square * z, *linear + square + square)
+            }
+            _ => (z, F::one()),
+        }
+    }
+
+    fn stats(&self, step: &OffloadedStep<'_, F>, labels: &[usize]) -> Vec<SweepStats> {
+        let hard = step.hard_logits();
+        let of_sample = |i: usize| {
+            let rows = self.nearest_rows(i);
+            let best = rows.iter().fold(F::neg_infinity(), |most, (_, z)| most.max(*z));
+            let nearest = rows.iter().position(|(_, z)| *z == best).unwrap();
+            let others = rows.iter().enumerate().filter(|(class, _)| *class != labels[i]);
+            let others: Vec<F> = others.map(|(_, (_, z))| Self::harder(&hard, i, *z).0).collect();
+            let max = others.iter().fold(F::neg_infinity(), |most, z| most.max(*z));
+            let sum = others.iter().map(|z| wide((*z - max).exp())).sum();
+            let logit_sum = others.iter().map(|z| wide(*z)).sum();
+            SweepStats { negatives: LogSumExp::new(wide(max), sum), logit_sum, nearest }
+        };
+        (0..labels.len()).map(of_sample).collect()
+    }
+
+    /// The gradients of embeddings, class weights and bias.
+    fn gradients(
+        &self,
+        step: &OffloadedStep<'_, F>,
+        labels: &[usize],
+    ) -> (Array2<F>, Array2<F>, Array1<F>) {
+        let (hard, factors, a) =
+            (step.hard_logits(), step.logit_factors(), step.scaled_embeddings());
+        let (mut g, mut radial) = (Array2::zeros(self.z.dim()), vec![F::zero(); labels.len()]);
+        for i in 0..labels.len() {
+            for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
+                if class != labels[i] {
+                    let (harder, slope) = Self::harder(&hard, i, z);
+                    let p = factors.coefficient[i] * (harder - factors.shift[i]).exp();
+                    let p = p - factors.uniform[i];
+                    g[[i, row]] = p * slope;
+                    radial[i] += p * (harder - z * slope);
+                }
+            }
+        }
+        let recipe = step.embedding_gradient();
+        let mut dx = g.dot(&self.v);
+        for i in 0..labels.len() {
+            let u = a.row(i);
+            let mut row = dx.row_mut(i);
+            if let Some((s, factors)) = &recipe.projected {
+                let along = row.dot(&u) / *s;
+                row.zip_mut_with(&u, |g, u| *g = (*g - along * (*u / *s)) * factors[i]);
+            }
+            if let Some(inverse) = recipe.inverse_norms.as_ref().map(|all| all[i]) {
+                row.zip_mut_with(&u, |g, u| *g += radial[i] * inverse * (inverse * *u));
+            }
+        }
+        let mut dw = g.t().dot(&a);
+        if step.is_normalized() {
+            for (j, mut row) in dw.rows_mut().into_iter().enumerate() {
+                let (v, inverse) = (self.v.row(j), F::from(self.norms[j].recip()).unwrap());
+                let along = row.dot(&v);
+                row.zip_mut_with(&v, |g, v| *g = (*g - along * *v) * inverse);
+            }
+        }
+        let mut bias = g.sum_axis(Axis(0));
+        let own = step.target_gradients();
+        for ((row, target), by_bias) in own.rows.iter().zip(own.weights.rows()).zip(own.bias) {
+            let mut row_of = dw.row_mut(*row);
+            row_of += &target;
+            bias[*row] += by_bias;
+        }
+        (dx + recipe.targets, dw, bias)
+    }
+}
+
+type Answer<F> = (Forward<F>, Array2<F>, Array2<F>, Array1<F>);
+
+fn offloaded<F: Real, L: MarginLoss>(
+    head: &Head<L>,
+    (x, w, bias): (&Array2<F>, &Array2<F>, Option<&Array1<F>>),
+    (labels, ignored, k): (&[usize], Option<usize>, usize),
+    reduction: Reduction<'_, F>,
+) -> Result<Answer<F>, Error> {
+    let classes = OffloadedClasses::new(labels, ignored, (w.nrows() / k, k))?;
+    let own = w.select(Axis(0), classes.rows());
+    let bias_view = bias.map(|bias| &**bias);
+    let mut step = head.offload(&classes, (x, &own, bias_view), Some(reduction))?;
+    let sweeps = Sweeps::new(&step, w, bias, k);
+    let forward = step.complete(&sweeps.stats(&step, labels), sweeps.extreme_norms())?;
+    let (dx, dw, db) = sweeps.gradients(&step, labels);
+    Ok((forward, dx, dw, db))
+}
+
+fn check_formulas<F: Real>() {
+    for_each::<F>(|what, loss, problem, answer| {
+        let head = Head::new(loss.clone());
+        let reduction = Reduction::Weighted(&problem.upstream);
+        let arrays = (&problem.x, &problem.w, None);
+        let classes = (&problem.labels[..], None, problem.k);
+        let (forward, dx, dw, _) = offloaded(&head, arrays, classes, reduction).unwrap();
+        assert_answers(what, &forward, [&dx, &dw], answer);
+    });
+}
+
+#[test]
+fn offloaded_steps_agree_with_the_formulas() {
+    check_formulas::<f64>();
+    check_formulas::<f32>();
+}
+
+#[test]
+fn bias_margins_by_class_and_samples_left_out_are_those_of_the_head() {
+    let x = array![[0.5, -1.0, 0.2], [0.0, 0.0, 0.0], [1.5, 0.1, -0.4], [-0.3, 0.8, 0.9]];
+    let w = Array2::from_shape_fn((5, 3), |(j, k)| ((3 * j + 7 * k) as f64 + 0.5).sin());
+    let bias = array![0.3, -0.2, 0.1, 0.0, -0.5];
+    let labels = [3, 1, IGNORED, 3];
+    let margins = ClassMargins::new(8.0, vec![0.1, 0.2, 0.3, 0.4, 0.5], vec![0.0; 5]).unwrap();
+    let softmax: Box<dyn MarginLoss> = Box::new(Softmax::new());
+    for (loss, bias) in [(softmax, Some(&bias)), (Box::new(margins), None)] {
+        let head = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
+        let batch = Batch::new(&x, &w, &labels).unwrap().with_ignored_label(IGNORED);
+        let batch = match bias {
+            Some(bias) => batch.with_bias(bias).unwrap(),
+            None => batch,
+        };
+        let mut expected = Gradients::zeros_for(&batch);
+        let forward = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
+        let classes = (&labels[..], Some(IGNORED), 1);
+        let (found, dx, dw, db) =
+            offloaded(&head, (&x, &w, bias), classes, Reduction::Mean).unwrap();
+        // A few roundings of numbers of the order of 1.
+        approx::assert_abs_diff_eq!(found.losses, forward.losses, epsilon = 1e-14);
+        assert_eq!(found.predictions(), forward.predictions());
+        assert_eq!(found.counted(), forward.counted());
+        approx::assert_abs_diff_eq!(dx, expected.embeddings, epsilon = 1e-14);
+        approx::assert_abs_diff_eq!(dw, expected.weights, epsilon = 1e-14);
+        if let Some(expected) = expected.bias {
+            approx::assert_abs_diff_eq!(db, expected, epsilon = 1e-14);
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_as_by_the_head() {
+    let (x, w) = (array![[1.0_f32, 0.0]], array![[1.0_f32, 0.0], [0.0, 1.0], [3.0, 4.0]]);
+    let head = Head::new(ArcFace::default());
+    let refused = OffloadedClasses::new(&[3], None, (3, 1)).unwrap_err();
+    assert_eq!(refused, Error::Label { row: 0, label: 3, classes: 3 });
+    assert!(matches!(OffloadedClasses::new(&[0], None, (3, 0)), Err(Error::Parameter { .. })));
+
+    let classes = OffloadedClasses::new(&[2], None, (3, 1)).unwrap();
+    assert_eq!(classes.rows(), [2]);
+    let own = w.select(Axis(0), classes.rows());
+    assert!(matches!(head.offload(&classes, (&x, &w, None), None), Err(Error::Shape { .. })));
+    let bias = array![0.0_f32, 0.0, 0.0];
+    let refused = head.offload(&classes, (&x, &own, Some(&*bias)), None).unwrap_err();
+    assert_eq!(refused, Error::Bias);
+
+    let mut step = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean)).unwrap();
+    assert_eq!(step.check_class_weights(w.view(), 0).unwrap(), (1.0, 5.0));
+    assert!(step.accepts_norms((1.0, 5.0)) && !step.accepts_norms((0.0, 5.0)));
+    assert!(!step.accepts_norms((1.0, f64::NAN)));
+    let zero = array![[1.0_f32, 0.0], [0.0, 0.0]];
+    let refused = step.check_class_weights(zero.view(), 7).unwrap_err();
+    assert!(matches!(refused, Error::DegenerateNorm { argument: "class weights", row: 8, .. }));
+    assert!(matches!(step.complete(&[], (1.0, 1.0)), Err(Error::Shape { .. })));
+    let stats = SweepStats { negatives: LogSumExp::NONE, logit_sum: 0.0, nearest: 2 };
+    let refused = step.complete(&[stats], (1e-30, 1e38)).unwrap_err();
+    assert!(matches!(refused, Error::Overflow { .. }), "{refused}");
+    let forward = step.complete(&[stats], (1.0, 5.0)).unwrap();
+    assert_eq!((forward.losses[0], forward.accuracy()), (0.0, 1.0));
+}
