@@ -66,13 +66,16 @@ fn embeddings(m: usize) -> (Array2<f32>, Vec<usize>) {
 /// The products of the upper triangle alone, in the tiles of the crate.
 fn products(x: &Array2<f32>) {
     let stripes: Vec<usize> = (0..x.nrows()).step_by(256).collect();
-    stripes.into_par_iter().with_max_len(1).for_each(|start| {
+    let buffer = || Array2::zeros((0, 0));
+    stripes.into_par_iter().with_max_len(1).for_each_init(buffer, |tile, start| {
         let rows = x.slice_axis(Axis(0), (start..x.nrows().min(start + 256)).into());
         for first in (start..x.nrows()).step_by(512) {
             let columns = x.slice_axis(Axis(0), (first..x.nrows().min(first + 512)).into());
-            let mut tile = Array2::zeros((rows.nrows(), columns.nrows()));
-            general_mat_mul(1.0, &rows, &columns.t(), 0.0, &mut tile);
-            std::hint::black_box(&tile);
+            if tile.dim() != (rows.nrows(), columns.nrows()) {
+                *tile = Array2::zeros((rows.nrows(), columns.nrows()));
+            }
+            general_mat_mul(1.0, &rows, &columns.t(), 0.0, tile);
+            std::hint::black_box(&*tile);
         }
     });
 }

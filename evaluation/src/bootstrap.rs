@@ -12,7 +12,7 @@ use crate::verification::IdentifiedPair;
 /// Pairs that share an identity are dependent, so that resampling pairs gives intervals that are too
 /// narrow. A replicate draws as many identities as there are, with replacement; identity a is drawn
 /// w_a times. A genuine pair of a then counts w_a times and an impostor pair of a and b counts
-/// w_a·w_b times: each copy of a identity brings its own genuine pairs and meets all copies of all
+/// w_a·w_b times: each copy of an identity brings its own genuine pairs and meets all copies of all
 /// others. Two copies of one identity do not meet: their pairs would be neither genuine comparisons
 /// that were made nor impostors. The interval holds the central `level` of the replicates' figures.
 ///

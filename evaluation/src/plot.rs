@@ -3,10 +3,9 @@
 use kuva::PngBackend;
 use kuva::plot::LinePlot;
 use kuva::plot::legend::LegendPosition;
-use kuva::render::annotations::{ReferenceLine, TextAnnotation};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
-use kuva::render::render::render_multiple;
+use kuva::render::render::{Primitive, Scene, TextAnchor, render_multiple};
 
 use crate::error::Error;
 use crate::roc::{Roc, RocPoint};
@@ -16,7 +15,14 @@ const PNG_SCALE: f32 = 2.0;
 /// Points nearer than this share of an axis to the one before are not drawn.
 const RESOLUTION: f64 = 5e-4;
 const GRID: &str = "#d8d8d8";
-const INK: &str = "#333333";
+/// Margins of the plot, with room for the texts of the marks.
+const LEFT: f64 = 92.0;
+const RIGHT: f64 = 30.0;
+const ABOVE: f64 = 24.0;
+const BELOW: f64 = 66.0;
+/// The size of the marks' texts, and their distance from the plot.
+const TEXT: u32 = 13;
+const GAP: f64 = 8.0;
 const COLORS: [&str; 6] = ["#2166ac", "#d6604d", "#1b9e77", "#7a5ab5", "#9a6b2f", "#8c8c8c"];
 
 /// The marked rates of the normal-deviate axes.
@@ -57,7 +63,8 @@ pub fn det(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
         let marks = DET_RATES.iter().map(|&(rate, text)| (rate, text.to_string())).collect();
         Axis { label, marks, scale: normal_deviate }
     };
-    draw(curves, &axis("false accept rate"), &axis("false reject rate"), |point| point.frr)
+    let (far, frr) = (axis("false accept rate"), axis("false reject rate"));
+    draw(curves, &far, &frr, LegendPosition::InsideTopRight, |point| point.frr)
 }
 
 /// ROC curves, TAR against FAR on a logarithmic axis, as a PNG file. The axis starts at the largest
@@ -87,32 +94,36 @@ pub fn roc(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
         marks: (0..=5).map(|fifth| f64::from(fifth) / 5.0).map(|r| (r, format!("{r}"))).collect(),
         scale: |rate| rate,
     };
-    draw(curves, &far, &tar, |point| point.tar)
+    draw(curves, &far, &tar, LegendPosition::InsideBottomRight, |point| point.tar)
 }
 
 fn draw(
     curves: &[(&str, &Roc)],
     x: &Axis,
     y: &Axis,
+    legend: LegendPosition,
     rate: impl Fn(&RocPoint) -> f64,
 ) -> Result<Vec<u8>, Error> {
     Error::check_not_empty("curves", &[curves.len()])?;
     let lines = curves.iter().zip(COLORS.iter().cycle()).map(|(&(name, roc), &color)| {
         let points = roc.points().iter().map(|point| (x.place(point.far), y.place(rate(point))));
-        LinePlot::new()
-            .with_data(thinned(points))
-            .with_color(color)
-            .with_stroke_width(2.5)
-            .with_legend(name)
-            .into()
+        let line = LinePlot::new().with_data(thinned(points)).with_color(color);
+        line.with_stroke_width(2.5).with_legend(name).into()
     });
-    let plots: Vec<Plot> = lines.collect();
-    let scene = render_multiple(plots, layout(x, y));
+    // The grid comes first: it lies below the curves.
+    let plots: Vec<Plot> = grid(x, y).chain(lines).collect();
+    let mut scene = render_multiple(plots, layout(x, y, legend));
+    write_marks(&mut scene, x, y);
     let png = PngBackend::new().with_scale(PNG_SCALE).render_scene(&scene);
     png.map_err(|reason| Error::Picture { reason })
 }
 
 impl Axis {
+    /// Where the marks lie.
+    fn places(&self) -> impl Iterator<Item = f64> {
+        self.marks.iter().map(|&(rate, _)| self.place(rate))
+    }
+
     /// The share of the axis at which a rate lies; its ends where the rate is beyond.
     fn place(&self, rate: f64) -> f64 {
         let first = (self.scale)(self.marks[0].0);
@@ -121,8 +132,8 @@ impl Axis {
     }
 }
 
-/// Axes from 0 to 1 with a grid line and a text at every mark.
-fn layout(x: &Axis, y: &Axis) -> Layout {
+/// Axes from 0 to 1; the marks are written afterwards, for kuva's ticks have equal distances.
+fn layout(x: &Axis, y: &Axis, legend: LegendPosition) -> Layout {
     let mut layout = Layout::new((0.0, 1.0), (0.0, 1.0))
         .with_x_axis_min(0.0)
         .with_x_axis_max(1.0)
@@ -133,29 +144,44 @@ fn layout(x: &Axis, y: &Axis) -> Layout {
         .with_box_axes()
         .with_label_size(16)
         .with_body_size(14)
-        .with_force_margins_y(24.0, 72.0)
+        .with_force_margins(LEFT, RIGHT)
+        .with_force_margins_y(ABOVE, BELOW)
         .with_x_label(x.label)
         .with_y_label(y.label)
-        .with_legend_position(LegendPosition::OutsideRightTop);
+        .with_legend_position(legend);
+    layout.show_legend = true;
     layout.suppress_x_ticks = true;
     layout.suppress_y_ticks = true;
-    let grid =
-        |line: ReferenceLine| line.with_color(GRID).with_stroke_width(1.0).with_dasharray("");
-    let text =
-        |text: &str, x, y| TextAnnotation::new(text, x, y).with_font_size(13).with_color(INK);
-    for (rate, label) in &x.marks {
-        let at = x.place(*rate);
-        layout = layout
-            .with_reference_line(grid(ReferenceLine::vertical(at)))
-            .with_annotation(text(label, at, -0.05));
-    }
-    for (rate, label) in &y.marks {
-        let at = y.place(*rate);
-        layout = layout
-            .with_reference_line(grid(ReferenceLine::horizontal(at)))
-            .with_annotation(text(label, -0.06, at - 0.01));
-    }
     layout
+}
+
+/// A line at every mark.
+fn grid(x: &Axis, y: &Axis) -> impl Iterator<Item = Plot> {
+    let upright = x.places().map(|at| [(at, 0.0), (at, 1.0)]).collect::<Vec<_>>();
+    let level = y.places().map(|at| [(0.0, at), (1.0, at)]).collect::<Vec<_>>();
+    let line = |ends: [(f64, f64); 2]| {
+        LinePlot::new().with_data(ends).with_color(GRID).with_stroke_width(1.0).into()
+    };
+    upright.into_iter().chain(level).map(line)
+}
+
+/// Writes the rate of every mark beside the plot.
+fn write_marks(scene: &mut Scene, x: &Axis, y: &Axis) {
+    let (width, height) = (scene.width - LEFT - RIGHT, scene.height - ABOVE - BELOW);
+    let bottom = ABOVE + height + GAP + f64::from(TEXT);
+    for (at, (_, mark)) in x.places().zip(&x.marks) {
+        scene.add(text(mark, LEFT + at * width, bottom, TextAnchor::Middle));
+    }
+    // The baseline lies a third of the size below the middle of digits.
+    let drop = f64::from(TEXT) / 3.0;
+    for (at, (_, mark)) in y.places().zip(&y.marks) {
+        scene.add(text(mark, LEFT - GAP, ABOVE + (1.0 - at) * height + drop, TextAnchor::End));
+    }
+}
+
+fn text(content: &str, x: f64, y: f64, anchor: TextAnchor) -> Primitive {
+    let (content, size) = (content.to_string(), TEXT);
+    Primitive::Text { x, y, content, size, anchor, rotate: None, bold: false, color: None }
 }
 
 /// The points without those that would fall on the one before.

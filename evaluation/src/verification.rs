@@ -39,7 +39,7 @@ pub(crate) struct IdentifiedPair {
 ///
 /// let pairs = Verification::from_scores(&[0.9, 0.5, 0.5, 0.1], &[true, true, false, false])?;
 /// assert_eq!(pairs.auc().value, 0.875);
-/// assert_eq!(pairs.eer().rate, 1.0 / 3.0);
+/// assert_eq!(pairs.eer().rate, 0.25);
 /// # Ok::<(), margin_softmax_evaluation::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
