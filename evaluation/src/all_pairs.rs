@@ -42,9 +42,9 @@ impl<F: Real> AllPairs<F> {
     /// The largest number of pairs of which every score is kept: those of 2,048 embeddings.
     pub const EXACT_PAIRS: u64 = 1 << 21;
 
-    /// The largest number of scores that [`exact`](Self::exact) keeps: 64 MiB, twice that while the
-    /// list of a thread grows.
-    pub const COLLECTED_SCORES: u64 = 1 << 22;
+    /// The largest number of scores that [`exact`](Self::exact) keeps, at no more than about 192
+    /// bytes each while they are sorted into the others.
+    pub const COLLECTED_SCORES: u64 = 1 << 20;
 
     /// Checks and normalises the embeddings.
     ///

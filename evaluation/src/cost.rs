@@ -19,14 +19,13 @@ use crate::error::Error;
 /// ```
 /// use margin_softmax_evaluation::DetectionCost;
 ///
-/// let voxceleb = DetectionCost::default();
-/// assert_eq!(voxceleb, DetectionCost::new(0.01, 1.0, 1.0)?);
+/// let cost = DetectionCost::default();
+/// assert_eq!(cost, DetectionCost::new(0.01, 1.0, 1.0)?);
 /// assert!(DetectionCost::new(1.0, 1.0, 1.0).is_err());
 /// # Ok::<(), margin_softmax_evaluation::Error>(())
 /// ```
 ///
-/// **Source**: NIST 2016 Speaker Recognition Evaluation Plan, section 3; the default is that of
-/// VoxCeleb's verification track.
+/// **Source**: NIST 2016 Speaker Recognition Evaluation Plan; the default is one of its two priors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectionCost {
     p_target: f64,

@@ -20,6 +20,8 @@ const LEFT: f64 = 92.0;
 const RIGHT: f64 = 30.0;
 const ABOVE: f64 = 24.0;
 const BELOW: f64 = 66.0;
+/// The size of the axes' labels.
+const LABEL: u32 = 16;
 /// The size of the marks' texts, and their distance from the plot.
 const TEXT: u32 = 13;
 const GAP: f64 = 8.0;
@@ -112,7 +114,7 @@ fn draw(
     });
     // The grid comes first: it lies below the curves.
     let plots: Vec<Plot> = grid(x, y).chain(lines).collect();
-    let mut scene = render_multiple(plots, layout(x, y, legend));
+    let mut scene = render_multiple(plots, layout(x, legend));
     write_marks(&mut scene, x, y);
     let png = PngBackend::new().with_scale(PNG_SCALE).render_scene(&scene);
     png.map_err(|reason| Error::Picture { reason })
@@ -133,7 +135,7 @@ impl Axis {
 }
 
 /// Axes from 0 to 1; the marks are written afterwards, for kuva's ticks have equal distances.
-fn layout(x: &Axis, y: &Axis, legend: LegendPosition) -> Layout {
+fn layout(x: &Axis, legend: LegendPosition) -> Layout {
     let mut layout = Layout::new((0.0, 1.0), (0.0, 1.0))
         .with_x_axis_min(0.0)
         .with_x_axis_max(1.0)
@@ -142,12 +144,11 @@ fn layout(x: &Axis, y: &Axis, legend: LegendPosition) -> Layout {
         .with_clamp_axis()
         .with_show_grid(false)
         .with_box_axes()
-        .with_label_size(16)
+        .with_label_size(LABEL)
         .with_body_size(14)
         .with_force_margins(LEFT, RIGHT)
         .with_force_margins_y(ABOVE, BELOW)
         .with_x_label(x.label)
-        .with_y_label(y.label)
         .with_legend_position(legend);
     layout.show_legend = true;
     layout.suppress_x_ticks = true;
@@ -165,7 +166,8 @@ fn grid(x: &Axis, y: &Axis) -> impl Iterator<Item = Plot> {
     upright.into_iter().chain(level).map(line)
 }
 
-/// Writes the rate of every mark beside the plot.
+/// Writes the rate of every mark beside the plot, and the upright label, which kuva leaves out with
+/// the ticks.
 fn write_marks(scene: &mut Scene, x: &Axis, y: &Axis) {
     let (width, height) = (scene.width - LEFT - RIGHT, scene.height - ABOVE - BELOW);
     let bottom = ABOVE + height + GAP + f64::from(TEXT);
@@ -177,6 +179,9 @@ fn write_marks(scene: &mut Scene, x: &Axis, y: &Axis) {
     for (at, (_, mark)) in y.places().zip(&y.marks) {
         scene.add(text(mark, LEFT - GAP, ABOVE + (1.0 - at) * height + drop, TextAnchor::End));
     }
+    let (x, y, content) = (2.0 * GAP, ABOVE + 0.5 * height, y.label.to_string());
+    let (size, anchor, rotate) = (LABEL, TextAnchor::Middle, Some(-90.0));
+    scene.add(Primitive::Text { x, y, content, size, anchor, rotate, bold: false, color: None });
 }
 
 fn text(content: &str, x: f64, y: f64, anchor: TextAnchor) -> Primitive {

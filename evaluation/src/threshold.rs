@@ -34,7 +34,7 @@ impl Threshold {
     /// The largest squared distance of unit vectors that is accepted, `2 − 2·cos`. `None` if the
     /// threshold is no cosine.
     pub fn squared_distance(self) -> Option<f64> {
-        (self.0.abs() <= 1.0).then(|| 2.0 - 2.0 * self.0)
+        (self.0.abs() <= 1.0).then_some(2.0 - 2.0 * self.0)
     }
 
     /// Whether a pair with this score is accepted.
