@@ -23,9 +23,10 @@ use crate::engine::Engine;
 /// ```
 ///
 /// [`MarginHeadConfig`](crate::MarginHeadConfig) creates it. The record holds `weights` and, if
-/// present, `bias`, but not the loss. Both parameters are in main memory and stay there:
-/// [`to_device`](burn::module::Module::to_device) and [`fork`](burn::module::Module::fork) move
-/// only the other parts of a model. Embeddings and labels may be on any device and of any float and
+/// present, `bias`, but not the loss. Unless the head was made
+/// [`on_device`](crate::MarginHeadConfig::on_device), both parameters are in main memory and stay
+/// there: [`to_device`](burn::module::Module::to_device) and [`fork`](burn::module::Module::fork)
+/// move only the other parts of a model. Embeddings and labels may be on any device and of any float and
 /// integer type. The head computes in f64 if the class weights are f64, and in f32 otherwise.
 ///
 /// **Frozen parts.** Embeddings and class weights that need no gradient get none, and none is
