@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use margin_softmax::{ArcFace, ClassSampler, Error, Head, MarginLoss, Reduction, Softmax};
+use margin_softmax::{ArcFace, ClassSampler, Error, Head, MarginLoss, Reduction, Scale, Softmax};
 use margin_softmax_candle::{MarginHead, Reduction as CandleReduction, refusal};
 use ndarray::{Array1, Array2};
 
@@ -38,6 +38,9 @@ fn sampling_inference_and_bits_are_those_of_main_memory() -> Result<()> {
     for (seed, shape) in [(3, SHAPES[3]), (4, SHAPES[4])] {
         let (problem, softmax) = (Problem::new(shape, seed), Softmax::new());
         for loss in [arc(), Arc::new(softmax)] {
+            if shape.3 > 1 && loss.scale() == Scale::Unnormalized {
+                continue; // the materialised level has no Softmax with sub-centres
+            }
             let (head, x) = (problem.head(loss.clone(), shape)?, matrix(&problem.x)?);
             let cpu = head.weight().to_device(&Device::Cpu)?;
             let main = MarginHead::from_parts(Head::new(loss), cpu, None)?;
