@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod device;
 mod engine;
 mod error;
 mod head;
@@ -11,6 +12,7 @@ mod node;
 mod reduction;
 mod tensor;
 
+pub use device::SelfCheck;
 pub use error::refusal;
 pub use head::{MarginHead, NO_CLASS};
 pub use reduction::Reduction;

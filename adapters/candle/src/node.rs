@@ -1,7 +1,9 @@
 //! The losses of a batch as one node of candle's graph.
 
+use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{
-    CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, WithDType,
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape,
+    Tensor, WithDType,
 };
 use margin_softmax::{Gradients, Real, SampledGradients};
 use ndarray::{Array1, Array2};
@@ -27,6 +29,12 @@ struct Node {
     backward: Backward,
 }
 
+impl Node {
+    fn value_on<D: BackendDevice>(&self, device: &D) -> Result<(D::Storage, Shape)> {
+        Ok((device.storage_from_cpu_storage(&self.value)?, self.shape.clone()))
+    }
+}
+
 /// The inputs of a node.
 #[derive(Clone, Copy)]
 pub(crate) struct Parents<'a> {
@@ -42,7 +50,7 @@ impl Parents<'_> {
         [self.embeddings.track_op(), self.weight.track_op(), bias]
     }
 
-    /// A node with these inputs, of this value, in main memory.
+    /// A node with these inputs, of this value, on their device.
     pub fn record<F: Real + WithDType>(
         self,
         value: &[F],
@@ -119,6 +127,28 @@ pub(crate) fn known_rows<F: Real + WithDType>(
     })
 }
 
+/// The same for gradients on a device of the rows of class weights and bias with these numbers.
+pub(crate) fn known_rows_of(
+    [dx, dw, db]: InputGradients,
+    rows: Tensor,
+    count: usize,
+) -> impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static {
+    move |upstream| {
+        let upstream = scalar(upstream)?;
+        let scattered = |part: &Tensor| {
+            let mut shape = part.dims().to_vec();
+            shape[0] = count;
+            let all = Tensor::zeros(shape, part.dtype(), part.device())?;
+            all.index_add(&rows, &scaled(part, upstream)?, 0)
+        };
+        Ok([
+            dx.as_ref().map(|dx| scaled(dx, upstream)).transpose()?,
+            dw.as_ref().map(scattered).transpose()?,
+            db.as_ref().map(scattered).transpose()?,
+        ])
+    }
+}
+
 fn scaled(gradient: &Tensor, upstream: f64) -> Result<Tensor> {
     // In the usual case, a backward pass from the loss, this avoids a pass over C×D numbers.
     if upstream == 1.0 { Ok(gradient.clone()) } else { gradient.affine(upstream, 0.0) }
@@ -141,6 +171,26 @@ impl CustomOp2 for Node {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Ok((self.value.clone(), self.shape.clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.value_on(input.device())
+    }
+
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.value_on(input.device())
     }
 
     fn bwd(
@@ -170,6 +220,30 @@ impl CustomOp3 for Node {
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         Ok((self.value.clone(), self.shape.clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        input: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.value_on(input.device())
+    }
+
+    fn metal_fwd(
+        &self,
+        input: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> Result<(MetalStorage, Shape)> {
+        self.value_on(input.device())
     }
 
     fn bwd(

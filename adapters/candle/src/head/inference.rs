@@ -37,6 +37,9 @@ impl MarginHead {
         embeddings: &Tensor,
         labels: &Tensor,
     ) -> Result<Forward<F>> {
+        if self.on_device {
+            return self.evaluate_on_device(embeddings, labels);
+        }
         let (labels, core) = (self.labels(labels)?, self.engine.core());
         self.with_inputs(embeddings, |inputs| core.forward(&inputs.batch(&labels)?))
     }
@@ -108,6 +111,9 @@ impl MarginHead {
     }
 
     fn logits_of<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Tensor> {
+        if self.on_device {
+            return self.logits_on_device::<F>(embeddings);
+        }
         let loss = self.loss();
         let logits = self.with_inputs::<F, _>(embeddings, |inputs| {
             let Inputs { embeddings, weight, bias, sub_centers } = inputs;
@@ -123,6 +129,9 @@ impl MarginHead {
     }
 
     fn nearest<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Vec<usize>> {
+        if self.on_device {
+            return self.predict_on_device::<F>(embeddings);
+        }
         let core = self.engine.core();
         self.with_inputs::<F, _>(embeddings, |inputs| {
             let Inputs { embeddings, weight, bias, sub_centers } = inputs;

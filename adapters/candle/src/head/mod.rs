@@ -1,6 +1,7 @@
 //! The head: class weights and a loss.
 
 mod inference;
+mod on_device;
 mod training;
 
 pub use inference::NO_CLASS;
@@ -30,7 +31,8 @@ use crate::tensor;
 ///
 /// **Memory.** Class weights and bias are in main memory, whatever the device of the network. The
 /// embeddings are copied to main memory, and their gradient and the loss are copied back. A head
-/// that is too large for the GPU can still be trained.
+/// that is too large for the GPU can still be trained. One made by [`on_device`](Self::on_device)
+/// has them on the network's device instead.
 ///
 /// **Types.** F32 or F64, the same for embeddings, class weights and bias. The caller converts
 /// half-precision embeddings with `embeddings.to_dtype(DType::F32)`, which candle differentiates.
@@ -69,6 +71,9 @@ pub struct MarginHead {
     ignored: Option<i64>,
     sub_centers: usize,
     engine: Engine,
+    /// Whether the sweeps over the classes run on the device of the class weights.
+    on_device: bool,
+    rows_per_tile: Option<usize>,
 }
 
 /// Calls a generic method with the type of a head's class weights.
@@ -168,14 +173,24 @@ impl MarginHead {
         weight: Tensor,
         bias: Option<Tensor>,
     ) -> Result<Self> {
+        in_main_memory("class weights", &weight)?;
+        if let Some(bias) = &bias {
+            in_main_memory("bias", bias)?;
+        }
+        Self::from_checked_parts(head, weight, bias)
+    }
+
+    fn from_checked_parts(
+        head: Head<Arc<dyn MarginLoss>>,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Result<Self> {
         let (classes, dims) = weight.dims2()?;
         not_empty(classes, dims)?;
         if !matches!(weight.dtype(), DType::F32 | DType::F64) {
             return Err(unsupported(weight.dtype()));
         }
-        in_main_memory("class weights", &weight)?;
         if let Some(bias) = &bias {
-            in_main_memory("bias", bias)?;
             same_type("the bias has the type of the class weights", weight.dtype(), bias)?;
             if bias.dims() != [classes] {
                 let (expected, actual) = (vec![classes], bias.dims().to_vec());
@@ -186,7 +201,15 @@ impl MarginHead {
                 return Err(refused(margin_softmax::Error::Bias));
             }
         }
-        Ok(MarginHead { weight, bias, ignored: None, sub_centers: 1, engine: Engine::new(head) })
+        Ok(MarginHead {
+            weight,
+            bias,
+            ignored: None,
+            sub_centers: 1,
+            engine: Engine::new(head),
+            on_device: false,
+            rows_per_tile: None,
+        })
     }
 
     /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss

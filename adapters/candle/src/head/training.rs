@@ -126,6 +126,9 @@ impl MarginHead {
         labels: &Tensor,
         reduction: Reduction<'_>,
     ) -> Result<(Tensor, Forward<F>)> {
+        if self.on_device {
+            return self.step_on_device(embeddings, labels, reduction);
+        }
         let device = embeddings.device();
         // The move from another device is a separate node, which moves the gradient back.
         let x = &embeddings.to_device(&Device::Cpu)?;
@@ -251,6 +254,9 @@ impl MarginHead {
         sampler: &mut ClassSampler,
         reduction: Reduction<'_>,
     ) -> Result<(Tensor, Forward<F>, ClassSample)> {
+        if self.on_device {
+            return self.sampled_on_device(embeddings, labels, sampler, reduction);
+        }
         let device = embeddings.device();
         let x = &embeddings.to_device(&Device::Cpu)?;
         let labels = self.labels(labels)?;
@@ -298,6 +304,9 @@ impl MarginHead {
         embeddings: &Tensor,
         labels: &Tensor,
     ) -> Result<Tensor> {
+        if self.on_device {
+            return self.losses_on_device::<F>(embeddings, labels);
+        }
         let x = embeddings.to_device(&Device::Cpu)?;
         let (labels, core) = (self.labels(labels)?, self.engine.core());
         let losses = self
@@ -324,7 +333,7 @@ impl MarginHead {
         parents.record(&values, values.len(), backward)?.to_device(embeddings.device())
     }
 
-    fn parents<'a>(&'a self, embeddings: &'a Tensor) -> Parents<'a> {
+    pub(super) fn parents<'a>(&'a self, embeddings: &'a Tensor) -> Parents<'a> {
         Parents { embeddings, weight: &self.weight, bias: self.bias.as_ref() }
     }
 }

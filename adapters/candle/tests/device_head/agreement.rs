@@ -1,0 +1,133 @@
+//! Losses and gradients are those of the core.
+
+use std::sync::Arc;
+
+use margin_softmax::{
+    AdaFace, Angle, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error,
+    FNormSphereFace, Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing,
+    MagFace, MarginLoss, ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, Target,
+    ZeroEmbedding,
+};
+use margin_softmax_candle::Reduction as CandleReduction;
+use ndarray::Array1;
+
+use crate::problem::{Problem, SHAPES, Shape, TOLERANCE, assert_close, matrix, values};
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+/// A loss that only its user knows, by the norms of embeddings and class weights.
+#[derive(Debug)]
+struct Own;
+
+impl MarginLoss for Own {
+    fn scale(&self) -> Scale {
+        Scale::Unnormalized
+    }
+
+    fn target(&self, angle: &Angle) -> Target {
+        Target { value: angle.cos - 0.1 * angle.sin, slope: -angle.sin - 0.1 * angle.cos }
+    }
+}
+
+fn losses(classes: usize) -> Result<Vec<Arc<dyn MarginLoss>>, Error> {
+    let margins = (0..classes).map(|class| 0.1 + 0.3 * class as f64 / classes as f64).collect();
+    Ok(vec![
+        Arc::new(Softmax::new()),
+        Arc::new(ModifiedSoftmax::new()),
+        Arc::new(SphereFace::new(2)?),
+        Arc::new(FNormSphereFace::new(8.0, 2)?),
+        Arc::new(CosFace::new(16.0, 0.3)?),
+        Arc::new(ArcFace::new(64.0, 0.5)?),
+        Arc::new(Generalized::new(16.0, 1.2, 0.1, 0.1)?),
+        Arc::new(AdaFace::new(16.0, 0.4, 0.333)?.with_statistics(2.0, 1.0)?),
+        Arc::new(MagFace::new(16.0, (1.0, 5.0), (0.2, 0.5), 3.0)?),
+        Arc::new(ElasticFace::arc(16.0, 0.3, 0.05, 7)?),
+        Arc::new(ClassMargins::new(16.0, margins, vec![0.0; classes])?),
+        Arc::new(CurricularFace::new(16.0, 0.3)?.with_t(0.2)?),
+        Arc::new(MvSoftmax::arc(16.0, 0.3, 0.2)?),
+        Arc::new(InterclassFilter::new(ArcFace::new(16.0, 0.2)?, 0.2)?),
+        Arc::new(InterclassFilter::new(SphereFace::new(2)?, 0.2)?),
+        Arc::new(LabelSmoothing::new(MvSoftmax::am(16.0, 0.3, 0.2)?, 0.1)?),
+        Arc::new(LabelSmoothing::new(Softmax::new(), 0.1)?),
+        Arc::new(Own),
+    ])
+}
+
+fn assert_losses(what: &str, found: &Forward<f32>, expected: &Forward<f64>, tolerance: f64) {
+    let losses: Vec<f64> = found.losses.iter().map(|&loss| f64::from(loss)).collect();
+    assert_close(&format!("{what}: losses"), &losses, &expected.losses, tolerance);
+    assert_eq!(found.predictions(), expected.predictions(), "{what}");
+    assert_eq!(found.sub_centers(), expected.sub_centers(), "{what}");
+    assert_eq!(found.counted(), expected.counted(), "{what}");
+}
+
+/// What losses and gradients are exact to: where a sample has many negatives, the errors of their
+/// logits average out; where it has few, the loss has the rounding of a logit of the size of the
+/// scale in full.
+fn tolerance(loss: &dyn MarginLoss, shape: Shape) -> f64 {
+    let scale = match loss.scale() {
+        Scale::Fixed(s) => s,
+        _ => 8.0, // the norms of the embeddings are at most that
+    };
+    let few = shape.2 < 8;
+    if few { TOLERANCE + scale * f64::from(f32::EPSILON) / 2.0 } else { TOLERANCE }
+}
+
+/// A step with a gradient of 2 for the loss.
+fn check(what: &str, problem: &Problem, loss: Arc<dyn MarginLoss>, shape: Shape) -> TestResult {
+    let head = problem.head(loss.clone(), shape)?.with_ignored_label(-1);
+    let tolerance = tolerance(&loss, shape);
+    let head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+    let core = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
+    let twice = Array1::from_elem(problem.x.nrows(), 2.0);
+    let (forward, expected) = problem.expected(&core, Reduction::Weighted(&twice))?;
+    let x = matrix(&problem.x)?;
+    let (value, found) =
+        head.forward_detailed_with::<f32>(&x, &problem.labels()?, CandleReduction::Sum)?;
+    assert_losses(what, &found, &forward, tolerance);
+    let gradients = (value * 2.0)?.backward()?;
+    let dx = values(gradients.get(&x).expect("a gradient"))?;
+    assert_close(&format!("{what}: dx"), &dx, &expected.embeddings, tolerance);
+    let dw = values(gradients.get(head.weight()).expect("a gradient"))?;
+    assert_close(&format!("{what}: dw"), &dw, &expected.weights, tolerance);
+    if let (Some(bias), Some(expected)) = (head.bias(), &expected.bias) {
+        let found = values(gradients.get(bias).expect("a gradient"))?;
+        assert_close(&format!("{what}: db"), &found, expected, tolerance);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_loss_agrees_with_the_core_at_every_shape() -> TestResult {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let problem = Problem::new(shape, seed);
+        for loss in losses(shape.2)? {
+            check(&format!("{shape:?} {loss:?}"), &problem, loss, shape)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn bias_agrees_with_the_core() -> TestResult {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let mut problem = Problem::new(shape, seed);
+        let rows = problem.w.nrows();
+        problem.bias = Some(Array1::from_shape_fn(rows, |j| f64::from((j as f32).sin())));
+        check(&format!("{shape:?}"), &problem, Arc::new(Softmax::new()), shape)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn samples_that_are_left_out_have_no_part() -> TestResult {
+    let shape = SHAPES[3];
+    let mut problem = Problem::new(shape, 3);
+    problem.labels[4] = IGNORED;
+    problem.labels[32] = IGNORED;
+    problem.x.row_mut(7).fill(0.0);
+    for loss in losses(shape.2)?.into_iter().filter(|loss| loss.scale() != Scale::Unnormalized) {
+        check(&format!("{loss:?}"), &problem, loss, shape)?;
+    }
+    Ok(())
+}
