@@ -1,14 +1,16 @@
 //! The head whose class weights live on the network's device: sweeps by burn's tensor operations,
 //! and what is exact in f64 by the core.
 
+mod inputs;
 mod operation;
 mod self_check;
 mod step;
 mod sweeps;
+mod tiles;
 
+pub(crate) use inputs::DeviceInputs;
 pub(crate) use operation::check_supported;
 pub use self_check::SelfCheck;
-pub(crate) use step::DeviceInputs;
 
 use burn::tensor::{Device, Int, Tensor, TensorData, Transaction};
 use margin_softmax::Error;

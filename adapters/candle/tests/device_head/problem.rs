@@ -70,7 +70,7 @@ impl Problem {
         let w = matrix(&self.w)?.as_tensor().clone();
         let bias = self.bias.as_ref().map(|bias| {
             let bias: Vec<f32> = bias.iter().map(|&v| v as f32).collect();
-            Ok::<_, candle_core::Error>(Var::from_slice(&bias, bias.len(), &device()?)?)
+            Var::from_slice(&bias, bias.len(), &device()?)
         });
         let bias = bias.transpose()?.map(|bias| bias.as_tensor().clone());
         let head = MarginHead::on_device_from_parts(Head::new(loss), w, bias)?;
