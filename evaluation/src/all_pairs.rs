@@ -1,6 +1,7 @@
 use ndarray::ArrayRef2;
 use rayon::prelude::*;
 
+use crate::bootstrap::IdentifiedPair;
 use crate::error::Error;
 use crate::figure::Figure;
 use crate::histogram::{BINS, Histogram, bin_of};
@@ -8,7 +9,7 @@ use crate::real::Real;
 use crate::steps::{Step, Steps, descending, distinct};
 use crate::tiles::{COLUMNS, upper_triangle, workers};
 use crate::unit::{UnitRows, cosine_error};
-use crate::verification::{IdentifiedPair, Verification};
+use crate::verification::Verification;
 
 /// All pairs of M embeddings, each pair once; pairs of the same identity are genuine.
 ///
@@ -36,6 +37,23 @@ use crate::verification::{IdentifiedPair, Verification};
 /// ```
 pub struct AllPairs<F> {
     unit: UnitRows<F>,
+}
+
+impl Verification {
+    /// All pairs of these embeddings: [`AllPairs::verification`].
+    ///
+    /// # Errors
+    /// Those of [`AllPairs::new`] and [`AllPairs::verification`].
+    ///
+    /// ```
+    /// # use margin_softmax_evaluation::Verification;
+    /// let x = ndarray::array![[1.0_f32, 0.1], [2.0, 0.0], [0.0, 1.0]];
+    /// assert_eq!(Verification::from_embeddings(&x, &[7, 7, 9])?.eer().rate, 0.0);
+    /// # Ok::<(), margin_softmax_evaluation::Error>(())
+    /// ```
+    pub fn from_embeddings<F: Real>(x: &ArrayRef2<F>, identities: &[usize]) -> Result<Self, Error> {
+        AllPairs::new(x, identities)?.verification()
+    }
 }
 
 impl<F: Real> AllPairs<F> {

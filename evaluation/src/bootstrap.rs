@@ -5,7 +5,14 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::figure::Figure;
 use crate::steps::{Step, Steps};
-use crate::verification::IdentifiedPair;
+
+/// A pair with its identities, numbered from 0; genuine if they are equal.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct IdentifiedPair {
+    pub score: f64,
+    pub a: u32,
+    pub b: u32,
+}
 
 /// A percentile bootstrap over identities.
 ///

@@ -1,8 +1,7 @@
 use ndarray::ArrayRef2;
 use rayon::prelude::*;
 
-use crate::all_pairs::AllPairs;
-use crate::bootstrap::{Bootstrap, Interval};
+use crate::bootstrap::{Bootstrap, IdentifiedPair, Interval};
 use crate::cost::DetectionCost;
 use crate::error::Error;
 use crate::estimate::{EqualError, Estimate, MinimumCost, OperatingPoint};
@@ -12,14 +11,6 @@ use crate::real::Real;
 use crate::roc::Roc;
 use crate::steps::{Steps, descending, distinct};
 use crate::unit::cosine_error;
-
-/// A pair with its identities, numbered from 0; genuine if they are equal.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct IdentifiedPair {
-    pub score: f64,
-    pub a: u32,
-    pub b: u32,
-}
 
 /// Verification (1:1): genuine and impostor pairs by their scores. A pair is accepted if and only if
 /// its score is at least the threshold; thresholds are the distinct scores, and one above them all.
@@ -51,21 +42,6 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// All pairs of these embeddings: [`AllPairs::verification`].
-    ///
-    /// # Errors
-    /// Those of [`AllPairs::new`] and [`AllPairs::verification`].
-    ///
-    /// ```
-    /// # use margin_softmax_evaluation::Verification;
-    /// let x = ndarray::array![[1.0_f32, 0.1], [2.0, 0.0], [0.0, 1.0]];
-    /// assert_eq!(Verification::from_embeddings(&x, &[7, 7, 9])?.eer().rate, 0.0);
-    /// # Ok::<(), margin_softmax_evaluation::Error>(())
-    /// ```
-    pub fn from_embeddings<F: Real>(x: &ArrayRef2<F>, identities: &[usize]) -> Result<Self, Error> {
-        AllPairs::new(x, identities)?.verification()
-    }
-
     /// The pairs `(i, j, genuine)` of rows of `x`, as a protocol lists them.
     ///
     /// # Errors

@@ -17,9 +17,9 @@ use crate::problem::{
 
 /// A loss that only its user knows, by the norms of embeddings and class weights.
 #[derive(Debug)]
-struct Own;
+struct UserLoss;
 
-impl MarginLoss for Own {
+impl MarginLoss for UserLoss {
     fn scale(&self) -> Scale {
         Scale::Unnormalized
     }
@@ -49,7 +49,7 @@ fn losses(classes: usize) -> Result<Vec<Arc<dyn MarginLoss>>, Error> {
         Arc::new(InterclassFilter::new(SphereFace::new(2)?, 0.2)?),
         Arc::new(LabelSmoothing::new(MvSoftmax::am(16.0, 0.3, 0.2)?, 0.1)?),
         Arc::new(LabelSmoothing::new(Softmax::new(), 0.1)?),
-        Arc::new(Own),
+        Arc::new(UserLoss),
     ])
 }
 
