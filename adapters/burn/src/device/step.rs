@@ -282,22 +282,26 @@ impl DeviceStep {
 
     /// The nearest class of every embedding, without margin; `None` for one that has none.
     pub fn predict<F: Precision>(&self, core: &Core) -> Result<Vec<Option<usize>>, Error> {
-        let classes = OffloadedClasses::for_inference((self.classes()?, self.rows.sub_centers))?;
-        let Read { embeddings, own, bias } = self.read::<F>(&[])?;
-        let step = core.offload(&classes, (&embeddings, &own, bias.as_deref()), None)?;
-        let unlabelled = vec![-1; embeddings.nrows()];
-        let first = Sweeps::new(&step, &self.rows, unlabelled, &self.device).first()?;
-        check_weights(&step, &self.rows, &first, (&self.device, None))?;
-        step.check_range(first.norms)?;
-        let mut nearest = vec![None; embeddings.nrows()];
-        for row in step.counted() {
-            nearest[row] = Some(first.stats[row].nearest);
-        }
-        Ok(nearest)
+        self.infer::<F, _>(core, |step, _, first| {
+            let mut nearest = vec![None; first.stats.len()];
+            for row in step.counted() {
+                nearest[row] = Some(first.stats[row].nearest);
+            }
+            nearest
+        })
     }
 
     /// The logits without margin (N, C).
     pub fn logits<F: Precision>(&self, core: &Core) -> Result<Tensor<2>, Error> {
+        self.infer::<F, _>(core, |_, sweeps, first| sweeps.all_logits(first))
+    }
+
+    /// What `result` makes of a first sweep over all classes, for embeddings without labels.
+    fn infer<F: Precision, T>(
+        &self,
+        core: &Core,
+        result: impl FnOnce(&OffloadedStep<'_, F>, &Sweeps<'_>, &FirstSweep) -> T,
+    ) -> Result<T, Error> {
         let classes = OffloadedClasses::for_inference((self.classes()?, self.rows.sub_centers))?;
         let Read { embeddings, own, bias } = self.read::<F>(&[])?;
         let step = core.offload(&classes, (&embeddings, &own, bias.as_deref()), None)?;
@@ -306,7 +310,7 @@ impl DeviceStep {
         let first = sweeps.first()?;
         check_weights(&step, &self.rows, &first, (&self.device, None))?;
         step.check_range(first.norms)?;
-        Ok(sweeps.all_logits(&first))
+        Ok(result(&step, &sweeps, &first))
     }
 }
 
