@@ -25,7 +25,10 @@ const LABEL: u32 = 16;
 /// The size of the marks' texts, and their distance from the plot.
 const TEXT: u32 = 13;
 const GAP: f64 = 8.0;
-const COLORS: [&str; 6] = ["#2166ac", "#d6604d", "#1b9e77", "#7a5ab5", "#9a6b2f", "#8c8c8c"];
+const COLORS: [&str; 10] = [
+    "#2166ac", "#d6604d", "#1b9e77", "#7a5ab5", "#9a6b2f", "#8c8c8c", "#e6a700", "#56b4e9",
+    "#c51b8a", "#222222",
+];
 
 /// The marked rates of the normal-deviate axes.
 const DET_RATES: [(f64, &str); 9] = [

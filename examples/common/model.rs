@@ -9,7 +9,7 @@ use ndarray::{Array1, Array2};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-use crate::digits::{CLASSES, Samples};
+use crate::digits::Samples;
 use crate::network::Network;
 
 const HIDDEN: usize = 128;
@@ -21,6 +21,16 @@ pub struct Model {
     pub bias: Option<Array1<f32>>,
     /// Of the class weights and the bias.
     update: Sgd<f32>,
+}
+
+/// What a step did.
+pub struct Descent {
+    /// The mean loss, with the hyperspherical energy.
+    pub loss: f32,
+    /// Of the embeddings.
+    pub norms: Vec<f32>,
+    /// With respect to the embeddings.
+    pub gradient: Array2<f32>,
 }
 
 /// Results without the margin. The angles are means over the samples, in radians.
@@ -35,8 +45,7 @@ impl Model {
     /// A randomly initialised model for a loss with this scale, trained by clones of `update`. Only
     /// Softmax has a bias.
     pub fn new(
-        pixels: usize,
-        dimensions: usize,
+        [pixels, dimensions, classes]: [usize; 3],
         scale: Scale,
         update: &Sgd<f32>,
         rng: &mut Pcg64,
@@ -44,8 +53,8 @@ impl Model {
         let biased = scale == Scale::Unnormalized;
         Self {
             network: Network::new(&[pixels, HIDDEN, dimensions], update, rng),
-            classes: initial_class_weights(dimensions, rng),
-            bias: biased.then(|| Array1::zeros(CLASSES)),
+            classes: initial_class_weights(classes, dimensions, rng),
+            bias: biased.then(|| Array1::zeros(classes)),
             update: update.clone(),
         }
     }
@@ -63,25 +72,25 @@ impl Model {
         })
     }
 
-    /// One step of gradient descent at a learning rate. Returns the mean loss, to which the
-    /// hyperspherical energy is added with the weight `energy`, and the gradient of the embeddings.
+    /// One step of gradient descent at a learning rate. The hyperspherical energy is added to the
+    /// loss with the weight `energy`.
     pub fn descend(
         &mut self,
         head: &Head<impl MarginLoss>,
         Samples { images, labels }: Samples,
         energy: f32,
         rate: f64,
-    ) -> Result<(f32, Array2<f32>)> {
+    ) -> Result<Descent> {
         let signals = self.network.forward(images);
         let embeddings = &signals[self.network.depth()];
         self.update.set_rate(rate)?;
-        let (loss, gradient) = if energy > 0.0 {
+        let descent = if energy > 0.0 {
             self.move_classes_apart(head, embeddings, &labels, energy)?
         } else {
             self.move_classes(head, embeddings, &labels)?
         };
-        self.network.descend(&signals, &gradient, rate)?;
-        Ok((loss, gradient))
+        self.network.descend(&signals, &descent.gradient, rate)?;
+        Ok(descent)
     }
 
     fn move_classes(
@@ -89,14 +98,14 @@ impl Model {
         head: &Head<impl MarginLoss>,
         embeddings: &Array2<f32>,
         labels: &[usize],
-    ) -> Result<(f32, Array2<f32>)> {
+    ) -> Result<Descent> {
         let mut batch = BatchMut::new(embeddings, &mut self.classes, labels)?;
         if let Some(bias) = &mut self.bias {
             batch = batch.with_bias(bias)?;
         }
         let mut gradient = Array2::zeros(embeddings.dim());
         let forward = head.step(&mut batch, Reduction::Mean, &mut self.update, &mut gradient)?;
-        Ok((forward.mean(), gradient))
+        Ok(Descent { loss: forward.mean(), norms: forward.norms().to_vec(), gradient })
     }
 
     /// With the energy. Its gradient is added to that of the loss, which is therefore needed as a
@@ -107,7 +116,7 @@ impl Model {
         embeddings: &Array2<f32>,
         labels: &[usize],
         weight: f32,
-    ) -> Result<(f32, Array2<f32>)> {
+    ) -> Result<Descent> {
         let batch = self.batch(embeddings, labels)?;
         let mut gradients = Gradients::zeros_for(&batch);
         let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
@@ -117,7 +126,11 @@ impl Model {
         if let (Some(bias), Some(gradient)) = (&mut self.bias, &gradients.bias) {
             self.update.apply_bias(bias, gradient)?;
         }
-        Ok((forward.mean() + weight * energy, gradients.embeddings))
+        Ok(Descent {
+            loss: forward.mean() + weight * energy,
+            norms: forward.norms().to_vec(),
+            gradient: gradients.embeddings,
+        })
     }
 
     pub fn embed(&self, samples: &Samples) -> Array2<f32> {
@@ -144,12 +157,12 @@ impl Model {
 
 /// Random, except in two dimensions. There the weights start evenly spaced on the circle, because
 /// on a circle training cannot move a class past its neighbour.
-fn initial_class_weights(dimensions: usize, rng: &mut Pcg64) -> Array2<f32> {
+fn initial_class_weights(classes: usize, dimensions: usize, rng: &mut Pcg64) -> Array2<f32> {
     if dimensions != 2 {
-        return Array2::from_shape_simple_fn((CLASSES, dimensions), || rng.random_range(-1.0..1.0));
+        return Array2::from_shape_simple_fn((classes, dimensions), || rng.random_range(-1.0..1.0));
     }
-    Array2::from_shape_fn((CLASSES, dimensions), |(class, axis)| {
-        let angle = std::f32::consts::TAU * class as f32 / CLASSES as f32;
+    Array2::from_shape_fn((classes, dimensions), |(class, axis)| {
+        let angle = std::f32::consts::TAU * class as f32 / classes as f32;
         if axis == 0 { angle.cos() } else { angle.sin() }
     })
 }

@@ -39,32 +39,34 @@ pub fn steps_per_epoch(samples: usize) -> usize {
 }
 
 /// Trains a new model with embeddings of `dimensions` dimensions. `loss_at` returns the loss of
-/// each step; `watch` is called after each step with its mean loss, with the gradient of the
+/// each step; it is given the norms of the embeddings of the step before. `watch` is called after each step with its mean loss, with the gradient of the
 /// embeddings, and with the class weights as the step left them.
 pub fn train(
-    loss_at: impl Fn(usize) -> Result<Box<dyn MarginLoss>>,
+    mut loss_at: impl FnMut(usize, &[f32]) -> Result<Box<dyn MarginLoss>>,
     dimensions: usize,
     samples: &Samples,
     schedule: &Schedule,
     mut watch: impl FnMut(f32, &Array2<f32>, &Array2<f32>),
 ) -> Result<Model> {
     let mut rng = Pcg64::seed_from_u64(schedule.seed);
-    let mut head = Head::new(loss_at(0)?).with_precision(schedule.precision);
+    let mut head = Head::new(loss_at(0, &[])?).with_precision(schedule.precision);
     let update =
         Sgd::new(schedule.rate_at(0.0))?.with_momentum(MOMENTUM)?.with_weight_decay(DECAY)?;
-    let (pixels, scale) = (samples.images.ncols(), head.loss().scale());
-    let mut model = Model::new(pixels, dimensions, scale, &update, &mut rng);
+    let classes = samples.labels.iter().max().map_or(0, |&label| label + 1);
+    let sizes = [samples.images.ncols(), dimensions, classes];
+    let mut model = Model::new(sizes, head.loss().scale(), &update, &mut rng);
+    let mut norms = Vec::new();
     let mut order: Vec<usize> = (0..samples.len()).collect();
     let steps = schedule.epochs * steps_per_epoch(samples.len());
     let mut done = 0;
     for _ in 0..schedule.epochs {
         order.shuffle(&mut rng);
         for rows in order.chunks(BATCH) {
-            *head.loss_mut() = loss_at(done)?;
+            *head.loss_mut() = loss_at(done, &norms)?;
             let rate = schedule.rate_at(done as f32 / steps as f32);
-            let (loss, gradient) =
-                model.descend(&head, samples.select(rows), schedule.energy, rate)?;
-            watch(loss, &gradient, &model.classes);
+            let descent = model.descend(&head, samples.select(rows), schedule.energy, rate)?;
+            watch(descent.loss, &descent.gradient, &model.classes);
+            norms = descent.norms;
             done += 1;
         }
     }

@@ -1,5 +1,6 @@
-//! Trains a small network on handwritten digits with each of the seven losses, prints accuracy and
-//! angles, and draws 2-D features as in the A-Softmax paper.
+//! Trains a small network on handwritten digits with each of the seven losses and AdaFace, prints
+//! accuracy and angles, and draws 2-D features as in the A-Softmax paper. Then it trains on seven
+//! of the digits and verifies on the three others, whose classes the network has never seen.
 
 #[path = "../common/digits.rs"]
 mod digits;
@@ -8,6 +9,7 @@ mod idx;
 mod model;
 #[path = "../common/network.rs"]
 mod network;
+mod open_set;
 mod pictures;
 #[path = "../common/plot.rs"]
 mod plot;
@@ -39,6 +41,9 @@ struct Args {
     /// Passes over the training digits [default: enough for 4500 steps]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
+    /// Trainings per loss on seven of the digits; each leaves out three others for verification
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    splits: usize,
     /// Seed of the initial weights and of the order of the digits
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -100,6 +105,9 @@ fn main() -> Result<()> {
     progress.finish_and_clear();
     print_table(&rows);
 
+    if args.splits > 0 {
+        open_set::report(names, &data, &schedule, args.splits, &args.out)?;
+    }
     pictures::draw(&portraits, &args.out)?;
     println!("\npictures: {}", args.out.display());
     Ok(())
@@ -132,7 +140,7 @@ fn train_recipe(
             progress.set_message(format!("{name} in {dimensions}-D: loss {loss:.3}"));
         }
     };
-    train(|step| recipe.loss_at(step), dimensions, &data.train, schedule, watch)
+    train(recipe.losses(), dimensions, &data.train, schedule, watch)
 }
 
 fn measure(

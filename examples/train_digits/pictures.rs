@@ -74,9 +74,9 @@ fn picture(portrait: &Portrait) -> Figure {
         .with_layouts(vec![portrait.layout(LARGE), text_layout(TITLE_MARGIN), text_layout(0.0)])
 }
 
-/// The portraits, four to a row, and after the last one the legend and the caption.
+/// The portraits in rows, and after the last one the legend and the caption.
 fn sheet(portraits: &[Portrait]) -> Figure {
-    let columns = portraits.len().min(4);
+    let columns = (portraits.len() + 1).isqrt();
     let rows = (portraits.len() + 1).div_ceil(columns);
     // Each place on the sheet is two cells: one for the legend, one for the caption beside it.
     let mut structure: Vec<_> =

@@ -1,10 +1,10 @@
-//! The seven losses, with the hyper-parameters that this example trains them with.
+//! The seven losses and AdaFace, with the hyper-parameters that this example trains them with.
 
 use anyhow::Result;
 use clap::ValueEnum;
 use margin_softmax::{
-    ArcFace, CosFace, FNormSphereFace, Generalized, LambdaAnnealing, MarginLoss, ModifiedSoftmax,
-    Softmax, SphereFace,
+    AdaFace, ArcFace, CosFace, FNormSphereFace, Generalized, LambdaAnnealing, MarginLoss,
+    ModifiedSoftmax, Softmax, SphereFace,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -17,6 +17,7 @@ pub enum LossName {
     CosFace,
     ArcFace,
     Generalized,
+    AdaFace,
 }
 
 /// The scale of every loss that has one.
@@ -32,7 +33,11 @@ pub enum Recipe {
     CosFace { s: f64, m: f64 },
     ArcFace { s: f64, m: f64 },
     Generalized { s: f64, m0: f64, m1: f64, m2: f64 },
+    AdaFace { s: f64, m: f64, h: f64 },
 }
+
+/// AdaFace's h, as published.
+const CONCENTRATION: f64 = 0.333;
 
 impl Recipe {
     /// For 16-dimensional embeddings, where ten classes can be separated by the papers' margins.
@@ -45,6 +50,7 @@ impl Recipe {
             LossName::CosFace => Self::CosFace { s: SCALE, m: 0.35 },
             LossName::ArcFace => Self::ArcFace { s: SCALE, m: 0.5 },
             LossName::Generalized => Self::Generalized { s: SCALE, m0: 1.0, m1: 0.3, m2: 0.2 },
+            LossName::AdaFace => Self::AdaFace { s: SCALE, m: 0.4, h: CONCENTRATION },
         }
     }
 
@@ -59,6 +65,7 @@ impl Recipe {
             LossName::CosFace => Self::CosFace { s: SCALE, m: 0.1 },
             LossName::ArcFace => Self::ArcFace { s: SCALE, m: 0.15 },
             LossName::Generalized => Self::Generalized { s: SCALE, m0: 1.0, m1: 0.1, m2: 0.05 },
+            LossName::AdaFace => Self::AdaFace { s: SCALE, m: 0.1, h: CONCENTRATION },
         }
     }
 
@@ -71,6 +78,7 @@ impl Recipe {
             Self::CosFace { .. } => "CosFace",
             Self::ArcFace { .. } => "ArcFace",
             Self::Generalized { .. } => "Generalized",
+            Self::AdaFace { .. } => "AdaFace",
         }
     }
 
@@ -81,7 +89,8 @@ impl Recipe {
             Self::FNormSphereFace { s, .. }
             | Self::CosFace { s, .. }
             | Self::ArcFace { s, .. }
-            | Self::Generalized { s, .. } => format!("s={s}, {}", self.margin()),
+            | Self::Generalized { s, .. }
+            | Self::AdaFace { s, .. } => format!("s={s}, {}", self.margin()),
         }
     }
 
@@ -94,6 +103,22 @@ impl Recipe {
             }
             Self::CosFace { m, .. } | Self::ArcFace { m, .. } => format!("m={m}"),
             Self::Generalized { m0, m1, m2, .. } => format!("m=({m0}, {m1}, {m2})"),
+            Self::AdaFace { m, h, .. } => format!("m={m}, h={h}"),
+        }
+    }
+
+    /// The losses of a training, from the number of a step and the norms of the step before.
+    /// AdaFace reads its margins from their running statistics.
+    pub fn losses(self) -> impl FnMut(usize, &[f32]) -> Result<Box<dyn MarginLoss>> {
+        let mut observing = None;
+        move |step, norms| {
+            let Self::AdaFace { s, m, h } = self else { return self.loss_at(step) };
+            let loss = match &mut observing {
+                None => observing.insert(AdaFace::new(s, m, h)?),
+                Some(loss) => loss,
+            };
+            loss.observe(norms)?;
+            Ok(Box::new(loss.clone()))
         }
     }
 
@@ -111,6 +136,7 @@ impl Recipe {
             Self::CosFace { s, m } => Box::new(CosFace::new(s, m)?),
             Self::ArcFace { s, m } => Box::new(ArcFace::new(s, m)?),
             Self::Generalized { s, m0, m1, m2 } => Box::new(Generalized::new(s, m0, m1, m2)?),
+            Self::AdaFace { s, m, h } => Box::new(AdaFace::new(s, m, h)?),
         })
     }
 }

@@ -112,7 +112,7 @@ fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<O
     };
     let (epochs, rate, precision) = (plan.epochs, point.rate, Precision::Full);
     let schedule = Schedule { epochs, rate, seed, energy: 0.0, precision };
-    let trained = train(loss_at, DIMENSIONS, &data.train, &schedule, watch)
+    let trained = train(|step, _| loss_at(step), DIMENSIONS, &data.train, &schedule, watch)
         .and_then(|model| model.evaluate(loss_at(total)?, &data.held_out));
     let evaluation = match trained {
         Ok(evaluation) => Some(evaluation),
