@@ -15,13 +15,20 @@ const PNG_SCALE: f32 = 2.0;
 /// Points nearer than this share of an axis to the one before are not drawn.
 const RESOLUTION: f64 = 5e-4;
 const GRID: &str = "#d8d8d8";
-/// Margins of the plot, with room for the texts of the marks.
+/// The plot, without its margins.
+const WIDTH: f64 = 520.0;
+const HEIGHT: f64 = 430.0;
+/// Margins of the plot, with room for the texts of the marks; the legend is right of it.
 const LEFT: f64 = 92.0;
-const RIGHT: f64 = 30.0;
 const ABOVE: f64 = 24.0;
 const BELOW: f64 = 66.0;
 /// The size of the axes' labels.
 const LABEL: u32 = 16;
+/// The size of the legend's text, what one letter of it takes at most on average, and the rest of a
+/// line with the space around the legend.
+const LEGEND_TEXT: u32 = 14;
+const LEGEND_LETTER: f64 = 8.5;
+const LEGEND_LINE: f64 = 45.0;
 /// The size of the marks' texts, and their distance from the plot.
 const TEXT: u32 = 13;
 const GAP: f64 = 8.0;
@@ -69,7 +76,7 @@ pub fn det(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
         Axis { label, marks, scale: normal_deviate }
     };
     let (far, frr) = (axis("false accept rate"), axis("false reject rate"));
-    draw(curves, &far, &frr, LegendPosition::InsideTopRight, |point| point.frr)
+    draw(curves, &far, &frr, |point| point.frr)
 }
 
 /// ROC curves, TAR against FAR on a logarithmic axis, as a PNG file. The axis starts at the largest
@@ -99,14 +106,13 @@ pub fn roc(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
         marks: (0..=5).map(|fifth| f64::from(fifth) / 5.0).map(|r| (r, format!("{r}"))).collect(),
         scale: |rate| rate,
     };
-    draw(curves, &far, &tar, LegendPosition::InsideBottomRight, |point| point.tar)
+    draw(curves, &far, &tar, |point| point.tar)
 }
 
 fn draw(
     curves: &[(&str, &Roc)],
     x: &Axis,
     y: &Axis,
-    legend: LegendPosition,
     rate: impl Fn(&RocPoint) -> f64,
 ) -> Result<Vec<u8>, Error> {
     Error::check_not_empty("curves", &[curves.len()])?;
@@ -117,7 +123,8 @@ fn draw(
     });
     // The grid comes first: it lies below the curves.
     let plots: Vec<Plot> = grid(x, y).chain(lines).collect();
-    let mut scene = render_multiple(plots, layout(x, legend));
+    let letters = curves.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut scene = render_multiple(plots, layout(x, letters));
     write_marks(&mut scene, x, y);
     let png = PngBackend::new().with_scale(PNG_SCALE).render_scene(&scene);
     png.map_err(|reason| Error::Picture { reason })
@@ -138,7 +145,9 @@ impl Axis {
 }
 
 /// Axes from 0 to 1; the marks are written afterwards, for kuva's ticks have equal distances.
-fn layout(x: &Axis, legend: LegendPosition) -> Layout {
+fn layout(x: &Axis, letters: usize) -> Layout {
+    let legend = LEGEND_LINE + LEGEND_LETTER * letters as f64;
+    let right = legend + 3.0 * GAP;
     let mut layout = Layout::new((0.0, 1.0), (0.0, 1.0))
         .with_x_axis_min(0.0)
         .with_x_axis_max(1.0)
@@ -148,11 +157,14 @@ fn layout(x: &Axis, legend: LegendPosition) -> Layout {
         .with_show_grid(false)
         .with_box_axes()
         .with_label_size(LABEL)
-        .with_body_size(14)
-        .with_force_margins(LEFT, RIGHT)
+        .with_body_size(LEGEND_TEXT)
+        .with_width(LEFT + WIDTH + right)
+        .with_height(ABOVE + HEIGHT + BELOW)
+        .with_force_margins(LEFT, right)
         .with_force_margins_y(ABOVE, BELOW)
         .with_x_label(x.label)
-        .with_legend_position(legend);
+        .with_legend_position(LegendPosition::OutsideRightTop)
+        .with_legend_width(legend);
     layout.show_legend = true;
     layout.suppress_x_ticks = true;
     layout.suppress_y_ticks = true;
@@ -172,17 +184,16 @@ fn grid(x: &Axis, y: &Axis) -> impl Iterator<Item = Plot> {
 /// Writes the rate of every mark beside the plot, and the upright label, which kuva leaves out with
 /// the ticks.
 fn write_marks(scene: &mut Scene, x: &Axis, y: &Axis) {
-    let (width, height) = (scene.width - LEFT - RIGHT, scene.height - ABOVE - BELOW);
-    let bottom = ABOVE + height + GAP + f64::from(TEXT);
+    let bottom = ABOVE + HEIGHT + GAP + f64::from(TEXT);
     for (at, (_, mark)) in x.places().zip(&x.marks) {
-        scene.add(text(mark, LEFT + at * width, bottom, TextAnchor::Middle));
+        scene.add(text(mark, LEFT + at * WIDTH, bottom, TextAnchor::Middle));
     }
     // The baseline lies a third of the size below the middle of digits.
     let drop = f64::from(TEXT) / 3.0;
     for (at, (_, mark)) in y.places().zip(&y.marks) {
-        scene.add(text(mark, LEFT - GAP, ABOVE + (1.0 - at) * height + drop, TextAnchor::End));
+        scene.add(text(mark, LEFT - GAP, ABOVE + (1.0 - at) * HEIGHT + drop, TextAnchor::End));
     }
-    let (x, y, content) = (2.0 * GAP, ABOVE + 0.5 * height, y.label.to_string());
+    let (x, y, content) = (2.0 * GAP, ABOVE + 0.5 * HEIGHT, y.label.to_string());
     let (size, anchor, rotate) = (LABEL, TextAnchor::Middle, Some(-90.0));
     scene.add(Primitive::Text { x, y, content, size, anchor, rotate, bold: false, color: None });
 }
