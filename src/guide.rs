@@ -1,7 +1,30 @@
 //! Which loss to take, recipes, how to come here from another library, and the mathematics.
+//!
+//! The texts are Markdown files that are also read outside rustdoc, and there their links lead to
+//! files. The links above each text come first and so lead to the items instead.
 
 pub mod which_loss {
     //! Which loss, which scale s, which margin m.
+    //!
+    //! [`adacos_scale(C)`]: crate::adacos_scale
+    //! [`AdaFace`]: crate::AdaFace
+    //! [`ArcFace`]: crate::ArcFace
+    //! [`Boundary::band`]: crate::Boundary::band
+    //! [`ClassMargins`]: crate::ClassMargins
+    //! [`CosFace`]: crate::CosFace
+    //! [`CurricularFace`]: crate::CurricularFace
+    //! [`ElasticFace`]: crate::ElasticFace
+    //! [`Forward::margin_free_losses`]: crate::Forward::margin_free_losses
+    //! [`InterclassFilter`]: crate::InterclassFilter
+    //! [`LabelSmoothing`]: crate::LabelSmoothing
+    //! [`LambdaAnnealing`]: crate::LambdaAnnealing
+    //! [`MagFace`]: crate::MagFace
+    //! [`MarginWarmup`]: crate::MarginWarmup
+    //! [`MvSoftmax`]: crate::MvSoftmax
+    //! [`Softmax`]: crate::Softmax
+    //! [`SphereFace`]: crate::SphereFace
+    //! [`with_sub_centers(K)`]: crate::Batch::with_sub_centers
+    //! [the recipes]: crate::guide::recipes
     //!
     #![doc = include_str!("../docs/which-loss.md")]
     //!
@@ -13,12 +36,47 @@ pub mod which_loss {
 pub mod recipes {
     //! Recipes: accumulation, mixup, focal weighting, new classes, another number of ranks, and more.
     //!
+    //! [`class_range`]: crate::class_range
+    //!
     #![doc = include_str!("../docs/recipes.md")]
 }
 
 pub mod coming_from {
     //! For those who come from insightface, pytorch-metric-learning, Paddle, AdaFace, CVLface, TFace,
     //! WeSpeaker or SpeechBrain.
+    //!
+    //! [`AdaFace::observe`]: crate::AdaFace::observe
+    //! [`AdaFace::with_statistics`]: crate::AdaFace::with_statistics
+    //! [`Batch::with_ignored_label`]: crate::Batch::with_ignored_label
+    //! [`Batch::with_sub_centers(3)`]: crate::Batch::with_sub_centers
+    //! [`class_range`]: crate::class_range
+    //! [`ClassParallel`]: crate::ClassParallel
+    //! [`ClassSampler`]: crate::ClassSampler
+    //! [`Collective`]: crate::Collective
+    //! [`Continuation::EasyMargin`]: crate::Continuation::EasyMargin
+    //! [`Continuation::Linear`]: crate::Continuation::Linear
+    //! [`CurricularFace::observe`]: crate::CurricularFace::observe
+    //! [`CurricularFace::with_t`]: crate::CurricularFace::with_t
+    //! [`Forward::target_angles`]: crate::Forward::target_angles
+    //! [`Gradients::embeddings_only`]: crate::Gradients::embeddings_only
+    //! [`Head::predict`]: crate::Head::predict
+    //! [`Head::target_angles`]: crate::Head::target_angles
+    //! [`Head`]: crate::Head
+    //! [`IGNORED`]: crate::IGNORED
+    //! [`labels_from_ignoring`]: crate::labels_from_ignoring
+    //! [`labels_from`]: crate::labels_from
+    //! [`LambdaAnnealing`]: crate::LambdaAnnealing
+    //! [`LogitGradients`]: crate::LogitGradients
+    //! [`margin_free_logits`]: crate::MarginLoss::margin_free_logits
+    //! [`MarginWarmup`]: crate::MarginWarmup
+    //! [`MvSoftmax`]: crate::MvSoftmax
+    //! [`NormalizedLogits::from_cosines`]: crate::NormalizedLogits::from_cosines
+    //! [`NormalizedLogits`]: crate::NormalizedLogits
+    //! [`Sgd`]: crate::Sgd
+    //! [`SubCenterUsage`]: crate::SubCenterUsage
+    //! [`with_annealing`]: crate::SphereFace::with_annealing
+    //! [the recipes]: crate::guide::recipes
+    //! [which loss]: crate::guide::which_loss
     //!
     #![doc = include_str!("../docs/coming-from.md")]
 }

@@ -178,6 +178,8 @@ impl<F: Real> Gradients<F> {
 ///
 /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
 ///
+/// [`ClassParallel::step`]: Self::step
+///
 #[doc = include_str!("../../docs/scaling.md")]
 #[derive(Debug)]
 pub struct ClassParallel<L, C> {
