@@ -1,3 +1,15 @@
+//! [burn]: https://docs.rs/margin-softmax-burn
+//! [burn-recipe]: https://docs.rs/margin-softmax-burn
+//! [candle]: https://docs.rs/margin-softmax-candle
+//! [coming-from]: guide::coming_from
+//! [engine]: engine
+//! [evaluation]: https://docs.rs/margin-softmax-evaluation
+//! [features]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/features.png
+//! [math]: guide::math
+//! [mpi]: https://docs.rs/margin-softmax-mpi
+//! [recipes]: guide::recipes
+//! [which-loss]: guide::which_loss
+//!
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 

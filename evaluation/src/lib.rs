@@ -1,3 +1,5 @@
+//! [margin-softmax]: https://docs.rs/margin-softmax
+//!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

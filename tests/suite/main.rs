@@ -27,6 +27,7 @@ mod precision;
 mod properties;
 mod published;
 mod ranks_at_fault;
+mod readme;
 mod refusals;
 mod sampling;
 mod schedules;

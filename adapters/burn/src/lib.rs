@@ -1,3 +1,5 @@
+//! [margin-softmax]: margin_softmax
+//!
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

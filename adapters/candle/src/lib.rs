@@ -1,3 +1,5 @@
+//! [margin-softmax]: margin_softmax
+//!
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
