@@ -66,3 +66,14 @@ fn code_that_needs_an_adapter_stands_in_its_readme() {
         assert!(known.contains(&line.trim()), "no adapter has this line: {line}");
     }
 }
+
+/// rustdoc makes quotation marks of them, and may then take an underscore after one as emphasis.
+#[test]
+fn formulas_have_no_apostrophes() {
+    let text = include_str!("../../docs/math.md");
+    let formulas: Vec<&str> = text.split('$').skip(1).step_by(2).collect();
+    assert!(formulas.len() > 300 && text.split('$').count() % 2 == 1);
+    for formula in formulas {
+        assert!(!formula.contains('\''), "{formula}");
+    }
+}
