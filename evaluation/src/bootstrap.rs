@@ -25,6 +25,10 @@ pub(crate) struct IdentifiedPair {
 ///
 /// A replicate without genuine or without impostor pairs has no figure and is left out.
 ///
+/// Percentile intervals are a little too narrow for few identities: on made-up sets whose true AUC is
+/// known, intervals at level 0.9 held it in 86 % of 1000 sets of 24 identities and in 89 % of 1000
+/// sets of 60. Resampling pairs held it in 55 %.
+///
 /// | parameter | default | range | purpose |
 /// |---|---|---|---|
 /// | `seed` | | any | replicate r depends on the seed and on r alone |

@@ -71,3 +71,15 @@ fn bins_of_other_pairs_are_refused() {
     let refused = one.exact(&other.binned().unwrap(), &[Figure::Eer]).unwrap_err();
     assert_eq!(refused, Error::OtherPairs { expected: [1, 5], actual: [2, 4] });
 }
+
+#[test]
+fn bins_that_hold_too_many_scores_are_refused() {
+    // All embeddings are equal: one score, and 2.2 million pairs that have it.
+    let (x, identities) =
+        (Array2::<f32>::ones((2100, 2)), Vec::from_iter((0..2100).map(|i| i / 2)));
+    let all = AllPairs::new(&x, &identities).unwrap();
+    let binned = all.verification().unwrap();
+    let refused = all.exact(&binned, &[Figure::Eer]).unwrap_err();
+    let (scores, limit) = (2100 * 2099 / 2, AllPairs::<f32>::COLLECTED_SCORES);
+    assert_eq!(refused, Error::CrowdedBins { scores, limit });
+}
