@@ -47,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let schedule = Schedule::new(settings, classes, settings.epochs * per_epoch)?;
     println!("trained on: {classes} identities, {} images", train.len());
     println!("held out:   {} ({} images)", held_out.identities.join(", "), held_out.len());
+    println!("loss:       {schedule}");
 
     let weights_on_device = arguments.device.is_some();
     let device = arguments.device.clone().unwrap_or_else(Device::flex).autodiff();

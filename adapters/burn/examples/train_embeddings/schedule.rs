@@ -2,6 +2,7 @@
 //! needs no state of them.
 
 use std::f64::consts::PI;
+use std::fmt;
 
 use anyhow::Result;
 use margin_softmax::{ArcFace, CosFace, MarginLoss, MarginWarmup};
@@ -55,13 +56,12 @@ impl Schedule {
         let progress = (done - warmup) / (self.steps - warmup);
         0.5 * self.rate * (1.0 + (PI * progress).cos())
     }
+}
 
-    pub fn margin(&self, step: usize) -> f64 {
-        self.margin.at(step)
-    }
-
-    pub fn scale(&self) -> f64 {
-        self.scale
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Schedule { loss, scale, ref margin, .. } = self;
+        write!(f, "{loss:?}, scale {scale:.1}, margin 0 to {}", margin.margin())
     }
 }
 
