@@ -42,7 +42,7 @@ impl Place {
     fn train(&self, output: &str, options: &[&str]) -> Result<()> {
         let (digits, output) = (self.path("digits"), self.path(output));
         let fixed = ["train", &digits, "--output", &output];
-        let small = ["--size", "8", "--epochs", "4", "--batch", "16", "--dims", "8", "--mirror"];
+        let small = ["--size", "8", "--epochs", "4", "--batch", "4", "--dims", "8", "--mirror"];
         example(&[&fixed[..], &small, options].concat())
     }
 

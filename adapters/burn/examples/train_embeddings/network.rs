@@ -72,7 +72,7 @@ impl Model {
         let rows: Vec<usize> = (0..images.len()).collect();
         let mut values = Vec::new();
         for rows in rows.chunks(batch) {
-            let (pixels, _) = images.batch(rows, View::default, &device);
+            let (pixels, _) = images.batch(rows, || View::PLAIN, &device);
             values.extend(model.embed(pixels).into_data_as::<f32>().try_into_vec::<f32>()?);
         }
         let dims = values.len() / images.len();
