@@ -5,29 +5,52 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::{GrayImage, Luma};
+use ndarray::ArrayView1;
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_pcg::Pcg64;
 
 use super::digits::{CLASSES, Dataset};
 
 const SIDE: u32 = 8;
 
-/// Writes `directory/digit/number.png`, at most `images` of each digit.
-pub fn write(directory: &Path, images: usize) -> Result<()> {
+/// Writes the numbers of `places` digits, 0 to 9 or 00 to 99, as `directory/number/image.png`. Each
+/// bundled digit is in one image at most, so that no part of an image is in another.
+pub fn write(directory: &Path, places: u32, most: usize) -> Result<()> {
     let digits = Dataset::all()?;
-    let mut written = [0; CLASSES];
-    for (pixels, &digit) in digits.images.rows().into_iter().zip(&digits.labels) {
-        if written[digit] == images {
-            continue;
-        }
-        let folder = directory.join(digit.to_string());
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let file = folder.join(format!("{:03}.png", written[digit]));
-        let picture = GrayImage::from_fn(SIDE, SIDE, |x, y| {
-            Luma([(pixels[(y * SIDE + x) as usize] * 255.0).round() as u8])
-        });
-        picture.save(&file).with_context(|| file.display().to_string())?;
-        written[digit] += 1;
+    let mut unused = vec![Vec::new(); CLASSES];
+    for (row, &digit) in digits.labels.iter().enumerate() {
+        unused[digit].push(row);
     }
-    let total: usize = written.iter().sum();
-    println!("{total} images of {CLASSES} digits in {}", directory.display());
+    // The data set is in the order of its writers.
+    let mut random = Pcg64::seed_from_u64(0);
+    unused.iter_mut().for_each(|rows| rows.shuffle(&mut random));
+
+    let numbers = CLASSES.pow(places);
+    let fewest = unused.iter().map(Vec::len).min().unwrap_or(0);
+    let images = most.min(fewest * CLASSES / (numbers * places as usize));
+    for number in 0..numbers {
+        let name = format!("{number:0width$}", width = places as usize);
+        let folder = directory.join(&name);
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        for image in 0..images {
+            let rows = name.bytes().filter_map(|digit| unused[usize::from(digit - b'0')].pop());
+            let parts: Vec<_> = rows.map(|row| digits.images.row(row)).collect();
+            let file = folder.join(format!("{image:03}.png"));
+            picture(&parts).save(&file).with_context(|| file.display().to_string())?;
+        }
+    }
+    println!("{numbers} identities, {images} images of each, in {}", directory.display());
     Ok(())
+}
+
+/// The digits side by side, in the middle of a square.
+fn picture(digits: &[ArrayView1<f32>]) -> GrayImage {
+    let size = SIDE * digits.len() as u32;
+    let top = (size - SIDE) / 2;
+    GrayImage::from_fn(size, size, |x, y| {
+        let inside = (top..top + SIDE).contains(&y);
+        let digit = digits[(x / SIDE) as usize];
+        let value = if inside { digit[((y - top) * SIDE + x % SIDE) as usize] } else { 0.0 };
+        Luma([(value * 255.0).round() as u8])
+    })
 }

@@ -17,7 +17,7 @@ const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 const LARGEST_MOVE: f32 = 0.1;
 
 /// and each entry of the linear map that it goes through is changed by up to this.
-const LARGEST_CHANGE: f32 = 0.2;
+const LARGEST_CHANGE: f32 = 0.1;
 
 /// Decoded images, all in memory: 3·size² bytes each. Where they do not fit, decode them in
 /// [`batch`](Images::batch) instead.

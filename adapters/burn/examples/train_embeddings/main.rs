@@ -35,11 +35,14 @@ use clap::Parser;
 /// never saw.
 #[derive(Parser)]
 pub enum Command {
-    /// Writes the bundled handwritten digits as images in ten folders, to try this with.
+    /// Writes the bundled handwritten digits as images in folders, to try this with.
     WriteDigits {
         /// The folder that is created.
         directory: PathBuf,
-        /// Images of each digit, at most. By default all.
+        /// Digits in an image. With two there are a hundred identities, from 00 to 99.
+        #[arg(long, default_value = "2", value_parser = clap::value_parser!(u32).range(1..=2))]
+        places: u32,
+        /// Images of each identity, at most: by default as many as there are.
         #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
         images: usize,
     },
@@ -49,7 +52,9 @@ pub enum Command {
 
 pub fn run(command: Command) -> Result<()> {
     match command {
-        Command::WriteDigits { directory, images } => digits_folder::write(&directory, images),
+        Command::WriteDigits { directory, places, images } => {
+            digits_folder::write(&directory, places, images)
+        }
         Command::Train(arguments) => recipe::run(&arguments),
     }
 }
