@@ -11,7 +11,7 @@ use super::checkpoint::{self, Origin};
 use super::images::Images;
 use super::network::Model;
 use super::schedule::Schedule;
-use super::settings::Settings;
+use super::settings::{Settings, at_least};
 use super::training::{State, steps_per_epoch};
 use super::{devices, export, verification};
 
@@ -26,8 +26,8 @@ pub struct Arguments {
     #[arg(long)]
     resume: bool,
     /// Epochs from one checkpoint to the next.
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
-    checkpoint_every: u32,
+    #[arg(long, default_value_t = 1, value_parser = at_least::<1>)]
+    checkpoint_every: usize,
     /// Stops after this epoch as if killed.
     #[arg(long)]
     stop_after: Option<usize>,
@@ -59,6 +59,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     println!("untrained:  EER {:.1} %", 100.0 * verify(&model)?.eer().rate);
 
     let mut state = State::new(model, settings, classes)?;
+    if let Some(sampler) = &state.sampler {
+        let share = 100.0 * sampler.rate();
+        println!(
+            "sampled:    {share:.0} % of the classes in a step; loss and accuracy are over these"
+        );
+    }
     if arguments.resume {
         state = checkpoint::load(output, state, &origin)?;
         println!("continues after epoch {}", state.epochs);
@@ -72,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         (state, averages) = state.epoch(&train, settings, &schedule, &device, &bar)?;
         bar.suspend(|| println!("epoch {:3}: {averages}", state.epochs));
         let last = state.epochs == settings.epochs;
-        if last || state.epochs.is_multiple_of(arguments.checkpoint_every as usize) {
+        if last || state.epochs.is_multiple_of(arguments.checkpoint_every) {
             checkpoint::save(output, &state, &origin)?;
         }
         if arguments.stop_after == Some(state.epochs) && !last {
@@ -97,8 +103,7 @@ fn read(directory: &Path, settings: &Settings) -> Result<(Images, Images, Origin
     let held_out = settings.held_out.unwrap_or((identities / 10).max(3));
     ensure!(
         identities >= held_out + 2,
-        "{} has {identities} identities, folders with images: to hold out {held_out} and train \
-         on two or more, {} are needed",
+        "{} has identities: {identities}; to hold out {held_out} and to train on two takes {}",
         directory.display(),
         held_out + 2,
     );

@@ -23,7 +23,7 @@ pub struct Settings {
     pub dims: usize,
     /// Passes over the training images. The schedules of margin and learning rate are those of all
     /// of them.
-    #[arg(long, default_value_t = 12, value_parser = at_least::<1>)]
+    #[arg(long, default_value_t = 40, value_parser = at_least::<1>)]
     pub epochs: usize,
     /// Images in a step.
     #[arg(long, default_value_t = 64, value_parser = at_least::<2>)]
@@ -79,8 +79,8 @@ impl Settings {
     }
 }
 
-/// A number of at least `LEAST`.
-fn at_least<const LEAST: usize>(text: &str) -> Result<usize> {
+/// A number of at least `LEAST`, from the command line.
+pub fn at_least<const LEAST: usize>(text: &str) -> Result<usize> {
     let number = text.parse()?;
     ensure!(number >= LEAST, "expected at least {LEAST}");
     Ok(number)
