@@ -25,6 +25,7 @@ mod schedule;
 mod settings;
 mod training;
 mod verification;
+mod view;
 
 use std::path::PathBuf;
 

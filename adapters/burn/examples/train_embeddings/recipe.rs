@@ -41,12 +41,15 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { settings, output, .. } = arguments;
+    if !arguments.resume {
+        checkpoint::check_none(output)?;
+    }
     let (train, held_out, origin) = read(&arguments.images, settings)?;
     let classes = train.identities.len();
     let per_epoch = steps_per_epoch(&train, settings);
     let schedule = Schedule::new(settings, classes, settings.epochs * per_epoch)?;
-    println!("trained on: {classes} identities, {} images", train.len());
-    println!("held out:   {} ({} images)", held_out.identities.join(", "), held_out.len());
+    println!("trained on: {train}");
+    println!("held out:   {held_out}; images.tsv will name them");
     println!("loss:       {schedule}");
 
     let weights_on_device = arguments.device.is_some();
@@ -61,15 +64,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut state = State::new(model, settings, classes)?;
     if let Some(sampler) = &state.sampler {
         let share = 100.0 * sampler.rate();
-        println!(
-            "sampled:    {share:.0} % of the classes in a step; loss and accuracy are over these"
-        );
+        println!("sampled:    {share:.0} % of the classes in a step; its figures are over these");
     }
     if arguments.resume {
         state = checkpoint::load(output, state, &origin)?;
         println!("continues after epoch {}", state.epochs);
-    } else {
-        checkpoint::check_none(output)?;
     }
     let bar = ProgressBar::new((settings.epochs * per_epoch) as u64);
     while state.epochs < settings.epochs {

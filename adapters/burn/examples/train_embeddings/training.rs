@@ -13,10 +13,11 @@ use margin_softmax_burn::Reduction;
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
-use super::images::{Images, View};
+use super::images::Images;
 use super::network::Model;
 use super::schedule::Schedule;
 use super::settings::Settings;
+use super::view::View;
 
 const MOMENTUM: f64 = 0.9;
 const WEIGHT_DECAY: f32 = 5e-4;

@@ -49,16 +49,18 @@ fn with_interval(pairs: &Verification, figure: Figure, value: f64, seed: u64) ->
     }
 }
 
+/// `tar` and `far` are the shares of the pairs of one identity, and of two, that it accepts.
 fn recommend(threshold: Threshold, tar: f64, far: f64) {
     let squared = threshold.squared_distance().unwrap_or(f64::NAN);
+    let distance = squared.sqrt();
+    let (tar, far) = (percent(tar), percent(far));
     println!(
-        "threshold: take two images for the same identity if their cosine is at least {threshold:.3},\n\
-         which is a distance of their unit vectors of at most {:.3} (squared {squared:.3}). Of the \n\
-         held-out pairs this accepts {} of those of one identity, and {} of those of two.",
-        squared.sqrt(),
-        percent(tar),
-        percent(far),
+        "threshold: two images show one identity if their cosine is at least {threshold:.3}: if"
     );
+    println!(
+        "the distance of their unit vectors is at most {distance:.3}, its square {squared:.3}."
+    );
+    println!("It accepts {tar} of the held-out pairs of one identity, and {far} of those of two.");
 }
 
 fn percent(share: f64) -> String {
