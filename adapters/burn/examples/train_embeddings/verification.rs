@@ -54,13 +54,10 @@ fn recommend(threshold: Threshold, tar: f64, far: f64) {
     let squared = threshold.squared_distance().unwrap_or(f64::NAN);
     let distance = squared.sqrt();
     let (tar, far) = (percent(tar), percent(far));
-    println!(
-        "threshold: two images show one identity if their cosine is at least {threshold:.3}: if"
-    );
-    println!(
-        "the distance of their unit vectors is at most {distance:.3}, its square {squared:.3}."
-    );
-    println!("It accepts {tar} of the held-out pairs of one identity, and {far} of those of two.");
+    println!("threshold: two images show one identity if their cosine is at least {threshold:.4};");
+    println!("that is a distance of unit vectors of at most {distance:.4}, squared {squared:.4}.");
+    println!("Chosen on the held-out pairs, it accepts {tar} of those of one identity,");
+    println!("and {far} of those of two.");
 }
 
 fn percent(share: f64) -> String {
