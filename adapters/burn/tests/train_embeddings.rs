@@ -117,8 +117,9 @@ fn a_checkpoint_of_another_run_is_refused() -> Result<()> {
     place.train("run", &["--stop-after", "1"])?;
     let error = place.refusal("run", &[]);
     assert!(error.contains("checkpoint-00001 exists: continue with --resume"), "{error}");
-    let error = place.refusal("run", &["--resume", "--loss", "cosface", "--seed", "3"]);
-    let expected = r#"--loss was "arcface", and is now "cosface"; --seed was 1, and is now 3"#;
+    let error = place.refusal("run", &["--resume", "--loss", "cosface", "--scale", "9"]);
+    let expected =
+        r#"--loss was "arcface", and is now "cosface"; --scale was the default, and is now 9.0"#;
     assert!(error.contains("checkpoint-00001: ") && error.contains(expected), "{error}");
     fs::remove_file(place.path("digits/3/000.png"))?;
     let error = place.refusal("run", &["--resume"]);

@@ -71,12 +71,16 @@ impl Settings {
             .filter(|&(name, value)| now[name] != *value)
             .map(|(name, value)| {
                 let option = name.replace('_', "-");
-                format!("--{option} was {value}, and is now {}", now[name])
+                format!("--{option} was {}, and is now {}", given(value), given(&now[name]))
             })
             .collect();
         ensure!(differing.is_empty(), "{}", differing.join("; "));
         Ok(())
     }
+}
+
+fn given(value: &Value) -> String {
+    if value.is_null() { "the default".into() } else { value.to_string() }
 }
 
 /// A number of at least `LEAST`, from the command line.
