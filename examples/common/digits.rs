@@ -40,8 +40,7 @@ impl Dataset {
     /// The split has a fixed seed, so that runs with different `--seed`s are comparable.
     pub fn bundled() -> Result<Self> {
         const SPLIT_SEED: u64 = 2017;
-        let all =
-            parse_csv(include_str!("../data/digits.csv")).context("examples/data/digits.csv")?;
+        let all = Self::all()?;
         let mut rows: Vec<usize> = (0..all.len()).collect();
         rows.shuffle(&mut Pcg64::seed_from_u64(SPLIT_SEED));
         let (held_out, train) = rows.split_at(all.len() / 5);
@@ -54,6 +53,11 @@ impl Dataset {
         train.images -= &mean;
         held_out.images -= &mean;
         Self { train, held_out }
+    }
+
+    /// All digits as they are, with pixels from 0 to 1.
+    pub fn all() -> Result<Samples> {
+        parse_csv(include_str!("../data/digits.csv")).context("examples/data/digits.csv")
     }
 }
 
