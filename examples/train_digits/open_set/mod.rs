@@ -13,9 +13,10 @@
 //!
 //! Seven classes ask a network for seven directions and nothing else. A margin draws the images
 //! nearer to them, those of unknown digits too, and so loses a little more of what would tell these
-//! apart. Stopping after 2, 10 or 30 epochs changes the EERs by less than 1.5 points. What margin
-//! losses are made for begins with thousands of identities, where telling known ones apart takes
-//! what tells unknown ones apart. Accuracy on known classes says nothing about it: measure both.
+//! apart. Stopping after 2, 10 or 30 epochs changes the EERs by less than 1.5 points. It takes more
+//! identities: the recipe `train_embeddings` of margin-softmax-burn trains on ninety of the numbers 00
+//! to 99, made of the same digits, and recognises the ten others with an EER of 1 %. Accuracy on
+//! known classes says nothing about it: measure both.
 
 mod table;
 
