@@ -105,10 +105,12 @@ fn main() -> Result<()> {
     progress.finish_and_clear();
     print_table(&rows);
 
-    if args.splits > 0 {
-        open_set::report(names, &data, &schedule, args.splits, &args.out)?;
-    }
     pictures::draw(&portraits, &args.out)?;
+
+    if args.splits > 0 {
+        open_set::report(names, &data, &schedule, args.splits, &args.out)
+            .context("verification, which --splits 0 leaves out")?;
+    }
     println!("\npictures: {}", args.out.display());
     Ok(())
 }

@@ -79,7 +79,7 @@ pub fn report(
     let row = |name, recipe, epochs| {
         let runs = splits.par_iter().enumerate().progress_with(progress.clone());
         let runs = runs.map(|(number, split)| {
-            let seed = schedule.seed + number as u64;
+            let seed = schedule.seed.wrapping_add(number as u64);
             split.run(recipe, &Schedule { epochs, seed, ..*schedule })
         });
         runs.collect::<Result<_>>().map(|runs| Row { name, runs })
