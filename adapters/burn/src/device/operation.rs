@@ -1,5 +1,8 @@
 //! Gradients that are computed along with a loss, recorded for every backend.
 
+// burn deprecates its NdArray backend, and has it still.
+#![cfg_attr(feature = "ndarray", allow(deprecated))]
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
