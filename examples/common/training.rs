@@ -38,12 +38,13 @@ pub fn steps_per_epoch(samples: usize) -> usize {
     samples.div_ceil(BATCH)
 }
 
-/// Trains a new model with embeddings of `dimensions` dimensions. `loss_at` returns the loss of
-/// each step; it is given the norms of the embeddings of the step before. `watch` is called after each step with its mean loss, with the gradient of the
+/// Trains a new model with embeddings of `dimensions` dimensions for labels below `classes`.
+/// `loss_at` returns the loss of each step; it is given the norms of the embeddings of the step
+/// before. `watch` is called after each step with its mean loss, with the gradient of the
 /// embeddings, and with the class weights as the step left them.
 pub fn train(
     mut loss_at: impl FnMut(usize, &[f32]) -> Result<Box<dyn MarginLoss>>,
-    dimensions: usize,
+    [dimensions, classes]: [usize; 2],
     samples: &Samples,
     schedule: &Schedule,
     mut watch: impl FnMut(f32, &Array2<f32>, &Array2<f32>),
@@ -52,7 +53,6 @@ pub fn train(
     let mut head = Head::new(loss_at(0, &[])?).with_precision(schedule.precision);
     let update =
         Sgd::new(schedule.rate_at(0.0))?.with_momentum(MOMENTUM)?.with_weight_decay(DECAY)?;
-    let classes = samples.labels.iter().max().map_or(0, |&label| label + 1);
     let sizes = [samples.images.ncols(), dimensions, classes];
     let mut model = Model::new(sizes, head.loss().scale(), &update, &mut rng);
     let mut norms = Vec::new();

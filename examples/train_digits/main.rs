@@ -26,10 +26,10 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use margin_softmax::Precision;
 
-use crate::digits::Dataset;
+use crate::digits::{CLASSES, Dataset};
 use crate::model::{Evaluation, Model};
 use crate::pictures::Portrait;
-use crate::recipe::{LossName, Recipe};
+use crate::recipe::{DIMENSIONS, LossName, Recipe};
 use crate::training::{RATE, Schedule, default_epochs, steps_per_epoch, train};
 
 /// Train a small network on handwritten digits with margin softmax losses
@@ -142,7 +142,7 @@ fn train_recipe(
             progress.set_message(format!("{name} in {dimensions}-D: loss {loss:.3}"));
         }
     };
-    train(recipe.losses(), dimensions, &data.train, schedule, watch)
+    train(recipe.losses(), [dimensions, CLASSES], &data.train, schedule, watch)
 }
 
 fn measure(
@@ -152,7 +152,7 @@ fn measure(
     progress: &ProgressBar,
 ) -> Result<Row> {
     let start = Instant::now();
-    let model = train_recipe(recipe, 16, data, schedule, progress)?;
+    let model = train_recipe(recipe, DIMENSIONS, data, schedule, progress)?;
     let evaluation = model.evaluate(recipe.loss_at(0)?, &data.held_out)?;
     Ok(Row { recipe, evaluation, seconds: start.elapsed().as_secs_f64() })
 }

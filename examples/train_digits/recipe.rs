@@ -20,6 +20,9 @@ pub enum LossName {
     AdaFace,
 }
 
+/// Of the embeddings of the tables.
+pub const DIMENSIONS: usize = 16;
+
 /// The scale of every loss that has one.
 const SCALE: f64 = 16.0;
 
@@ -40,7 +43,7 @@ pub enum Recipe {
 const CONCENTRATION: f64 = 0.333;
 
 impl Recipe {
-    /// For 16-dimensional embeddings, where ten classes can be separated by the papers' margins.
+    /// For the tables' [`DIMENSIONS`], where ten classes can be separated by the papers' margins.
     pub fn for_table(name: LossName) -> Self {
         match name {
             LossName::Softmax => Self::Softmax,

@@ -8,7 +8,7 @@ use margin_softmax::{Error, Precision};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use crate::digits::Dataset;
+use crate::digits::{CLASSES, Dataset};
 use crate::model::Evaluation;
 use crate::study::Curve;
 use crate::training::{Schedule, steps_per_epoch, train};
@@ -112,8 +112,9 @@ fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<O
     };
     let (epochs, rate, precision) = (plan.epochs, point.rate, Precision::Full);
     let schedule = Schedule { epochs, rate, seed, energy: 0.0, precision };
-    let trained = train(|step, _| loss_at(step), DIMENSIONS, &data.train, &schedule, watch)
-        .and_then(|model| model.evaluate(loss_at(total)?, &data.held_out));
+    let trained =
+        train(|step, _| loss_at(step), [DIMENSIONS, CLASSES], &data.train, &schedule, watch)
+            .and_then(|model| model.evaluate(loss_at(total)?, &data.held_out));
     let evaluation = match trained {
         Ok(evaluation) => Some(evaluation),
         Err(error) if diverged(&error) => None,

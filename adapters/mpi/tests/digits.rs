@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use margin_softmax::{CosFace, Precision};
 
-use crate::digits::Dataset;
+use crate::digits::{CLASSES, Dataset};
 use crate::training::{RATE, Schedule};
 
 const EPOCHS: usize = 5;
@@ -32,8 +32,13 @@ fn one_process(data: &Dataset) -> Result<(Vec<f32>, f64)> {
     let schedule = Schedule { epochs: EPOCHS, rate: RATE, seed: SEED, energy: 0.0, precision };
     let mut losses = Vec::new();
     let watch = |loss: f32, _: &_, _: &_| losses.push(loss);
-    let model =
-        training::train(|_, _| Ok(Box::new(loss.clone())), 16, &data.train, &schedule, watch)?;
+    let model = training::train(
+        |_, _| Ok(Box::new(loss.clone())),
+        [16, CLASSES],
+        &data.train,
+        &schedule,
+        watch,
+    )?;
     let evaluation = model.evaluate(loss, &data.held_out)?;
     Ok((losses, evaluation.accuracy))
 }

@@ -31,10 +31,9 @@ use rayon::prelude::*;
 
 use crate::digits::{CLASSES, Dataset, Samples};
 use crate::model::Evaluation;
-use crate::recipe::{LossName, Recipe};
+use crate::recipe::{DIMENSIONS, LossName, Recipe};
 use crate::training::{Schedule, train};
 
-const DIMENSIONS: usize = 16;
 /// The false accept rate of the table.
 const FAR: f64 = 0.01;
 /// A split leaves out these digits, each increased by the number of the split. In ten splits every
@@ -126,7 +125,8 @@ impl Split {
 
     fn run(&self, recipe: Recipe, schedule: &Schedule) -> Result<Run> {
         let Split { known, unknown } = self;
-        let model = train(recipe.losses(), DIMENSIONS, &known.train, schedule, |_, _, _| ())?;
+        let sizes = [DIMENSIONS, CLASSES - LEFT_OUT.len()];
+        let model = train(recipe.losses(), sizes, &known.train, schedule, |_, _, _| ())?;
         let evaluation = model.evaluate(recipe.loss_at(0)?, &known.held_out)?;
         self.verify(&model.embed(unknown), Some(evaluation))
     }

@@ -10,10 +10,8 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 use rayon::prelude::*;
 
-use super::view::View;
+use super::view::{CHANNELS, View};
 
-/// Red, green and blue.
-pub const CHANNELS: usize = 3;
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
 /// Decoded images, all in memory: 3·size² bytes each. Where they do not fit, decode them in

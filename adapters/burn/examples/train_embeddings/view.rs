@@ -3,7 +3,8 @@
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-use super::images::CHANNELS;
+/// Red, green and blue.
+pub const CHANNELS: usize = 3;
 
 /// While training, an image is moved by up to this share of its size,
 const LARGEST_MOVE: f32 = 0.1;
