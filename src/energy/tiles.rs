@@ -27,7 +27,7 @@ use rayon::prelude::*;
 
 use crate::data::{check_norm, contiguous, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Moments, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Moments, Packed, Precision, Real};
 use crate::math::SINGULAR;
 use crate::parallel::run_jobs;
 
@@ -94,6 +94,8 @@ struct Scratch<F> {
     sum: Vec<f64>,
     /// One unit row in f64.
     unit: Vec<f64>,
+    /// The right factor of a product.
+    right: Packed<F>,
     /// Positions of the near pairs of one row.
     near: Vec<usize>,
     /// Contiguous copies of two rows.
@@ -151,7 +153,8 @@ impl<'a, F: Real> PairSums<'a, F> {
         rows: &[Row<'_, F>],
         columns: &[usize],
     ) -> Result<f64, Error> {
-        let dims = self.weights.ncols();
+        const FULL: Precision = Precision::Full;
+        let (dims, level) = (self.weights.ncols(), Level::detect());
         self.pack(rows.iter().map(|row| row.index), &mut scratch.rows);
         scratch.sum.clear();
         scratch.sum.resize(rows.len() * dims, 0.0);
@@ -164,17 +167,17 @@ impl<'a, F: Real> PairSums<'a, F> {
             scratch.counts.extend(columns.iter().map(|&k| F::narrow(self.counts[k] as f64)));
             scratch.forces.resize(rows.len() * n, F::zero());
 
-            let row_matrix = Mat::new(&scratch.rows, rows.len(), dims);
             let column_matrix = Mat::new(&scratch.columns, n, dims);
-            let cosines = MatMut::new(&mut scratch.forces, rows.len(), n, n);
-            kernel::gemm(Level::detect(), cosines, false, row_matrix, column_matrix.t());
+            let right = scratch.right.pack(level, FULL, column_matrix.t());
+            let left = Mat::new(&scratch.rows, rows.len(), dims);
+            kernel::gemm(MatMut::new(&mut scratch.forces, rows.len(), n, n), false, left, right);
             for (i, row) in rows.iter().enumerate() {
                 energy += self.row_forces(scratch, (i, row.index), columns)?;
             }
-            let forces = Mat::new(&scratch.forces, rows.len(), n);
-            let column_matrix = Mat::new(&scratch.columns, n, dims);
+            let right = scratch.right.pack(level, FULL, Mat::new(&scratch.columns, n, dims));
+            let left = Mat::new(&scratch.forces, rows.len(), n);
             let product = MatMut::new(&mut scratch.product, rows.len(), dims, dims);
-            kernel::gemm(Level::detect(), product, false, forces, column_matrix);
+            kernel::gemm(product, false, left, right);
             kernel::add_scaled(&mut scratch.sum, 1.0, &scratch.product, 1.0);
         }
         Ok(energy)

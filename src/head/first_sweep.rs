@@ -6,7 +6,7 @@ use super::plan::Plan;
 use super::prepare::{Prepared, factor_of};
 use super::workspace::{ChunkStats, Scratch, Workspace};
 use crate::data::Classes;
-use crate::kernel::{self, Mat, MatMut, Panels, Precision, Real, TileStats};
+use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
 
@@ -75,7 +75,7 @@ impl<F: Real> Sweep<'_, F> {
                 None => &mut scratch.tile[..tile.len() * n],
             };
             let weights = classes.tile(tile.clone(), &mut scratch.packed);
-            self.products(weights, tile.len(), z, &mut scratch.strips);
+            self.products(weights, tile.len(), z);
             let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
             let biases = classes.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
@@ -112,12 +112,10 @@ impl<F: Real> Sweep<'_, F> {
     }
 
     /// w_j·(a_i·u_i) of a tile.
-    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F], strips: &mut Panels<F>) {
+    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let Prepared { embeddings, packed, .. } = self.prepared;
-        let embeddings = Mat::new(embeddings, n, dims).t().in_panels(&packed[0]);
-        let weights = self.left_factor(Mat::new(weights, rows, dims), strips);
-        kernel::gemm(self.plan.level, MatMut::new(z, rows, n, n), false, weights, embeddings);
+        let weights = Mat::new(weights, rows, dims);
+        kernel::gemm(MatMut::new(z, rows, n, n), false, weights, &self.prepared.packed[0]);
     }
 
     /// Turns the products of the tile that starts at class `first` into logits, without those of the
@@ -139,25 +137,6 @@ impl<F: Real> Sweep<'_, F> {
         } else {
             kernel::tile_stats(level, z, n, factors, biases, targets, stats);
         }
-    }
-
-    /// The left factor of a product: packed where it is rounded, or where its columns and not its
-    /// rows lie side by side.
-    pub fn left_factor<'s>(&self, a: Mat<'s, F>, strips: &'s mut Panels<F>) -> Mat<'s, F> {
-        if self.plan.precision == Precision::Full && a.is_by_rows() {
-            return a;
-        }
-        kernel::pack_left(self.plan.level, self.plan.precision, a, strips);
-        a.in_strips(strips)
-    }
-
-    /// The right factor of a product: packed where it is rounded.
-    pub fn right_factor<'s>(&self, b: Mat<'s, F>, panels: &'s mut Panels<F>) -> Mat<'s, F> {
-        if self.plan.precision == Precision::Full {
-            return b;
-        }
-        kernel::pack(self.plan.level, self.plan.precision, b, panels);
-        b.in_panels(panels)
     }
 
     /// What a tile's products are multiplied by: the inverse norms, or 1. Kept for the first

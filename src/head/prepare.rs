@@ -12,7 +12,7 @@ use crate::data::{
     check_norm, check_sub_centers, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, Panels, Precision, Real};
+use crate::kernel::{self, Level, Mat, Packed, Precision, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
 use crate::math::{Pair, Sample, SampleTarget};
 
@@ -66,8 +66,8 @@ pub(crate) struct Prepared<F> {
     pub samples: Vec<PreparedSample>,
     /// Their embeddings times their scale, a_i·u_i (samples × dims).
     pub embeddings: Vec<F>,
-    /// The same packed for the products: transposed (dims × samples) and as they are.
-    pub packed: [Panels<F>; 2],
+    /// The same as right factors of the products: transposed (dims × samples) and as they are.
+    pub packed: [Packed<F>; 2],
     /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
     pub factors: Vec<F>,
     pub hard: HardSamples<F>,
@@ -81,7 +81,7 @@ impl<F> Default for Prepared<F> {
             form: LogitForm { scale: Scale::FeatureNorm, plain: false, smoothing: 0.0, hard: None },
             samples: Vec::new(),
             embeddings: Vec::new(),
-            packed: [Panels::default(), Panels::default()],
+            packed: [Packed::default(), Packed::default()],
             factors: Vec::new(),
             hard: HardSamples::default(),
             sub_centers: 1,
@@ -164,8 +164,8 @@ impl<F: Real> StepInput<'_, F> {
         self.scale_embeddings(form, samples, embeddings);
         if !samples.is_empty() {
             let embeddings = Mat::new(embeddings, samples.len(), self.embeddings.ncols());
-            kernel::pack(self.level, self.precision, embeddings.t(), &mut packed[0]);
-            kernel::pack(self.level, self.precision, embeddings, &mut packed[1]);
+            packed[0].pack(self.level, self.precision, embeddings.t());
+            packed[1].pack(self.level, self.precision, embeddings);
         }
         Ok(bounds)
     }

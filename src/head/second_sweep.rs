@@ -6,6 +6,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::first_sweep::Sweep;
 use super::parameters::{ChunkParameters, Parameters};
+use super::plan::Plan;
 use super::workspace::Scratch;
 use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
@@ -126,7 +127,7 @@ impl<F: Real> Sweep<'_, F> {
             Some(stored) => stored,
             None => {
                 let z = &mut recomputed[..tile.len() * n];
-                self.products(weights, tile.len(), z, &mut scratch.strips);
+                self.products(weights, tile.len(), z);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut scratch.short };
                 let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
@@ -136,7 +137,8 @@ impl<F: Real> Sweep<'_, F> {
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
         let LogitCoefficients { shift, coefficients: c, uniform, .. } = coefficients;
-        let (level, line) = (self.plan.level, &mut scratch.line[..]);
+        let Plan { level, precision, .. } = *self.plan;
+        let line = &mut scratch.line[..];
         kernel::tile_gradient(level, z, hard, [shift, c, factors], line, gradient);
         if !uniform.is_empty() {
             kernel::tile_smoothing(level, z, hard, [uniform, factors], line, gradient);
@@ -147,10 +149,9 @@ impl<F: Real> Sweep<'_, F> {
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
             let partial = MatMut::new(job.partial, n, dims, dims);
-            let gradient = self.left_factor(gradient.t(), &mut scratch.strips);
             let weights = Mat::new(weights, tile.len(), dims);
-            let weights = self.right_factor(weights, &mut scratch.panels);
-            kernel::gemm(self.plan.level, partial, !first, gradient, weights);
+            let weights = scratch.weights.pack(level, precision, weights);
+            kernel::gemm(partial, !first, gradient.t(), weights);
         }
         let (rows, mut bias) = match (&mut job.weights, &job.parameters) {
             (Some(rows), _) => {
@@ -164,7 +165,6 @@ impl<F: Real> Sweep<'_, F> {
             }
             (None, ChunkParameters::Fixed(_)) => return,
         };
-        let gradient = self.left_factor(gradient, &mut scratch.strips);
         self.weight_rows(gradient, weights, factors, rows);
         if let Some(bias) = &mut bias {
             for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(n)) {
@@ -197,16 +197,9 @@ impl<F: Real> Sweep<'_, F> {
     /// The rows Σ_i G_ij·a_i·u_i of one tile's weight gradient, projected where the weights are
     /// normalised.
     fn weight_rows(&self, gradient: Mat<'_, F>, weights: &[F], factors: &[F], rows: &mut [F]) {
-        let (n, dims) = (self.plan.samples, self.plan.dims);
-        let prepared = self.prepared;
-        let embeddings = Mat::new(&prepared.embeddings, n, dims).in_panels(&prepared.packed[1]);
-        kernel::gemm(
-            self.plan.level,
-            MatMut::new(rows, factors.len(), dims, dims),
-            false,
-            gradient,
-            embeddings,
-        );
+        let (dims, prepared) = (self.plan.dims, self.prepared);
+        let out = MatMut::new(rows, factors.len(), dims, dims);
+        kernel::gemm(out, false, gradient, &prepared.packed[1]);
         if prepared.form.scale != Scale::Unnormalized {
             let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
             for ((row, w), &factor) in rows.zip(factors.iter()) {

@@ -7,7 +7,7 @@ use super::communication::SampleStats;
 use super::plan::Plan;
 use super::prepare::Prepared;
 use crate::data::Scale;
-use crate::kernel::{Panels, Real};
+use crate::kernel::{Packed, Real};
 use crate::math::SampleTerms;
 
 /// The buffers of one working type.
@@ -59,10 +59,8 @@ pub(crate) struct ChunkStats<F> {
 pub(crate) struct Scratch<F> {
     /// Logits or their gradients, one tile (rows × samples).
     pub tile: Vec<F>,
-    /// One factor of a product, packed: weights or gradients of the logits.
-    pub strips: Panels<F>,
-    /// The weights as the right factor of a product, packed.
-    pub panels: Panels<F>,
+    /// The weights as the right factor of a product.
+    pub weights: Packed<F>,
     /// Logits computed again, one tile.
     pub recomputed: Vec<F>,
     /// Weights copied together, one tile (rows × dims).

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+use super::simd::{self, Isa};
+
 /// A loop over slices. `run` must be `#[inline(always)]`, so that it is compiled inside the
 /// function that enables the CPU's features.
 pub(crate) trait Op {
@@ -11,82 +13,62 @@ pub(crate) trait Op {
     fn run<I: Isa>(self) -> Self::Output;
 }
 
-/// What a loop may rely on at one level.
-pub trait Isa {
-    /// Whether fused multiply-add is one instruction.
-    const FMA: bool;
-    /// Bytes in a vector register.
-    const VECTOR: usize;
-}
-
-/// What the target has without detection: SSE2, NEON.
-pub(crate) enum Baseline {}
-
-impl Isa for Baseline {
-    const FMA: bool = cfg!(target_arch = "aarch64");
-    const VECTOR: usize = 16;
-}
-
-/// AVX2 with FMA.
-#[cfg(target_arch = "x86_64")]
-enum Avx2 {}
-
-#[cfg(target_arch = "x86_64")]
-impl Isa for Avx2 {
-    const FMA: bool = true;
-    const VECTOR: usize = 32;
-}
-
-/// AVX-512 F, VL, DQ and BW.
-#[cfg(target_arch = "x86_64")]
-enum Avx512 {}
-
-#[cfg(target_arch = "x86_64")]
-impl Isa for Avx512 {
-    const FMA: bool = true;
-    const VECTOR: usize = 64;
-}
-
 /// A level of vector instructions that this CPU has: there is no value for one that it lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Level(Kind);
 
-// Private: `dispatch` relies on every `Level` having passed `Kind::is_available`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    Plain,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
+/// The levels from the lowest to the highest, each with the CPU features that it detects and that
+/// its functions enable.
+macro_rules! levels {
+    ($($(#[$attribute:meta])* $kind:ident: $isa:ident [$($feature:tt)*] $run:ident;)*) => {
+        // Private: `dispatch` relies on every `Level` having passed `Kind::is_available`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Kind {
+            $($(#[$attribute])* $kind,)*
+        }
 
-impl Kind {
-    /// From the lowest to the highest.
-    const ALL: &[Kind] = &[
-        Kind::Plain,
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2,
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512,
-    ];
+        impl Kind {
+            const ALL: &[Kind] = &[$($(#[$attribute])* Kind::$kind,)*];
 
-    fn is_available(self) -> bool {
-        match self {
-            Kind::Plain => true,
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            // AVX2 and FMA too, which the compiled functions enable along with AVX-512.
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => {
-                Kind::Avx2.is_available()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512bw")
+            fn is_available(self) -> bool {
+                match self {
+                    $($(#[$attribute])*
+                    Kind::$kind => true $(&& is_x86_feature_detected!($feature))*,)*
+                }
             }
         }
-    }
+
+        /// Runs `op` at a level.
+        #[inline]
+        pub(crate) fn dispatch<O: Op>(level: Level, op: O) -> O::Output {
+            match level.0 {
+                // SAFETY: a `Level` of this kind exists only if `is_available` has detected the
+                // features that the function enables.
+                $($(#[$attribute])* #[allow(unused_unsafe)] Kind::$kind => unsafe { $run(op) },)*
+            }
+        }
+
+        $($(#[$attribute])* $(#[target_feature(enable = $feature)])*
+        fn $run<O: Op>(op: O) -> O::Output {
+            op.run::<simd::$isa>()
+        })*
+    };
+}
+
+levels! {
+    #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    Portable: Portable [] run_portable;
+    #[cfg(target_arch = "aarch64")]
+    Neon: Neon [] run_neon;
+    #[cfg(target_arch = "x86_64")]
+    Sse2: Sse2 [] run_sse2;
+    // The blocks of AVX-512 in the instructions of AVX2, and a model of `vdpbf16ps`.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    Model: DoubleAvx2 ["avx2" "fma"] run_model;
+    #[cfg(target_arch = "x86_64")]
+    Avx2: Avx2 ["avx2" "fma"] run_avx2;
+    #[cfg(target_arch = "x86_64")]
+    Avx512: Avx512 ["avx2" "fma" "avx512f" "avx512vl" "avx512dq" "avx512bw"] run_avx512;
 }
 
 impl Level {
@@ -94,50 +76,46 @@ impl Level {
     #[inline]
     pub fn detect() -> Level {
         static HIGHEST: OnceLock<Level> = OnceLock::new();
-        *HIGHEST.get_or_init(|| Level::available().last().unwrap_or(Level(Kind::Plain)))
+        *HIGHEST.get_or_init(|| Level::available().last().expect("a level that every CPU has"))
     }
 
     /// Whether this level multiplies pairs of bf16 in one instruction.
     #[inline]
     pub fn has_bf16(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        let found = self.0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        let found = false;
-        found
+        match self.0 {
+            #[cfg(all(test, target_arch = "x86_64"))]
+            Kind::Model => true,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
+    /// Whether a fused multiply-add is one instruction.
+    #[cfg(test)]
+    pub fn has_fma(self) -> bool {
+        struct HasFma;
+        impl Op for HasFma {
+            type Output = bool;
+
+            #[inline(always)]
+            fn run<I: Isa>(self) -> bool {
+                I::FMA
+            }
+        }
+        dispatch(self, HasFma)
+    }
+
+    /// Whether this is AVX-512 in AVX2's instructions.
+    #[cfg(all(test, target_arch = "x86_64"))]
+    pub fn is_model(self) -> bool {
+        self.0 == Kind::Model
     }
 
     /// Every level of this CPU, from the lowest to the highest.
     pub fn available() -> impl Iterator<Item = Level> {
         Kind::ALL.iter().filter(|kind| kind.is_available()).map(|&kind| Level(kind))
     }
-}
-
-/// Runs `op` at a level.
-#[inline]
-pub(crate) fn dispatch<O: Op>(level: Level, op: O) -> O::Output {
-    match level.0 {
-        Kind::Plain => op.run::<Baseline>(),
-        // SAFETY: a `Level` of this kind exists only if `is_available` has detected the features
-        // that the function enables.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx2 => unsafe { run_avx2(op) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { run_avx512(op) },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
-fn run_avx512<O: Op>(op: O) -> O::Output {
-    op.run::<Avx512>()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn run_avx2<O: Op>(op: O) -> O::Output {
-    op.run::<Avx2>()
 }
 
 /// ab + c: fused where that is one instruction, two operations elsewhere (without the

@@ -5,7 +5,8 @@
 //! two halves, so that subnormal results are rounded once and the ends of the range overflow and
 //! underflow by themselves. NaN passes through.
 
-use super::dispatch::{Isa, madd};
+use super::dispatch::madd;
+use super::simd::Isa;
 
 macro_rules! exp {
     (

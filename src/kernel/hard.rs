@@ -1,8 +1,9 @@
 //! Negatives that count harder than their cosine, in passes of their own or row by row: a loss
 //! without them pays nothing.
 
-use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::dispatch::{Level, Op, dispatch, madd};
 use super::real::Real;
+use super::simd::Isa;
 
 /// How the logits of a tile's negatives enter the softmax: a logit p above its sample's threshold
 /// as `constant + p·(linear + quadratic·p)`, any other as it is. Of a logit with an offset, p is

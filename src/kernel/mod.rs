@@ -2,19 +2,21 @@
 //!
 //! The only module with `unsafe` and CPU dispatch. A loop is written once, as an `Op` that the
 //! compiler translates for each [`Level`] of vector instructions; which level runs is a value, so
-//! that a test can ask for any that the CPU has.
+//! that a test can request any that the CPU has. Products are written in the operations of
+//! [`simd`], which are single instructions.
 
 mod bf16;
-mod blocks;
 mod dispatch;
 mod exp;
-mod gemm;
 mod hard;
 mod matrix;
+mod packed;
 mod pair;
+mod product;
 mod real;
 mod riesz;
 mod rows;
+mod simd;
 mod smoothing;
 mod softmax;
 mod softmax_rows;
@@ -23,10 +25,11 @@ mod update;
 
 pub use bf16::Precision;
 pub(crate) use dispatch::Level;
-pub(crate) use gemm::{gemm, pack, pack_left};
 pub(crate) use hard::{HardRow, HardTile, tile_hard_max, tile_hard_radial};
-pub(crate) use matrix::{Mat, MatMut, Panels};
+pub(crate) use matrix::{Mat, MatMut};
+pub(crate) use packed::Packed;
 pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
+pub(crate) use product::gemm;
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};

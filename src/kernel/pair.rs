@@ -1,8 +1,9 @@
 //! Loops over one (embedding, target weight) pair, in f64: the sums that the angle and the unit
 //! tangents of a pair are computed from.
 
-use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::dispatch::{Level, Op, dispatch, madd};
 use super::real::Real;
+use super::simd::Isa;
 
 const LANES: usize = 16;
 

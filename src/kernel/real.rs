@@ -6,8 +6,8 @@ use std::iter::Sum;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
 
-use super::dispatch::Isa;
 use super::exp::{exp_f32, exp_f64};
+use super::simd::{Isa, Vector};
 
 /// The type of the data: `f32` or `f64`. Hyper-parameters are always `f64`.
 ///
@@ -58,6 +58,13 @@ pub trait Element: Sized + Copy {
     /// The largest index that [`from_index`](Self::from_index) takes.
     const MOST_INDEX: u64;
 
+    /// A vector of these numbers at one level of instructions.
+    type Vector<I: Isa>: Vector<Self>;
+
+    /// The same numbers, if they are `f32`.
+    fn as_f32(numbers: &[Self]) -> Option<&[f32]>;
+    /// As [`as_f32`](Self::as_f32).
+    fn as_f32_mut(numbers: &mut [Self]) -> Option<&mut [f32]>;
     /// Exact.
     fn widen(self) -> f64;
     /// Rounded to nearest.
@@ -72,11 +79,23 @@ pub trait Element: Sized + Copy {
 }
 
 macro_rules! element {
-    ($float:ident, $bits:ident, $min_norm:literal, $exp:ident) => {
+    ($float:ident, $bits:ident, $vector:ident, $min_norm:literal, $exp:ident, |$numbers:ident| $as_f32:expr) => {
         impl Element for $float {
             const MIN_NORM: f64 = $min_norm;
             const MAX: f64 = $float::MAX as f64;
             const MOST_INDEX: u64 = ($float::MAX.to_bits() - $float::MIN_POSITIVE.to_bits()) as u64;
+
+            type Vector<I: Isa> = I::$vector;
+
+            fn as_f32(numbers: &[Self]) -> Option<&[f32]> {
+                let $numbers = numbers;
+                $as_f32
+            }
+
+            fn as_f32_mut(numbers: &mut [Self]) -> Option<&mut [f32]> {
+                let $numbers = numbers;
+                $as_f32
+            }
 
             #[inline(always)]
             fn widen(self) -> f64 {
@@ -105,5 +124,5 @@ macro_rules! element {
     };
 }
 
-element!(f32, u32, 1e-30, exp_f32);
-element!(f64, u64, 1e-290, exp_f64);
+element!(f32, u32, F32, 1e-30, exp_f32, |numbers| Some(numbers));
+element!(f64, u64, F64, 1e-290, exp_f64, |_numbers| None);

@@ -6,8 +6,9 @@
 
 use num_traits::Float;
 
-use super::dispatch::{Isa, Level, Op, dispatch};
+use super::dispatch::{Level, Op, dispatch};
 use super::real::Real;
+use super::simd::Isa;
 
 const LANES: usize = 32;
 /// A pair whose cosine is larger, d² < 1/4, is near. An error ε in a cosine that is not near puts

@@ -1,7 +1,8 @@
 //! Norms of rows, and the projection of a row onto the tangent space of another.
 
-use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::dispatch::{Level, Op, dispatch, madd};
 use super::real::Real;
+use super::simd::Isa;
 
 const LANES: usize = 32;
 

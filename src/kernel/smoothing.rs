@@ -1,9 +1,10 @@
 //! The element-wise part of label smoothing: sums of logits, and one subtraction per gradient. In
 //! passes of their own, so that a loss without smoothing pays nothing.
 
-use super::dispatch::{Isa, Level, Op, dispatch};
+use super::dispatch::{Level, Op, dispatch};
 use super::hard::{HardTile, counted};
 use super::real::Real;
+use super::simd::Isa;
 
 /// Terms that may be summed in the working type before the sum moves on to f64.
 const SHORT_SUM: usize = 64;

@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
-use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::dispatch::{Level, Op, dispatch, madd};
 use super::hard::{HardTile, counted};
 use super::real::Real;
+use super::simd::Isa;
 
 /// Rows of a tile that are taken at a time, and samples whose maxima stay in registers meanwhile.
 const GROUP: usize = 8;

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::dispatch::{Isa, Level, Op, dispatch};
+use super::dispatch::{Level, Op, dispatch};
 use super::hard::HardRow;
 use super::real::Real;
+use super::simd::Isa;
 
 /// Logits that are held at a time: they stay in the first-level cache.
 const BLOCK: usize = 1024;

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::dispatch::{Isa, Level, Op, dispatch, madd};
+use super::dispatch::{Level, Op, dispatch, madd};
 use super::real::Real;
+use super::simd::Isa;
 use super::softmax::TileStats;
 
 /// As [`tile_stats`](super::tile_stats), and leaves each sample's largest of every `rows` rows, the

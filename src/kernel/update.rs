@@ -1,7 +1,8 @@
 //! A row of parameters moved by its gradient, entry by entry.
 
-use super::dispatch::{Isa, Level, Op, dispatch};
+use super::dispatch::{Level, Op, dispatch};
 use super::real::Real;
+use super::simd::Isa;
 
 /// What an update does to one entry, whose state is K numbers.
 pub(crate) trait UpdateEntry<const K: usize>: Copy {

@@ -2,10 +2,10 @@
 
 use ndarray::{Array1, Array2, Axis};
 
-use super::{NormalizedLogits, Source, SubCenters, slice, slice_mut, units, workers};
+use super::{NormalizedLogits, Source, SubCenters, for_workers, slice, slice_mut, units};
 use crate::data::{Gradients, IGNORED, has_direction};
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
 use crate::math::Pair;
 use crate::parallel::run_jobs;
 
@@ -146,6 +146,7 @@ impl<F: Real> LogitGradients<F> {
 
 /// Classes or samples per block.
 const BLOCK: usize = 64;
+const FULL: Precision = Precision::Full;
 
 /// The gradients of embeddings, class weights and bias, from those of the logits of samples of
 /// these classes.
@@ -194,7 +195,8 @@ impl<F: Real> Carry<'_, F> {
         let weights = slice(&self.source.w);
         let mut out = Array2::zeros((n, dims));
         let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();
-        run_jobs(blocks, &mut vec![(); workers()], |(), (block, mut out)| {
+        let level = Level::detect();
+        run_jobs(blocks, &mut for_workers(), |packed: &mut Packed<F>, (block, mut out)| {
             let (first, rows) = (block * BLOCK, out.nrows());
             let out = slice_mut(&mut out);
             for tile in (0..classes).step_by(BLOCK) {
@@ -204,15 +206,9 @@ impl<F: Real> Carry<'_, F> {
                     factors.extend((tile..tile + columns).map(|j| self.factor(i, j)));
                 }
                 let weights = &weights[tile * dims..(tile + columns) * dims];
-                let (factors, weights) =
-                    (Mat::new(&factors, rows, columns), Mat::new(weights, columns, dims));
-                kernel::gemm(
-                    Level::detect(),
-                    MatMut::new(out, rows, dims, dims),
-                    tile > 0,
-                    factors,
-                    weights,
-                );
+                let factors = Mat::new(&factors, rows, columns);
+                let weights = packed.pack(level, FULL, Mat::new(weights, columns, dims));
+                kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, factors, weights);
             }
             for (i, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_embedding(i, out);
@@ -269,14 +265,15 @@ impl<F: Real> Carry<'_, F> {
         let (classes, dims) = self.source.w.dim();
         let n = self.source.x.nrows();
         let units = units(&self.source.x, &self.source.x_norms);
-        let units = Mat::new(&units, n, dims);
+        let (level, mut packed) = (Level::detect(), Packed::default());
+        let units = packed.pack(level, FULL, Mat::new(&units, n, dims));
         let mut own = vec![Vec::new(); classes];
         for (i, row) in self.own_rows.iter().enumerate() {
             own[row.unwrap_or_default()].extend(row.map(|_| i));
         }
         let mut out = Array2::zeros((classes, dims));
         let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();
-        run_jobs(blocks, &mut vec![(); workers()], |(), (block, mut out)| {
+        run_jobs(blocks, &mut for_workers::<()>(), |(), (block, mut out)| {
             let (first, rows) = (block * BLOCK, out.nrows());
             let out = slice_mut(&mut out);
             let mut factors = vec![F::zero(); rows * n];
@@ -286,13 +283,7 @@ impl<F: Real> Carry<'_, F> {
                 }
             }
             let factors = Mat::new(&factors, rows, n);
-            kernel::gemm(
-                Level::detect(),
-                MatMut::new(out, rows, dims, dims),
-                false,
-                factors,
-                units,
-            );
+            kernel::gemm(MatMut::new(out, rows, dims, dims), false, factors, units);
             for (j, out) in (first..).zip(out.chunks_exact_mut(dims)) {
                 self.finish_weight(j, &own[j], out);
             }

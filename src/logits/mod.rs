@@ -13,7 +13,7 @@ use crate::data::{
     norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
 use crate::math::Pair;
 use crate::parallel::run_jobs;
 
@@ -335,22 +335,17 @@ fn cosines<F: Real>(source: &Source<F>) -> Array2<F> {
     let Source { x, w, x_norms, w_norms, undirected_weights } = source;
     let (n, dims) = x.dim();
     let units = units(x, x_norms);
-    let weights = Mat::new(slice(w), w.nrows(), dims).t();
+    let (level, mut packed) = (Level::detect(), Packed::default());
+    let weights = packed.pack(level, Precision::Full, Mat::new(slice(w), w.nrows(), dims).t());
     let inverse = |&norm: &f64| if has_direction::<F>(norm) { norm.recip() } else { 0.0 };
     let factors: Vec<F> = w_norms.iter().map(|norm| F::narrow(inverse(norm))).collect();
     let mut cosines = Array2::zeros((n, w.nrows()));
     let blocks = cosines.axis_chunks_iter_mut(Axis(0), ROWS).zip(units.chunks(ROWS * dims));
-    run_jobs(blocks, &mut vec![(); workers()], |(), (mut block, units)| {
+    run_jobs(blocks, &mut for_workers::<()>(), |(), (mut block, units)| {
         let (rows, classes) = block.dim();
         let out = slice_mut(&mut block);
         let units = Mat::new(units, rows, dims);
-        kernel::gemm(
-            Level::detect(),
-            MatMut::new(out, rows, classes, classes),
-            false,
-            units,
-            weights,
-        );
+        kernel::gemm(MatMut::new(out, rows, classes, classes), false, units, weights);
         for row in out.chunks_exact_mut(classes) {
             for (c, &factor) in row.iter_mut().zip(&factors) {
                 *c *= factor;
@@ -375,6 +370,7 @@ fn units<F: Real>(x: &Array2<F>, norms: &[f64]) -> Vec<F> {
     rows.flat_map(|(row, &norm)| row.into_iter().map(move |&v| F::narrow(unit(v, norm)))).collect()
 }
 
-fn workers() -> usize {
-    rayon::current_num_threads()
+/// A buffer for each thread.
+fn for_workers<T: Default>() -> Vec<T> {
+    (0..rayon::current_num_threads()).map(|_| T::default()).collect()
 }

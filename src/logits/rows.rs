@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 
-use super::{LogitGradients, NormalizedLogits, workers};
+use super::{LogitGradients, NormalizedLogits, for_workers};
 use crate::data::{
     Bounds, Forward, IGNORED, LogitForm, Outcome, Reduction, Scale, TargetPair, check_norm,
     has_direction, largest_safe,
@@ -40,7 +40,7 @@ pub(crate) fn forward<F: Real>(
     let view = View::new(form, logits, labels)?;
     let targets = view.targets(answer, |_| 0.0)?;
     let mut outcomes: Vec<Option<Outcome>> = vec![None; labels.len()];
-    run_jobs(outcomes.iter_mut().zip(&targets).enumerate(), &mut vec![(); workers()], {
+    run_jobs(outcomes.iter_mut().zip(&targets).enumerate(), &mut for_workers::<()>(), {
         |(), (i, (outcome, target))| *outcome = target.map(|target| view.outcome(i, &target))
     });
     let mut forward = Forward::with_samples(labels.len(), form);
@@ -89,7 +89,7 @@ pub(crate) fn backward<F: Real>(
     let rows = super::slice_mut(&mut gradients.cosines).chunks_exact_mut(classes);
     let vectors = gradients.target_angles.iter_mut().zip(&mut gradients.feature_norms);
     let jobs = rows.zip(vectors).enumerate();
-    run_jobs(jobs, &mut vec![(); workers()], |(), (i, (row, (angle, norm)))| {
+    run_jobs(jobs, &mut for_workers::<()>(), |(), (i, (row, (angle, norm)))| {
         (*angle, *norm) = match (&targets[i], &terms[i]) {
             (Some(target), Some(terms)) => view.row_gradient(i, target, (terms, upstream(i)), row),
             _ => {
