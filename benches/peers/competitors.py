@@ -29,11 +29,18 @@ PYTHON = {
     "autocast": "torch autocast, bf16",
     "sgd": "torch eager + SGD",
     "metric-learning": "pytorch-metric-learning",
+    "linear-ce": "torch linear CE, auto chunks",
+    "linear-ce-128": "torch linear CE, chunks of 128",
 }
 GEMMS = {mode: RUST[mode] for mode in ("gemm", "split")}  # no loss, no gradients
 PEERS = GEMMS | PYTHON | {mode: RUST[mode] for mode in ("naive", "bf16", "step")}
-# Not the f32 step without an update, so not to be set against it alone.
-OTHER_STEPS = ("bf16", "autocast", "step", "sgd")
+MARGIN_FREE = ("linear-ce", "linear-ce-128")
+# Not the f32 step of ArcFace without an update, so not to be set against it alone.
+OTHER_STEPS = ("bf16", "autocast", "step", "sgd", *MARGIN_FREE)
+
+SLOW_MS = 10_000
+"""A step beyond this is slow: one to a turn, and in few rounds."""
+SLOW_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class Worker:
         )
         before, *note = self.answer("ready")
         self.before_kb, self.note = int(before), " ".join(note)
-        self.repetitions = 1
+        self.repetitions, self.slow = 1, False
 
     def answer(self, word: str) -> list[str]:
         assert self.process.stdout is not None
@@ -149,7 +156,15 @@ class Worker:
         return [float(ms) for ms in self.ask(f"run {repetitions}", "ms")]
 
     def calibrate(self, turn_ms: float) -> None:
-        self.repetitions = max(1, min(2000, round(turn_ms / min(self.run(3)))))
+        [first] = self.run(1)
+        self.slow = first > SLOW_MS
+        if not self.slow:
+            fastest = min(first, *self.run(2))
+            self.repetitions = max(1, min(2000, round(turn_ms / fastest)))
+
+    def rounds(self, options: Options) -> int:
+        """Quiet ones wanted."""
+        return min(options.rounds, SLOW_ROUNDS) if self.slow else options.rounds
 
     def own_seconds(self) -> float:
         """Processor time this process has used."""
@@ -159,7 +174,8 @@ class Worker:
     def turn(self, options: Options) -> Turn:
         settle(self.cpus, options.quiet, options.patience)
         start, busy, own = time.monotonic(), busy_seconds(self.cpus), self.own_seconds()
-        times = self.run(self.repetitions + 1)[1:]  # the first warms caches and threads
+        # The first warms caches and threads, which a slow step does for itself.
+        times = self.run(1) if self.slow else self.run(self.repetitions + 1)[1:]
         busy, own = busy_seconds(self.cpus) - busy, self.own_seconds() - own
         foreign = max(0.0, (busy - own) / (time.monotonic() - start))
         return Turn(median(times), foreign, foreign <= options.quiet)
