@@ -139,6 +139,9 @@ def main() -> None:
         action="store_true",
         help="have the C library keep freed memory, for the Python peers: fewer page faults",
     )
+    parser.add_argument(
+        "--isa", choices=["avx2"], help="hold all to these instructions: the CPU's best if not given"
+    )
     args = parser.parse_args()
     options = Options(
         worker=args.worker,
@@ -147,13 +150,14 @@ def main() -> None:
         quiet=args.quiet,
         patience=args.patience,
         keep_memory=args.keep_memory,
+        avx2=args.isa == "avx2",
     )
     modes = ["engine", *(mode for mode in PEERS if mode in args.peers)]
     measured = {}
     for shape in args.shapes:
         with tempfile.TemporaryDirectory(prefix="peers-") as data:
             measured[shape] = measure(shape, modes, Path(data), options)
-    print(report(measured, modes))
+    print(report(measured, modes, options.avx2))
 
 
 if __name__ == "__main__":

@@ -38,9 +38,19 @@ MARGIN_FREE = ("linear-ce", "linear-ce-128")
 # Not the f32 step of ArcFace without an update, so not to be set against it alone.
 OTHER_STEPS = ("bf16", "autocast", "step", "sgd", *MARGIN_FREE)
 
+# What holds each to AVX2, as far as it can be held: README.md.
+AVX2 = {
+    "PEERS_ISA": "avx2",  # for worker/src/main.rs and jax_without_avx512.py
+    "ATEN_CPU_CAPABILITY": "avx2",  # torch's own loops, and those that torch.compile writes
+    "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",  # the compiler of the latter
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+}
+
 SLOW_MS = 10_000
 """A step beyond this is slow: one to a turn, and in few rounds."""
-SLOW_ROUNDS = 3
+SLOW_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Options:
     quiet: float
     patience: float
     keep_memory: bool
+    avx2: bool
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,8 @@ class Worker:
         threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
         environment = os.environ | dict.fromkeys(threads, str(shape.threads))
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(data / "inductor")
+        if options.avx2:
+            environment |= AVX2
         if options.keep_memory and not rust:
             thresholds = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
             environment |= dict.fromkeys(thresholds, str(1 << 40))

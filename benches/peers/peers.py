@@ -6,6 +6,7 @@ The protocol is the one of worker/src/main.rs. Each framework computes the same 
 
 import argparse
 import math
+import os
 import sys
 import time
 import warnings
@@ -220,6 +221,10 @@ def import_framework(mode: str) -> str:
         import jax
 
         jax.block_until_ready(jax.numpy.zeros(1) + 1)
+        if os.environ.get("PEERS_ISA") == "avx2":
+            from jax_without_avx512 import hold_to_avx2
+
+            hold_to_avx2()
         return f"jax {jax.__version__}"
     import torch
 

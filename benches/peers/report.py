@@ -114,7 +114,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def report(measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[str]) -> str:
+def report(
+    measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[str], avx2: bool
+) -> str:
     peers = [mode for mode in PEERS if mode in modes and mode not in OTHER_STEPS]
     others = {k: pair for k, pair in OTHER_RATIOS.items() if set(pair) <= set(modes)}
     names = {"engine": RUST["engine"], **PEERS}
@@ -135,8 +137,9 @@ def report(measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[s
     plain = [names[mode] for mode in modes]
     checked = [names[mode] for mode in modes if mode not in GEMMS]
     against = ["÷ " + names[m] if m in GEMMS else "faster than " + names[m] for m in peers]
+    held = ", held to AVX2" if avx2 else ""
     return f"""\
-{date.today()}, {chip()}, {len(CPUS)} cores; {", ".join(dict.fromkeys(versions))}.
+{date.today()}, {chip()}{held}, {len(CPUS)} cores; {", ".join(dict.fromkeys(versions))}.
 ArcFace, s = 64, m = 0.5, f32, the whole step. {quietness(turns)}
 
 Time divided by that of three bare GEMMs, and times faster than each peer: the median over the
