@@ -139,9 +139,7 @@ def main() -> None:
         action="store_true",
         help="have the C library keep freed memory, for the Python peers: fewer page faults",
     )
-    parser.add_argument(
-        "--isa", choices=["avx2"], help="hold all to these instructions: the CPU's best if not given"
-    )
+    parser.add_argument("--isa", choices=["avx2"], help="hold all to these instructions")
     args = parser.parse_args()
     options = Options(
         worker=args.worker,

@@ -157,7 +157,7 @@ Milliseconds a step: the median turn.
 Peak memory of the process in MB (beside the started framework, X, W, dX and dW).
 
 {table(["N/D/C", *plain], rows["memory"])}
-Gradient error: max |g - g₆₄| / max |g₆₄|, g₆₄ being torch's in float64 (without the margin for linear
-cross-entropy).
+Gradient error: max |g - g₆₄| / max |g₆₄|, g₆₄ being torch's in float64 (of linear cross-entropy:
+without the margin).
 
 {table(["N/D/C", "this crate, f64", *checked], rows["error"])}"""
