@@ -29,11 +29,28 @@ PYTHON = {
     "autocast": "torch autocast, bf16",
     "sgd": "torch eager + SGD",
     "metric-learning": "pytorch-metric-learning",
+    "linear-ce": "torch linear CE, auto chunks",
+    "linear-ce-128": "torch linear CE, chunks of 128",
 }
 GEMMS = {mode: RUST[mode] for mode in ("gemm", "split")}  # no loss, no gradients
 PEERS = GEMMS | PYTHON | {mode: RUST[mode] for mode in ("naive", "bf16", "step")}
-# Not the f32 step without an update, so not to be set against it alone.
-OTHER_STEPS = ("bf16", "autocast", "step", "sgd")
+MARGIN_FREE = ("linear-ce", "linear-ce-128")
+# Not the f32 step of ArcFace without an update, so not to be set against it alone.
+OTHER_STEPS = ("bf16", "autocast", "step", "sgd", *MARGIN_FREE)
+
+# What holds each to AVX2, as far as it can be held: README.md.
+AVX2 = {
+    "PEERS_ISA": "avx2",  # for worker/src/main.rs and jax_without_avx512.py
+    "ATEN_CPU_CAPABILITY": "avx2",  # torch's own loops, and those that torch.compile writes
+    "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",  # the compiler of the latter
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+}
+
+SLOW_MS = 10_000
+"""A step beyond this is slow: one to a turn, and in few rounds."""
+SLOW_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,7 @@ class Options:
     quiet: float
     patience: float
     keep_memory: bool
+    avx2: bool
 
 
 @dataclass(frozen=True)
@@ -113,6 +131,8 @@ class Worker:
         threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
         environment = os.environ | dict.fromkeys(threads, str(shape.threads))
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(data / "inductor")
+        if options.avx2:
+            environment |= AVX2
         if options.keep_memory and not rust:
             thresholds = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
             environment |= dict.fromkeys(thresholds, str(1 << 40))
@@ -130,7 +150,7 @@ class Worker:
         )
         before, *note = self.answer("ready")
         self.before_kb, self.note = int(before), " ".join(note)
-        self.repetitions = 1
+        self.repetitions, self.slow = 1, False
 
     def answer(self, word: str) -> list[str]:
         assert self.process.stdout is not None
@@ -149,7 +169,15 @@ class Worker:
         return [float(ms) for ms in self.ask(f"run {repetitions}", "ms")]
 
     def calibrate(self, turn_ms: float) -> None:
-        self.repetitions = max(1, min(2000, round(turn_ms / min(self.run(3)))))
+        [first] = self.run(1)
+        self.slow = first > SLOW_MS
+        if not self.slow:
+            fastest = min(first, *self.run(2))
+            self.repetitions = max(1, min(2000, round(turn_ms / fastest)))
+
+    def rounds(self, options: Options) -> int:
+        """Quiet ones wanted."""
+        return min(options.rounds, SLOW_ROUNDS) if self.slow else options.rounds
 
     def own_seconds(self) -> float:
         """Processor time this process has used."""
@@ -159,7 +187,8 @@ class Worker:
     def turn(self, options: Options) -> Turn:
         settle(self.cpus, options.quiet, options.patience)
         start, busy, own = time.monotonic(), busy_seconds(self.cpus), self.own_seconds()
-        times = self.run(self.repetitions + 1)[1:]  # the first warms caches and threads
+        # The first warms caches and threads, which a slow step does for itself.
+        times = self.run(1) if self.slow else self.run(self.repetitions + 1)[1:]
         busy, own = busy_seconds(self.cpus) - busy, self.own_seconds() - own
         foreign = max(0.0, (busy - own) / (time.monotonic() - start))
         return Turn(median(times), foreign, foreign <= options.quiet)

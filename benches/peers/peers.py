@@ -6,8 +6,10 @@ The protocol is the one of worker/src/main.rs. Each framework computes the same 
 
 import argparse
 import math
+import os
 import sys
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -136,6 +138,45 @@ class TorchSgd(Torch):
         return dx.numpy(), dw.numpy()
 
 
+class MarginFree(Torch):
+    """Eager, without the margin: what linear cross-entropy is checked against."""
+
+    def __init__(self, x: np.ndarray, w: np.ndarray, labels: np.ndarray, threads: int) -> None:
+        super().__init__(x, w, labels, threads)
+        import torch.nn.functional as F
+
+        def cross_entropy(x: Any, w: Any, y: Any) -> Any:
+            return F.cross_entropy(F.linear(SCALE * F.normalize(x), F.normalize(w)), y[:, 0])
+
+        self.loss = cross_entropy
+
+
+class LinearCrossEntropy(Torch):
+    """torch's cross-entropy in chunks of the batch, which never holds N×C and has no margin."""
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        w: np.ndarray,
+        labels: np.ndarray,
+        threads: int,
+        chunk: int | None = None,  # rows of the batch; torch's own choice if None
+    ) -> None:
+        super().__init__(x, w, labels, threads)
+        import torch.nn.functional as F
+        from torch.nn import LinearCrossEntropyOptions
+
+        # It warns where it makes N×C after all.
+        warnings.filterwarnings("error", message=".*linear_cross_entropy")
+        options = LinearCrossEntropyOptions(batch_chunk_size=chunk)
+
+        def cross_entropy(x: Any, w: Any, y: Any) -> Any:
+            x, w = SCALE * F.normalize(x), F.normalize(w)
+            return F.linear_cross_entropy(x, w, y[:, 0], options=options)
+
+        self.loss = cross_entropy
+
+
 class MetricLearning(Torch):
     """pytorch-metric-learning's own ArcFaceLoss, which holds its class weights as (D, C)."""
 
@@ -160,7 +201,10 @@ COMPETITORS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, int], Compe
     "autocast": partial(Torch, rounded=True),
     "sgd": TorchSgd,
     "eager64": Torch,
+    "margin-free64": MarginFree,
     "metric-learning": MetricLearning,
+    "linear-ce": LinearCrossEntropy,
+    "linear-ce-128": partial(LinearCrossEntropy, chunk=128),
 }
 
 
@@ -177,6 +221,10 @@ def import_framework(mode: str) -> str:
         import jax
 
         jax.block_until_ready(jax.numpy.zeros(1) + 1)
+        if os.environ.get("PEERS_ISA") == "avx2":
+            from jax_without_avx512 import hold_to_avx2
+
+            hold_to_avx2()
         return f"jax {jax.__version__}"
     import torch
 

@@ -25,6 +25,8 @@ OTHER_RATIOS = {
     "bf16 faster than torch autocast": ("autocast", "bf16"),
     "with SGD ÷ without": ("step", "engine"),
     "with SGD faster than torch eager + SGD": ("sgd", "step"),
+    "f32 faster than torch linear CE, auto chunks": ("linear-ce", "engine"),
+    "f32 faster than torch linear CE, chunks of 128": ("linear-ce-128", "engine"),
 }
 
 
@@ -34,7 +36,8 @@ class Result:
 
     note: str
     gradient_error: float
-    turns: list[Turn]
+    turns: list[Turn | None]
+    """One for each round; none where it sat a round out."""
     peak: int
     extra: int
     """Peak memory beside the started framework, X, W, dX and dW."""
@@ -45,7 +48,7 @@ def quiet_pairs(
 ) -> list[tuple[Turn, Turn]]:
     """Another mode's (this crate's) and a peer's turns in the rounds in which both were quiet."""
     pairs = zip(results[beside].turns, results[mode].turns, strict=True)
-    return [(ours, its) for ours, its in pairs if ours.quiet and its.quiet]
+    return [(ours, its) for ours, its in pairs if ours and its and ours.quiet and its.quiet]
 
 
 def spread(rounds: list[float]) -> str:
@@ -88,7 +91,7 @@ def chip() -> str:
 
 
 def milliseconds(result: Result) -> str:
-    times = [turn.ms for turn in result.turns if turn.quiet]
+    times = [turn.ms for turn in result.turns if turn and turn.quiet]
     return f"{median(times):.4g}" if times else "–"
 
 
@@ -111,11 +114,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def report(measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[str]) -> str:
+def report(
+    measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[str], avx2: bool
+) -> str:
     peers = [mode for mode in PEERS if mode in modes and mode not in OTHER_STEPS]
     others = {k: pair for k, pair in OTHER_RATIOS.items() if set(pair) <= set(modes)}
     names = {"engine": RUST["engine"], **PEERS}
-    turns = [t for results, _ in measured.values() for r in results.values() for t in r.turns]
+    turns = [t for results, _ in measured.values() for r in results.values() for t in r.turns if t]
     results, _ = next(iter(measured.values()))
     versions = [results[mode].note for mode in PYTHON if mode in results]
     keys = ("ratio", "other", "ms", "memory", "error")
@@ -132,16 +137,18 @@ def report(measured: dict[Shape, tuple[dict[str, Result], float]], modes: list[s
     plain = [names[mode] for mode in modes]
     checked = [names[mode] for mode in modes if mode not in GEMMS]
     against = ["÷ " + names[m] if m in GEMMS else "faster than " + names[m] for m in peers]
+    held = ", held to AVX2" if avx2 else ""
     return f"""\
-{date.today()}, {chip()}, {len(CPUS)} cores; {", ".join(dict.fromkeys(versions))}.
+{date.today()}, {chip()}{held}, {len(CPUS)} cores; {", ".join(dict.fromkeys(versions))}.
 ArcFace, s = 64, m = 0.5, f32, the whole step. {quietness(turns)}
 
 Time divided by that of three bare GEMMs, and times faster than each peer: the median over the
 rounds (target) [quartiles], bold where a target is missed.
 
 {table(["N/D/C", *against], rows["ratio"])}
-The other steps, this crate's unless it says so: products of factors in bf16, and SGD with momentum
-on the class weights. Times, and times faster: the median over the rounds [quartiles].
+The other steps, this crate's unless it says so: products of factors in bf16, SGD with momentum on
+the class weights, and torch's linear cross-entropy, which has no margin, beside ArcFace. Times, and
+times faster: the median over the rounds [quartiles].
 
 {table(["N/D/C", *others], rows["other"])}
 Milliseconds a step: the median turn.
@@ -150,6 +157,7 @@ Milliseconds a step: the median turn.
 Peak memory of the process in MB (beside the started framework, X, W, dX and dW).
 
 {table(["N/D/C", *plain], rows["memory"])}
-Gradient error: max |g - g₆₄| / max |g₆₄|, g₆₄ being torch's in float64.
+Gradient error: max |g - g₆₄| / max |g₆₄|, g₆₄ being torch's in float64 (of linear cross-entropy:
+without the margin).
 
 {table(["N/D/C", "this crate, f64", *checked], rows["error"])}"""

@@ -2,7 +2,7 @@
 
 use margin_softmax::{ArcFace, Batch, Gradients, Head, Precision, Real, Reduction};
 
-use crate::{Competitor, Data, Element, MARGIN, Result, SCALE, write_gradients};
+use crate::{Competitor, Data, Element, Result, head, write_gradients};
 
 pub struct Engine<F: Real> {
     head: Head<ArcFace>,
@@ -13,8 +13,7 @@ pub struct Engine<F: Real> {
 impl<F: Real + Element> Engine<F> {
     pub fn new(data: Data<F>, precision: Precision) -> Result<Self> {
         let gradients = Gradients::zeros_for(&Batch::new(&data.x, &data.w, &data.labels)?);
-        let head = Head::new(ArcFace::new(SCALE, MARGIN)?).with_precision(precision);
-        Ok(Self { head, data, gradients })
+        Ok(Self { head: head()?.with_precision(precision), data, gradients })
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Instant;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::{MatMut, MatRef, Par};
 use ndarray::Array2;
 
+use crate::product::matmul;
 use crate::{Competitor, Data, Result, normalize};
 
 /// The order in which a product's destination is stored.
@@ -147,7 +147,7 @@ impl Gemm {
                 (view_mut(&mut self.dw, (c, d), order), z.transpose(), x)
             }
         };
-        matmul(into, Accum::Replace, left, right, 1.0, par);
+        matmul(into, left, right, par);
     }
 }
 

@@ -8,20 +8,25 @@
 //! | `run K` | K steps: `ms t_1 .. t_K` |
 //! | `save PREFIX` | one step, its gradients to `PREFIX.dx` and `PREFIX.dw`: `loss L` |
 //! | `peak` | `kb VmHWM` |
+//!
+//! `PEERS_ISA=avx2` in the environment holds this crate and faer to AVX2 on a CPU with more.
 
 mod engine;
 mod gemm;
 mod naive;
+mod product;
 mod split;
 mod step;
 
+use std::env;
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Instant;
 
-use margin_softmax::Precision;
+use margin_softmax::{ArcFace, Head, Precision};
 use ndarray::{Array2, ArrayView2};
 
 use engine::Engine;
@@ -99,6 +104,32 @@ impl<F: Element> Data<F> {
     }
 }
 
+/// Whether to use AVX2 at most, and the CPU has it.
+#[cfg(target_arch = "x86_64")]
+fn held_to_avx2() -> bool {
+    static HELD: LazyLock<bool> = LazyLock::new(|| {
+        env::var("PEERS_ISA").is_ok_and(|isa| isa == "avx2")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+    });
+    *HELD
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn held_to_avx2() -> bool {
+    false
+}
+
+/// ArcFace as every competitor computes it.
+fn head() -> Result<Head<ArcFace>> {
+    let head = Head::new(ArcFace::new(SCALE, MARGIN)?);
+    if held_to_avx2() {
+        // Of the portable one, AVX2 and AVX-512.
+        return head.at_every_level().nth(1).ok_or_else(|| "no level of AVX2".into());
+    }
+    Ok(head)
+}
+
 /// The rows divided by their norms, and the norms.
 fn normalize(rows: ArrayView2<f32>) -> (Array2<f32>, Vec<f32>) {
     let mut unit = rows.to_owned();
@@ -132,7 +163,7 @@ fn status_kb(field: &str) -> Result<u64> {
 }
 
 fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<String> = env::args().skip(1).collect();
     let [mode, dir, sizes @ ..] = args.as_slice() else {
         return Err("usage: peers-worker MODE DATA N D C THREADS".into());
     };

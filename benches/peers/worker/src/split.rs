@@ -1,12 +1,12 @@
 //! The three products of [`crate::gemm`] with the classes cut by hand into panels, one product by
 //! one thread for each: faer's own threads suit dX badly, whose long side is the one summed over.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Par};
+use faer::Par;
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::gemm::{Order, view, view_mut};
+use crate::product::matmul;
 use crate::{Competitor, Data, Result, normalize};
 
 /// Enough for the threads to finish together when one of them is held up.
@@ -53,14 +53,14 @@ impl Competitor for Split {
         self.z.par_chunks_mut(panel * n).zip(panels_of_w.clone()).for_each(|(z, w)| {
             let c = w.len() / d;
             let (z, w) = (view_mut(z, (n, c), columns), view(w, (c, d), rows));
-            matmul(z, Accum::Replace, x, w.transpose(), 1.0, Par::Seq);
+            matmul(z, x, w.transpose(), Par::Seq);
         });
         let panels_of_z = self.z.par_chunks(panel * n);
         let triples = self.dx.par_chunks_mut(n * d).zip(panels_of_z.clone()).zip(panels_of_w);
         triples.for_each(|((dx, z), w)| {
             let c = w.len() / d;
             let (z, w) = (view(z, (n, c), columns), view(w, (c, d), rows));
-            matmul(view_mut(dx, (n, d), rows), Accum::Replace, z, w, 1.0, Par::Seq);
+            matmul(view_mut(dx, (n, d), rows), z, w, Par::Seq);
         });
         let (sum, others) = self.dx.split_at_mut(n * d);
         for other in others.chunks(n * d) {
@@ -69,7 +69,7 @@ impl Competitor for Split {
         self.dw.par_chunks_mut(panel * d).zip(panels_of_z).for_each(|(dw, z)| {
             let c = dw.len() / d;
             let (dw, z) = (view_mut(dw, (c, d), rows), view(z, (n, c), columns));
-            matmul(dw, Accum::Replace, z.transpose(), x, 1.0, Par::Seq);
+            matmul(dw, z.transpose(), x, Par::Seq);
         });
         Ok(f64::NAN)
     }

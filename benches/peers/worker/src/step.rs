@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use margin_softmax::{ArcFace, BatchMut, Head, Reduction, Sgd};
 use ndarray::Array2;
 
-use crate::{Competitor, Data, Element, MARGIN, Result, SCALE};
+use crate::{Competitor, Data, Element, Result, head};
 
 const MOMENTUM: f64 = 0.9;
 /// The first step's, which moves the weights so far that the move shows the gradient.
@@ -28,7 +28,7 @@ pub struct Step {
 impl Step {
     pub fn new(data: Data<f32>, dir: &Path) -> Result<Self> {
         Ok(Self {
-            head: Head::new(ArcFace::new(SCALE, MARGIN)?),
+            head: head()?,
             dx: Array2::zeros(data.x.dim()),
             data,
             update: Sgd::new(FIRST_RATE)?.with_momentum(MOMENTUM)?,
