@@ -115,7 +115,7 @@ pub trait MarginLoss: Debug + Send + Sync {
         Self: Sized,
     {
         self.check_classes(logits.cosines().ncols())?;
-        crate::logits::forward(form_of(self)?, logits, labels, answer(self))
+        crate::logits::forward(form_of(self)?, logits, labels, &answer(self))
     }
 
     /// The gradients of the reduced losses with respect to cosines, target angles, norms and bias.
@@ -160,7 +160,9 @@ pub trait MarginLoss: Debug + Send + Sync {
     {
         self.check_classes(logits.cosines().ncols())?;
         let form = form_of(self)?;
-        crate::logits::backward(form, logits, labels, answer(self), forward, reduction, gradients)
+        let answer = answer(self);
+        let input = (form, logits, labels, &answer as _, forward, reduction, gradients);
+        crate::logits::backward(input)
     }
 
     /// The logits of inference (N, C), without margin: a_ij·cos θ_ij, plus the bias of Softmax.

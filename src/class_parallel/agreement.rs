@@ -96,10 +96,10 @@ pub(super) struct RankInput<'a, F> {
 
 impl<F: Real> RankInput<'_, F> {
     /// Shares a summary of this rank with all ranks and compares theirs.
-    pub fn agree<L: MarginLoss>(
+    pub fn agree(
         &self,
         collective: &impl Collective<F>,
-        loss: &L,
+        loss: &dyn MarginLoss,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error> {
         let report = report.and_then(|report| self.check_numbers(collective).map(|()| report));
@@ -124,9 +124,9 @@ impl<F: Real> RankInput<'_, F> {
         })
     }
 
-    fn summary<L: MarginLoss>(
+    fn summary(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         refusal: usize,
         report: Option<&StepReport>,
     ) -> Summary {
@@ -176,7 +176,7 @@ impl<F: Real> RankInput<'_, F> {
     /// The digest of a loss: its scale, its label smoothing, its hard negatives, and its targets at
     /// angles from 0 to π and norms from 10⁻³ to 10³, for the batch's labels and rows. Two losses
     /// that agree there agree in every parameter that changes them.
-    fn loss_digest<L: MarginLoss>(&self, loss: &L) -> u64 {
+    fn loss_digest(&self, loss: &dyn MarginLoss) -> u64 {
         const STEPS: usize = 64;
         let scale = match loss.scale() {
             Scale::Fixed(s) => [0, s.to_bits()],

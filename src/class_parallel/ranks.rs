@@ -20,9 +20,9 @@ pub(super) struct Ranks<'a, F, C> {
 }
 
 impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
-    fn agree<L: MarginLoss>(
+    fn agree(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error> {
         self.input.agree(self.collective, loss, report)

@@ -6,7 +6,7 @@ mod tiles;
 use ndarray::{Array2, ArrayRef2};
 
 use crate::error::Error;
-use crate::kernel::Real;
+use crate::kernel::{Real, job};
 use tiles::{PairSums, RieszKernel};
 
 /// The Riesz kernel f_s(d): the energy of a pair of unit vectors at distance d.
@@ -102,6 +102,14 @@ pub fn hyperspherical_energy<F: Real>(
     riesz: Riesz,
     space: Space,
 ) -> Result<(F, Array2<F>), Error> {
+    F::run::<Energy<'_>>((w, riesz, space))
+}
+
+job!(Energy<'a>, (&'a ArrayRef2<F>, Riesz, Space) => Result<(F, Array2<F>), Error>, energy);
+
+fn energy<F: Real>(
+    (w, riesz, space): (&ArrayRef2<F>, Riesz, Space),
+) -> Result<(F, Array2<F>), Error> {
     let kernel = riesz.kernel(space);
     let classes = w.nrows() as f64;
     let (scale, constant) = match space {
@@ -170,6 +178,18 @@ pub fn hyperspherical_energy_of_batch<F: Real>(
     w: &ArrayRef2<F>,
     labels: &[usize],
     riesz: Riesz,
+) -> Result<(F, Array2<F>), Error> {
+    F::run::<BatchEnergy<'_>>((w, labels, riesz))
+}
+
+job!(
+    BatchEnergy<'a>,
+    (&'a ArrayRef2<F>, &'a [usize], Riesz) => Result<(F, Array2<F>), Error>,
+    batch_energy
+);
+
+fn batch_energy<F: Real>(
+    (w, labels, riesz): (&ArrayRef2<F>, &[usize], Riesz),
 ) -> Result<(F, Array2<F>), Error> {
     Error::check_not_empty("labels", &[labels.len()])?;
     Error::check_labels(labels, w.nrows(), None)?;

@@ -118,9 +118,9 @@ pub(crate) struct Shared {
 pub(crate) trait Communication<F: Real> {
     /// Whether the inputs are valid and the same on every rank: the loss and the report of this
     /// one, or why it refuses its inputs. Every rank returns the same, before anything is written.
-    fn agree<L: MarginLoss>(
+    fn agree(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error>;
 
@@ -140,9 +140,9 @@ pub(crate) trait Communication<F: Real> {
 pub(crate) struct SingleRank;
 
 impl<F: Real> Communication<F> for SingleRank {
-    fn agree<L: MarginLoss>(
+    fn agree(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error> {
         let StepReport { held, classes, penalised, .. } = report?;

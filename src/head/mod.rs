@@ -40,8 +40,8 @@ use crate::error::Error;
 use crate::kernel::{Level, Precision, Real};
 use crate::loss::MarginLoss;
 use crate::update::WeightUpdate;
-use step::nearest;
-use workspace::{Workspace, WorkspaceCache};
+use run::{Nearest, TargetAngles};
+use workspace::WorkspaceCache;
 
 /// Bytes that logits may take between the sweeps by default.
 const MEMORY_BUDGET: usize = 256 << 20;
@@ -78,20 +78,25 @@ const MEMORY_BUDGET: usize = 256 << 20;
 #[derive(Debug)]
 pub struct Head<L> {
     loss: L,
-    budget: usize,
-    zero: ZeroEmbedding,
-    precision: Precision,
-    level: Level,
+    settings: Settings,
     workspaces: WorkspaceCache,
+}
+
+/// How a head computes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Bytes that logits may take between the sweeps.
+    pub budget: usize,
+    pub zero: ZeroEmbedding,
+    pub precision: Precision,
+    /// The vector instructions of products and loops over tiles.
+    pub level: Level,
 }
 
 impl<L: Clone> Clone for Head<L> {
     fn clone(&self) -> Self {
-        let Head { loss, budget, zero, precision, level, .. } = self;
         let workspaces = WorkspaceCache::default();
-        let loss = loss.clone();
-        let (budget, zero, precision, level) = (*budget, *zero, *precision, *level);
-        Head { loss, budget, zero, precision, level, workspaces }
+        Head { loss: self.loss.clone(), settings: self.settings, workspaces }
     }
 }
 
@@ -99,20 +104,19 @@ impl<L: MarginLoss> Head<L> {
     /// A head for `loss`.
     pub fn new(loss: L) -> Self {
         let (zero, precision) = (ZeroEmbedding::Error, Precision::Full);
-        let workspaces = WorkspaceCache::default();
-        let (budget, level) = (MEMORY_BUDGET, Level::detect());
-        Head { loss, budget, zero, precision, level, workspaces }
+        let settings = Settings { budget: MEMORY_BUDGET, zero, precision, level: Level::detect() };
+        Head { loss, settings, workspaces: WorkspaceCache::default() }
     }
 
     /// The same head, whose logits may take `bytes` between the sweeps where N > D. With 0 they
     /// are always computed twice: four matrix products instead of three.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
-        Head { budget: bytes, ..self }
+        Head { settings: Settings { budget: bytes, ..self.settings }, ..self }
     }
 
     /// The same head with another rule for embeddings that are zero.
     pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
-        Head { zero, ..self }
+        Head { settings: Settings { zero, ..self.settings }, ..self }
     }
 
     /// The same head, whose matrix products are computed at `precision`; by default
@@ -131,7 +135,7 @@ impl<L: MarginLoss> Head<L> {
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```
     pub fn with_precision(self, precision: Precision) -> Self {
-        Head { precision, ..self }
+        Head { settings: Settings { precision, ..self.settings }, ..self }
     }
 
     /// The same head for each level of vector instructions that this CPU has, for tests: a head
@@ -141,7 +145,8 @@ impl<L: MarginLoss> Head<L> {
     where
         L: Clone,
     {
-        Level::available().map(|level| Head { level, ..self.clone() })
+        Level::available()
+            .map(|level| Head { settings: Settings { level, ..self.settings }, ..self.clone() })
     }
 
     /// The loss.
@@ -351,12 +356,12 @@ impl<L: MarginLoss> Head<L> {
             ignored: None,
             range: 0..classes,
             sample: None,
-            zero: self.zero,
-            precision: self.precision,
-            level: self.level,
+            zero: self.settings.zero,
+            precision: self.settings.precision,
+            level: self.settings.level,
             reduction: None,
         };
-        self.workspaces.with(|workspace| nearest(&self.loss, &input, workspace))
+        F::run::<Nearest<'_, '_>>((self.engine(), &input))
     }
 
     /// The angle between each embedding and the weight of its class, in radians (N), without a
@@ -379,9 +384,7 @@ impl<L: MarginLoss> Head<L> {
     pub fn target_angles<F: Real>(&self, batch: &Batch<'_, F>) -> Result<Array1<F>, Error> {
         let input = self.input(batch)?;
         input.check_shapes()?;
-        let angles = self.workspaces.with(|workspace: &mut Workspace<F>| {
-            input.target_angles(&self.loss, &mut workspace.prepared.samples)
-        });
+        let angles = F::run::<TargetAngles<'_, '_>>((self.engine(), &input));
         Ok(angles?.into_iter().map(F::narrow).collect())
     }
 }

@@ -5,12 +5,13 @@ use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 use super::Head;
 use super::communication::{SampleStats, TargetLogit};
 use super::prepare::{Prepared, PreparedSample, StepInput};
+use super::run::Engine;
 use crate::data::{
     ClassSample, Classes, Forward, Reduction, Scale, check_norm, check_sub_centers, contiguous,
     has_direction, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::Real;
+use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
 use crate::math::{LogSumExp, SampleTerms, Smoothing};
 
@@ -203,40 +204,59 @@ impl<L: MarginLoss> Head<L> {
         (x, own, bias): (&'a ArrayRef2<F>, &'a ArrayRef2<F>, Option<&'a ArrayRef1<F>>),
         reduction: Option<Reduction<'a, F>>,
     ) -> Result<OffloadedStep<'a, F>, Error> {
-        let OffloadedClasses { ref rows, labels, ignored, taking_part, sub_centers, .. } = *classes;
-        Error::check_not_empty("embeddings", x.shape())?;
-        Error::check_shape("class weights", &[rows.len(), x.ncols()], own.shape())?;
-        if let Some(bias) = bias {
-            Error::check_shape("bias", &[classes.classes * sub_centers], bias.shape())?;
-        }
-        if let Some(labels) = labels {
-            Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
-            self.loss.check_classes(classes.classes)?;
-        }
-        let gathered = Classes::gathered(own.view(), bias.map(|bias| bias.view()), rows);
-        let input = StepInput {
-            embeddings: x.view(),
-            classes: Classes { sub_centers, ..gathered },
-            labels,
-            ignored,
-            range: 0..classes.classes,
-            sample: None,
-            zero: self.zero,
-            precision: self.precision,
-            level: self.level,
-            reduction,
-        };
-        let mut prepared = Prepared::default();
-        input.collect_samples(&self.loss, &mut prepared)?;
-        input.complete_samples(&self.loss, &mut prepared, true)?;
-        let Prepared { form, samples, embeddings, hard, .. } = &mut prepared;
-        input.scale_embeddings(*form, samples, embeddings);
-        let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
-        let targets = samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen()));
-        hard.set(*form, targets);
-        let smoothing = Smoothing::new(form.smoothing, taking_part);
-        Ok(OffloadedStep { input, prepared, smoothing, terms: Vec::new() })
+        F::run::<Offload<'_, '_, '_>>((self.engine(), classes, (x, own, bias), reduction))
     }
+}
+
+job!(
+    Offload<'a, 'c: 'a, 'e>,
+    OffloadInput<'a, 'c, 'e, F> => Result<OffloadedStep<'a, F>, Error>,
+    offload
+);
+type OffloadInput<'a, 'c, 'e, F> = (
+    Engine<'e>,
+    &'a OffloadedClasses<'c>,
+    (&'a ArrayRef2<F>, &'a ArrayRef2<F>, Option<&'a ArrayRef1<F>>),
+    Option<Reduction<'a, F>>,
+);
+
+fn offload<'a, F: Real>(
+    (engine, classes, (x, own, bias), reduction): OffloadInput<'a, '_, '_, F>,
+) -> Result<OffloadedStep<'a, F>, Error> {
+    let Engine { loss, settings, .. } = engine;
+    let OffloadedClasses { ref rows, labels, ignored, taking_part, sub_centers, .. } = *classes;
+    Error::check_not_empty("embeddings", x.shape())?;
+    Error::check_shape("class weights", &[rows.len(), x.ncols()], own.shape())?;
+    if let Some(bias) = bias {
+        Error::check_shape("bias", &[classes.classes * sub_centers], bias.shape())?;
+    }
+    if let Some(labels) = labels {
+        Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
+        loss.check_classes(classes.classes)?;
+    }
+    let gathered = Classes::gathered(own.view(), bias.map(|bias| bias.view()), rows);
+    let input = StepInput {
+        embeddings: x.view(),
+        classes: Classes { sub_centers, ..gathered },
+        labels,
+        ignored,
+        range: 0..classes.classes,
+        sample: None,
+        zero: settings.zero,
+        precision: settings.precision,
+        level: settings.level,
+        reduction,
+    };
+    let mut prepared = Prepared::default();
+    input.collect_samples(loss, &mut prepared)?;
+    input.complete_samples(loss, &mut prepared, true)?;
+    let Prepared { form, samples, embeddings, hard, .. } = &mut prepared;
+    input.scale_embeddings(*form, samples, embeddings);
+    let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
+    let targets = samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen()));
+    hard.set(*form, targets);
+    let smoothing = Smoothing::new(form.smoothing, taking_part);
+    Ok(OffloadedStep { input, prepared, smoothing, terms: Vec::new() })
 }
 
 impl<F: Real> OffloadedStep<'_, F> {

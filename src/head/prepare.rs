@@ -145,9 +145,9 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// Checks every value and fills what the sweeps read. Returns bounds on weights and gradients.
-    pub fn prepare<L: MarginLoss>(
+    pub fn prepare(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<Bounds, Error> {
@@ -171,9 +171,9 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// The form of the logits, and the samples that count with their norms.
-    pub fn collect_samples<L: MarginLoss>(
+    pub fn collect_samples(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         prepared: &mut Prepared<F>,
     ) -> Result<(), Error> {
         prepared.sub_centers = self.classes.sub_centers;
@@ -194,9 +194,9 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// How much the loss of each sample counts, and its target pair.
-    pub fn complete_samples<L: MarginLoss>(
+    pub fn complete_samples(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         Prepared { form, samples, .. }: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<(), Error> {
@@ -209,9 +209,9 @@ impl<F: Real> StepInput<'_, F> {
 
     /// The angle of every sample that counts with its class, by row; π/2 for the others. No sweep
     /// over the classes.
-    pub fn target_angles<L: MarginLoss>(
+    pub fn target_angles(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         samples: &mut Vec<PreparedSample>,
     ) -> Result<Vec<f64>, Error> {
         let form = form_of(loss)?;
@@ -291,9 +291,9 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// Geometry and margin of every target pair.
-    fn target_pairs<L: MarginLoss>(
+    fn target_pairs(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         form: LogitForm,
         samples: &mut [PreparedSample],
         parallel: bool,
@@ -352,9 +352,9 @@ impl<F: Real> StepInput<'_, F> {
         Ok(nearest.1)
     }
 
-    fn target_pair<L: MarginLoss>(
+    fn target_pair(
         &self,
-        loss: &L,
+        loss: &dyn MarginLoss,
         form: LogitForm,
         sample: &PreparedSample,
         class: usize,

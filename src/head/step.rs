@@ -50,12 +50,12 @@ impl<F: Real> Demand<'_, '_, F> {
 }
 
 /// Runs the step; `output` is untouched where this rank or another refuses its input.
-pub(crate) fn step<F: Real, L: MarginLoss>(
-    loss: &L,
+pub(crate) fn step<F: Real>(
+    loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     budget: usize,
     workspace: &mut Workspace<F>,
-    communication: &impl Communication<F>,
+    communication: &dyn Communication<F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
     let demand = output.as_ref().map_or(Demand::Losses, Demand::Gradients);
@@ -73,8 +73,8 @@ pub(crate) fn step<F: Real, L: MarginLoss>(
 
 /// The nearest class of every embedding, without margin: a first sweep whose samples have no class
 /// of their own.
-pub(crate) fn nearest<F: Real, L: MarginLoss>(
-    loss: &L,
+pub(crate) fn nearest<F: Real>(
+    loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
 ) -> Result<Vec<usize>, Error> {
@@ -102,11 +102,11 @@ pub(super) struct Step<'a, F> {
 
 impl<'a, F: Real> Step<'a, F> {
     /// Prepares the step, unless this rank or another refuses its input.
-    pub fn agreed<L: MarginLoss>(
-        (loss, budget): (&L, usize),
+    pub fn agreed(
+        (loss, budget): (&dyn MarginLoss, usize),
         input: &StepInput<'_, F>,
         workspace: &'a mut Workspace<F>,
-        communication: &impl Communication<F>,
+        communication: &dyn Communication<F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
         let prepared = Step::prepare(loss, input, budget, workspace, demand);
@@ -163,8 +163,8 @@ impl<'a, F: Real> Step<'a, F> {
     }
 
     /// Checks everything and sizes the buffers of the sweeps.
-    fn prepare<L: MarginLoss>(
-        loss: &L,
+    fn prepare(
+        loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
         budget: usize,
         workspace: &'a mut Workspace<F>,
@@ -203,7 +203,7 @@ impl<'a, F: Real> Step<'a, F> {
     fn forward_backward(
         &mut self,
         input: &StepInput<'_, F>,
-        communication: &impl Communication<F>,
+        communication: &dyn Communication<F>,
         output: Output<'_, F>,
     ) -> Result<Forward<F>, Error> {
         let Output { embeddings, weights, bias } = output;
@@ -252,7 +252,7 @@ impl<'a, F: Real> Step<'a, F> {
     pub fn forward(
         &mut self,
         input: &StepInput<'_, F>,
-        communication: &impl Communication<F>,
+        communication: &dyn Communication<F>,
     ) -> Result<Forward<F>, Error> {
         let rows = input.embeddings.nrows();
         let mut stats = std::mem::take(&mut self.workspace.stats);

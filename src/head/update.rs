@@ -27,11 +27,11 @@ pub(crate) struct UpdateReady<'a, F> {
 }
 
 /// Runs a step until the class parameters are to move.
-pub(crate) fn prepare_update<'a, F: Real, L: MarginLoss>(
-    (loss, budget): (&L, usize),
+pub(crate) fn prepare_update<'a, F: Real>(
+    (loss, budget): (&dyn MarginLoss, usize),
     input: &StepInput<'_, F>,
     workspace: &'a mut Workspace<F>,
-    communication: &impl Communication<F>,
+    communication: &dyn Communication<F>,
     (update, dx): (&dyn WeightUpdate<F>, &ArrayRef2<F>),
 ) -> Result<UpdateReady<'a, F>, Error> {
     let demand = Demand::Update(update, dx);
@@ -54,7 +54,7 @@ impl<F: Real> UpdateReady<'_, F> {
         classes: ClassesMut<'p, F>,
         update: &'p mut dyn WeightUpdate<F>,
         mut dx: ArrayViewMut2<'_, F>,
-        communication: &impl Communication<F>,
+        communication: &dyn Communication<F>,
     ) -> Result<Forward<F>, Error> {
         let UpdateReady { mut step, forward, chunks } = self;
         let bias = classes.bias.is_some();

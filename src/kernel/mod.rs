@@ -6,6 +6,7 @@
 //! [`simd`], which are single instructions.
 
 mod bf16;
+mod compiled;
 mod dispatch;
 mod exp;
 mod hard;
@@ -24,6 +25,7 @@ mod sub_centers;
 mod update;
 
 pub use bf16::Precision;
+pub(crate) use compiled::{Job, job};
 pub(crate) use dispatch::Level;
 pub(crate) use hard::{HardRow, HardTile, tile_hard_max, tile_hard_radial};
 pub(crate) use matrix::{Mat, MatMut};

@@ -6,6 +6,7 @@ use std::iter::Sum;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
 
+use super::compiled::Job;
 use super::exp::{exp_f32, exp_f64};
 use super::simd::{Isa, Vector};
 
@@ -48,7 +49,7 @@ impl Real for f32 {}
 impl Real for f64 {}
 
 /// What the kernel needs of a working type; it seals [`Real`].
-pub trait Element: Sized + Copy {
+pub trait Element: Sized + Copy + 'static {
     /// The norms that are accepted lie between this and its reciprocal, so that neither a norm's
     /// inverse nor a gradient divided by it leaves the type's range.
     const MIN_NORM: f64;
@@ -57,6 +58,11 @@ pub trait Element: Sized + Copy {
 
     /// The largest index that [`from_index`](Self::from_index) takes.
     const MOST_INDEX: u64;
+
+    /// Runs a job for this type.
+    fn run<J: Job>(input: J::Input<Self>) -> J::Output<Self>
+    where
+        Self: Real;
 
     /// A vector of these numbers at one level of instructions.
     type Vector<I: Isa>: Vector<Self>;
@@ -79,11 +85,16 @@ pub trait Element: Sized + Copy {
 }
 
 macro_rules! element {
-    ($float:ident, $bits:ident, $vector:ident, $min_norm:literal, $exp:ident, |$numbers:ident| $as_f32:expr) => {
+    ($float:ident, $bits:ident, $vector:ident, $run:ident, $min_norm:literal, $exp:ident, |$numbers:ident| $as_f32:expr) => {
         impl Element for $float {
             const MIN_NORM: f64 = $min_norm;
             const MAX: f64 = $float::MAX as f64;
             const MOST_INDEX: u64 = ($float::MAX.to_bits() - $float::MIN_POSITIVE.to_bits()) as u64;
+
+            #[inline(always)]
+            fn run<J: Job>(input: J::Input<Self>) -> J::Output<Self> {
+                J::$run(input)
+            }
 
             type Vector<I: Isa> = I::$vector;
 
@@ -124,5 +135,5 @@ macro_rules! element {
     };
 }
 
-element!(f32, u32, F32, 1e-30, exp_f32, |numbers| Some(numbers));
-element!(f64, u64, F64, 1e-290, exp_f64, |_numbers| None);
+element!(f32, u32, F32, run_f32, 1e-30, exp_f32, |numbers| Some(numbers));
+element!(f64, u64, F64, run_f64, 1e-290, exp_f64, |_numbers| None);

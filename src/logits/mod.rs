@@ -13,7 +13,7 @@ use crate::data::{
     norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real, job};
 use crate::math::Pair;
 use crate::parallel::run_jobs;
 
@@ -152,6 +152,10 @@ impl<F: Real> NormalizedLogits<F> {
     /// # Errors
     /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`].
     pub fn new(x: &ArrayRef2<F>, w: &ArrayRef2<F>) -> Result<Self, Error> {
+        F::run::<FromVectors<'_>>((x, w))
+    }
+
+    fn from_vectors((x, w): (&ArrayRef2<F>, &ArrayRef2<F>)) -> Result<Self, Error> {
         check_matrices(x, w)?;
         let x_norms = norms("embeddings", x)?;
         let w_norms = norms("class weights", w)?;
@@ -316,11 +320,33 @@ impl<F: Real> NormalizedLogits<F> {
     /// [`with_labels`](LogitGradients::with_labels); [`Error::Shape`] or [`Error::Label`] where the
     /// gradients are those of other logits.
     pub fn backward(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
+        F::run::<Backward<'_>>((self, gradients))
+    }
+
+    fn through_normalization(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
         let source = self.source.as_ref().ok_or(Error::Detached)?;
         gradients.check(self)?;
         let labels = gradients.checked_labels(self)?;
         Ok(gradients::through_normalisation(source, &self.sub_centers, gradients, &labels))
     }
+}
+
+job!(
+    FromVectors<'a>,
+    (&'a ArrayRef2<F>, &'a ArrayRef2<F>) => Result<NormalizedLogits<F>, Error>,
+    NormalizedLogits::from_vectors
+);
+
+job!(
+    Backward<'a>,
+    (&'a NormalizedLogits<F>, &'a LogitGradients<F>) => Result<Gradients<F>, Error>,
+    backward_to_vectors
+);
+
+fn backward_to_vectors<F: Real>(
+    (logits, gradients): (&NormalizedLogits<F>, &LogitGradients<F>),
+) -> Result<Gradients<F>, Error> {
+    logits.through_normalization(gradients)
 }
 
 fn norms<F: Real>(argument: &'static str, matrix: &ArrayRef2<F>) -> Result<Vec<f64>, Error> {

@@ -8,7 +8,7 @@ use crate::data::{
     has_direction, largest_safe,
 };
 use crate::error::Error;
-use crate::kernel::{self, HardRow, Level, Real, RowLogits};
+use crate::kernel::{self, HardRow, Level, Real, RowLogits, job};
 use crate::math::{Angle, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing, sample_terms};
 use crate::parallel::run_jobs;
 
@@ -35,7 +35,19 @@ pub(crate) fn forward<F: Real>(
     form: LogitForm,
     logits: &NormalizedLogits<F>,
     labels: &[usize],
-    answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
+    answer: Answer<'_>,
+) -> Result<Forward<F>, Error> {
+    F::run::<RunForward<'_>>((form, logits, labels, answer))
+}
+
+/// What evaluates a loss for a sample.
+pub(crate) type Answer<'a> = &'a dyn Fn(&Sample) -> Result<TargetAnswer, Error>;
+
+job!(RunForward<'a>, ForwardInput<'a, F> => Result<Forward<F>, Error>, run_forward);
+type ForwardInput<'a, F> = (LogitForm, &'a NormalizedLogits<F>, &'a [usize], Answer<'a>);
+
+fn run_forward<F: Real>(
+    (form, logits, labels, answer): ForwardInput<'_, F>,
 ) -> Result<Forward<F>, Error> {
     let view = View::new(form, logits, labels)?;
     let targets = view.targets(answer, |_| 0.0)?;
@@ -55,14 +67,23 @@ pub(crate) fn forward<F: Real>(
 }
 
 /// See [`MarginLoss::backward_into`](crate::MarginLoss::backward_into).
-pub(crate) fn backward<F: Real>(
-    form: LogitForm,
-    logits: &NormalizedLogits<F>,
-    labels: &[usize],
-    answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
-    forward: &Forward<F>,
-    reduction: Reduction<'_, F>,
-    gradients: &mut LogitGradients<F>,
+pub(crate) fn backward<F: Real>(input: BackwardInput<'_, '_, F>) -> Result<(), Error> {
+    F::run::<RunBackward<'_, '_>>(input)
+}
+
+job!(RunBackward<'a, 'r>, BackwardInput<'a, 'r, F> => Result<(), Error>, run_backward);
+pub(crate) type BackwardInput<'a, 'r, F> = (
+    LogitForm,
+    &'a NormalizedLogits<F>,
+    &'a [usize],
+    Answer<'a>,
+    &'a Forward<F>,
+    Reduction<'r, F>,
+    &'a mut LogitGradients<F>,
+);
+
+fn run_backward<F: Real>(
+    (form, logits, labels, answer, forward, reduction, gradients): BackwardInput<'_, '_, F>,
 ) -> Result<(), Error> {
     let view = View::new(form, logits, labels)?;
     Error::check_shape("forward", &[labels.len()], forward.losses.shape())?;
@@ -222,7 +243,7 @@ impl<'a, F: Real> View<'a, F> {
     /// loss of sample `i` counting `upstream(i)` times.
     fn targets(
         &self,
-        answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
+        answer: Answer<'_>,
         upstream: impl Fn(usize) -> f64,
     ) -> Result<Vec<Option<RowTarget>>, Error> {
         let mut bounds = self.bounds();
@@ -242,12 +263,7 @@ impl<'a, F: Real> View<'a, F> {
         targets.collect()
     }
 
-    fn target(
-        &self,
-        answer: impl Fn(&Sample) -> Result<TargetAnswer, Error>,
-        i: usize,
-        label: usize,
-    ) -> Result<RowTarget, Error> {
+    fn target(&self, answer: Answer<'_>, i: usize, label: usize) -> Result<RowTarget, Error> {
         let (norm, mut weight_norm) = self.norms(i, label);
         let row = self.own_row(i);
         let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());

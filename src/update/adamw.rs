@@ -5,7 +5,7 @@ use ndarray::ArrayView2;
 use super::state::{Rule, State};
 use super::{Magnitudes, RowUpdate, UpdateStep, WeightUpdate, same};
 use crate::error::Error;
-use crate::kernel::{Real, UpdateEntry};
+use crate::kernel::{Real, UpdateEntry, job};
 
 /// Adam with decoupled weight decay.
 ///
@@ -188,10 +188,41 @@ impl<F: Real> AdamW<F> {
 
 impl<F: Real> WeightUpdate<F> for AdamW<F> {
     fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
-        self.state.check(self.rule, step).map(drop)
+        F::run::<Check<'_, '_>>((self, step))
     }
 
     fn begin<'s>(
+        &'s mut self,
+        step: &UpdateStep<'_>,
+    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+        F::run::<Begin<'_, '_, '_>>((self, step))
+    }
+}
+
+job!(Check<'a, 's: 'a>, (&'a AdamW<F>, &'a UpdateStep<'s>) => Result<(), Error>, check);
+
+fn check<F: Real>((update, step): (&AdamW<F>, &UpdateStep<'_>)) -> Result<(), Error> {
+    update.check_step(step)
+}
+
+job!(
+    Begin<'a, 'b, 's: 'b>,
+    (&'a mut AdamW<F>, &'b UpdateStep<'s>) => Result<Vec<Box<dyn RowUpdate<F> + 'a>>, Error>,
+    begin
+);
+
+fn begin<'a, F: Real>(
+    (update, step): (&'a mut AdamW<F>, &UpdateStep<'_>),
+) -> Result<Vec<Box<dyn RowUpdate<F> + 'a>>, Error> {
+    update.begin_step(step)
+}
+
+impl<F: Real> AdamW<F> {
+    fn check_step(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
+        self.state.check(self.rule, step).map(drop)
+    }
+
+    fn begin_step<'s>(
         &'s mut self,
         step: &UpdateStep<'_>,
     ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {

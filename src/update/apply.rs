@@ -2,20 +2,24 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayRef1, ArrayRef2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::{Magnitudes, RowUpdate, UpdateStep, WeightUpdate};
 use crate::error::Error;
-use crate::kernel::Real;
+use crate::kernel::{Real, job};
 use crate::parallel::run_jobs;
 
+job!(pub(super) UpdateWeights<'a, 'u: 'a>, Weights<'a, 'u, F> => Result<(), Error>, update_weights);
+type Weights<'a, 'u, F> = (
+    &'a mut (dyn WeightUpdate<F> + 'u),
+    &'a mut ArrayRef2<F>,
+    Option<&'a [usize]>,
+    &'a ArrayRef2<F>,
+);
+
 /// Updates the rows `rows` of `w`, or all.
-pub(super) fn update_weights<F: Real, U: WeightUpdate<F> + ?Sized>(
-    update: &mut U,
-    w: ArrayViewMut2<'_, F>,
-    rows: Option<&[usize]>,
-    gradient: ArrayView2<'_, F>,
-) -> Result<(), Error> {
+fn update_weights<F: Real>((update, w, rows, gradient): Weights<'_, '_, F>) -> Result<(), Error> {
+    let (w, gradient) = (w.view_mut(), gradient.view());
     let selection = Selection::new(rows, w.nrows())?;
     let expected = [selection.len, w.ncols()];
     Error::check_shape("gradients of class weights", &expected, gradient.shape())?;
@@ -34,13 +38,17 @@ pub(super) fn update_weights<F: Real, U: WeightUpdate<F> + ?Sized>(
     Ok(())
 }
 
+job!(pub(super) UpdateBias<'a, 'u: 'a>, Bias<'a, 'u, F> => Result<(), Error>, update_bias);
+type Bias<'a, 'u, F> = (
+    &'a mut (dyn WeightUpdate<F> + 'u),
+    &'a mut ArrayRef1<F>,
+    Option<&'a [usize]>,
+    &'a ArrayRef1<F>,
+);
+
 /// Updates the entries `rows` of `b`, or all.
-pub(super) fn update_bias<F: Real, U: WeightUpdate<F> + ?Sized>(
-    update: &mut U,
-    b: ArrayViewMut1<'_, F>,
-    rows: Option<&[usize]>,
-    gradient: ArrayView1<'_, F>,
-) -> Result<(), Error> {
+fn update_bias<F: Real>((update, b, rows, gradient): Bias<'_, '_, F>) -> Result<(), Error> {
+    let (b, gradient) = (b.view_mut(), gradient.view());
     let selection = Selection::new(rows, b.len())?;
     Error::check_shape("gradients of bias", &[selection.len], gradient.shape())?;
     let (b, column) = (b.insert_axis(Axis(1)), gradient.insert_axis(Axis(1)));

@@ -21,7 +21,7 @@ pub use sgd::Sgd;
 use crate::data::largest_safe;
 use crate::error::Error;
 use crate::kernel::Real;
-use apply::{update_bias, update_weights};
+use apply::{UpdateBias, UpdateWeights};
 
 #[cfg(feature = "serde")]
 pub(crate) use stored::{AdamWState, SgdState};
@@ -119,7 +119,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// # Errors
     /// As the trait.
     fn apply(&mut self, w: &mut ArrayRef2<F>, gradient: &ArrayRef2<F>) -> Result<(), Error> {
-        update_weights(self, w.view_mut(), None, gradient.view())
+        let mut update = self;
+        F::run::<UpdateWeights<'_, '_>>((&mut update, w, None, gradient))
     }
 
     /// Updates the rows `rows` (S), ascending, of class weights `w` (C, D) by the `gradient` (S, D)
@@ -134,7 +135,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         rows: &[usize],
         gradient: &ArrayRef2<F>,
     ) -> Result<(), Error> {
-        update_weights(self, w.view_mut(), Some(rows), gradient.view())
+        let mut update = self;
+        F::run::<UpdateWeights<'_, '_>>((&mut update, w, Some(rows), gradient))
     }
 
     /// Updates a bias `b` (C) by its `gradient` (C), in any layout. The hyper-parameters are those
@@ -143,7 +145,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// # Errors
     /// As the trait.
     fn apply_bias(&mut self, b: &mut ArrayRef1<F>, gradient: &ArrayRef1<F>) -> Result<(), Error> {
-        update_bias(self, b.view_mut(), None, gradient.view())
+        let mut update = self;
+        F::run::<UpdateBias<'_, '_>>((&mut update, b, None, gradient))
     }
 
     /// Updates the entries `rows` (S), ascending, of a bias `b` (C) by the `gradient` (S) of these
@@ -157,7 +160,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         rows: &[usize],
         gradient: &ArrayRef1<F>,
     ) -> Result<(), Error> {
-        update_bias(self, b.view_mut(), Some(rows), gradient.view())
+        let mut update = self;
+        F::run::<UpdateBias<'_, '_>>((&mut update, b, Some(rows), gradient))
     }
 }
 
@@ -204,31 +208,52 @@ pub struct Magnitudes {
     pub gradient: f64,
 }
 
-impl<F: Real, U: WeightUpdate<F> + ?Sized> WeightUpdate<F> for &mut U {
-    fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
-        (**self).check(step)
-    }
+macro_rules! through_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<F: Real, U: WeightUpdate<F> + ?Sized> WeightUpdate<F> for $pointer {
+            fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
+                (**self).check(step)
+            }
 
-    fn begin<'s>(
-        &'s mut self,
-        step: &UpdateStep<'_>,
-    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
-        (**self).begin(step)
-    }
+            fn begin<'s>(
+                &'s mut self,
+                step: &UpdateStep<'_>,
+            ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+                (**self).begin(step)
+            }
+
+            // Provided methods make a pointer of their own: without these it would be one to a
+            // pointer to a pointer, and so on.
+            fn apply(&mut self, w: &mut ArrayRef2<F>, dw: &ArrayRef2<F>) -> Result<(), Error> {
+                (**self).apply(w, dw)
+            }
+
+            fn apply_rows(
+                &mut self,
+                w: &mut ArrayRef2<F>,
+                rows: &[usize],
+                dw: &ArrayRef2<F>,
+            ) -> Result<(), Error> {
+                (**self).apply_rows(w, rows, dw)
+            }
+
+            fn apply_bias(&mut self, b: &mut ArrayRef1<F>, db: &ArrayRef1<F>) -> Result<(), Error> {
+                (**self).apply_bias(b, db)
+            }
+
+            fn apply_bias_rows(
+                &mut self,
+                b: &mut ArrayRef1<F>,
+                rows: &[usize],
+                db: &ArrayRef1<F>,
+            ) -> Result<(), Error> {
+                (**self).apply_bias_rows(b, rows, db)
+            }
+        }
+    )*};
 }
 
-impl<F: Real, U: WeightUpdate<F> + ?Sized> WeightUpdate<F> for Box<U> {
-    fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
-        (**self).check(step)
-    }
-
-    fn begin<'s>(
-        &'s mut self,
-        step: &UpdateStep<'_>,
-    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
-        (**self).begin(step)
-    }
-}
+through_pointer!(&mut U, Box<U>);
 
 impl UpdateStep<'_> {
     /// Refuses rows without entries, and ranges that overlap, do not ascend or end too late.

@@ -5,7 +5,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1};
 use super::state::{Rule, State, in_one_piece};
 use super::{Magnitudes, RowUpdate, UpdateStep, WeightUpdate, check_bound, same};
 use crate::error::Error;
-use crate::kernel::{self, Real, UpdateEntry};
+use crate::kernel::{self, Real, UpdateEntry, job};
 
 /// Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
 ///
@@ -165,6 +165,37 @@ impl<F: Real> Sgd<F> {
 
 impl<F: Real> WeightUpdate<F> for Sgd<F> {
     fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
+        F::run::<Check<'_, '_>>((self, step))
+    }
+
+    fn begin<'s>(
+        &'s mut self,
+        step: &UpdateStep<'_>,
+    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
+        F::run::<Begin<'_, '_, '_>>((self, step))
+    }
+}
+
+job!(Check<'a, 's: 'a>, (&'a Sgd<F>, &'a UpdateStep<'s>) => Result<(), Error>, check);
+
+fn check<F: Real>((update, step): (&Sgd<F>, &UpdateStep<'_>)) -> Result<(), Error> {
+    update.check_step(step)
+}
+
+job!(
+    Begin<'a, 'b, 's: 'b>,
+    (&'a mut Sgd<F>, &'b UpdateStep<'s>) => Result<Vec<Box<dyn RowUpdate<F> + 'a>>, Error>,
+    begin
+);
+
+fn begin<'a, F: Real>(
+    (update, step): (&'a mut Sgd<F>, &UpdateStep<'_>),
+) -> Result<Vec<Box<dyn RowUpdate<F> + 'a>>, Error> {
+    update.begin_step(step)
+}
+
+impl<F: Real> Sgd<F> {
+    fn check_step(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
         if self.rule.momentum > 0.0 {
             return self.state.check(self.rule, step).map(drop);
         }
@@ -177,14 +208,14 @@ impl<F: Real> WeightUpdate<F> for Sgd<F> {
         step.bias.map_or(Ok(()), |before| check_bound::<F>("the bias", bound(before)))
     }
 
-    fn begin<'s>(
+    fn begin_step<'s>(
         &'s mut self,
         step: &UpdateStep<'_>,
     ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
         if self.rule.momentum > 0.0 {
             return self.state.begin(self.rule, step);
         }
-        self.check(step)?;
+        self.check_step(step)?;
         let Momentum { rate, weight_decay, .. } = self.rule;
         let rule = Plain { rate, weight_decay };
         let updater = || Box::new(Stateless { rule, buffers: Default::default() });
