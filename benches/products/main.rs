@@ -13,6 +13,9 @@ use faer::{Accum, MatRef, Par};
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/bf16.rs"]
 mod bf16;
+#[allow(dead_code, unused_imports, unused_macros)]
+#[path = "../../src/kernel/compiled.rs"]
+mod compiled;
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/dispatch.rs"]
 mod dispatch;
@@ -95,39 +98,36 @@ fn numbers<F: Real>(count: usize) -> Vec<F> {
 fn product<'a, F: Real>(
     (level, peak): (Level, usize),
     precision: Precision,
-    (a, b): (&'a [F], &'a [F]),
-    [rows, cols, depth]: [usize; 3],
-    packs: bool,
+    (label, a): (&str, Mat<'a, F>),
+    b: Mat<'a, F>,
 ) -> Runner<'a, F> {
-    let (mut left, mut right) = (Packed::default(), Packed::default());
-    let a = Mat::new(a, rows, depth);
-    left.left(level, precision, a);
-    right.right(level, precision, Mat::new(b, depth, cols));
-    let note = if packs { ", with packing A" } else { "" };
-    let name = format!("{level:?}, {precision:?}{note}");
+    let (rows, depth, cols) = (a.rows, a.cols, b.cols);
+    let mut packed = Packed::default();
+    packed.pack(level, precision, b);
     let run = Box::new(move |c: &mut [F]| {
-        if packs {
-            left.left(level, precision, a);
-        }
-        gemm(MatMut::new(c, rows, cols, cols), false, &left, &right);
+        gemm(MatMut::new(c, rows, cols, cols), false, a, &packed);
         2 * rows * cols * depth
     });
-    Runner { name, peak, run }
+    Runner { name: format!("{level:?}, {precision:?}, A by {label}"), peak, run }
 }
 
 fn compare(shape: [usize; 3], rounds: usize) {
     let [rows, cols, depth] = shape;
     let (a, b) = (numbers::<f32>(rows * depth), numbers::<f32>(depth * cols));
+    let a_columns = numbers::<f32>(rows * depth);
     let mut c = vec![0.0; rows * cols];
     let mut runners = Vec::new();
     for level in Level::available() {
         let run = Box::new(move |_: &mut [f32]| dispatch(level, Peak));
         let peak = runners.len();
         runners.push(Runner { name: format!("{level:?}, peak"), peak, run });
-        for (precision, packs) in
-            [(Precision::Full, false), (Precision::Full, true), (Precision::Bf16, false)]
-        {
-            runners.push(product((level, peak), precision, (&a, &b), shape, packs));
+        let (by_rows, by_columns) =
+            (Mat::new(&a, rows, depth), Mat::new(&a_columns, depth, rows).t());
+        for precision in [Precision::Full, Precision::Bf16] {
+            for left in [("rows", by_rows), ("columns", by_columns)] {
+                let right = Mat::new(&b, depth, cols);
+                runners.push(product((level, peak), precision, left, right));
+            }
         }
     }
     let highest = runners.last().map_or(0, |runner| runner.peak);

@@ -16,7 +16,7 @@ use super::dispatch::{Op, dispatch};
 use super::matrix::{Mat, MatMut};
 use super::packed::{Block, Packed};
 use super::real::{Element, Real};
-use super::simd::{Isa, MAX_SIDE, Vector};
+use super::simd::{Isa, MAX_SIDE, Unaligned, Vector};
 
 /// Steps of the depth that are summed in registers. In f32 at AVX2, a strip and a panel then take
 /// 6 and 16 KB of the first-level cache.
@@ -272,23 +272,26 @@ unsafe fn sum_rows<F: Real, I: Isa, M: Multiply<F, I>, const ROWS: usize>(
         // Long before they are needed.
         for r in 0..ROWS {
             for line in (0..2 * lanes).step_by(LINE_BYTES / size_of::<F>()) {
-                I::prefetch(c.add(r * stride + line));
+                I::prefetch(c.wrapping_add(r * stride + line));
             }
         }
-        let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
         let mut sums = [[F::Vector::<I>::splat(F::zero()); 2]; ROWS];
-        for _ in 0..depth / UNROLLED {
+        // As arrays, not by pointers: a build with debug assertions checks every pointer that is
+        // read, and a branch between the multiply-adds keeps the sums out of the registers.
+        let panel = b.as_ptr().cast::<[Unaligned<F::Vector<I>>; 2]>();
+        let (b, b_rest) = std::slice::from_raw_parts(panel, depth).as_chunks::<UNROLLED>();
+        let (a, a_rest) = a.as_chunks::<ROWS>().0[..depth].as_chunks::<UNROLLED>();
+        for (a, b) in a.iter().zip(b) {
             for k in 0..UNROLLED {
-                step::<F, I, M, ROWS>(a.add(k * ROWS), b.add(k * 2 * lanes), &mut sums);
+                step::<F, I, M, ROWS>(&a[k], &b[k], &mut sums);
             }
-            (a, b) = (a.add(UNROLLED * ROWS), b.add(UNROLLED * 2 * lanes));
         }
-        for k in 0..depth % UNROLLED {
-            step::<F, I, M, ROWS>(a.add(k * ROWS), b.add(k * 2 * lanes), &mut sums);
+        for (a, b) in a_rest.iter().zip(b_rest) {
+            step::<F, I, M, ROWS>(a, b, &mut sums);
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (half, sum) in sums.into_iter().enumerate() {
-                let c = c.add(r * stride + half * lanes);
+                let c = c.wrapping_add(r * stride + half * lanes);
                 let sum = if accumulate { F::Vector::<I>::load(c).add(sum) } else { sum };
                 sum.store(c);
             }
@@ -296,20 +299,20 @@ unsafe fn sum_rows<F: Real, I: Isa, M: Multiply<F, I>, const ROWS: usize>(
     }
 }
 
+/// One step along the depth.
+///
 /// # Safety
-/// As for [`sum_rows`], of one step.
+/// The CPU has the instructions of `I` and `M`.
 #[inline(always)]
 unsafe fn step<F: Real, I: Isa, M: Multiply<F, I>, const ROWS: usize>(
-    a: *const F,
-    b: *const F,
+    a: &[F; ROWS],
+    &[Unaligned(first), Unaligned(second)]: &[Unaligned<F::Vector<I>>; 2],
     sums: &mut [[F::Vector<I>; 2]; ROWS],
 ) {
-    // SAFETY: the caller answers for pointers and CPU.
-    unsafe {
-        let first = F::Vector::<I>::load(b);
-        let second = F::Vector::<I>::load(b.add(F::Vector::<I>::LANES));
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let a = F::Vector::<I>::splat(*a.add(r));
+    for (sums, &a) in sums.iter_mut().zip(a) {
+        // SAFETY: the caller answers for the CPU.
+        unsafe {
+            let a = F::Vector::<I>::splat(a);
             sums[0] = M::multiply_add(a, first, sums[0]);
             sums[1] = M::multiply_add(a, second, sums[1]);
         }

@@ -20,6 +20,7 @@ impl Isa for DoubleAvx2 {
 
 /// Two registers, one after the other.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub struct Double<V>(V, V);
 
 impl<F: Copy, V: Vector<F>> Vector<F> for Double<V> {

@@ -83,6 +83,11 @@ pub trait Vector<F>: Copy {
     unsafe fn transpose(rows: &[*const F; MAX_SIDE], at: usize, to: *mut F, stride: usize);
 }
 
+/// A vector that lies anywhere: as many numbers, one after the other.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub struct Unaligned<V: Copy>(pub V);
+
 /// The largest [`Vector::SIDE`].
 pub const MAX_SIDE: usize = 8;
 
