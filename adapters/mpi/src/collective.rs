@@ -1,18 +1,14 @@
 //! The collective operations over MPI.
 
 use std::fmt;
+use std::time::Duration;
 
-use margin_softmax::{Collective, Error, Real, class_range};
-use mpi::Count;
-use mpi::datatype::{Partition, PartitionMut};
+use margin_softmax::{Collective, Error, Real};
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence};
+use mpi::traits::{Communicator, Equivalence};
 
 use crate::roll::{Call, Roll};
-
-/// The largest count of numbers in one MPI call. MPI counts in 32 bits, and a receive buffer of
-/// this length is allocated besides the caller's.
-const PIECE: usize = 1 << 24;
+use crate::worker::Worker;
 
 /// The ranks of an MPI communicator, as a collective for
 /// [`ClassParallel`](margin_softmax::ClassParallel).
@@ -43,73 +39,106 @@ const PIECE: usize = 1 << 24;
 /// collective.all_reduce_sum(&mut values)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct MpiCollective {
-    pub(crate) roll: Roll,
+pub struct MpiCollective(Calls);
+
+/// How this rank calls MPI.
+enum Calls {
+    /// On this thread, for as long as it takes.
+    Here(Roll),
+    /// On a thread of their own, with a deadline.
+    Timed(Worker),
 }
 
 impl MpiCollective {
     /// A collective over the ranks of `communicator`, which must all call this function. The
     /// communicator is duplicated, so that other messages on it do not interfere.
+    ///
+    /// A call waits for the other ranks for as long as it takes.
     pub fn new(communicator: &SimpleCommunicator) -> Self {
-        MpiCollective { roll: Roll::new(communicator.duplicate()) }
+        MpiCollective(Calls::Here(Roll::new(communicator.duplicate(), None)))
+    }
+
+    /// As [`new`](Self::new), but a call that is not complete after `timeout` returns
+    /// [`Error::Collective`] with the number of this rank, the call and the timeout.
+    ///
+    /// **What to choose.** A call waits for the slowest rank, so that the timeout is longer than
+    /// all that a rank does between two calls: its part of a step, reading data, an evaluation or a
+    /// checkpoint that only one rank writes. There is no default, since this crate cannot know it.
+    /// PyTorch gives NCCL 10 minutes and Gloo 30.
+    ///
+    /// **After a timeout** the values of the caller are as they were, and every further call returns
+    /// the same error at once. MPI cannot cancel a collective call: its request stays, and so do its
+    /// buffers (copies of the caller's numbers) and the thread that owns them, until the process
+    /// ends. MPI cannot be finalized either. Dropping the collective therefore prints the error and
+    /// aborts the job, after five seconds in which the other ranks get and print theirs.
+    ///
+    /// **Cost.** A thread of its own makes the MPI calls, while the caller waits. Each call copies
+    /// its numbers once and wakes a thread twice. MPI's non-blocking calls are used, whose
+    /// algorithms may differ from those of its blocking ones; the results do not.
+    ///
+    /// The ranks may have different timeouts. Creation itself, like the start and the end of MPI,
+    /// has no deadline.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a timeout of 0. [`Error::Collective`] if MPI was not initialized
+    /// with [`Threading::Serialized`](mpi::Threading::Serialized) or more, if a rank is not in
+    /// `MPI_COMM_WORLD`, or if no thread can be started.
+    pub fn with_timeout(
+        communicator: &SimpleCommunicator,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        Worker::start(communicator, timeout).map(|worker| MpiCollective(Calls::Timed(worker)))
     }
 
     /// The index of this rank.
     pub fn rank(&self) -> usize {
-        self.roll.rank()
+        match &self.0 {
+            Calls::Here(roll) => roll.rank(),
+            Calls::Timed(worker) => worker.rank,
+        }
     }
 
     /// The number of ranks.
     pub fn size(&self) -> usize {
-        self.roll.size()
+        match &self.0 {
+            Calls::Here(roll) => roll.size(),
+            Calls::Timed(worker) => worker.size,
+        }
+    }
+
+    /// How long a call may take; `None` for as long as it takes.
+    pub fn timeout(&self) -> Option<Duration> {
+        match &self.0 {
+            Calls::Here(_) => None,
+            Calls::Timed(worker) => Some(worker.timeout),
+        }
     }
 
     fn reduce<F: Real + Equivalence>(
         &self,
         call: Call,
         values: &mut [F],
-        join: impl Fn(F, F) -> F,
+        join: impl Fn(F, F) -> F + Send + 'static,
     ) -> Result<(), Error> {
-        self.roll.call(call, size_of::<F>(), values.len())?;
-        values.chunks_mut(PIECE).for_each(|piece| self.reduce_piece(piece, &join));
-        Ok(())
-    }
-
-    /// Each rank reduces its part of the values in the order of the ranks and sends it to all.
-    fn reduce_piece<F: Real + Equivalence>(&self, piece: &mut [F], join: impl Fn(F, F) -> F) {
-        let (rank, size) = (self.rank(), self.size());
-        let shares: Vec<_> =
-            (0..size).map(|rank| class_range(piece.len(), rank, size).len()).collect();
-        let own = shares[rank];
-        let mut brought = vec![F::default(); own * size];
-        let (counts, starts) = layout(&shares);
-        let (own_counts, own_starts) = layout(&vec![own; size]);
-        self.roll.communicator.all_to_all_varcount_into(
-            &Partition::new(&*piece, &counts[..], &starts[..]),
-            &mut PartitionMut::new(&mut brought[..], own_counts, own_starts),
-        );
-        let (joined, others) = brought.split_at_mut(own);
-        for other in others.chunks_exact(own.max(1)) {
-            joined.iter_mut().zip(other).for_each(|(value, &other)| *value = join(*value, other));
+        match &self.0 {
+            Calls::Here(roll) => roll.reduce(call, values, join),
+            Calls::Timed(worker) => {
+                let mut own = values.to_vec();
+                let reduced =
+                    worker.run(move |roll| roll.reduce(call, &mut own, join).map(|()| own))??;
+                values.copy_from_slice(&reduced);
+                Ok(())
+            }
         }
-        let mut whole = PartitionMut::new(piece, counts, starts);
-        self.roll.communicator.all_gather_varcount_into(joined, &mut whole);
     }
-}
 
-/// The counts and offsets of the ranks in MPI's integer type, at most [`PIECE`] in total.
-fn layout(lengths: &[usize]) -> (Vec<Count>, Vec<Count>) {
-    let counts = |numbers: &[usize]| numbers.iter().map(|&number| number as Count).collect();
-    (counts(lengths), counts(&starts(lengths)))
-}
-
-/// The offset of each rank in the concatenation of all ranks.
-fn starts(lengths: &[usize]) -> Vec<usize> {
-    let ends = lengths.iter().scan(0, |end, &length| {
-        *end += length;
-        Some(*end)
-    });
-    ends.zip(lengths).map(|(end, length)| end - length).collect()
+    /// As [`Roll::leave`].
+    pub(crate) fn leave(&self, complaint: Option<&str>) -> Vec<u64> {
+        match &self.0 {
+            Calls::Here(roll) => roll.leave(complaint),
+            Calls::Timed(worker) => worker.leave(complaint),
+        }
+    }
 }
 
 impl<F: Real + Equivalence> Collective<F> for MpiCollective {
@@ -130,28 +159,13 @@ impl<F: Real + Equivalence> Collective<F> for MpiCollective {
     }
 
     fn all_gather(&self, values: &[F]) -> Result<Vec<F>, Error> {
-        let lengths = self.roll.call(Call::Gather, size_of::<F>(), values.len())?;
-        let mut next = starts(&lengths);
-        let mut gathered = vec![F::default(); lengths.iter().sum()];
-        let share = (PIECE / self.size()).max(1);
-        let longest = lengths.iter().copied().max().unwrap_or_default();
-        for first in (0..longest).step_by(share) {
-            let part = |length: usize| first.min(length)..(first + share).min(length);
-            let parts: Vec<_> = lengths.iter().map(|&length| part(length).len()).collect();
-            let mut piece = vec![F::default(); parts.iter().sum()];
-            let (counts, places) = layout(&parts);
-            self.roll.communicator.all_gather_varcount_into(
-                &values[part(values.len())],
-                &mut PartitionMut::new(&mut piece[..], counts, places),
-            );
-            let mut rest = &piece[..];
-            for (start, &length) in next.iter_mut().zip(&parts) {
-                let (brought, others) = rest.split_at(length);
-                gathered[*start..*start + length].copy_from_slice(brought);
-                (*start, rest) = (*start + length, others);
+        match &self.0 {
+            Calls::Here(roll) => roll.gather(values),
+            Calls::Timed(worker) => {
+                let own = values.to_vec();
+                worker.run(move |roll| roll.gather(&own))?
             }
         }
-        Ok(gathered)
     }
 }
 
@@ -161,6 +175,7 @@ impl fmt::Debug for MpiCollective {
             .debug_struct("MpiCollective")
             .field("rank", &self.rank())
             .field("size", &self.size())
+            .field("timeout", &self.timeout())
             .finish()
     }
 }

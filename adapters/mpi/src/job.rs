@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::panic;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use margin_softmax::Error;
 use mpi::Threading;
 use mpi::environment::{is_finalized, is_initialized};
 use mpi::topology::SimpleCommunicator;
@@ -39,14 +41,61 @@ use crate::roll::fingerprint;
 /// }
 /// ```
 pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> ExitCode {
-    let Some((universe, _)) = mpi::initialize_with_threading(Threading::Funneled) else {
+    job(Threading::Funneled, |world| Ok(MpiCollective::new(world)), work)
+}
+
+/// As [`run`], with a collective whose calls have a deadline: see
+/// [`MpiCollective::with_timeout`].
+///
+/// A call that is not complete after `timeout` returns
+/// [`Error::Collective`]. The rank prints the error that `work` returns,
+/// and five seconds later it aborts the job. A rank that has returned from `work` waits for the
+/// others as long as in a call.
+///
+/// `mpirun` needs options to notice the loss of a host: see [the table of
+/// failures](crate#failures).
+///
+/// ```no_run
+/// use std::process::ExitCode;
+/// use std::time::Duration;
+///
+/// use margin_softmax::{Collective, Error};
+///
+/// fn main() -> ExitCode {
+///     margin_softmax_mpi::run_with_timeout(Duration::from_secs(600), |collective| {
+///         let ranks = collective.all_gather(&[collective.rank() as f64])?;
+///         println!("{ranks:?}");
+///         Ok::<(), Error>(())
+///     })
+/// }
+/// ```
+pub fn run_with_timeout<E: Display>(
+    timeout: Duration,
+    work: impl FnOnce(&MpiCollective) -> Result<(), E>,
+) -> ExitCode {
+    job(Threading::Serialized, |world| MpiCollective::with_timeout(world, timeout), work)
+}
+
+fn job<E: Display>(
+    threading: Threading,
+    collective: impl FnOnce(&SimpleCommunicator) -> Result<MpiCollective, Error>,
+    work: impl FnOnce(&MpiCollective) -> Result<(), E>,
+) -> ExitCode {
+    let Some((universe, _)) = mpi::initialize_with_threading(threading) else {
         report("MPI runs already; margin_softmax_mpi::run starts it");
         return ExitCode::FAILURE;
     };
     abort_on_panic();
-    let collective = MpiCollective::new(&universe.world());
+    let collective = match collective(&universe.world()) {
+        Ok(collective) => collective,
+        Err(error) => {
+            // Another rank may have a collective, and wait.
+            report(&format!("error on rank {}: {error}", universe.world().rank()));
+            universe.world().abort(1);
+        }
+    };
     let complaint = work(&collective).err().map(|error| format!("{error:#}"));
-    let complaints = collective.roll.leave(complaint.as_deref());
+    let complaints = collective.leave(complaint.as_deref());
     let Some(complaint) = complaint else { return ExitCode::SUCCESS };
     let rank = collective.rank();
     let own = fingerprint(Some(&complaint));

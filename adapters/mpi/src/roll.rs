@@ -6,15 +6,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use margin_softmax::Error;
-use mpi::request;
+use mpi::request::{self, LocalScope, Request};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
+use crate::deadline::Deadline;
 use crate::report::report;
 
 /// How long a failed rank waits for the others: longer than the time between ranks that return the
 /// same error, but short enough for an interactive user.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The call that a rank is about to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +44,13 @@ type Message = [u64; 3];
 /// The ranks of a communicator, with the check before each call.
 pub struct Roll {
     pub communicator: SimpleCommunicator,
+    deadline: Option<Deadline>,
     left: Cell<bool>,
 }
 
 impl Roll {
-    pub fn new(communicator: SimpleCommunicator) -> Self {
-        Roll { communicator, left: Cell::new(false) }
+    pub fn new(communicator: SimpleCommunicator, deadline: Option<Deadline>) -> Self {
+        Roll { communicator, deadline, left: Cell::new(false) }
     }
 
     pub fn rank(&self) -> usize {
@@ -61,7 +63,9 @@ impl Roll {
 
     /// The count of numbers of each rank in this call. All ranks get the same result.
     pub fn call(&self, call: Call, width: usize, count: usize) -> Result<Vec<usize>, Error> {
-        let messages = self.exchange([call as u64, width as u64, count as u64], thread::yield_now);
+        let message = [call as u64, width as u64, count as u64];
+        self.begin(Call::name(call as u64));
+        let messages = self.exchange(message, || self.wait());
         if let Some(rank) = messages.iter().position(|&[call, ..]| call == Call::Leave as u64) {
             return Err(Error::Collective { rank, reason: "is gone".into() });
         }
@@ -91,6 +95,7 @@ impl Roll {
         let start = Instant::now();
         let wait = || {
             thread::sleep(Duration::from_millis(1));
+            self.wait();
             if let Some(complaint) = complaint
                 && start.elapsed() > PATIENCE
             {
@@ -99,6 +104,7 @@ impl Roll {
             }
         };
         self.left.set(true);
+        self.begin("the end of the job");
         loop {
             let messages = self.exchange(message, wait);
             if messages.iter().all(|&[call, ..]| call == Call::Leave as u64) {
@@ -112,13 +118,41 @@ impl Roll {
         let mut all = vec![0; message.len() * self.size()];
         request::scope(|scope| {
             let (message, all) = (&message[..], &mut all[..]);
-            let mut pending = self.communicator.immediate_all_gather_into(scope, message, all);
-            while let Err(request) = pending.test() {
-                pending = request;
-                wait();
-            }
+            complete(self.communicator.immediate_all_gather_into(scope, message, all), wait);
         });
         all.as_chunks().0.to_vec()
+    }
+
+    pub fn has_deadline(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// Returns when the request is complete. After the deadline it never returns.
+    pub fn complete<'a, D: ?Sized>(&self, request: Request<'a, D, &LocalScope<'a>>) {
+        complete(request, || self.wait());
+    }
+
+    /// Starts the time of a call.
+    fn begin(&self, call: &'static str) {
+        if let Some(deadline) = &self.deadline {
+            deadline.begin(call);
+        }
+    }
+
+    /// Lets others run between two tests of a request.
+    fn wait(&self) {
+        if let Some(deadline) = &self.deadline {
+            deadline.check(self.rank());
+        }
+        thread::yield_now();
+    }
+}
+
+/// Tests the request until it is complete, and calls `wait` in between.
+fn complete<'a, D: ?Sized>(mut request: Request<'a, D, &LocalScope<'a>>, wait: impl Fn()) {
+    while let Err(pending) = request.test() {
+        request = pending;
+        wait();
     }
 }
 

@@ -3,12 +3,13 @@
 mod support;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use margin_softmax::{Collective, Error, Real};
 use margin_softmax_mpi::MpiCollective;
 use margin_softmax_mpi::mpi::topology::SimpleCommunicator;
 use margin_softmax_mpi::mpi::traits::{Communicator, Destination, Equivalence, Source};
-use support::{on_ranks, said};
+use support::{on_ranks, on_timed_ranks, said};
 
 /// The values of `rank`: of very different sizes, so that the order of summation matters.
 fn values<F: Real>(rank: usize, count: usize) -> Vec<F> {
@@ -54,16 +55,31 @@ fn every_rank_gets_the_bits_of_the_ranks_order() -> ExitCode {
     })
 }
 
+fn check_gathers(collective: &MpiCollective) -> Result<(), Error> {
+    let (rank, size) = (collective.rank(), collective.size());
+    for lengths in [[0, 0, 0, 0], [7, 0, 3, 1], [0, 20_000, 0, 1], [1, 2, 3, 70_000]] {
+        let expected: Vec<f64> = (0..size).flat_map(|rank| values(rank, lengths[rank])).collect();
+        assert!(collective.all_gather(&values::<f64>(rank, lengths[rank]))? == expected);
+    }
+    Ok(())
+}
+
 #[test]
 fn ranks_gather_any_number_of_values_each() -> ExitCode {
+    // A closure has the name of the test, by which ranks run it.
     on_ranks(&[1, 2, 3, 4], |collective| {
-        let (rank, size) = (collective.rank(), collective.size());
-        for lengths in [[0, 0, 0, 0], [7, 0, 3, 1], [0, 20_000, 0, 1], [1, 2, 3, 70_000]] {
-            let expected: Vec<f64> =
-                (0..size).flat_map(|rank| values(rank, lengths[rank])).collect();
-            assert!(collective.all_gather(&values::<f64>(rank, lengths[rank]))? == expected);
-        }
+        check_gathers(collective)?;
         Ok::<_, Error>(())
+    })
+}
+
+/// Non-blocking calls, on a thread of their own.
+#[test]
+fn calls_with_a_timeout_transfer_the_same_numbers() -> ExitCode {
+    on_timed_ranks(Duration::from_secs(60), &[1, 2, 3, 4], |collective| {
+        check_reductions::<f32>(collective)?;
+        check_reductions::<f64>(collective)?;
+        check_gathers(collective)
     })
 }
 

@@ -8,11 +8,12 @@ mod network;
 mod training;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
 use margin_softmax::class_range;
-use margin_softmax_mpi::MpiCollective;
+use margin_softmax_mpi::{MpiCollective, run, run_with_timeout};
 
 use crate::digits::{CLASSES, Dataset};
 
@@ -25,11 +26,17 @@ struct Args {
     /// Seed of the initial weights and of the order of the digits
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Seconds after which a call that waits for other ranks is an error
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    margin_softmax_mpi::run(|collective| train(&args, collective))
+    match args.timeout.map(Duration::from_secs) {
+        Some(timeout) => run_with_timeout(timeout, |collective| train(&args, collective)),
+        None => run(|collective| train(&args, collective)),
+    }
 }
 
 fn train(args: &Args, collective: &MpiCollective) -> Result<()> {

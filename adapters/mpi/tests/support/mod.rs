@@ -17,7 +17,7 @@ use ndarray::{ArrayView, Dimension};
 use tempfile::TempDir;
 
 /// Environment variable that is set on the ranks.
-const ON_A_RANK: &str = "MARGIN_SOFTMAX_MPI_TEST";
+pub const ON_A_RANK: &str = "MARGIN_SOFTMAX_MPI_TEST";
 
 /// Printed by a rank on which `work` succeeded.
 const DONE: &str = "this rank is done";
@@ -35,10 +35,21 @@ pub fn on_ranks<E: Display>(
     sizes: &[usize],
     work: impl FnOnce(&MpiCollective) -> Result<(), E>,
 ) -> ExitCode {
-    on_ranks_judged(sizes, work, |size, job| {
-        assert!(job.output.status.success(), "{size} ranks: {job:?}");
-        assert_eq!(job.stdout().matches(DONE).count(), size, "{size} ranks: {job:?}");
-    })
+    judged(None, sizes, work, succeeds)
+}
+
+/// The same with calls that have a timeout.
+pub fn on_timed_ranks<E: Display>(
+    timeout: Duration,
+    sizes: &[usize],
+    work: impl FnOnce(&MpiCollective) -> Result<(), E>,
+) -> ExitCode {
+    judged(Some(timeout), sizes, work, succeeds)
+}
+
+fn succeeds(size: usize, job: &Job) {
+    assert!(job.output.status.success(), "{size} ranks: {job:?}");
+    assert_eq!(job.stdout().matches(DONE).count(), size, "{size} ranks: {job:?}");
 }
 
 /// Runs `work` on every rank of a job of each of these sizes, and `judge` on the result of each.
@@ -50,20 +61,49 @@ pub fn on_ranks_judged<W, E: Display>(
 where
     W: FnOnce(&MpiCollective) -> Result<(), E>,
 {
-    if env::var_os(ON_A_RANK).is_some() {
-        return margin_softmax_mpi::run(|collective| work(collective).map(|()| println!("{DONE}")));
-    }
-    for &size in sizes {
-        judge(size, &Job::run(size, test_name::<W>()));
-    }
-    ExitCode::SUCCESS
+    judged(None, sizes, work, judge)
 }
 
-/// The path of the test that the closure `W` is written in.
-fn test_name<W>() -> &'static str {
+/// The same, with a timeout where there is one.
+pub fn judged<W, E: Display>(
+    timeout: Option<Duration>,
+    sizes: &[usize],
+    work: W,
+    judge: impl Fn(usize, &Job),
+) -> ExitCode
+where
+    W: FnOnce(&MpiCollective) -> Result<(), E>,
+{
+    let test = test_name(&work);
+    on_a_rank(timeout, work).unwrap_or_else(|| {
+        sizes.iter().for_each(|&size| judge(size, &Job::run(size, test)));
+        ExitCode::SUCCESS
+    })
+}
+
+/// Runs `work` if this process is a rank of a job, with a timeout where there is one.
+pub fn on_a_rank<E: Display>(
+    timeout: Option<Duration>,
+    work: impl FnOnce(&MpiCollective) -> Result<(), E>,
+) -> Option<ExitCode> {
+    env::var_os(ON_A_RANK)?;
+    let work = |collective: &MpiCollective| work(collective).map(|()| println!("{DONE}"));
+    Some(match timeout {
+        Some(timeout) => margin_softmax_mpi::run_with_timeout(timeout, work),
+        None => margin_softmax_mpi::run(work),
+    })
+}
+
+/// The path of the test that the closure is written in.
+pub fn test_name<W>(_: &W) -> &'static str {
     let path = type_name::<W>();
     let path = path.split_once("::").map_or(path, |(_crate, path)| path);
     path.split("::{{closure}}").next().unwrap_or(path)
+}
+
+/// The arguments by which a program of tests runs one of them, on a rank.
+pub fn arguments(test: &str) -> [&str; 4] {
+    ["--exact", test, "--nocapture", "--test-threads=1"]
 }
 
 /// A finished job.
@@ -73,7 +113,7 @@ pub struct Job {
 }
 
 impl Job {
-    fn run(size: usize, test: &str) -> Self {
+    pub fn run(size: usize, test: &str) -> Self {
         let mut jobs = (0..ATTEMPTS).map(|_| Self::attempt(size, test));
         let crashed = |job: &Job| job.output.status.code() == Some(CRASHED);
         jobs.find(|job| !crashed(job)).expect("the job crashes again and again")
@@ -87,7 +127,7 @@ impl Job {
             .env("TMPDIR", directory.path())
             .args(["--timeout", &LIMITS[0].to_string()])
             .arg(env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .args(arguments(test))
             .env(ON_A_RANK, "1");
         let output = Command::from_std(command).timeout(Duration::from_secs(LIMITS[1])).output();
         Job { output: output.expect(mpirun::MISSING) }
@@ -123,4 +163,10 @@ pub fn said(error: Error) -> (usize, String) {
         Error::Collective { rank, reason } => (rank, reason),
         other => panic!("{other:?}"),
     }
+}
+
+/// The error of a rank whose call waits longer than its timeout.
+pub fn missed(rank: usize, call: &str, timeout: Duration) -> Error {
+    let reason = format!("{call} waited for the other ranks beyond its timeout of {timeout:?}");
+    Error::Collective { rank, reason }
 }
