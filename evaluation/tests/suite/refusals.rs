@@ -41,11 +41,14 @@ fn rates_and_ranks_out_of_range_are_refused() {
     let scores: Vec<f64> = (0..40).map(f64::from).collect();
     let genuine: Vec<bool> = (0..40).map(|i| i % 2 == 0).collect();
     let pairs = Verification::from_scores(&scores, &genuine).unwrap();
-    for far in [0.0, -0.1, 1.1, f64::NAN] {
+    for far in [-0.1, 1.1, f64::NAN] {
         assert!(matches!(pairs.tar_at_far(far), Err(Error::Parameter { parameter: "FAR", .. })));
     }
-    let expected = Error::TooFewImpostors { far: 0.1, impostors: 20, required: 100 };
-    assert_eq!(pairs.tar_at_far(0.1).unwrap_err(), expected);
+    for (far, required) in [(0.1, 100), (0.0, u64::MAX)] {
+        let expected = Error::TooFewImpostors { far, impostors: 20, required };
+        assert_eq!(pairs.tar_at_far(far).unwrap_err(), expected);
+        assert!(expected.to_string().contains("with_minimum_false_accepts"));
+    }
     assert!(pairs.tar_at_far(0.5).is_ok());
     for k in [0, 1, 41] {
         assert!(matches!(k_folds(&scores, &genuine, k), Err(Error::Parameter { .. })));
