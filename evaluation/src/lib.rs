@@ -31,7 +31,7 @@ pub use cost::DetectionCost;
 pub use error::Error;
 pub use estimate::{EqualError, Estimate, MinimumCost, OperatingPoint};
 pub use figure::Figure;
-pub use folds::{Fold, Folds, k_folds, k_folds_of};
+pub use folds::{Fold, FoldRates, Folds, KFolds, k_folds, k_folds_of};
 pub use identification::Identification;
 /// The version of ndarray whose arrays this crate takes.
 pub use ndarray;
