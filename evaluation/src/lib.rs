@@ -20,6 +20,7 @@ mod pairs;
 pub mod plot;
 mod ranking;
 mod real;
+mod resampling;
 mod retrieval;
 mod roc;
 mod scores;
