@@ -38,7 +38,7 @@ pub struct Estimate {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EqualError {
-    /// The rate at which FAR = FRR on the line between the two neighbouring points of the ROC.
+    /// The rate at which FAR = FRR on the line between the two neighboring points of the ROC.
     pub rate: f64,
     /// The rate over the single scores lies in `rate ± bound`; 0 where every score was used.
     pub bound: f64,

@@ -22,7 +22,7 @@ pub enum Figure {
     TarAtFar(f64),
     /// Area under the ROC.
     Auc,
-    /// The least normalised detection cost.
+    /// The least normalized detection cost.
     MinDcf(DetectionCost),
     /// The best accuracy of a single threshold.
     Accuracy,

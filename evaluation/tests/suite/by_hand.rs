@@ -7,7 +7,7 @@ const T: bool = true;
 const F: bool = false;
 
 #[test]
-fn eer_lies_on_the_line_between_its_neighbours() {
+fn eer_lies_on_the_line_between_its_neighbors() {
     // (FAR, FRR): (0, 1/2) at 0.9, (1/2, 0) at the tie 0.5. On the line x = 1/2 − x: 1/4.
     let pairs = Verification::from_scores(&[0.9, 0.5, 0.5, 0.1], &[T, T, F, F]).unwrap();
     let eer = pairs.eer();
@@ -23,14 +23,14 @@ fn eer_of_equal_scores_is_one_half() {
 
 #[test]
 fn min_dcf_weighs_misses_and_false_accepts() {
-    // p = 0.2, c_miss = 2, c_fa = 1: the weights are 0.4 and 0.8, normalised FRR + 2·FAR.
+    // p = 0.2, c_miss = 2, c_fa = 1: the weights are 0.4 and 0.8, normalized FRR + 2·FAR.
     // At 0.9 (1/2, 0): 0.5. At 0.7 (1/2, 1/4): 1. At 0.6 (0, 1/4): 0.5. The highest is taken.
     let scores = [0.9, 0.7, 0.6, 0.3, 0.2, 0.1];
     let pairs = Verification::from_scores(&scores, &[T, F, T, F, F, F]).unwrap();
     let least = pairs.min_dcf(&DetectionCost::new(0.2, 2.0, 1.0).unwrap());
     assert!((least.cost - 0.5).abs() < 1e-15);
     assert_eq!((least.threshold.cosine(), least.bound), (0.9, 0.0));
-    // p = 0.8: the weights are 1.6 and 0.2, normalised 8·FRR + FAR. At 0.6: 1/4.
+    // p = 0.8: the weights are 1.6 and 0.2, normalized 8·FRR + FAR. At 0.6: 1/4.
     let least = pairs.min_dcf(&DetectionCost::new(0.8, 2.0, 1.0).unwrap());
     assert_eq!((least.cost, least.threshold.cosine()), (0.25, 0.6));
 }
