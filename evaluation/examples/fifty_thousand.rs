@@ -1,10 +1,11 @@
-//! All pairs of 50,000 embeddings of 512 dimensions: the time, beside that of the bare matrix
-//! products, and the peak memory. `fifty_thousand 20000` takes another number of embeddings.
+//! Retrieval within 50,000 embeddings of 512 dimensions, and all their pairs: the times, beside those
+//! of the bare matrix products, and the peak memory. `fifty_thousand 20000` takes another number of
+//! embeddings, `fifty_thousand 20000 100` also draws 100 replicates of the bootstrap.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use margin_softmax_evaluation::{AllPairs, DetectionCost, Figure};
+use margin_softmax_evaluation::{AllPairs, Bootstrap, DetectionCost, Figure, Retrieval};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Axis};
 use rand::{RngExt, SeedableRng};
@@ -15,9 +16,22 @@ const PER_IDENTITY: usize = 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let m: usize = std::env::args().nth(1).map_or(Ok(50_000), |m| m.parse())?;
+    let replicates: usize = std::env::args().nth(2).map_or(Ok(0), |count| count.parse())?;
     let (x, identities) = embeddings(m);
-    let products = time(|| products(&x));
-    println!("bare products           {:7.1} s", products.as_secs_f64());
+    let square = time(|| products(&x, |_| 0));
+    println!("products of all queries {:7.1} s", square.as_secs_f64());
+    let start = Instant::now();
+    let found = Retrieval::within(&x, &identities)?;
+    let elapsed = start.elapsed();
+    let ratio = elapsed.as_secs_f64() / square.as_secs_f64();
+    println!("{:10} queries      {:7.1} s, {ratio:.2} of it", m, elapsed.as_secs_f64());
+    println!("precision@1 {:.6}, R-precision {:.6}", found.precision_at_1(), found.r_precision());
+    let (map, map_at_r) = (found.mean_average_precision(), found.mean_average_precision_at_r());
+    println!("mAP {map:.6}, MAP@R {map_at_r:.6}");
+    report_peak();
+
+    let products = time(|| products(&x, |row| row));
+    println!("products of all pairs   {:7.1} s", products.as_secs_f64());
 
     let all = AllPairs::new(&x, &identities)?;
     drop(x);
@@ -41,8 +55,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         let estimate = exact.figure(*figure)?;
         println!("{figure:?}: {:.9} ± {:.1e}", estimate.value, estimate.bound);
     }
-    if let Some(peak) = peak_memory() {
-        println!("peak memory             {peak}");
+    report_peak();
+
+    if replicates > 0 {
+        let start = Instant::now();
+        let bootstrap = Bootstrap::new(1).with_replicates(replicates)?;
+        let intervals = all.intervals(&pairs, &figures, &bootstrap)?;
+        println!("{replicates:10} replicates   {:7.1} s", start.elapsed().as_secs_f64());
+        for (figure, interval) in figures.iter().zip(intervals) {
+            println!("{figure:?}: {:.9} to {:.9}", interval.low, interval.high);
+        }
+        report_peak();
     }
     Ok(())
 }
@@ -63,13 +86,14 @@ fn embeddings(m: usize) -> (Array2<f32>, Vec<usize>) {
     (x, (0..m).map(|row| row / PER_IDENTITY).collect())
 }
 
-/// The products of the upper triangle alone, in the tiles of the crate.
-fn products(x: &Array2<f32>) {
+/// The products alone, in the tiles of the crate: those of a stripe of rows, from `row` on, start at
+/// the column `from(row)`.
+fn products(x: &Array2<f32>, from: impl Fn(usize) -> usize + Sync) {
     let stripes: Vec<usize> = (0..x.nrows()).step_by(256).collect();
     let buffer = || Array2::zeros((0, 0));
     stripes.into_par_iter().with_max_len(1).for_each_init(buffer, |tile, start| {
         let rows = x.slice_axis(Axis(0), (start..x.nrows().min(start + 256)).into());
-        for first in (start..x.nrows()).step_by(512) {
+        for first in (from(start)..x.nrows()).step_by(512) {
             let columns = x.slice_axis(Axis(0), (first..x.nrows().min(first + 512)).into());
             if tile.dim() != (rows.nrows(), columns.nrows()) {
                 *tile = Array2::zeros((rows.nrows(), columns.nrows()));
@@ -86,8 +110,10 @@ fn time(run: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
-/// The line of the peak in Linux's account of this process.
-fn peak_memory() -> Option<String> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    Some(status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().to_string())
+/// Prints the peak in Linux's account of this process; nothing on other systems.
+fn report_peak() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(peak) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
+        println!("peak memory             {}", peak.trim());
+    }
 }

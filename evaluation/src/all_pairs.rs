@@ -17,8 +17,8 @@ use crate::verification::Verification;
 ///
 /// | pairs | scores | figures | bootstrap |
 /// |---|---|---|---|
-/// | up to [`EXACT_PAIRS`](Self::EXACT_PAIRS) | all kept and sorted | exact, bounds 0 | yes |
-/// | more | counted in 2¹⁶ bins | with bounds; exact after [`exact`](Self::exact) | no |
+/// | up to [`EXACT_PAIRS`](Self::EXACT_PAIRS) | all kept and sorted | exact, bounds 0 | from the scores |
+/// | more | counted in 2¹⁶ bins | with bounds; exact after [`exact`](Self::exact) | [`intervals`](Self::intervals): more passes |
 ///
 /// Every figure is a function of integer counts: it is the same for any number of threads.
 ///
@@ -36,7 +36,7 @@ use crate::verification::Verification;
 /// # Ok::<(), margin_softmax_evaluation::Error>(())
 /// ```
 pub struct AllPairs<F> {
-    unit: UnitRows<F>,
+    pub(crate) unit: UnitRows<F>,
 }
 
 impl Verification {
@@ -64,12 +64,14 @@ impl<F: Real> AllPairs<F> {
     /// bytes each while they are sorted into the others.
     pub const COLLECTED_SCORES: u64 = 1 << 20;
 
-    /// Checks and normalises the embeddings.
+    /// Checks and normalizes the embeddings.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`], [`Error::ZeroEmbedding`].
     pub fn new(x: &ArrayRef2<F>, identities: &[usize]) -> Result<Self, Error> {
-        Ok(AllPairs { unit: UnitRows::new("embeddings", x, "identities", identities)? })
+        Ok(AllPairs {
+            unit: UnitRows::new(["embeddings", "identities", "groups"], x, identities.into())?,
+        })
     }
 
     /// How many pairs there are.
@@ -142,11 +144,7 @@ impl<F: Real> AllPairs<F> {
     /// # Ok::<(), margin_softmax_evaluation::Error>(())
     /// ```
     pub fn exact(&self, counted: &Verification, figures: &[Figure]) -> Result<Verification, Error> {
-        let steps = counted.steps();
-        let (expected, actual) = (self.kinds()?, [steps.genuine(), steps.impostors()]);
-        if expected != actual {
-            return Err(Error::OtherPairs { expected, actual });
-        }
+        let (steps, expected) = (counted.steps(), self.check_counted(counted)?);
         let mut split = vec![false; BINS];
         for figure in figures {
             figure.check(steps)?;
@@ -169,12 +167,17 @@ impl<F: Real> AllPairs<F> {
         let kept = steps.steps().iter().filter(|step| !in_split(step)).copied();
         let mut all: Vec<Step> = kept.chain(self.collect(&split)).collect();
         all.sort_by(|a, b| descending(a.threshold, b.threshold));
-        let steps = Steps::new(all)?;
-        let actual = [steps.genuine(), steps.impostors()];
-        if expected != actual {
-            return Err(Error::OtherPairs { expected, actual });
-        }
+        let minimum = steps.minimum_false_accepts();
+        let steps = Steps::new(all)?.with_minimum_false_accepts(minimum);
+        check_counts(expected, [steps.genuine(), steps.impostors()])?;
         Ok(Verification::from_steps(steps, self.error()))
+    }
+
+    /// The numbers of genuine and impostor pairs, refused if others were counted.
+    pub(crate) fn check_counted(&self, counted: &Verification) -> Result<[u64; 2], Error> {
+        let kinds = self.kinds()?;
+        check_counts(kinds, [counted.genuine(), counted.impostors()])?;
+        Ok(kinds)
     }
 
     /// The scores of these bins, one step each.
@@ -195,7 +198,7 @@ impl<F: Real> AllPairs<F> {
 
     /// Every pair with its score and identities.
     fn identified(&self) -> Vec<IdentifiedPair> {
-        let identities = &self.unit.identities;
+        let identities = &self.unit.sorted.identities;
         let mut workers = workers(|| Vec::<IdentifiedPair>::with_capacity(COLUMNS));
         upper_triangle(self.unit.rows.view(), &mut workers, |found, row, first, scores| {
             found.extend(scores.iter().zip(&identities[first..]).map(|(score, &other)| {
@@ -208,13 +211,15 @@ impl<F: Real> AllPairs<F> {
     /// How many of the columns `first..first + len` have the identity of the row. They come first,
     /// for the columns lie beyond the row and rows are sorted by identity.
     fn genuine_columns(&self, row: usize, first: usize, len: usize) -> usize {
-        let end = self.unit.starts[self.unit.identities[row] + 1];
+        let sorted = &self.unit.sorted;
+        let end = sorted.starts[sorted.identities[row] + 1];
         end.saturating_sub(first).min(len)
     }
 
     /// The numbers of genuine and impostor pairs, refused if one is 0.
     fn kinds(&self) -> Result<[u64; 2], Error> {
-        let genuine = self.unit.starts.windows(2).map(|ends| pairs_of(ends[1] - ends[0])).sum();
+        let starts = &self.unit.sorted.starts;
+        let genuine = starts.windows(2).map(|ends| pairs_of(ends[1] - ends[0])).sum();
         let pairs = self.pairs();
         match (genuine, pairs - genuine) {
             (0, _) => Err(Error::NoGenuinePair { pairs }),
@@ -226,6 +231,10 @@ impl<F: Real> AllPairs<F> {
     fn error(&self) -> f64 {
         cosine_error::<F>(self.unit.rows.ncols())
     }
+}
+
+pub(crate) fn check_counts(expected: [u64; 2], actual: [u64; 2]) -> Result<(), Error> {
+    if expected == actual { Ok(()) } else { Err(Error::OtherPairs { expected, actual }) }
 }
 
 fn pairs_of(n: usize) -> u64 {

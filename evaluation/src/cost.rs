@@ -4,7 +4,7 @@ use crate::error::Error;
 ///
 /// ```text
 /// DCF(t) = c_miss·p_target·FRR(t) + c_fa·(1 − p_target)·FAR(t)
-/// normalised: divided by min(c_miss·p_target, c_fa·(1 − p_target))
+/// normalized: divided by min(c_miss·p_target, c_fa·(1 − p_target))
 /// ```
 ///
 /// The divisor is the cost of the better of the two detectors that do not look at the score: the
@@ -68,7 +68,7 @@ impl DetectionCost {
         self.c_fa
     }
 
-    /// The normalised cost of these error rates.
+    /// The normalized cost of these error rates.
     ///
     /// ```
     /// use margin_softmax_evaluation::DetectionCost;

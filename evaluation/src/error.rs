@@ -84,19 +84,41 @@ pub enum Error {
         pairs: u64,
     },
 
-    /// No probe has a mate in the gallery: there is no rank.
+    /// Of queries and gallery one has groups, and the other has none.
+    Groups {
+        /// The side without groups.
+        argument: &'static str,
+    },
+
+    /// The probes or queries are the gallery itself, so that each would find itself. `within`
+    /// searches a set for each of its own items without that item.
+    SameSet {
+        /// The argument that is the gallery.
+        argument: &'static str,
+        /// How many rows it has.
+        rows: usize,
+    },
+
+    /// No probe has a mate in the gallery, or no query a relevant item: there is no rank.
     NoMate {
         /// How many probes there are.
         probes: usize,
     },
 
+    /// All probes have a mate in the gallery: there is no FAR.
+    NoUnknownProbe {
+        /// How many probes there are.
+        probes: usize,
+    },
+
     /// The impostor pairs, or unknown probes, are too few to say anything about so small a FAR.
+    /// `with_minimum_false_accepts` sets how many are enough.
     TooFewImpostors {
-        /// The FAR that was asked for.
+        /// The requested FAR.
         far: f64,
         /// How many there are.
         impostors: u64,
-        /// The least number that is accepted.
+        /// The least number that is accepted; `u64::MAX` for a FAR of 0, for which none is enough.
         required: u64,
     },
 
@@ -127,7 +149,8 @@ pub enum Error {
         limit: u64,
     },
 
-    /// The counts are of other pairs than those of these embeddings.
+    /// The counts are of other pairs than those of these embeddings: in all, or in the first bin that
+    /// differs.
     OtherPairs {
         /// The genuine and impostor pairs of the embeddings.
         expected: [u64; 2],
@@ -170,18 +193,37 @@ impl fmt::Display for Error {
             Error::NoImpostorPair { pairs } => {
                 write!(f, "none of the {pairs} pairs is an impostor pair: there is no FAR")
             }
+            Error::Groups { argument } => {
+                write!(f, "{argument} has no groups, but the other side has: give both or neither")
+            }
+            Error::SameSet { argument, rows } => write!(
+                f,
+                "{argument} has the {rows} rows of the gallery, so that each finds itself: search \
+                 one set with `within`",
+            ),
             Error::NoMate { probes } => {
                 write!(f, "none of the {probes} probes has a mate in the gallery")
             }
-            Error::TooFewImpostors { far, impostors, required } => write!(
-                f,
-                "a FAR of {far:e} needs at least {required} impostors, got {impostors}: fewer say \
-                 nothing about it",
-            ),
+            Error::NoUnknownProbe { probes } => {
+                write!(f, "all {probes} probes have a mate in the gallery: there is no FAR")
+            }
+            Error::TooFewImpostors { far, impostors, required } => {
+                if *required == u64::MAX {
+                    write!(f, "no number of impostors is enough for a FAR of {far:e}")?;
+                } else {
+                    write!(f, "a FAR of {far:e} needs at least {required} impostors")?;
+                }
+                write!(
+                    f,
+                    ", got {impostors}: with_minimum_false_accepts sets how many false accepts must be \
+                     expected, 10 by default",
+                )
+            }
             Error::Fold { fold, lacks } => write!(f, "fold {fold} lacks {lacks}"),
             Error::NoIdentities => f.write_str(
                 "a bootstrap over identities needs the identity of every embedding and every \
-                 score: use from_embeddings on a small set, or from_identified_scores",
+                 score: use from_embeddings on a small set, from_identified_scores, or \
+                 AllPairs::intervals",
             ),
             Error::DegenerateBootstrap { replicates } => write!(
                 f,
@@ -226,6 +268,19 @@ impl Error {
             return Ok(());
         }
         Err(Error::Shape { argument, expected: vec![expected], actual: vec![actual] })
+    }
+
+    /// Refuses a matrix with another number of columns than `expected`.
+    pub(crate) fn check_columns(
+        argument: &'static str,
+        (rows, columns): (usize, usize),
+        expected: usize,
+    ) -> Result<(), Error> {
+        if columns == expected {
+            return Ok(());
+        }
+        let (expected, actual) = (vec![rows, expected], vec![rows, columns]);
+        Err(Error::Shape { argument, expected, actual })
     }
 
     /// Refuses a shape with an empty axis.

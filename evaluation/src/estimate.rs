@@ -10,7 +10,7 @@ use crate::threshold::Threshold;
 /// let scores = Verification::from_scores(&[0.9, 0.4, 0.4], &[true, true, false])?;
 /// let auc = scores.auc();
 /// assert_eq!(auc.value, 0.75); // one win and one tie of two
-/// assert_eq!(auc.bound, 0.0);
+/// assert_eq!((auc.bound, auc.genuine, auc.impostors), (0.0, 2, 1));
 /// # Ok::<(), margin_softmax_evaluation::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +19,10 @@ pub struct Estimate {
     pub value: f64,
     /// The figure over the single scores lies in `value ± bound`; 0 where every score was used.
     pub bound: f64,
+    /// The genuine pairs that the figure rests on.
+    pub genuine: u64,
+    /// The impostor pairs that the figure rests on.
+    pub impostors: u64,
 }
 
 /// The equal error rate.
@@ -34,7 +38,7 @@ pub struct Estimate {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EqualError {
-    /// The rate at which FAR = FRR on the line between the two neighbouring points of the ROC.
+    /// The rate at which FAR = FRR on the line between the two neighboring points of the ROC.
     pub rate: f64,
     /// The rate over the single scores lies in `rate ± bound`; 0 where every score was used.
     pub bound: f64,
@@ -44,6 +48,10 @@ pub struct EqualError {
     pub far: f64,
     /// FRR at this threshold.
     pub frr: f64,
+    /// The genuine pairs that the rate rests on.
+    pub genuine: u64,
+    /// The impostor pairs that the rate rests on.
+    pub impostors: u64,
 }
 
 /// The operating point at a FAR.
@@ -62,7 +70,7 @@ pub struct EqualError {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OperatingPoint {
-    /// The lowest threshold, among the scores, whose FAR is at most the one asked for;
+    /// The lowest threshold, among the scores, whose FAR is at most the requested one;
     /// [`Threshold::REJECT_ALL`] if even the highest score accepts more.
     pub threshold: Threshold,
     /// FAR at this threshold.
@@ -102,4 +110,8 @@ pub struct MinimumCost {
     pub far: f64,
     /// FRR at this threshold.
     pub frr: f64,
+    /// The genuine pairs that the cost rests on.
+    pub genuine: u64,
+    /// The impostor pairs that the cost rests on.
+    pub impostors: u64,
 }

@@ -22,7 +22,7 @@ pub enum Figure {
     TarAtFar(f64),
     /// Area under the ROC.
     Auc,
-    /// The least normalised detection cost.
+    /// The least normalized detection cost.
     MinDcf(DetectionCost),
     /// The best accuracy of a single threshold.
     Accuracy,
@@ -39,11 +39,11 @@ impl Figure {
         match self {
             Figure::Eer => {
                 let (error, index) = steps.equal_error();
-                (Estimate { value: error.rate, bound: error.bound }, vec![index])
+                (steps.estimate(error.rate, error.bound), vec![index])
             }
             Figure::TarAtFar(far) => {
                 let (point, around) = steps.operating_point(*far);
-                (Estimate { value: point.tar, bound: point.tar_bound }, around)
+                (steps.estimate(point.tar, point.tar_bound), around)
             }
             Figure::Auc => {
                 let mixed = steps.steps().iter().enumerate();
@@ -52,11 +52,11 @@ impl Figure {
             }
             Figure::MinDcf(detection) => {
                 let (least, around) = steps.min_dcf(detection);
-                (Estimate { value: least.cost, bound: least.bound }, around)
+                (steps.estimate(least.cost, least.bound), around)
             }
             Figure::Accuracy => {
                 let (least, around) = steps.least_error();
-                (Estimate { value: 1.0 - least.cost, bound: least.bound }, around)
+                (steps.estimate(1.0 - least.cost, least.bound), around)
             }
         }
     }

@@ -9,10 +9,25 @@ use crate::estimate::{EqualError, Estimate, MinimumCost, OperatingPoint};
 use crate::steps::{Accepted, Steps, Walked};
 use crate::threshold::Threshold;
 
-/// False accepts that a FAR must let one expect: `impostors · FAR ≥ 10`.
-const EXPECTED_FALSE_ACCEPTS: f64 = 10.0;
+/// Refuses a number of false accepts that cannot be expected.
+pub(crate) fn check_minimum_false_accepts(minimum: f64) -> Result<f64, Error> {
+    let valid = minimum.is_finite() && minimum >= 0.0;
+    Error::check_parameter("minimum false accepts", minimum, "finite and at least 0", valid)
+}
+
+/// The least number of impostors that let one expect so many false accepts, and 1 at least.
+fn required_impostors(far: f64, minimum: f64) -> u64 {
+    // The quotient of 10 and a decimal FAR may round up past the integer that it stands for. That of
+    // a FAR of 0 is infinite, and becomes the largest integer; that of 0 and 0 is NaN, and becomes 0.
+    ((minimum / far * (1.0 - 1e-12)).ceil() as u64).max(1)
+}
 
 impl Steps {
+    /// A figure with the numbers of pairs that it rests on.
+    pub fn estimate(&self, value: f64, bound: f64) -> Estimate {
+        Estimate { value, bound, genuine: self.genuine(), impostors: self.impostors() }
+    }
+
     /// Area under the ROC: the chance that a genuine pair scores higher than an impostor pair, a tie
     /// counting ½. All ties inside a coarse step may be wins, or losses.
     pub fn auc(&self) -> Estimate {
@@ -24,7 +39,7 @@ impl Steps {
             }
         }
         let all = 2.0 * (u128::from(self.genuine()) * u128::from(self.impostors())) as f64;
-        Estimate { value: twice as f64 / all, bound: unordered as f64 / all }
+        self.estimate(twice as f64 / all, unordered as f64 / all)
     }
 
     /// The equal error rate, and the step in which the error rates cross.
@@ -50,14 +65,15 @@ impl Steps {
         let highest = self.far(after).min(self.frr(before));
         let bound = if step.coarse { (highest - rate).max(rate - lowest).max(0.0) } else { 0.0 };
         let threshold = Threshold::from_cosine(step.threshold);
-        EqualError { rate, bound, threshold, far: self.far(after), frr: self.frr(after) }
+        let (far, frr) = (self.far(after), self.frr(after));
+        let (genuine, impostors) = (self.genuine(), self.impostors());
+        EqualError { rate, bound, threshold, far, frr, genuine, impostors }
     }
 
-    /// Refuses a FAR outside (0, 1] and one that so few impostors cannot show.
+    /// Refuses a FAR outside [0, 1] and one that so few impostors cannot show.
     pub fn check_far(&self, far: f64) -> Result<(), Error> {
-        Error::check_parameter("FAR", far, "in (0, 1]", far > 0.0 && far <= 1.0)?;
-        // The quotient of 10 and a decimal FAR may round up past the integer that it stands for.
-        let required = (EXPECTED_FALSE_ACCEPTS / far * (1.0 - 1e-12)).ceil() as u64;
+        Error::check_parameter("FAR", far, "in [0, 1]", (0.0..=1.0).contains(&far))?;
+        let required = required_impostors(far, self.minimum_false_accepts());
         if self.impostors() < required {
             return Err(Error::TooFewImpostors { far, impostors: self.impostors(), required });
         }
@@ -81,7 +97,18 @@ impl Steps {
             threshold = Threshold::from_cosine(walked.step.threshold);
         }
         let hidden = next.filter(|next| next.step.coarse).map_or(0, |next| next.step.genuine);
-        let point = OperatingPoint {
+        (self.point(threshold, at, hidden), around)
+    }
+
+    /// The point of a threshold of any other pairs; the steps are single scores.
+    pub fn at(&self, threshold: Threshold) -> OperatingPoint {
+        let accepts = |walked: &Walked| threshold.accepts(walked.step.threshold);
+        let accepted = self.walk().take_while(accepts).last().map(|walked| walked.after);
+        self.point(threshold, accepted.unwrap_or_default(), 0)
+    }
+
+    fn point(&self, threshold: Threshold, at: Accepted, hidden: u64) -> OperatingPoint {
+        OperatingPoint {
             threshold,
             far: self.far(at),
             tar: self.tar(at),
@@ -89,8 +116,7 @@ impl Steps {
             false_accepts: at.impostors,
             genuine: self.genuine(),
             impostors: self.impostors(),
-        };
-        (point, around)
+        }
     }
 
     /// The largest number of false accepts whose rate, as a rounded quotient, is at most `far`.
@@ -117,6 +143,8 @@ impl Steps {
             threshold: Threshold::REJECT_ALL,
             far: 0.0,
             frr: 1.0,
+            genuine: self.genuine(),
+            impostors: self.impostors(),
         };
         let mut steps = Vec::new();
         for Walked { index, step, after, .. } in self.walk() {
@@ -124,7 +152,7 @@ impl Steps {
                 steps = vec![index];
                 let threshold = Threshold::from_cosine(step.threshold);
                 let (far, frr) = (self.far(after), self.frr(after));
-                least = MinimumCost { cost: at(after), bound: 0.0, threshold, far, frr };
+                least = MinimumCost { cost: at(after), threshold, far, frr, ..least };
             }
         }
         // No threshold inside a step misses less than its lower end or accepts less than its upper.

@@ -72,7 +72,7 @@ impl Histogram {
 pub(crate) fn bin_of<F: Real>(score: F) -> u16 {
     let scaled = score * F::integer(HALF);
     let truncated: i32 = scaled.as_();
-    // A branch-free floor that vectorises without SSE4.1.
+    // A branch-free floor that vectorizes without SSE4.1.
     let floor = truncated - i32::from(F::integer(truncated) > scaled);
     (floor.min(HALF - 1) + HALF) as u16
 }

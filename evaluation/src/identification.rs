@@ -1,22 +1,30 @@
-use ndarray::{Array2, ArrayRef2};
+use ndarray::ArrayRef2;
 use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::estimate::OperatingPoint;
+use crate::figures::check_minimum_false_accepts;
+use crate::labels::{Labels, Sorted};
 use crate::real::Real;
-use crate::steps::{Steps, descending, distinct};
-use crate::tiles::{COLUMNS, cosines};
-use crate::unit::{UnitRows, unit_rows};
-
-/// Probes per job, where the gallery has few identities.
-const PROBES: usize = 128;
-/// Scores per job: 16 million, which bounds its memory where the gallery has many identities.
-const SCORES: usize = 1 << 24;
+use crate::retrieval::cumulative;
+use crate::roc::Roc;
+use crate::scores::{Cosines, Given, check_matrix};
+use crate::search::{Search, search, search_within};
+use crate::steps::{MINIMUM_FALSE_ACCEPTS, Steps, descending, distinct};
+use crate::unit::{UnitRows, check_not_gallery, unit_rows};
 
 /// Identification (1:N): each probe against all identities of a gallery.
 ///
-/// The score of an identity is the highest cosine of its gallery embeddings with the probe. A probe
-/// whose identity is in the gallery is known; that identity is its mate.
+/// | constructor | input |
+/// |---|---|
+/// | [`new`](Self::new) | embeddings of a gallery and of probes |
+/// | [`within`](Self::within) | embeddings of one set: each is a probe against all others |
+/// | [`from_scores`](Self::from_scores) | scores of probes with a gallery |
+/// | [`within_scores`](Self::within_scores) | scores of one set with itself |
+///
+/// The score of an identity is the highest score of its gallery items with the probe, their cosine
+/// where embeddings are given. A probe whose identity is in the gallery is known; that identity is
+/// its mate. [`Retrieval`](crate::Retrieval) ranks items instead of identities.
 ///
 /// ```text
 /// rank = 1 + number of other identities whose score is at least that of the mate
@@ -38,28 +46,24 @@ const SCORES: usize = 1 << 24;
 /// let search = Identification::new(&gallery, &[1, 2], &probes, &[1, 2, 5])?;
 /// assert_eq!((search.known(), search.unknown()), (2, 1));
 /// assert_eq!(search.cmc(2)?, [0.5, 1.0]);
+/// assert_eq!(search.ranks(), [Some(1), Some(2), None]);
 /// # Ok::<(), margin_softmax_evaluation::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identification {
     identities: usize,
-    /// Rank and score of the mate of each known probe, in the order of the probes.
-    known: Vec<(usize, f64)>,
-    /// The highest score of each unknown probe.
-    unknown: Vec<f64>,
-}
-
-/// What the search of one probe found.
-enum Search {
-    Known(usize, f64),
-    Unknown(f64),
+    /// In the order of the probes.
+    searches: Vec<Search>,
+    copies: usize,
+    minimum_false_accepts: f64,
 }
 
 impl Identification {
     /// Searches the gallery for each probe.
     ///
     /// # Errors
-    /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`], [`Error::ZeroEmbedding`].
+    /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`], [`Error::ZeroEmbedding`];
+    /// [`Error::SameSet`] if the probes are the gallery, so that each would find itself.
     pub fn new<F: Real>(
         gallery: &ArrayRef2<F>,
         gallery_identities: &[usize],
@@ -68,34 +72,112 @@ impl Identification {
     ) -> Result<Self, Error> {
         Error::check_not_empty("probes", probes.shape())?;
         Error::check_len("probe identities", probes.nrows(), probe_identities.len())?;
-        if probes.ncols() != gallery.ncols() {
-            let (expected, actual) = (vec![probes.nrows(), gallery.ncols()], probes.shape().into());
-            return Err(Error::Shape { argument: "probes", expected, actual });
-        }
-        let unit = UnitRows::new("gallery", gallery, "gallery identities", gallery_identities)?;
+        Error::check_columns("probes", probes.dim(), gallery.ncols())?;
+        let names = ["gallery", "gallery identities", "gallery groups"];
+        let found = UnitRows::new(names, gallery, gallery_identities.into())?;
         let order: Vec<usize> = (0..probes.nrows()).collect();
-        let probes = unit_rows("probes", probes, &order)?;
-        let mut names = gallery_identities.to_vec();
-        names.sort_unstable();
-        names.dedup();
-        let size = (SCORES / unit.len()).clamp(1, PROBES);
-        let jobs: Vec<_> = probe_identities.chunks(size).enumerate().collect();
-        let searches = jobs.into_par_iter().map(|(job, wanted)| {
-            let scores = identity_scores(&unit, &probes, job * size, wanted.len());
-            let rows = scores.outer_iter().zip(wanted);
-            let rows = rows.map(|(row, wanted)| {
-                search(row.to_slice().unwrap_or_default(), names.binary_search(wanted).ok())
-            });
-            rows.collect::<Vec<_>>()
-        });
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for search in searches.collect::<Vec<_>>().into_iter().flatten() {
-            match search {
-                Search::Known(rank, score) => known.push((rank, score)),
-                Search::Unknown(score) => unknown.push(score),
-            }
+        let rows = unit_rows("probes", probes, &order)?;
+        let enrolled = (gallery, gallery_identities);
+        check_not_gallery("probes", (probes, probe_identities), enrolled)?;
+        let scores = Cosines { queries: rows.view(), gallery: found.rows.view() };
+        let searches = search(&scores, &found.sorted, probe_identities, false);
+        let is_copy = |&probe: &usize| {
+            let mut mates = found.sorted.identity(probe_identities[probe]);
+            mates.any(|place| found.rows.row(place) == rows.row(probe))
+        };
+        let copies = order.into_par_iter().filter(is_copy).count();
+        Ok(Identification { copies, ..Identification::of(searches, &found.sorted) })
+    }
+
+    /// Searches one set for each of its embeddings, without the embedding itself. One whose identity
+    /// has no other embedding is unknown.
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`], [`Error::ZeroEmbedding`].
+    ///
+    /// ```
+    /// use margin_softmax_evaluation::{Error, Identification};
+    /// use ndarray::array;
+    ///
+    /// let (x, identities) = (array![[1.0, 0.0], [0.3, 1.0], [0.9, 0.1]], [1, 1, 2]);
+    /// let search = Identification::within(&x, &identities)?;
+    /// assert_eq!((search.rank(1)?, search.known(), search.unknown()), (0.0, 2, 1));
+    /// // As probes and gallery, each embedding would find itself.
+    /// let refused = Identification::new(&x, &identities, &x, &identities).unwrap_err();
+    /// assert_eq!(refused, Error::SameSet { argument: "probes", rows: 3 });
+    /// # Ok::<(), margin_softmax_evaluation::Error>(())
+    /// ```
+    pub fn within<F: Real>(x: &ArrayRef2<F>, identities: &[usize]) -> Result<Self, Error> {
+        let names = ["embeddings", "identities", "groups"];
+        let UnitRows { rows, sorted } = UnitRows::new(names, x, identities.into())?;
+        let scores = Cosines { queries: rows.view(), gallery: rows.view() };
+        Ok(Identification::of(search_within(&scores, &sorted), &sorted))
+    }
+
+    /// Searches by the scores (probes, gallery); identities are in the order of these axes.
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`].
+    ///
+    /// ```
+    /// # use margin_softmax_evaluation::Identification;
+    /// # use ndarray::array;
+    /// let scores = array![[12.0, 3.5, -2.0], [4.0, 4.0, 1.0]];
+    /// let search = Identification::from_scores(&scores, &[1, 2], &[1, 2, 2])?;
+    /// assert_eq!(search.ranks(), [Some(1), Some(2)]);
+    /// # Ok::<(), margin_softmax_evaluation::Error>(())
+    /// ```
+    pub fn from_scores<F: Real>(
+        scores: &ArrayRef2<F>,
+        probe_identities: &[usize],
+        gallery_identities: &[usize],
+    ) -> Result<Self, Error> {
+        Error::check_len("probe identities", scores.nrows(), probe_identities.len())?;
+        Error::check_len("gallery identities", scores.ncols(), gallery_identities.len())?;
+        check_matrix(scores, |_, _| true)?;
+        let found = Labels::new(gallery_identities).sorted();
+        let rows: Vec<usize> = (0..scores.nrows()).collect();
+        let scores = Given { scores: scores.view(), rows: &rows, columns: &found.order };
+        Ok(Identification::of(search(&scores, &found, probe_identities, false), &found))
+    }
+
+    /// Searches by the scores of one set with itself, row i those of item i as the probe. Scores of
+    /// an item with itself are not read.
+    ///
+    /// # Errors
+    /// [`Error::Empty`]; [`Error::Shape`] for a matrix that is not square, and for identities;
+    /// [`Error::NonFinite`] for a score that is read.
+    pub fn within_scores<F: Real>(
+        scores: &ArrayRef2<F>,
+        identities: &[usize],
+    ) -> Result<Self, Error> {
+        Error::check_columns("scores", scores.dim(), scores.nrows())?;
+        Error::check_len("identities", scores.nrows(), identities.len())?;
+        check_matrix(scores, |row, column| row != column)?;
+        let sorted = Labels::new(identities).sorted();
+        let order = &sorted.order;
+        let scores = Given { scores: scores.view(), rows: order, columns: order };
+        Ok(Identification::of(search_within(&scores, &sorted), &sorted))
+    }
+
+    fn of(searches: Vec<Search>, gallery: &Sorted) -> Self {
+        Identification {
+            identities: gallery.names.len(),
+            searches,
+            copies: 0,
+            minimum_false_accepts: MINIMUM_FALSE_ACCEPTS,
         }
-        Ok(Identification { identities: unit.len(), known, unknown })
+    }
+
+    /// Sets how many false accepts a FAR must let one expect: [`dir_at_far`](Self::dir_at_far)
+    /// refuses a FAR with `unknown · FAR` below it. 10 by default; see
+    /// [`Verification::with_minimum_false_accepts`](crate::Verification::with_minimum_false_accepts).
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] unless it is finite and at least 0.
+    pub fn with_minimum_false_accepts(self, minimum: f64) -> Result<Self, Error> {
+        let minimum_false_accepts = check_minimum_false_accepts(minimum)?;
+        Ok(Identification { minimum_false_accepts, ..self })
     }
 
     /// The number of identities in the gallery.
@@ -105,12 +187,37 @@ impl Identification {
 
     /// The number of probes with a mate in the gallery.
     pub fn known(&self) -> usize {
-        self.known.len()
+        self.mates().count()
     }
 
     /// The number of probes without a mate in the gallery.
     pub fn unknown(&self) -> usize {
-        self.unknown.len()
+        self.searches.len() - self.known()
+    }
+
+    /// The number of probes whose direction is that of one of their mate's gallery embeddings, to the
+    /// last bit: images that are on both sides make ranks too good. 0 for given scores and for one
+    /// set.
+    ///
+    /// ```
+    /// # use margin_softmax_evaluation::Identification;
+    /// # use ndarray::array;
+    /// let gallery = array![[1.0, 0.0], [0.0, 1.0]];
+    /// let probes = array![[0.9, 0.1], [0.0, 1.0]];
+    /// assert_eq!(Identification::new(&gallery, &[1, 2], &probes, &[1, 2])?.copies(), 1);
+    /// # Ok::<(), margin_softmax_evaluation::Error>(())
+    /// ```
+    pub fn copies(&self) -> usize {
+        self.copies
+    }
+
+    /// The rank of each probe's mate, in the order of the probes; `None` for an unknown probe.
+    pub fn ranks(&self) -> Vec<Option<usize>> {
+        let rank = |search: &Search| match *search {
+            Search::Known(rank, _) => Some(rank),
+            Search::Unknown(_) => None,
+        };
+        self.searches.iter().map(rank).collect()
     }
 
     /// The rank-k rate: the share of known probes of rank at most k.
@@ -127,11 +234,9 @@ impl Identification {
     /// # Ok::<(), margin_softmax_evaluation::Error>(())
     /// ```
     pub fn rank(&self, k: usize) -> Result<f64, Error> {
-        let valid = k >= 1 && k <= self.identities;
-        Error::check_parameter("rank k", k as f64, "in 1..=gallery identities", valid)?;
-        self.check_mates()?;
-        let within = self.known.iter().filter(|&&(rank, _)| rank <= k).count();
-        Ok(within as f64 / self.known.len() as f64)
+        self.check_rank(k)?;
+        let within = self.mates().filter(|&(rank, _)| rank <= k).count();
+        Ok(within as f64 / self.known() as f64)
     }
 
     /// The cumulative match characteristic: the rank-k rates for k = 1, …, `max`.
@@ -139,16 +244,8 @@ impl Identification {
     /// # Errors
     /// Those of [`rank`](Self::rank).
     pub fn cmc(&self, max: usize) -> Result<Vec<f64>, Error> {
-        self.rank(max)?;
-        let mut counts = vec![0_usize; max];
-        for &(rank, _) in self.known.iter().filter(|&&(rank, _)| rank <= max) {
-            counts[rank - 1] += 1;
-        }
-        let cumulative = counts.iter().scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum as f64 / self.known.len() as f64)
-        });
-        Ok(cumulative.collect())
+        self.check_rank(max)?;
+        Ok(cumulative(self.mates().map(|(rank, _)| rank), max, self.known()))
     }
 
     /// The detection and identification rate at a FAR: the share of known probes of rank 1 whose
@@ -160,8 +257,9 @@ impl Identification {
     /// unknown probes.
     ///
     /// # Errors
-    /// [`Error::NoMate`]; [`Error::Parameter`] unless FAR is in (0, 1]; [`Error::TooFewImpostors`]
-    /// for fewer than 10 / FAR unknown probes.
+    /// [`Error::NoMate`]; [`Error::Parameter`] unless FAR is in [0, 1]; [`Error::TooFewImpostors`]
+    /// for fewer than 10 / FAR unknown probes, or than
+    /// [`with_minimum_false_accepts`](Self::with_minimum_false_accepts) requires.
     ///
     /// ```
     /// # use margin_softmax_evaluation::{Error, Identification};
@@ -175,56 +273,69 @@ impl Identification {
     ///
     /// **Source**: Grother, Ngan, *Face Recognition Vendor Test* (NIST IR 8009), open set.
     pub fn dir_at_far(&self, far: f64) -> Result<OperatingPoint, Error> {
-        self.check_mates()?;
-        let first = self.known.iter().filter(|&&(rank, _)| rank == 1);
-        let genuine = first.map(|&(_, score)| (score, true));
-        let impostors = self.unknown.iter().map(|&score| (score, false));
-        let mut scores: Vec<_> = genuine.chain(impostors).collect();
-        scores.sort_by(|a, b| descending(a.0, b.0));
-        let known = self.known.len() as u64;
-        let steps = Steps::of_searches(distinct(scores.into_iter()), known);
+        let steps = self.steps()?;
         steps.check_far(far)?;
         Ok(steps.operating_point(far).0)
     }
 
+    /// The ROC of the open set: DIR against FAR, at each threshold of
+    /// [`dir_at_far`](Self::dir_at_far). In its points `tar` is the DIR, and `frr`, 1 − DIR, the
+    /// false negative identification rate; its last point has FAR = 1 and DIR = the rank-1 rate.
+    ///
+    /// # Errors
+    /// [`Error::NoMate`], [`Error::NoUnknownProbe`].
+    ///
+    /// ```
+    /// use margin_softmax_evaluation::Identification;
+    /// use ndarray::array;
+    ///
+    /// // Known probes of rank 1, with 0.9, and of rank 2; an unknown one with 0.6.
+    /// let scores = array![[0.9, 0.1], [0.7, 0.5], [0.2, 0.6]];
+    /// let roc = Identification::from_scores(&scores, &[1, 2, 3], &[1, 2])?.roc()?;
+    /// let curve: Vec<_> = roc.points().iter().map(|point| (point.far, point.tar)).collect();
+    /// assert_eq!(curve, [(0.0, 0.0), (0.0, 0.5), (1.0, 0.5)]);
+    /// # Ok::<(), margin_softmax_evaluation::Error>(())
+    /// ```
+    pub fn roc(&self) -> Result<Roc, Error> {
+        let steps = self.steps()?;
+        if steps.impostors() == 0 {
+            return Err(Error::NoUnknownProbe { probes: self.searches.len() });
+        }
+        Ok(Roc::new(&steps))
+    }
+
+    /// Known probes of rank 1 and unknown probes, by score.
+    fn steps(&self) -> Result<Steps, Error> {
+        self.check_mates()?;
+        let score = |search: &Search| match *search {
+            Search::Known(1, score) => Some((score, true)),
+            Search::Known(..) => None,
+            Search::Unknown(score) => Some((score, false)),
+        };
+        let mut scores: Vec<_> = self.searches.iter().filter_map(score).collect();
+        scores.sort_by(|a, b| descending(a.0, b.0));
+        let steps = Steps::of_searches(distinct(scores.into_iter()), self.known() as u64);
+        Ok(steps.with_minimum_false_accepts(self.minimum_false_accepts))
+    }
+
+    /// Rank and score of the mate of each known probe.
+    fn mates(&self) -> impl Iterator<Item = (usize, f64)> {
+        self.searches.iter().filter_map(|search| match *search {
+            Search::Known(rank, score) => Some((rank, score)),
+            Search::Unknown(_) => None,
+        })
+    }
+
+    fn check_rank(&self, k: usize) -> Result<(), Error> {
+        let valid = k >= 1 && k <= self.identities;
+        Error::check_parameter("rank k", k as f64, "in 1..=gallery identities", valid)?;
+        self.check_mates()
+    }
+
     fn check_mates(&self) -> Result<(), Error> {
-        if self.known.is_empty() {
-            return Err(Error::NoMate { probes: self.unknown.len() });
+        if self.known() == 0 {
+            return Err(Error::NoMate { probes: self.searches.len() });
         }
         Ok(())
-    }
-}
-
-/// The score of every identity for `len` probes from `start` on.
-fn identity_scores<F: Real>(
-    gallery: &UnitRows<F>,
-    probes: &Array2<F>,
-    start: usize,
-    len: usize,
-) -> Array2<F> {
-    let mut best = Array2::from_elem((len, gallery.len()), -F::one());
-    let (n, mut buffer) = (gallery.rows.nrows(), Array2::zeros((0, 0)));
-    for first in (0..n).step_by(COLUMNS) {
-        let columns = first..n.min(first + COLUMNS);
-        let identities = &gallery.identities[columns.clone()];
-        let rows = (probes.view(), start..start + len);
-        let tile = cosines(rows, (gallery.rows.view(), columns), &mut buffer);
-        for (mut best, scores) in best.outer_iter_mut().zip(tile.outer_iter()) {
-            for (&score, &identity) in scores.iter().zip(identities) {
-                best[identity] = best[identity].max(score);
-            }
-        }
-    }
-    best
-}
-
-fn search<F: Real>(scores: &[F], mate: Option<usize>) -> Search {
-    match mate {
-        // The mate itself is one of those that score at least as high: it is the 1 of the rank.
-        Some(mate) => {
-            let rank = scores.iter().filter(|&&score| score >= scores[mate]).count();
-            Search::Known(rank, scores[mate].as_())
-        }
-        None => Search::Unknown(scores.iter().fold(-F::one(), |a, &b| a.max(b)).as_()),
     }
 }

@@ -40,7 +40,12 @@ pub(crate) struct Steps {
     steps: Vec<Step>,
     genuine: u64,
     impostors: u64,
+    /// False accepts that a FAR must let one expect.
+    minimum_false_accepts: f64,
 }
+
+/// The default: `impostors · FAR ≥ 10`.
+pub(crate) const MINIMUM_FALSE_ACCEPTS: f64 = 10.0;
 
 impl Steps {
     /// The steps in descending order; refused without a genuine or without an impostor pair.
@@ -50,14 +55,29 @@ impl Steps {
         match (genuine, impostors) {
             (0, pairs) => Err(Error::NoGenuinePair { pairs }),
             (pairs, 0) => Err(Error::NoImpostorPair { pairs }),
-            _ => Ok(Steps { steps, genuine, impostors }),
+            _ => Ok(Steps {
+                steps,
+                genuine,
+                impostors,
+                minimum_false_accepts: MINIMUM_FALSE_ACCEPTS,
+            }),
         }
     }
 
     /// The steps of searches, with `known` probes; no threshold accepts those of another rank.
     pub fn of_searches(steps: Vec<Step>, known: u64) -> Self {
         let impostors = steps.iter().map(|step| step.impostors).sum();
-        Steps { steps, genuine: known, impostors }
+        let minimum_false_accepts = MINIMUM_FALSE_ACCEPTS;
+        Steps { steps, genuine: known, impostors, minimum_false_accepts }
+    }
+
+    /// Sets how many false accepts a FAR must let one expect.
+    pub fn with_minimum_false_accepts(self, minimum_false_accepts: f64) -> Self {
+        Steps { minimum_false_accepts, ..self }
+    }
+
+    pub fn minimum_false_accepts(&self) -> f64 {
+        self.minimum_false_accepts
     }
 
     pub fn steps(&self) -> &[Step] {

@@ -13,9 +13,20 @@ use rayon::prelude::*;
 use crate::real::Real;
 
 /// Rows per job.
-const ROWS: usize = 256;
+pub(crate) const ROWS: usize = 256;
 /// Columns per product: with the rows, 512 KiB of cosines in f32.
 pub(crate) const COLUMNS: usize = 512;
+
+/// The columns `start..n` in blocks.
+pub(crate) fn blocks(start: usize, n: usize) -> impl Iterator<Item = Range<usize>> {
+    (start..n).step_by(COLUMNS).map(move |start| start..n.min(start + COLUMNS))
+}
+
+/// The part of the columns that is in the block, as columns of its tile.
+pub(crate) fn overlap(columns: &Range<usize>, block: &Range<usize>) -> Range<usize> {
+    let within = |column: usize| column.clamp(block.start, block.end) - block.start;
+    within(columns.start)..within(columns.end)
+}
 
 /// Hands the jobs `0..jobs` out in ascending order, one at a time to each worker.
 pub(crate) fn run_jobs<W: Send>(
@@ -68,8 +79,7 @@ pub(crate) fn upper_triangle<F: Real, W: Send>(
         workers.iter_mut().map(|worker| (worker, Array2::zeros((0, 0)))).collect();
     run_jobs(n.div_ceil(ROWS), &mut workers, |(worker, buffer), job| {
         let rows = job * ROWS..n.min((job + 1) * ROWS);
-        for start in (rows.start..n).step_by(COLUMNS) {
-            let columns = start..n.min(start + COLUMNS);
+        for columns in blocks(rows.start, n) {
             let tile = cosines((x, rows.clone()), (x, columns.clone()), buffer);
             for (row, cosines) in rows.clone().zip(tile.rows()) {
                 let first = (row + 1).clamp(columns.start, columns.end);

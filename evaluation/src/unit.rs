@@ -1,48 +1,32 @@
-//! Embeddings checked, normalised and sorted by identity.
+//! Embeddings checked, normalized and sorted by identity.
 
 use ndarray::{Array2, ArrayRef2, ArrayView1};
 use rayon::prelude::*;
 
 use crate::error::Error;
+use crate::labels::{Labels, Sorted};
 use crate::real::Real;
 
 /// Unit rows, those of one identity next to each other: the genuine pairs of a row are a range.
 pub(crate) struct UnitRows<F> {
-    /// Unit vectors (M, D).
+    /// Unit vectors (M, D), by place.
     pub rows: Array2<F>,
-    /// The number of each row's identity among the distinct ones, ascending.
-    pub identities: Vec<usize>,
-    /// The first row of each identity, and the number of rows.
-    pub starts: Vec<usize>,
+    /// The place of every row.
+    pub sorted: Sorted,
 }
 
 impl<F: Real> UnitRows<F> {
-    /// Checks every row. `argument` and `labels` name the arguments in errors.
+    /// Checks every row. The names are those of the arguments in errors: the embeddings, their
+    /// identities, their groups.
     pub fn new(
-        argument: &'static str,
+        [argument, identities, groups]: [&'static str; 3],
         x: &ArrayRef2<F>,
-        labels: &'static str,
-        identities: &[usize],
+        labels: Labels<'_>,
     ) -> Result<Self, Error> {
         Error::check_not_empty(argument, x.shape())?;
-        Error::check_len(labels, x.nrows(), identities.len())?;
-        let mut order: Vec<usize> = (0..x.nrows()).collect();
-        order.sort_by_key(|&row| identities[row]);
-        let rows = unit_rows(argument, x, &order)?;
-        let (mut starts, mut dense) = (Vec::new(), Vec::with_capacity(order.len()));
-        for (place, &row) in order.iter().enumerate() {
-            if place == 0 || identities[order[place - 1]] != identities[row] {
-                starts.push(place);
-            }
-            dense.push(starts.len() - 1);
-        }
-        starts.push(order.len());
-        Ok(UnitRows { rows, identities: dense, starts })
-    }
-
-    /// How many identities there are.
-    pub fn len(&self) -> usize {
-        self.starts.len() - 1
+        labels.check([identities, groups], x.nrows())?;
+        let sorted = labels.sorted();
+        Ok(UnitRows { rows: unit_rows(argument, x, &sorted.order)?, sorted })
     }
 }
 
@@ -97,4 +81,16 @@ pub(crate) fn cosine_error<F: Real>(dims: usize) -> f64 {
     let sum = dims * roundoff / (1.0 - dims * roundoff).max(f64::MIN_POSITIVE);
     // Second-order terms are below a tenth while the bound is below 0.1, and cosines are clamped.
     (1.1 * (2.0 * per_row + sum)).min(2.0)
+}
+
+/// Refuses queries or probes that are the gallery itself: the same rows with the same identities.
+pub(crate) fn check_not_gallery<F: Real>(
+    argument: &'static str,
+    (x, identities): (&ArrayRef2<F>, &[usize]),
+    (gallery, gallery_identities): (&ArrayRef2<F>, &[usize]),
+) -> Result<(), Error> {
+    if identities == gallery_identities && x == gallery {
+        return Err(Error::SameSet { argument, rows: x.nrows() });
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use crate::cost::DetectionCost;
 use crate::error::Error;
 use crate::estimate::{EqualError, Estimate, MinimumCost, OperatingPoint};
 use crate::figure::Figure;
+use crate::figures::check_minimum_false_accepts;
 use crate::pairs::pair_cosines;
 use crate::real::Real;
 use crate::roc::Roc;
@@ -124,6 +125,11 @@ impl Verification {
         Verification { score_error, ..self }
     }
 
+    /// Whether the identities of the pairs are known, with every score.
+    pub(crate) fn is_identified(&self) -> bool {
+        !self.identified.is_empty()
+    }
+
     pub(crate) fn steps(&self) -> &Steps {
         &self.steps
     }
@@ -172,13 +178,36 @@ impl Verification {
         self.steps.equal_error().0
     }
 
+    /// Sets how many false accepts a FAR must let one expect: [`tar_at_far`](Self::tar_at_far)
+    /// refuses a FAR with `impostors · FAR` below it. 10 by default, finite and at least 0. With 0 no
+    /// FAR is refused: at a FAR of 0, TAR is that of the threshold just above all impostors.
+    ///
+    /// With ten expected false accepts the standard error of the FAR at a threshold is about a third
+    /// of it even if all pairs are independent (1/√10); with fewer the threshold is that of a handful
+    /// of pairs.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a number out of this range.
+    ///
+    /// ```
+    /// # use margin_softmax_evaluation::Verification;
+    /// let pairs = Verification::from_scores(&[0.9, 0.3, 0.5], &[true, true, false])?;
+    /// assert!(pairs.tar_at_far(0.0).is_err());
+    /// let point = pairs.with_minimum_false_accepts(0.0)?.tar_at_far(0.0)?;
+    /// assert_eq!((point.tar, point.threshold.cosine(), point.impostors), (0.5, 0.9, 1));
+    /// # Ok::<(), margin_softmax_evaluation::Error>(())
+    /// ```
+    pub fn with_minimum_false_accepts(self, minimum: f64) -> Result<Self, Error> {
+        let minimum = check_minimum_false_accepts(minimum)?;
+        Ok(Verification { steps: self.steps.with_minimum_false_accepts(minimum), ..self })
+    }
+
     /// TAR at the lowest threshold whose FAR is at most `far`.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless FAR is in (0, 1]; [`Error::TooFewImpostors`] for fewer than
-    /// 10 / FAR impostor pairs. With ten expected false accepts the standard error of the FAR at a
-    /// threshold is about a third of it even if all pairs are independent (1/√10); with fewer the
-    /// threshold is that of a handful of pairs.
+    /// [`Error::Parameter`] unless FAR is in [0, 1]; [`Error::TooFewImpostors`] for fewer than
+    /// 10 / FAR impostor pairs, or than
+    /// [`with_minimum_false_accepts`](Self::with_minimum_false_accepts) requires.
     ///
     /// ```
     /// # use margin_softmax_evaluation::{Error, Verification};
@@ -192,7 +221,7 @@ impl Verification {
         Ok(self.steps.operating_point(far).0)
     }
 
-    /// The least normalised detection cost over all thresholds.
+    /// The least normalized detection cost over all thresholds.
     pub fn min_dcf(&self, cost: &DetectionCost) -> MinimumCost {
         self.steps.min_dcf(cost).0
     }
@@ -224,7 +253,8 @@ impl Verification {
     ///
     /// # Errors
     /// Those of [`figure`](Self::figure); [`Error::NoIdentities`] unless identities are known and
-    /// every score is kept; [`Error::DegenerateBootstrap`].
+    /// every score is kept, for which [`AllPairs::intervals`](crate::AllPairs::intervals) has another
+    /// way; [`Error::DegenerateBootstrap`].
     ///
     /// ```
     /// use margin_softmax_evaluation::{Bootstrap, Figure, Verification};
@@ -237,9 +267,9 @@ impl Verification {
     /// ```
     pub fn interval(&self, figure: Figure, bootstrap: &Bootstrap) -> Result<Interval, Error> {
         let estimate = self.figure(figure)?;
-        if self.identified.is_empty() {
+        if !self.is_identified() {
             return Err(Error::NoIdentities);
         }
-        bootstrap.interval(figure, estimate.value, &self.steps, &self.identified)
+        bootstrap.interval(figure, estimate, &self.steps, &self.identified)
     }
 }

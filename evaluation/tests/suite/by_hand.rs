@@ -1,13 +1,13 @@
 //! Cases small enough to work by hand.
 
-use margin_softmax_evaluation::{DetectionCost, Identification, Verification, k_folds};
+use margin_softmax_evaluation::{DetectionCost, Identification, KFolds, Verification, k_folds};
 use ndarray::{Array2, array};
 
 const T: bool = true;
 const F: bool = false;
 
 #[test]
-fn eer_lies_on_the_line_between_its_neighbours() {
+fn eer_lies_on_the_line_between_its_neighbors() {
     // (FAR, FRR): (0, 1/2) at 0.9, (1/2, 0) at the tie 0.5. On the line x = 1/2 − x: 1/4.
     let pairs = Verification::from_scores(&[0.9, 0.5, 0.5, 0.1], &[T, T, F, F]).unwrap();
     let eer = pairs.eer();
@@ -23,14 +23,14 @@ fn eer_of_equal_scores_is_one_half() {
 
 #[test]
 fn min_dcf_weighs_misses_and_false_accepts() {
-    // p = 0.2, c_miss = 2, c_fa = 1: the weights are 0.4 and 0.8, normalised FRR + 2·FAR.
+    // p = 0.2, c_miss = 2, c_fa = 1: the weights are 0.4 and 0.8, normalized FRR + 2·FAR.
     // At 0.9 (1/2, 0): 0.5. At 0.7 (1/2, 1/4): 1. At 0.6 (0, 1/4): 0.5. The highest is taken.
     let scores = [0.9, 0.7, 0.6, 0.3, 0.2, 0.1];
     let pairs = Verification::from_scores(&scores, &[T, F, T, F, F, F]).unwrap();
     let least = pairs.min_dcf(&DetectionCost::new(0.2, 2.0, 1.0).unwrap());
     assert!((least.cost - 0.5).abs() < 1e-15);
     assert_eq!((least.threshold.cosine(), least.bound), (0.9, 0.0));
-    // p = 0.8: the weights are 1.6 and 0.2, normalised 8·FRR + FAR. At 0.6: 1/4.
+    // p = 0.8: the weights are 1.6 and 0.2, normalized 8·FRR + FAR. At 0.6: 1/4.
     let least = pairs.min_dcf(&DetectionCost::new(0.8, 2.0, 1.0).unwrap());
     assert_eq!((least.cost, least.threshold.cosine()), (0.25, 0.6));
 }
@@ -59,6 +59,25 @@ fn thresholds_of_folds_come_from_the_other_folds() {
 }
 
 #[test]
+fn rates_of_folds_come_from_the_threshold_of_the_other_folds() {
+    // Of fold 0 the others have impostors 0.6, 0.2: FAR 1/2 at 0.6 and 0 at 0.8. Of fold 1 they have
+    // 0.7, 0.1: FAR 1/2 at 0.5, for 0.7 is accepted there, and 0 at 0.9.
+    let scores = [0.9, 0.7, 0.5, 0.1, 0.8, 0.6, 0.65, 0.2];
+    let folds = KFolds::new(&scores, &[T, F, T, F, T, F, T, F], 2).unwrap();
+    let folds = folds.with_minimum_false_accepts(1.0).unwrap();
+    let half = folds.tar_at_far(0.5).unwrap();
+    let thresholds: Vec<f64> = half.folds.iter().map(|fold| fold.threshold.cosine()).collect();
+    assert_eq!(thresholds, [0.6, 0.5]);
+    let rates: Vec<_> = half.folds.iter().map(|fold| (fold.tar, fold.far)).collect();
+    assert_eq!(rates, [(0.5, 0.5), (1.0, 0.5)]);
+    assert_eq!((half.tar, half.standard_error, half.far), (0.75, 0.25, 0.5));
+    let none = folds.with_minimum_false_accepts(0.0).unwrap().tar_at_far(0.0).unwrap();
+    // At 0.65, which also accepts the impostor at 0.7, and at 0.9.
+    let rates: Vec<_> = none.folds.iter().map(|fold| (fold.tar, fold.far)).collect();
+    assert_eq!(rates, [(0.5, 0.5), (0.0, 0.0)]);
+}
+
+#[test]
 fn cmc_counts_identities_and_ties_against_the_probe() {
     // Identity 3 has two gallery embeddings and counts once. The probe at 45° ties with all.
     let gallery = array![[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]];
@@ -82,4 +101,12 @@ fn dir_rests_on_rank_one_above_the_unknown_probes() {
     assert_eq!((point.tar, point.far, point.genuine), (0.5, 0.5, 4));
     // FAR 1 accepts the one at −30° too.
     assert_eq!(search.dir_at_far(1.0).unwrap().tar, 0.75);
+    let roc = search.roc().unwrap();
+    let curve: Vec<_> = roc.points().iter().map(|point| (point.far, point.tar)).collect();
+    assert_eq!(curve[..4], [(0.0, 0.0), (0.0, 0.25), (0.05, 0.25), (0.05, 0.5)]);
+    assert_eq!(curve[23], (1.0, 0.75));
+    assert_eq!((curve.len(), roc.genuine(), roc.impostors()), (24, 4, 20));
+    // No unknown probe is accepted above cos(1°), and one mate is.
+    let point = search.with_minimum_false_accepts(0.0).unwrap().dir_at_far(0.0).unwrap();
+    assert_eq!((point.tar, point.false_accepts, point.impostors), (0.25, 0, 20));
 }

@@ -5,5 +5,6 @@ mod by_hand;
 mod identification;
 mod properties;
 mod refusals;
+mod retrieval;
 mod sklearn;
 mod tiles;

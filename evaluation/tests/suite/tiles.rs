@@ -60,6 +60,29 @@ fn the_second_pass_makes_figures_exact() {
 }
 
 #[test]
+fn intervals_of_bins_hold_those_of_scores() {
+    for spread in [0.003, 0.1] {
+        let (x, identities) = crowded(spread);
+        let all = AllPairs::new(&x, &identities).unwrap();
+        let (exact, binned) = (all.verification().unwrap(), all.binned().unwrap());
+        let bootstrap = Bootstrap::new(9).with_replicates(40).unwrap();
+        let wide = all.intervals(&binned, &figures(), &bootstrap).unwrap();
+        let same = all.intervals(&exact, &figures(), &bootstrap).unwrap();
+        for ((figure, wide), same) in figures().into_iter().zip(wide).zip(same) {
+            assert_eq!(same, exact.interval(figure, &bootstrap).unwrap());
+            // Rounding, beyond the bound on what the bins hide.
+            assert!(wide.low <= same.low + 1e-14 && same.high <= wide.high + 1e-14, "{figure:?}");
+            let counts = (wide.identities, wide.replicates, wide.genuine, wide.impostors);
+            let expected = (same.identities, same.replicates, same.genuine, same.impostors);
+            assert_eq!(counts, expected, "{figure:?}");
+            // Bins that hold few scores are wide by little.
+            let added = (same.low - wide.low) + (wide.high - same.high);
+            assert!(spread < 0.1 || added < 0.02, "{figure:?}: {added}");
+        }
+    }
+}
+
+#[test]
 fn tiles_hold_every_pair_once() {
     fn check<F: Real>(x: &Array2<F>, identities: &[usize]) {
         let tiled = Verification::from_embeddings(x, identities).unwrap();
@@ -90,7 +113,9 @@ fn one_and_two_threads_agree() {
             let exact = all.verification().unwrap();
             let bootstrap = Bootstrap::new(5).with_replicates(20).unwrap();
             let interval = exact.interval(Figure::Eer, &bootstrap).unwrap();
-            (exact, all.binned().unwrap(), interval)
+            let binned = all.binned().unwrap();
+            let intervals = all.intervals(&binned, &FIGURES, &bootstrap).unwrap();
+            (exact, binned, interval, intervals)
         })
     });
     assert_eq!(results[0], results[1]);
