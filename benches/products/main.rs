@@ -22,12 +22,16 @@ mod dispatch;
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/exp.rs"]
 mod exp;
+#[path = "../../src/kernel/gemm.rs"]
+mod gemm;
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/matrix.rs"]
 mod matrix;
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/packed.rs"]
 mod packed;
+#[path = "../../src/kernel/pairs.rs"]
+mod pairs;
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/product.rs"]
 mod product;
@@ -40,9 +44,9 @@ mod simd;
 
 use bf16::Precision;
 use dispatch::{Level, Op, dispatch};
+use gemm::gemm;
 use matrix::{Mat, MatMut};
 use packed::Packed;
-use product::gemm;
 use real::{Element, Real};
 use simd::{Isa, Vector};
 

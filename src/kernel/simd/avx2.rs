@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, MAX_SIDE, Sse2, vector};
+use super::sse2::Sse2;
+use super::vector::{Isa, MAX_SIDE, vector};
 
 /// AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +32,7 @@ vector! {
 }
 
 /// # Safety
-/// See [`Vector`](super::Vector).
+/// See [`Vector`](super::vector::Vector).
 #[inline(always)]
 pub(super) unsafe fn transpose_f32(
     rows: &[*const f32; MAX_SIDE],
@@ -68,7 +69,7 @@ pub(super) unsafe fn transpose_f32(
 }
 
 /// # Safety
-/// See [`Vector`](super::Vector).
+/// See [`Vector`](super::vector::Vector).
 #[inline(always)]
 pub(super) unsafe fn transpose_f64(
     rows: &[*const f64; MAX_SIDE],

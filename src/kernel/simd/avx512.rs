@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{transpose_f32, transpose_f64};
-use super::{Isa, Sse2, vector};
+use super::sse2::Sse2;
+use super::vector::{Isa, vector};
 
 /// AVX-512 F, VL, DQ and BW, with AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]

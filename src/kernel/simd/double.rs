@@ -1,14 +1,16 @@
 //! AVX-512's blocks in AVX2's instructions: what a CPU without AVX-512 tests of that level.
 
-use super::{Avx2, Isa, MAX_SIDE, Vector};
+use super::avx2::Avx2;
+use super::avx512::Avx512;
+use super::vector::{Isa, MAX_SIDE, Vector};
 
-/// The shapes of [`Avx512`](super::Avx512), each register a pair of AVX2's.
+/// The shapes of [`Avx512`], each register a pair of AVX2's.
 #[derive(Debug, Clone, Copy)]
 pub enum DoubleAvx2 {}
 
 impl Isa for DoubleAvx2 {
     const FMA: bool = true;
-    const ROWS: usize = super::Avx512::ROWS;
+    const ROWS: usize = Avx512::ROWS;
     type F32 = Double<<Avx2 as Isa>::F32>;
     type F64 = Double<<Avx2 as Isa>::F64>;
 

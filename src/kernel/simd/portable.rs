@@ -3,7 +3,7 @@
 
 use num_traits::Float;
 
-use super::{Isa, MAX_SIDE, Vector};
+use super::vector::{Isa, MAX_SIDE, Vector};
 
 /// No instructions beyond those of the target; multiplication and addition round separately.
 #[derive(Debug, Clone, Copy)]

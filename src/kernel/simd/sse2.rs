@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, MAX_SIDE, vector};
+use super::vector::{Isa, MAX_SIDE, vector};
 
 /// The baseline of x86-64.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ vector! {
 }
 
 /// # Safety
-/// See [`Vector`](super::Vector).
+/// See [`Vector`](super::vector::Vector).
 #[inline(always)]
 unsafe fn transpose_f32(rows: &[*const f32; MAX_SIDE], at: usize, to: *mut f32, stride: usize) {
     // SAFETY: the caller answers for the pointers.
@@ -47,7 +47,7 @@ unsafe fn transpose_f32(rows: &[*const f32; MAX_SIDE], at: usize, to: *mut f32, 
 }
 
 /// # Safety
-/// See [`Vector`](super::Vector).
+/// See [`Vector`](super::vector::Vector).
 #[inline(always)]
 unsafe fn transpose_f64(rows: &[*const f64; MAX_SIDE], at: usize, to: *mut f64, stride: usize) {
     // SAFETY: the caller answers for the pointers.
