@@ -62,6 +62,9 @@ pub enum Error {
         label: i128,
     },
 
+    /// Another step of this head is in progress on this rank: the calls of several would mix.
+    Busy,
+
     /// Gradients of logits hold no labels: the classes of their samples are unknown.
     UnknownLabels,
 
@@ -262,6 +265,9 @@ impl fmt::Display for Error {
             Error::LabelValue { row, label } => {
                 write!(f, "labels[{row}] is {label}: a label is the number of a class, 0 or more")
             }
+            Error::Busy => f.write_str(
+                "another step of this head is in progress: the steps of a rank follow one another",
+            ),
             Error::UnknownLabels => f.write_str(
                 "these gradients hold no labels: take them from MarginLoss::backward, or \
                  set the labels with LogitGradients::with_labels",

@@ -2,7 +2,7 @@
 //! [burn-recipe]: https://docs.rs/margin-softmax-burn
 //! [candle]: https://docs.rs/margin-softmax-candle
 //! [coming-from]: guide::coming_from
-//! [engine]: engine
+//! [engine]: guide::engine
 //! [evaluation]: https://docs.rs/margin-softmax-evaluation
 //! [features]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/features.png
 //! [math]: guide::math
@@ -13,13 +13,12 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
-mod boundary;
-mod class_parallel;
+pub mod boundary;
 #[cfg(feature = "serde")]
-mod config;
+pub mod config;
+pub mod custom;
 mod data;
-mod energy;
-pub mod engine;
+pub mod energy;
 mod error;
 mod gradcheck;
 pub mod guide;
@@ -27,46 +26,32 @@ mod head;
 mod kernel;
 mod logits;
 mod loss;
-mod losses;
+pub mod losses;
 mod math;
+pub mod offload;
 mod parallel;
-mod sampling;
-mod schedule;
-mod sub_centers;
-mod update;
+pub mod ranks;
+pub mod sampling;
+pub mod schedule;
+mod step;
+pub mod sub_centers;
+pub mod update;
 
-pub use boundary::Boundary;
-pub use class_parallel::{
-    ClassParallel, Collective, Shard, ShardMut, ThreadCollective, class_range,
-};
-#[cfg(feature = "serde")]
-pub use config::LossConfig;
 pub use data::{
-    Batch, BatchMut, ClassSample, Forward, Gradients, IGNORED, Reduction, SampledGradients, Scale,
-    labels_from, labels_from_ignoring,
+    Batch, BatchMut, Forward, Gradients, IGNORED, Reduction, Scale, labels_from,
+    labels_from_ignoring,
 };
-pub use energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 pub use error::Error;
-pub use gradcheck::{GradientCheck, Place, check_loss};
-pub use head::{
-    EmbeddingGradient, HardLogits, Head, LogitFactors, OffloadedClasses, OffloadedStep, SweepStats,
-    TargetGradients, ZeroEmbedding,
-};
+pub use head::{Head, TopK};
 pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;
 pub use losses::{
     AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
-    Generalized, InterclassFilter, LabelSmoothing, MagFace, MarginKind, ModifiedSoftmax, MvSoftmax,
-    Softmax, SphereFace,
-};
-pub use math::{
-    Angle, Continuation, HardNegatives, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing,
-    Target, sample_terms,
+    Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax, MvSoftmax, Softmax,
+    SphereFace,
 };
 /// The version of ndarray whose arrays this crate takes.
 pub use ndarray;
-pub use sampling::{ClassSampler, SamplerState};
-pub use schedule::{LambdaAnnealing, MarginWarmup, adacos_scale};
-pub use sub_centers::SubCenterUsage;
-pub use update::{AdamW, Magnitudes, RowUpdate, Sgd, UpdateStep, WeightUpdate};
+pub use step::ZeroEmbedding;
+pub use update::{AdamW, Sgd};

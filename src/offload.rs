@@ -2,18 +2,16 @@
 
 use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
-use super::Head;
-use super::communication::{SampleStats, TargetLogit};
-use super::prepare::{Prepared, PreparedSample, StepInput};
-use super::run::Engine;
 use crate::data::{
     ClassSample, Classes, Forward, Reduction, Scale, check_norm, check_sub_centers, contiguous,
     has_direction, norm_of,
 };
 use crate::error::Error;
+use crate::head::{Engine, Head};
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
-use crate::math::{LogSumExp, SampleTerms, Smoothing};
+pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
+use crate::step::{Prepared, PreparedSample, SampleStats, StepInput, TargetLogit};
 
 /// The classes of an [`OffloadedStep`], and the rows of their weights that it reads in main memory:
 /// those of the samples' own classes.
@@ -91,7 +89,7 @@ pub struct SweepStats {
 /// becomes `constant` + `linear`·z + `quadratic`·z². One number per row of the batch.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct HardLogits<F> {
+pub struct HardNegativeLogits<F> {
     /// The thresholds (N).
     pub threshold: Vec<F>,
     /// The constant terms (N).
@@ -151,14 +149,14 @@ pub struct TargetGradients<F> {
 ///    the rows of the samples' own classes alone.
 /// 2. The first sweep forms the logits z_ij = x̂_i·v_j + b_j of [`scaled_embeddings`] x̂ with the
 ///    class weights, which are divided by their norms where [`is_normalized`] says so, makes those
-///    of [`hard_logits`] harder, and finds [`SweepStats`].
+///    of [`hard_negative_logits`] harder, and finds [`SweepStats`].
 /// 3. [`complete`] turns these into losses.
 /// 4. The second sweep turns logits into gradients by [`logit_factors`]; [`embedding_gradient`] and
 ///    [`target_gradients`] say what is left to add.
 ///
 /// [`scaled_embeddings`]: Self::scaled_embeddings
 /// [`is_normalized`]: Self::is_normalized
-/// [`hard_logits`]: Self::hard_logits
+/// [`hard_negative_logits`]: Self::hard_negative_logits
 /// [`complete`]: Self::complete
 /// [`logit_factors`]: Self::logit_factors
 /// [`embedding_gradient`]: Self::embedding_gradient
@@ -214,7 +212,7 @@ job!(
     offload
 );
 type OffloadInput<'a, 'c, 'e, F> = (
-    Engine<'e>,
+    Engine<'e, F>,
     &'a OffloadedClasses<'c>,
     (&'a ArrayRef2<F>, &'a ArrayRef2<F>, Option<&'a ArrayRef1<F>>),
     Option<Reduction<'a, F>>,
@@ -241,10 +239,9 @@ fn offload<'a, F: Real>(
         labels,
         ignored,
         range: 0..classes.classes,
+        whole: true,
         sample: None,
-        zero: settings.zero,
-        precision: settings.precision,
-        level: settings.level,
+        settings,
         reduction,
     };
     let mut prepared = Prepared::default();
@@ -272,7 +269,7 @@ impl<F: Real> OffloadedStep<'_, F> {
     }
 
     /// The rows of the batch whose samples count, ascending.
-    pub fn counted(&self) -> Vec<usize> {
+    pub fn counted_rows(&self) -> Vec<usize> {
         let mut rows: Vec<usize> = self.prepared.samples.iter().map(|sample| sample.row).collect();
         rows.sort_unstable();
         rows
@@ -289,10 +286,10 @@ impl<F: Real> OffloadedStep<'_, F> {
     }
 
     /// Which negatives count harder; `None` where none do.
-    pub fn hard_logits(&self) -> Option<HardLogits<F>> {
+    pub fn hard_negative_logits(&self) -> Option<HardNegativeLogits<F>> {
         let [_, linear, _] = self.prepared.form.hard?.coefficients();
         let hard = &self.prepared.hard;
-        Some(HardLogits {
+        Some(HardNegativeLogits {
             threshold: self.by_row(|i| hard.threshold[i]),
             constant: self.by_row(|i| hard.constant[i]),
             linear: F::narrow(linear),

@@ -2,48 +2,66 @@
 
 use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayView2};
 
-use super::labels::IGNORED;
+use super::sample::ClassSample;
 use crate::error::Error;
 use crate::kernel::Real;
 
-/// One batch, borrowed: embeddings, class weights, labels, and a bias for Softmax.
+/// One batch, borrowed: embeddings, class weights and labels, and what else a step is to know.
 ///
-/// Any strides are accepted: transposed, sliced and reversed views are read in place.
+/// Any strides are accepted: transposed, sliced and reversed views are read in place. Nothing is
+/// checked here: the step checks everything together, in one order, and on ranks all of them return
+/// the same error.
 ///
 /// ```
-/// use margin_softmax::{Batch, Error};
+/// use margin_softmax::{ArcFace, Batch, Error, Head};
 /// use ndarray::array;
 ///
 /// let x = array![[1.0_f32, 2.0], [0.5, -1.0]];              // (N, D)
 /// let w = array![[1.0_f32, 0.0], [0.0, 1.0], [1.0, 1.0]];   // (C, D)
-/// assert!(Batch::new(&x, &w, &[2, 1]).is_ok());
-/// let refused = Batch::new(&x, &w, &[2, 3]).unwrap_err();
+/// let head = Head::new(ArcFace::default());
+/// assert!(head.forward(&Batch::new(&x, &w, &[2, 1])).is_ok());
+/// let refused = head.forward(&Batch::new(&x, &w, &[2, 3])).unwrap_err();
 /// assert_eq!(refused, Error::Label { row: 1, label: 3, classes: 3 });
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, F> {
     pub(crate) embeddings: ArrayView2<'a, F>,
     pub(crate) weights: ArrayView2<'a, F>,
-    pub(crate) labels: &'a [usize],
     pub(crate) bias: Option<ArrayView1<'a, F>>,
-    pub(crate) ignored: Option<usize>,
-    pub(crate) sub_centers: usize,
+    pub(crate) samples: Samples<'a>,
+}
+
+/// What a batch says of its samples and classes beside their numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Samples<'a> {
+    /// `None` in inference.
+    pub labels: Option<&'a [usize]>,
+    pub ignored: Option<usize>,
+    /// Rows of each class.
+    pub sub_centers: usize,
+    /// The classes that are active, if not all.
+    pub sample: Option<&'a ClassSample>,
+}
+
+impl<'a> Samples<'a> {
+    pub fn new(labels: Option<&'a [usize]>) -> Self {
+        Samples { labels, ignored: None, sub_centers: 1, sample: None }
+    }
 }
 
 impl<'a, F: Real> Batch<'a, F> {
-    /// A batch of N embeddings `x` (N, D) with `labels` (N) among C class weights `w` (C, D).
-    /// [`labels_from`](crate::labels_from) converts labels of other integer types.
-    ///
-    /// # Errors
-    /// [`Error::Empty`] for an empty axis, [`Error::Shape`] where the shapes do not agree,
-    /// [`Error::Label`] for a label ≥ C other than [`IGNORED`]. Values are checked when the step
-    /// runs.
-    pub fn new(
-        x: &'a ArrayRef2<F>,
-        w: &'a ArrayRef2<F>,
-        labels: &'a [usize],
-    ) -> Result<Self, Error> {
-        Self::from_views(x.view(), w.view(), labels)
+    /// A batch of N embeddings `x` (N, D) with `labels` (N) among C classes of weights `w` (C, D).
+    /// On ranks `w` has the rows of this rank's classes alone, any number of them, even none, and
+    /// the labels number the classes of all ranks. [`labels_from`](crate::labels_from) converts
+    /// labels of other integer types.
+    pub fn new(x: &'a ArrayRef2<F>, w: &'a ArrayRef2<F>, labels: &'a [usize]) -> Self {
+        Self::from_views(x.view(), w.view(), Some(labels))
+    }
+
+    /// A batch without labels, for inference: [`Head::predict`](crate::Head::predict) and
+    /// [`Head::top_k`](crate::Head::top_k). Every other step refuses it.
+    pub fn unlabeled(x: &'a ArrayRef2<F>, w: &'a ArrayRef2<F>) -> Self {
+        Self::from_views(x.view(), w.view(), None)
     }
 
     /// A batch from plain slices, row after row: N·`dims` numbers `x` for N `labels`, and C·`dims`
@@ -60,7 +78,7 @@ impl<'a, F: Real> Batch<'a, F> {
     /// ```
     ///
     /// # Errors
-    /// As [`new`](Self::new), and [`Error::Shape`] where a slice does not hold whole rows.
+    /// [`Error::Shape`] where a slice does not hold whole rows.
     pub fn from_slices(
         x: &'a [F],
         w: &'a [F],
@@ -71,29 +89,24 @@ impl<'a, F: Real> Batch<'a, F> {
         let [x, w] = [(x, shapes[0]), (w, shapes[1])].map(|(values, shape)| {
             ArrayView2::from_shape(shape, values).expect("the length has been checked")
         });
-        Self::from_views(x, w, labels)
+        Ok(Self::from_views(x, w, Some(labels)))
     }
 
     fn from_views(
         embeddings: ArrayView2<'a, F>,
         weights: ArrayView2<'a, F>,
-        labels: &'a [usize],
-    ) -> Result<Self, Error> {
-        check_views(&embeddings, &weights, labels)?;
-        Ok(Batch { embeddings, weights, labels, bias: None, ignored: None, sub_centers: 1 })
+        labels: Option<&'a [usize]>,
+    ) -> Self {
+        Batch { embeddings, weights, bias: None, samples: Samples::new(labels) }
     }
 
-    /// The same batch with a bias `b` (C), one entry per row of `w`, for the logits of Softmax.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] unless `b` has one entry per row. An angular loss returns
-    /// [`Error::Bias`] when the step runs.
-    pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Result<Self, Error> {
-        Error::check_shape("bias", &[self.weights.nrows()], b.shape())?;
-        Ok(Batch { bias: Some(b.view()), ..self })
+    /// The same batch with a bias `b` (C), one entry per row of `w`, for the logits of Softmax. An
+    /// angular loss returns [`Error::Bias`] when the step runs.
+    pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Self {
+        Batch { bias: Some(b.view()), ..self }
     }
 
-    /// The same batch with K sub-centres per class: `w` has C·K rows, of which rows j·K to
+    /// The same batch with K sub-centers per class: `w` has C·K rows, of which rows j·K to
     /// j·K + K − 1 belong to class j, and the cosine of an embedding with a class is that with the
     /// nearest of its rows. The gradient goes to that row alone.
     ///
@@ -103,7 +116,8 @@ impl<'a, F: Real> Batch<'a, F> {
     ///
     /// Of equals the first row counts. For Softmax, whose logits are no cosines, the row with the
     /// largest logit is the nearest. [`Forward::sub_centers`](crate::Forward::sub_centers) tells
-    /// which row each sample chose.
+    /// which row each sample chose. The step refuses K = 0 with [`Error::Parameter`], and rows
+    /// that are no multiple of K with [`Error::Shape`].
     ///
     /// ```
     /// use margin_softmax::{ArcFace, Batch, Head};
@@ -111,7 +125,7 @@ impl<'a, F: Real> Batch<'a, F> {
     ///
     /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]; // two classes, K = 2
     /// let x = array![[0.1, 2.0], [-3.0, 0.5]];
-    /// let batch = Batch::new(&x, &w, &[0, 1])?.with_sub_centers(2)?;
+    /// let batch = Batch::new(&x, &w, &[0, 1]).with_sub_centers(2);
     /// let forward = Head::new(ArcFace::default()).forward(&batch)?;
     /// assert_eq!(forward.predictions(), [0, 1]);
     /// assert_eq!(forward.sub_centers(), [1, 0]);
@@ -119,65 +133,76 @@ impl<'a, F: Real> Batch<'a, F> {
     /// ```
     ///
     /// **Source**: Deng et al., *Sub-center ArcFace* (ECCV 2020), section 3.2; K = 3 there.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for K = 0, [`Error::Shape`] where the rows are no multiple of K, and
-    /// [`Error::Label`] for a label ≥ C.
-    pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
-        check_labels_of_sub_centers(self.labels, self.weights.nrows(), k)?;
-        Ok(Batch { sub_centers: k, ..self })
+    pub fn with_sub_centers(self, k: usize) -> Self {
+        Batch { samples: Samples { sub_centers: k, ..self.samples }, ..self }
     }
 
     /// The same batch without the samples of this label: their loss and gradient are 0, they count
-    /// neither in the mean nor in the accuracy, and their prediction is [`IGNORED`].
+    /// neither in the mean nor in the accuracy, and their prediction is
+    /// [`IGNORED`](crate::IGNORED).
     ///
-    /// `label` is the number of a class, or [`IGNORED`], which no class has;
+    /// `label` is the number of a class, or [`IGNORED`](crate::IGNORED), which no class has;
     /// [`labels_from_ignoring`](crate::labels_from_ignoring) turns the -1 or -100 of other
-    /// libraries into it. Without this call a label [`IGNORED`] is refused when the step runs.
+    /// libraries into it. Without this call a label [`IGNORED`](crate::IGNORED) is refused.
     pub fn with_ignored_label(self, label: usize) -> Self {
-        Batch { ignored: Some(label), ..self }
-    }
-}
-
-impl<F> Batch<'_, F> {
-    /// How many classes there are; refuses labels that are none, but for the ignored one.
-    pub(crate) fn classes(&self) -> Result<usize, Error> {
-        let classes = self.weights.nrows() / self.sub_centers;
-        Error::check_labels(self.labels, classes, self.ignored)?;
-        Ok(classes)
+        Batch { samples: Samples { ignored: Some(label), ..self.samples }, ..self }
     }
 
-    /// The same batch with a shorter lifetime, to which ndarray's views do not coerce.
+    /// The same batch among the classes of `sample` alone (Partial FC): time and memory of a step
+    /// depend on the number of sampled classes. `w` still holds all class weights, and labels and
+    /// predictions number all classes; gradients of class weights and bias have the rows of the
+    /// sample. On ranks each has a sample of its own classes.
+    ///
+    /// The gradient with respect to every row that was not drawn is exactly 0.
+    ///
+    /// ```
+    /// use margin_softmax::sampling::ClassSampler;
+    /// use margin_softmax::{Batch, CosFace, Gradients, Head, Reduction};
+    /// use ndarray::{Array2, array};
+    ///
+    /// let w = Array2::from_shape_fn((100, 2), |(j, k)| (j as f64 + 1.5 * k as f64).sin());
+    /// let (x, labels) = (array![[0.3, 1.0], [-0.8, 0.1]], [7, 31]);
+    /// let sample = ClassSampler::new(100, 0.1, 42)?.sample(&labels)?;
+    /// let batch = Batch::new(&x, &w, &labels).with_sample(&sample);
+    /// let mut gradients = Gradients::zeros_for(&batch);
+    /// Head::new(CosFace::default()).forward_backward(&batch, Reduction::Mean, &mut gradients)?;
+    /// assert_eq!(gradients.weights.dim(), (10, 2)); // of rows `sample.classes` of w
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn with_sample(self, sample: &'a ClassSample) -> Self {
+        Batch { samples: Samples { sample: Some(sample), ..self.samples }, ..self }
+    }
+
+    /// The same batch, borrowed for less long.
     pub(crate) fn reborrow(&self) -> Batch<'_, F> {
         Batch {
             embeddings: self.embeddings.view(),
             weights: self.weights.view(),
-            labels: self.labels,
             bias: self.bias.as_ref().map(|bias| bias.view()),
-            ignored: self.ignored,
-            sub_centers: self.sub_centers,
+            samples: self.samples,
         }
+    }
+
+    /// The same batch for inference.
+    pub(crate) fn without_labels(self) -> Self {
+        Batch { samples: Samples { labels: None, ignored: None, ..self.samples }, ..self }
+    }
+
+    /// Rows of the gradient of the class weights: those of the sample, if there is one.
+    pub(super) fn active_rows(&self) -> usize {
+        let Samples { sample, sub_centers, .. } = self.samples;
+        let of_sample = |sample: &ClassSample| sample.classes.len().saturating_mul(sub_centers);
+        sample.map_or(self.weights.nrows(), of_sample)
     }
 }
 
-/// Refuses embeddings, weights and labels that do not fit each other.
-pub(super) fn check_views<F>(
-    x: &ArrayRef2<F>,
-    w: &ArrayRef2<F>,
-    labels: &[usize],
-) -> Result<(), Error> {
-    check_matrices(x, w)?;
-    Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
-    Error::check_labels(labels, w.nrows(), Some(IGNORED))
-}
-
-/// Refuses a number of sub-centres that is 0.
+/// Refuses a number of sub-centers that is 0.
 pub(crate) fn check_sub_centers(k: usize) -> Result<usize, Error> {
-    Error::check_parameter("sub-centres per class k", k as f64, ">= 1", k >= 1)?;
+    Error::check_parameter("sub-centers per class k", k as f64, ">= 1", k >= 1)?;
     Ok(k)
 }
 
-/// Refuses a number of sub-centres that does not fit `rows` of class weights; returns how many
+/// Refuses a number of sub-centers that does not fit `rows` of class weights; returns how many
 /// classes there are.
 pub(crate) fn check_rows_of_sub_centers(rows: usize, k: usize) -> Result<usize, Error> {
     let classes = rows / check_sub_centers(k)?;
@@ -187,16 +212,6 @@ pub(crate) fn check_rows_of_sub_centers(rows: usize, k: usize) -> Result<usize, 
         return Err(Error::Shape { argument: "rows of class weights", expected, actual });
     }
     Ok(classes)
-}
-
-/// Refuses a number of sub-centres that does not fit `rows` of class weights, and labels that do
-/// not fit the classes.
-pub(super) fn check_labels_of_sub_centers(
-    labels: &[usize],
-    rows: usize,
-    k: usize,
-) -> Result<(), Error> {
-    Error::check_labels(labels, check_rows_of_sub_centers(rows, k)?, Some(IGNORED))
 }
 
 /// The shapes of embeddings and class weights in slices of these lengths, which must hold whole

@@ -3,13 +3,13 @@
 use ndarray::{Array1, Array2, ArrayViewMut1, ArrayViewMut2};
 
 use super::batch::Batch;
-use super::sample::ClassSample;
 use crate::error::Error;
 use crate::kernel::Real;
 
-/// Gradients with respect to everything that a batch holds; a step overwrites them.
+/// Gradients with respect to everything that a batch holds; a step overwrites them. Of a sampled
+/// batch those of class weights and bias have the rows of the sample.
 ///
-/// An empty array of embeddings or class weights is not asked for: nothing is computed or
+/// An empty array of embeddings or class weights is not requested: nothing is computed or
 /// multiplied for it. [`embeddings_only`](Self::embeddings_only) and
 /// [`weights_only`](Self::weights_only) make such gradients.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +37,7 @@ impl<F: Real> Gradients<F> {
     /// use ndarray::array;
     ///
     /// let (x, w) = (array![[1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
-    /// let batch = Batch::new(&x, &w, &[0])?;
+    /// let batch = Batch::new(&x, &w, &[0]);
     /// let mut all = Gradients::zeros_for(&batch);
     /// let mut part = Gradients::embeddings_only(&batch);
     /// let head = Head::new(ArcFace::default());
@@ -56,58 +56,9 @@ impl<F: Real> Gradients<F> {
     pub fn weights_only(batch: &Batch<'_, F>) -> Self {
         Gradients {
             embeddings: Array2::zeros((0, batch.embeddings.ncols())),
-            weights: Array2::zeros(batch.weights.dim()),
-            bias: batch.bias.map(|b| Array1::zeros(b.len())),
+            weights: Array2::zeros((batch.active_rows(), batch.weights.ncols())),
+            bias: batch.bias.map(|_| Array1::zeros(batch.active_rows())),
         }
-    }
-
-    /// Where a step writes.
-    pub(crate) fn output(&mut self) -> Output<'_, F> {
-        Output::new(&mut self.embeddings, &mut self.weights, &mut self.bias)
-    }
-}
-
-/// Gradients of a step over sampled classes; the step gives them their shapes and overwrites
-/// them.
-#[derive(Debug, Clone, PartialEq, Default)]
-#[non_exhaustive]
-pub struct SampledGradients<F> {
-    /// With respect to the embeddings (N, D).
-    pub embeddings: Array2<F>,
-    /// With respect to the rows [`ClassSample::classes`] of the class weights (S, D); with K
-    /// sub-centres to [`ClassSample::rows`] (S·K, D).
-    pub weights: Array2<F>,
-    /// With respect to the bias of the same classes (S), where the batch has one.
-    pub bias: Option<Array1<F>>,
-}
-
-impl<F: Real> SampledGradients<F> {
-    /// Zeros in the shapes of `batch` and `sample`.
-    pub fn zeros_for(batch: &Batch<'_, F>, sample: &ClassSample) -> Self {
-        let rows = sample.classes.len() * batch.sub_centers;
-        Self::zeros(batch.embeddings.dim(), rows, batch.bias.is_some())
-    }
-
-    fn zeros(embeddings: (usize, usize), classes: usize, bias: bool) -> Self {
-        SampledGradients {
-            embeddings: Array2::zeros(embeddings),
-            weights: Array2::zeros((classes, embeddings.1)),
-            bias: bias.then(|| Array1::zeros(classes)),
-        }
-    }
-
-    /// New zeros for so many sampled rows and a batch of `embeddings`, with a bias or without;
-    /// `None` where these have those shapes already.
-    pub(crate) fn fresh_unless_fit(
-        &self,
-        embeddings: (usize, usize),
-        bias: bool,
-        classes: usize,
-    ) -> Option<Self> {
-        let fit = self.embeddings.dim() == embeddings
-            && self.weights.dim() == (classes, embeddings.1)
-            && self.bias.as_ref().map(Array1::len) == bias.then_some(classes);
-        if fit { None } else { Some(Self::zeros(embeddings, classes, bias)) }
     }
 
     /// Where a step writes.

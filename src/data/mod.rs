@@ -14,7 +14,7 @@ mod target_pair;
 
 pub use batch::{Batch, Reduction};
 pub(crate) use batch::{
-    check_finite, check_matrices, check_rows_of_sub_centers, check_sub_centers,
+    Samples, check_finite, check_matrices, check_rows_of_sub_centers, check_sub_centers,
 };
 pub use batch_mut::BatchMut;
 pub(crate) use classes::{Classes, ClassesMut};
@@ -22,8 +22,8 @@ pub(crate) use form::LogitForm;
 pub use form::Scale;
 pub use forward::Forward;
 pub(crate) use forward::Outcome;
+pub use gradients::Gradients;
 pub(crate) use gradients::Output;
-pub use gradients::{Gradients, SampledGradients};
 pub use labels::{IGNORED, labels_from, labels_from_ignoring};
 pub(crate) use range::{Bounds, largest_safe};
 pub(crate) use rows::{check_norm, contiguous, has_direction, norm_of};

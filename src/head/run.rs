@@ -1,201 +1,188 @@
-//! From the public methods of a head to its engine, which is compiled in this crate and does not
-//! depend on the type of the loss.
+//! From the public methods of a head to its engine, which is compiled in this crate and depends on
+//! neither the type of the loss nor that of the collective.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::ArrayRef2;
+use ndarray::{Array1, ArrayRef2};
 
-use super::communication::Communication;
-use super::prepare::StepInput;
 use super::step::{nearest, step};
+use super::top_k::{TopK, top_k};
 use super::update::prepare_update;
-use super::workspace::{Workspace, WorkspaceCache};
-use super::{Head, Settings};
-use crate::data::{
-    Batch, BatchMut, ClassSample, Classes, Forward, Output, Reduction, SampledGradients,
-};
+use crate::data::{Batch, BatchMut, Forward, Gradients, Reduction, Samples};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
+use crate::step::{
+    Collective, Communication, Ranks, Settings, SingleRank, StepInput, StepReport, Workspace,
+    WorkspaceCache,
+};
 use crate::update::WeightUpdate;
 
-impl<L: MarginLoss> Head<L> {
-    /// The input of a step on one rank: all classes, no gradients.
-    pub(super) fn input<'a, F: Real>(
-        &self,
-        batch: &'a Batch<'_, F>,
-    ) -> Result<StepInput<'a, F>, Error> {
-        Ok(self.input_of(batch, 0..batch.classes()?))
-    }
-
-    /// As [`Settings::input_of`].
-    pub(crate) fn input_of<'a, F: Real>(
-        &self,
-        batch: &'a Batch<'_, F>,
-        range: Range<usize>,
-    ) -> StepInput<'a, F> {
-        self.settings.input_of(batch, range)
-    }
-
-    pub(super) fn engine(&self) -> Engine<'_> {
-        let Head { loss, settings, workspaces } = self;
-        Engine { loss, settings: *settings, workspaces }
-    }
-
-    /// Runs one step; every public method that returns losses or gradients ends here.
-    pub(crate) fn run<F: Real>(
-        &self,
-        input: &StepInput<'_, F>,
-        communication: &dyn Communication<F>,
-        output: Option<Output<'_, F>>,
-    ) -> Result<Forward<F>, Error> {
-        F::run::<Run<'_, '_, '_>>((self.engine(), input, communication, output))
-    }
-
-    /// Runs a step over sampled classes; `gradients` take the shapes of the sample.
-    pub(crate) fn run_sampled<F: Real>(
-        &self,
-        input: &StepInput<'_, F>,
-        communication: &dyn Communication<F>,
-        gradients: &mut SampledGradients<F>,
-    ) -> Result<Forward<F>, Error> {
-        F::run::<RunSampled<'_, '_>>((self.engine(), input, communication, gradients))
-    }
-
-    /// Runs a step that moves the parameters of the classes of a range, or of a sample of them.
-    pub(crate) fn run_update<F: Real>(
-        &self,
-        batch: &mut BatchMut<'_, F>,
-        (range, sample): (Range<usize>, Option<&ClassSample>),
-        reduction: Reduction<'_, F>,
-        communication: &dyn Communication<F>,
-        (update, dx): (&mut dyn WeightUpdate<F>, &mut ArrayRef2<F>),
-    ) -> Result<Forward<F>, Error> {
-        let classes = (range, sample);
-        let input = (self.engine(), batch, classes, reduction, communication, update, dx);
-        F::run::<RunUpdate<'_, '_, '_, '_>>(input)
-    }
+/// What the engine needs of a head.
+pub(crate) struct Engine<'a, F> {
+    pub loss: &'a dyn MarginLoss,
+    pub settings: Settings,
+    pub workspaces: &'a WorkspaceCache,
+    /// The other ranks and the classes of this one, where classes are split.
+    pub ranks: Option<(&'a dyn Collective<F>, Range<usize>)>,
 }
 
-impl Settings {
-    /// The input of a step over the classes of `range`, whose weights the batch holds, without
-    /// gradients. Nothing is checked yet.
-    fn input_of<'a, F: Real>(
-        self,
-        batch: &'a Batch<'_, F>,
-        range: Range<usize>,
-    ) -> StepInput<'a, F> {
-        let Settings { zero, precision, level, .. } = self;
-        let Batch { embeddings, weights, labels, bias, ignored, sub_centers } = batch.reborrow();
-        let classes = Classes { first: range.start, sub_centers, ..Classes::all(weights, bias) };
-        let (labels, sample, reduction) = (Some(labels), None, None);
-        StepInput {
-            embeddings,
-            classes,
-            labels,
-            ignored,
-            range,
-            sample,
-            zero,
-            precision,
-            level,
-            reduction,
+impl<F: Real> Engine<'_, F> {
+    /// Runs `work` on the input of this batch, with a workspace and the communication with the
+    /// other ranks.
+    fn run<T>(
+        &self,
+        batch: Batch<'_, F>,
+        reduction: Option<Reduction<'_, F>>,
+        work: impl FnOnce(&StepInput<'_, F>, &mut Workspace<F>, &dyn Communication<F>) -> T,
+    ) -> T {
+        let active = Active::new(batch.samples);
+        let input = self.input(batch.reborrow(), reduction);
+        let input = input.sampled(active.rows.as_deref(), active.offsets.as_deref());
+        self.workspaces.with(|workspace| {
+            self.communicate(|communication| work(&input, workspace, communication))
+        })
+    }
+
+    fn input<'b>(
+        &self,
+        batch: Batch<'b, F>,
+        reduction: Option<Reduction<'b, F>>,
+    ) -> StepInput<'b, F> {
+        let range = self.ranks.as_ref().map(|(_, range)| range.clone());
+        StepInput { reduction, ..StepInput::new(self.settings, batch, range) }
+    }
+
+    fn communicate<T>(&self, work: impl FnOnce(&dyn Communication<F>) -> T) -> T {
+        match self.ranks {
+            Some((collective, _)) => work(&Ranks { collective }),
+            None => work(&SingleRank),
         }
     }
 }
 
-/// What the engine needs of a head.
-#[derive(Clone, Copy)]
-pub(super) struct Engine<'a> {
-    pub loss: &'a dyn MarginLoss,
-    pub settings: Settings,
-    workspaces: &'a WorkspaceCache,
+/// The rows that a sample makes active, and their offsets; `None` where all rows are, and where
+/// there is no correction.
+struct Active<'a, F> {
+    rows: Option<Cow<'a, [usize]>>,
+    offsets: Option<Vec<F>>,
 }
 
-job!(Run<'a, 'i: 'a, 'o>, RunInput<'a, 'i, 'o, F> => Result<Forward<F>, Error>, run);
-type RunInput<'a, 'i, 'o, F> =
-    (Engine<'a>, &'a StepInput<'i, F>, &'a dyn Communication<F>, Option<Output<'o, F>>);
-
-fn run<F: Real>(
-    (engine, input, communication, output): RunInput<'_, '_, '_, F>,
-) -> Result<Forward<F>, Error> {
-    let Engine { loss, settings, workspaces } = engine;
-    workspaces
-        .with(|workspace| step(loss, input, settings.budget, workspace, communication, output))
-}
-
-job!(RunSampled<'a, 'i: 'a>, SampledInput<'a, 'i, F> => Result<Forward<F>, Error>, run_sampled);
-type SampledInput<'a, 'i, F> =
-    (Engine<'a>, &'a StepInput<'i, F>, &'a dyn Communication<F>, &'a mut SampledGradients<F>);
-
-fn run_sampled<F: Real>(
-    (engine, input, communication, gradients): SampledInput<'_, '_, F>,
-) -> Result<Forward<F>, Error> {
-    let k = input.classes.sub_centers;
-    let rows = input.sample.map(|sample| sample.selected(k));
-    let mut fresh = rows.as_ref().and_then(|rows| {
-        let (shape, bias) = (input.embeddings.dim(), input.classes.bias.is_some());
-        gradients.fresh_unless_fit(shape, bias, rows.len())
-    });
-    let offsets = input.sample.and_then(|sample| sample.offsets(k));
-    let input = input.sampled(rows.as_deref(), offsets.as_deref());
-    let output = fresh.as_mut().unwrap_or(gradients).output();
-    let forward = run((engine, &input, communication, Some(output)))?;
-    if let Some(fresh) = fresh {
-        *gradients = fresh;
+impl<'a, F: Real> Active<'a, F> {
+    fn new(Samples { sample, sub_centers, .. }: Samples<'a>) -> Self {
+        Active {
+            rows: sample.map(|sample| sample.selected(sub_centers)),
+            offsets: sample.and_then(|sample| sample.offsets(sub_centers)),
+        }
     }
-    Ok(forward)
 }
 
-job!(RunUpdate<'a, 'b: 'a, 'r, 'u: 'a>, UpdateInput<'a, 'b, 'r, 'u, F> => Result<Forward<F>, Error>, run_update);
-type UpdateInput<'a, 'b, 'r, 'u, F> = (
-    Engine<'a>,
+job!(pub(super) Losses<'a, 'b>, (Engine<'a, F>, Batch<'b, F>) => Result<Forward<F>, Error>, losses);
+
+fn losses<F: Real>((engine, batch): (Engine<'_, F>, Batch<'_, F>)) -> Result<Forward<F>, Error> {
+    engine.run(batch, None, |input, workspace, communication| {
+        step(engine.loss, input, workspace, communication, None)
+    })
+}
+
+job!(
+    pub(super) WithGradients<'a, 'b, 'r>,
+    (Engine<'a, F>, Batch<'b, F>, Reduction<'r, F>, &'a mut Gradients<F>)
+        => Result<Forward<F>, Error>,
+    with_gradients
+);
+
+fn with_gradients<F: Real>(
+    (engine, batch, reduction, gradients): (
+        Engine<'_, F>,
+        Batch<'_, F>,
+        Reduction<'_, F>,
+        &mut Gradients<F>,
+    ),
+) -> Result<Forward<F>, Error> {
+    engine.run(batch, Some(reduction), |input, workspace, communication| {
+        step(engine.loss, input, workspace, communication, Some(gradients.output()))
+    })
+}
+
+job!(
+    pub(super) WithUpdate<'a, 'b: 'a, 'r, 'u: 'a>,
+    UpdateInput<'a, 'b, 'r, 'u, F> => Result<Forward<F>, Error>,
+    with_update
+);
+pub(super) type UpdateInput<'a, 'b, 'r, 'u, F> = (
+    Engine<'a, F>,
     &'a mut BatchMut<'b, F>,
-    (Range<usize>, Option<&'a ClassSample>),
     Reduction<'r, F>,
-    &'a dyn Communication<F>,
     &'a mut (dyn WeightUpdate<F> + 'u),
     &'a mut ArrayRef2<F>,
 );
 
-fn run_update<F: Real>(
-    (engine, batch, (range, sample), reduction, communication, update, dx): UpdateInput<
-        '_,
-        '_,
-        '_,
-        '_,
-        F,
-    >,
+fn with_update<F: Real>(
+    (engine, batch, reduction, update, dx): UpdateInput<'_, '_, '_, '_, F>,
 ) -> Result<Forward<F>, Error> {
-    let Engine { loss, settings, workspaces } = engine;
-    let k = batch.sub_centers;
-    let offsets = sample.and_then(|sample| sample.offsets(k));
-    let rows = sample.map(|sample| sample.selected(k));
-    let selected = rows.as_deref();
-    workspaces.with(|workspace| {
-        let view = batch.view();
-        let (reduction, input) = (Some(reduction), settings.input_of(&view, range));
-        let input = StepInput { reduction, sample, ..input };
-        let input = input.sampled(selected, offsets.as_deref());
-        let of_head = (loss, settings.budget);
-        let ready = prepare_update(of_head, &input, workspace, communication, (&*update, &*dx))?;
-        let x = batch.embeddings;
-        let classes = batch.classes(selected, offsets.as_deref());
-        ready.run(x, classes, update, dx.view_mut(), communication)
+    let active = Active::new(batch.samples);
+    let (rows, offsets) = (active.rows.as_deref(), active.offsets.as_deref());
+    engine.workspaces.with(|workspace| {
+        engine.communicate(|communication| {
+            let view = batch.view();
+            let input = engine.input(view, Some(reduction));
+            let input = input.sampled(rows, offsets);
+            let wanted = (&*update, &*dx);
+            let ready = prepare_update(engine.loss, &input, workspace, communication, wanted)?;
+            let x = batch.embeddings;
+            let classes = batch.classes(rows, offsets);
+            ready.run(x, classes, update, dx.view_mut(), communication)
+        })
     })
 }
 
-job!(pub(super) Nearest<'a, 'i: 'a>, NearestInput<'a, 'i, F> => Result<Vec<usize>, Error>, run_nearest);
-pub(super) type NearestInput<'a, 'i, F> = (Engine<'a>, &'a StepInput<'i, F>);
+job!(
+    pub(super) Predict<'a, 'b>,
+    (Engine<'a, F>, Batch<'b, F>) => Result<Vec<usize>, Error>,
+    predict
+);
 
-fn run_nearest<F: Real>((engine, input): NearestInput<'_, '_, F>) -> Result<Vec<usize>, Error> {
-    engine.workspaces.with(|workspace| nearest(engine.loss, input, workspace))
+fn predict<F: Real>((engine, batch): (Engine<'_, F>, Batch<'_, F>)) -> Result<Vec<usize>, Error> {
+    engine.run(batch.without_labels(), None, |input, workspace, communication| {
+        nearest(engine.loss, input, workspace, communication)
+    })
 }
 
-job!(pub(super) TargetAngles<'a, 'i: 'a>, NearestInput<'a, 'i, F> => Result<Vec<f64>, Error>, run_target_angles);
+job!(
+    pub(super) Largest<'a, 'b>,
+    (Engine<'a, F>, Batch<'b, F>, usize) => Result<TopK<F>, Error>,
+    largest
+);
 
-fn run_target_angles<F: Real>((engine, input): NearestInput<'_, '_, F>) -> Result<Vec<f64>, Error> {
-    engine.workspaces.with(|workspace: &mut Workspace<F>| {
-        input.target_angles(engine.loss, &mut workspace.prepared.samples)
+fn largest<F: Real>(
+    (engine, batch, k): (Engine<'_, F>, Batch<'_, F>, usize),
+) -> Result<TopK<F>, Error> {
+    engine.run(batch.without_labels(), None, |input, workspace, communication| {
+        top_k(engine.loss, input, workspace, communication, k)
+    })
+}
+
+job!(
+    pub(super) TargetAngles<'a, 'b>,
+    (Engine<'a, F>, Batch<'b, F>) => Result<Array1<F>, Error>,
+    target_angles
+);
+
+fn target_angles<F: Real>(
+    (engine, batch): (Engine<'_, F>, Batch<'_, F>),
+) -> Result<Array1<F>, Error> {
+    engine.run(batch, None, |input, workspace, communication| {
+        let angles = input
+            .check_shapes(engine.loss)
+            .and_then(|()| input.check_labeled())
+            .and_then(|()| input.target_angles(engine.loss, &mut workspace.prepared.samples));
+        let report = angles.as_ref().map_err(Clone::clone).map(|_| StepReport::of(input));
+        communication.agree(engine.loss, input, report)?;
+        let mut angles: Vec<F> = angles?.into_iter().map(F::narrow).collect();
+        communication.largest(&mut angles)?;
+        let right = F::narrow(std::f64::consts::FRAC_PI_2);
+        Ok(angles.into_iter().map(|angle| if angle < F::zero() { right } else { angle }).collect())
     })
 }

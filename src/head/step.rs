@@ -2,23 +2,22 @@
 
 use ndarray::{ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
-use super::communication::{Communication, SampleStats, Shared, StepReport, TargetLogit};
-use super::first_sweep::Sweep;
-use super::parameters::Parameters;
-use super::plan::Plan;
-use super::prepare::StepInput;
-use super::second_sweep::{LogitCoefficients, SweepOutput, TargetRows};
-use super::workspace::Workspace;
+use super::sweep::{LogitCoefficients, Parameters, Sweep, SweepOutput, TargetRows};
 use crate::data::{Bounds, Forward, IGNORED, Output};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
+use crate::step::{
+    Communication, Plan, SampleStats, Shared, StepInput, StepReport, TargetLogit, Workspace,
+};
 use crate::update::WeightUpdate;
 
-/// What a step is asked for besides the losses.
+/// What is requested of a step besides the losses.
 #[derive(Clone, Copy)]
 pub(super) enum Demand<'a, 'b, F> {
+    /// The nearest classes, without losses: no sample has a class of its own.
+    Nearest,
     Losses,
     Gradients(&'a Output<'b, F>),
     /// Updated parameters, and the gradient of the embeddings unless it is empty.
@@ -29,8 +28,10 @@ impl<F: Real> Demand<'_, '_, F> {
     fn check_shapes(&self, input: &StepInput<'_, F>) -> Result<(), Error> {
         let (rows, dims) = input.embeddings.dim();
         match self {
-            Demand::Losses => Ok(()),
+            Demand::Nearest => Ok(()),
+            Demand::Losses => input.check_labeled(),
             Demand::Gradients(output) => {
+                input.check_labeled()?;
                 output.check((rows, dims), input.classes.len(), input.classes.bias.is_some())
             }
             Demand::Update(_, embeddings) if embeddings.is_empty() => Ok(()),
@@ -42,7 +43,7 @@ impl<F: Real> Demand<'_, '_, F> {
 
     fn embeddings(&self) -> bool {
         match self {
-            Demand::Losses => false,
+            Demand::Nearest | Demand::Losses => false,
             Demand::Gradients(output) => output.embeddings.is_some(),
             Demand::Update(_, embeddings) => !embeddings.is_empty(),
         }
@@ -53,13 +54,12 @@ impl<F: Real> Demand<'_, '_, F> {
 pub(crate) fn step<F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
-    budget: usize,
     workspace: &mut Workspace<F>,
     communication: &dyn Communication<F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
     let demand = output.as_ref().map_or(Demand::Losses, Demand::Gradients);
-    let mut step = Step::agreed((loss, budget), input, workspace, communication, demand)?;
+    let mut step = Step::agreed(loss, input, workspace, communication, demand)?;
     let Some(output) = output else {
         step.first_sweep(input, None);
         return step.forward(input, communication);
@@ -73,19 +73,23 @@ pub(crate) fn step<F: Real>(
 
 /// The nearest class of every embedding, without margin: a first sweep whose samples have no class
 /// of their own.
-pub(crate) fn nearest<F: Real>(
+pub(super) fn nearest<F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
+    communication: &dyn Communication<F>,
 ) -> Result<Vec<usize>, Error> {
-    let mut step = Step::prepare(loss, input, 0, workspace, Demand::Losses)?;
+    let mut step = Step::agreed(loss, input, workspace, communication, Demand::Nearest)?;
     step.first_sweep(input, None);
-    let mut nearest = vec![IGNORED; input.embeddings.nrows()];
+    let rows = input.embeddings.nrows();
+    let (mut logits, mut classes) = (vec![F::neg_infinity(); rows], vec![IGNORED; rows]);
     for (i, sample) in step.workspace.prepared.samples.iter().enumerate() {
-        let class = step.workspace.negatives(&step.plan, i).1.class;
-        nearest[sample.row] = class.map_or(IGNORED, |class| input.classes.label_of(class));
+        let nearest = step.workspace.negatives(&step.plan, i).1;
+        logits[sample.row] = nearest.max;
+        classes[sample.row] = nearest.class.map_or(IGNORED, |class| input.classes.label_of(class));
     }
-    Ok(nearest)
+    communication.nearest(&mut logits, &mut classes)?;
+    Ok(classes)
 }
 
 /// A step whose input has passed the checks.
@@ -103,31 +107,43 @@ pub(super) struct Step<'a, F> {
 impl<'a, F: Real> Step<'a, F> {
     /// Prepares the step, unless this rank or another refuses its input.
     pub fn agreed(
-        (loss, budget): (&dyn MarginLoss, usize),
+        loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
         workspace: &'a mut Workspace<F>,
         communication: &dyn Communication<F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
-        let prepared = Step::prepare(loss, input, budget, workspace, demand);
+        Self::agreed_by(loss, input, workspace, communication, demand, |_| Ok(()))
+    }
+
+    /// The same, where `check` takes the number of classes of all ranks.
+    pub fn agreed_by(
+        loss: &dyn MarginLoss,
+        input: &StepInput<'_, F>,
+        workspace: &'a mut Workspace<F>,
+        communication: &dyn Communication<F>,
+        demand: Demand<'_, '_, F>,
+        check: impl FnOnce(usize) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let prepared = Step::prepare(loss, input, workspace, demand);
         let prepared = prepared.and_then(|step| match demand {
             Demand::Update(update, _) => step.check_update(input, update).map(|()| step),
-            Demand::Losses | Demand::Gradients(_) => Ok(step),
+            Demand::Nearest | Demand::Losses | Demand::Gradients(_) => Ok(step),
         });
         let report = match &prepared {
             Ok(step) => Ok(StepReport {
                 counted: step.plan.samples,
-                held: input.range.len(),
                 classes: input.classes.labels(),
                 sub_centers: input.classes.sub_centers,
                 embeddings: demand.embeddings(),
-                precision: input.precision,
+                precision: input.settings.precision,
                 penalised: step.has_penalty(),
             }),
             Err(error) => Err(error.clone()),
         };
-        let agreement = communication.agree(loss, report)?;
+        let agreement = communication.agree(loss, input, report)?;
         let mut step = prepared?;
+        check(agreement.classes)?;
         step.penalised = agreement.penalised;
         let form = step.workspace.prepared.form;
         step.smoothing = Smoothing::new(form.smoothing, agreement.classes);
@@ -166,20 +182,20 @@ impl<'a, F: Real> Step<'a, F> {
     fn prepare(
         loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
-        budget: usize,
         workspace: &'a mut Workspace<F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
-        input.check_shapes()?;
+        input.check_shapes(loss)?;
         demand.check_shapes(input)?;
         let (rows, dims) = input.embeddings.dim();
         let classes = input.classes.len();
         let weight_rows = matches!(demand, Demand::Gradients(output) if output.weights.is_some());
         // Without gradients no logit waits for a second sweep.
-        let budget = if matches!(demand, Demand::Losses) { 0 } else { budget };
+        let keeps = !matches!(demand, Demand::Losses | Demand::Nearest);
+        let budget = if keeps { input.settings.budget } else { 0 };
         let plan = |samples| {
             Plan::new(
-                (input.level, input.precision),
+                (input.settings.level, input.settings.precision),
                 (samples, dims, classes, input.classes.sub_centers),
                 size_of::<F>(),
                 budget,
@@ -192,7 +208,7 @@ impl<'a, F: Real> Step<'a, F> {
         let plan = plan(workspace.prepared.samples.len());
         let workers = plan.workers(threads);
         workspace.prepare(&plan, workers);
-        if !matches!(demand, Demand::Losses) {
+        if keeps {
             let update = matches!(demand, Demand::Update(..));
             workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);
         }

@@ -4,18 +4,13 @@ use std::ops::Range;
 
 use ndarray::{ArrayRef2, ArrayView2, ArrayViewMut2};
 
-use super::communication::Communication;
-use super::first_sweep::Sweep;
-use super::parameters::Parameters;
-use super::plan::Plan;
-use super::prepare::StepInput;
-use super::second_sweep::TargetRows;
 use super::step::{Demand, KeptGradients, Step};
-use super::workspace::Workspace;
+use super::sweep::{Parameters, Sweep, TargetRows};
 use crate::data::{Classes, ClassesMut, Forward};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
+use crate::step::{Communication, Plan, StepInput, Workspace};
 use crate::update::{Magnitudes, UpdateStep, WeightUpdate};
 
 /// A step between its sweeps: all is known, and nothing has moved.
@@ -28,14 +23,14 @@ pub(crate) struct UpdateReady<'a, F> {
 
 /// Runs a step until the class parameters are to move.
 pub(crate) fn prepare_update<'a, F: Real>(
-    (loss, budget): (&dyn MarginLoss, usize),
+    loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &'a mut Workspace<F>,
     communication: &dyn Communication<F>,
     (update, dx): (&dyn WeightUpdate<F>, &ArrayRef2<F>),
 ) -> Result<UpdateReady<'a, F>, Error> {
     let demand = Demand::Update(update, dx);
-    let mut step = Step::agreed((loss, budget), input, workspace, communication, demand)?;
+    let mut step = Step::agreed(loss, input, workspace, communication, demand)?;
     step.first_sweep(input, None);
     let forward = step.forward(input, communication)?;
     if !dx.is_empty() {

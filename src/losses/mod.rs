@@ -19,6 +19,7 @@ mod sphereface;
 
 use std::f64::consts::PI;
 
+pub use crate::math::Continuation;
 pub use adaface::AdaFace;
 pub use arcface::ArcFace;
 pub use class_margins::ClassMargins;
@@ -37,7 +38,7 @@ pub use softmax::Softmax;
 pub use sphereface::SphereFace;
 
 use crate::error::Error;
-use crate::math::{Angle, Continuation, Target};
+use crate::math::{Angle, Target};
 
 /// Checks an additive angle. Half a turn or more can only be a mistake: degrees, or a scale.
 fn check_angular_margin(

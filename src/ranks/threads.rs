@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::collective::Collective;
 use crate::error::Error;
 use crate::kernel::Real;
+use crate::step::Collective;
 
 /// Ranks in one process, one per thread: for tests, and for one machine with several memory
 /// nodes. Values are added in the order of the ranks, so that every run gives the same bits.

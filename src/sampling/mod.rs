@@ -5,7 +5,8 @@ use std::ops::Range;
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::data::{ClassSample, IGNORED};
+pub use crate::data::ClassSample;
+use crate::data::IGNORED;
 use crate::error::Error;
 
 /// Draws the classes that take part in a step: all classes of the batch, and others, each equally

@@ -1,18 +1,13 @@
 //! Before data moves: whether every rank's input is valid and fits the others'. Every rank comes to
 //! the same result.
 
-use std::f64::consts::PI;
-use std::ops::Range;
-
-use ndarray::ArrayView2;
-
 use super::collective::Collective;
+use super::communication::{Agreement, StepReport};
+use super::prepare::StepInput;
 use crate::data::{Reduction, Scale};
 use crate::error::Error;
-use crate::head::{Agreement, StepReport};
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
-use crate::math::{Angle, Sample, SampleTarget};
 
 /// Numbers in a [`Summary`].
 const SUMMARY: usize = 14;
@@ -86,19 +81,13 @@ impl Summary {
 }
 
 /// One rank's input.
-pub(super) struct RankInput<'a, F> {
-    pub embeddings: ArrayView2<'a, F>,
-    pub range: Range<usize>,
-    pub labels: &'a [usize],
-    pub ignored: Option<usize>,
-    pub reduction: Option<Reduction<'a, F>>,
-}
+pub(super) struct RankInput<'a, 'i, F>(pub &'a StepInput<'i, F>);
 
-impl<F: Real> RankInput<'_, F> {
+impl<F: Real> RankInput<'_, '_, F> {
     /// Shares a summary of this rank with all ranks and compares theirs.
     pub fn agree(
         &self,
-        collective: &impl Collective<F>,
+        collective: &dyn Collective<F>,
         loss: &dyn MarginLoss,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error> {
@@ -116,8 +105,7 @@ impl<F: Real> RankInput<'_, F> {
         }
         check_alike(&all)?;
         let classes = check_ranges(&all)?;
-        Error::check_labels(self.labels, classes, self.ignored)?;
-        loss.check_classes(classes)?;
+        self.0.check_classes(loss, classes)?;
         Ok(Agreement {
             classes: all.iter().map(|summary| summary.classes as usize).sum(),
             penalised: all.iter().any(|summary| summary.penalised > 0),
@@ -130,14 +118,14 @@ impl<F: Real> RankInput<'_, F> {
         refusal: usize,
         report: Option<&StepReport>,
     ) -> Summary {
-        let (rows, dims) = self.embeddings.dim();
+        let (rows, dims) = self.0.embeddings.dim();
         Summary {
             refusal: refusal as u64,
             rows: rows as u64,
             dims: dims as u64,
             counted: report.map_or(0, |report| report.counted as u64),
-            start: self.range.start as u64,
-            end: self.range.end as u64,
+            start: self.0.range.start as u64,
+            end: self.0.range.end as u64,
             embeddings_wanted: report.map_or(0, |report| u64::from(report.embeddings)),
             objective: self.objective_digest(),
             loss: self.loss_digest(loss),
@@ -145,13 +133,13 @@ impl<F: Real> RankInput<'_, F> {
             classes: report.map_or(0, |report| report.classes as u64),
             penalised: report.map_or(0, |report| u64::from(report.penalised)),
             sub_centers: report.map_or(0, |report| report.sub_centers as u64),
-            embeddings: digest(self.embeddings.iter().map(|x| x.widen().to_bits())),
+            embeddings: digest(self.0.embeddings.iter().map(|x| x.widen().to_bits())),
         }
     }
 
     /// Refuses numbers that the working type cannot carry.
-    fn check_numbers(&self, collective: &impl Collective<F>) -> Result<(), Error> {
-        if self.range.end as u64 <= F::MOST_INDEX {
+    fn check_numbers(&self, collective: &dyn Collective<F>) -> Result<(), Error> {
+        if self.0.range.end as u64 <= F::MOST_INDEX {
             return Ok(());
         }
         let reason = format!("classes beyond {} need f64", F::MOST_INDEX);
@@ -160,10 +148,10 @@ impl<F: Real> RankInput<'_, F> {
 
     /// The digest of labels and reduction.
     fn objective_digest(&self) -> u64 {
-        let labels = self.labels.iter().map(|&label| label as u64);
-        let ignored = self.ignored.map(|label| label as u64);
+        let labels = self.0.labels.into_iter().flatten().map(|&label| label as u64);
+        let ignored = self.0.ignored.map(|label| label as u64);
         let ignored = [u64::from(ignored.is_some()), ignored.unwrap_or_default()];
-        let (kind, weights) = match &self.reduction {
+        let (kind, weights) = match &self.0.reduction {
             None => (0, None),
             Some(Reduction::Mean) => (1, None),
             Some(Reduction::Sum) => (2, None),
@@ -173,11 +161,9 @@ impl<F: Real> RankInput<'_, F> {
         digest(labels.chain(ignored).chain([kind]).chain(weights))
     }
 
-    /// The digest of a loss: its scale, its label smoothing, its hard negatives, and its targets at
-    /// angles from 0 to π and norms from 10⁻³ to 10³, for the batch's labels and rows. Two losses
-    /// that agree there agree in every parameter that changes them.
+    /// The digest of a loss: its text has every parameter, and what it answers is only ever asked
+    /// of samples that there are.
     fn loss_digest(&self, loss: &dyn MarginLoss) -> u64 {
-        const STEPS: usize = 64;
         let scale = match loss.scale() {
             Scale::Fixed(s) => [0, s.to_bits()],
             Scale::FeatureNorm => [1, 0],
@@ -186,18 +172,10 @@ impl<F: Real> RankInput<'_, F> {
         let hard = loss.hard_negatives().map(|hard| (hard.cosine(), hard.coefficients()));
         let (cosine, coefficients) = hard.map_or((None, [f64::NAN; 3]), |hard| hard);
         let hard = [cosine.unwrap_or(f64::NAN)].into_iter().chain(coefficients).map(f64::to_bits);
-        let rows = 0..self.labels.len().max(STEPS + 1);
-        let targets = rows.flat_map(|row| {
-            let theta = (row % (STEPS + 1)) as f64 * (PI / STEPS as f64);
-            let norm = 10_f64.powf((row % 61) as f64 / 10.0 - 3.0);
-            let label = self.labels.get(row).copied().unwrap_or(0);
-            let sample = Sample::new(Angle::from_theta(theta), norm, label, row);
-            let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } =
-                loss.target_of(&sample);
-            [value, slope, norm_slope, penalty, penalty_slope].map(f64::to_bits)
-        });
         let smoothing = loss.label_smoothing().to_bits();
-        digest(scale.into_iter().chain([smoothing]).chain(hard).chain(targets))
+        let text = format!("{loss:?}");
+        let text = text.bytes().map(u64::from);
+        digest(scale.into_iter().chain([smoothing]).chain(hard).chain(text))
     }
 }
 
@@ -215,7 +193,7 @@ fn digest(words: impl Iterator<Item = u64>) -> u64 {
 /// What every rank returns where some refuse: the refusal itself where all refuse alike, else the
 /// message of the first rank that refuses.
 fn first_refusal<F: Real>(
-    collective: &impl Collective<F>,
+    collective: &dyn Collective<F>,
     all: &[Summary],
     refusal: &str,
     own: Option<Error>,
@@ -258,13 +236,13 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
             "the precision of the products is not that of rank 0".into()
         } else if summary.sub_centers != first.sub_centers {
             format!(
-                "{} sub-centres per class, on rank 0 {}",
+                "{} sub-centers per class, on rank 0 {}",
                 summary.sub_centers, first.sub_centers
             )
         } else if summary.counted != first.counted {
             format!("{} samples count, on rank 0 {}", summary.counted, first.counted)
         } else if summary.embeddings_wanted != first.embeddings_wanted {
-            "the gradient of the embeddings is asked for on some ranks only".into()
+            "the gradient of the embeddings is requested on some ranks only".into()
         } else {
             continue;
         };

@@ -3,6 +3,7 @@
 
 use ndarray::ArrayViewMut2;
 
+use super::prepare::StepInput;
 use crate::data::{Forward, Outcome};
 use crate::error::Error;
 use crate::kernel::{Precision, Real};
@@ -78,8 +79,6 @@ impl SampleStats {
 pub(crate) struct StepReport {
     /// How many samples count.
     pub counted: usize,
-    /// How many classes this rank holds.
-    pub held: usize,
     /// How many of them take part.
     pub classes: usize,
     /// Whether a loss of this rank's samples has a penalty.
@@ -90,6 +89,20 @@ pub(crate) struct StepReport {
     pub embeddings: bool,
     /// What the factors of the products are rounded to.
     pub precision: Precision,
+}
+
+impl StepReport {
+    /// Of a step without losses.
+    pub fn of<F: Real>(input: &StepInput<'_, F>) -> Self {
+        StepReport {
+            counted: 0,
+            classes: input.classes.labels(),
+            sub_centers: input.classes.sub_centers,
+            embeddings: false,
+            precision: input.settings.precision,
+            penalised: false,
+        }
+    }
 }
 
 /// What the reports of all ranks come to.
@@ -121,12 +134,22 @@ pub(crate) trait Communication<F: Real> {
     fn agree(
         &self,
         loss: &dyn MarginLoss,
+        input: &StepInput<'_, F>,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error>;
 
     /// Sums over the ranks what each sample's target adds, one number for each row of the batch: 0
     /// on every rank but that of its class.
     fn sum_targets(&self, targets: &mut [F]) -> Result<(), Error>;
+
+    /// Of each row of the batch the nearest class of all ranks, by its logit and number.
+    fn nearest(&self, logits: &mut [F], classes: &mut [usize]) -> Result<(), Error>;
+
+    /// The largest number of all ranks for each row.
+    fn largest(&self, numbers: &mut [F]) -> Result<(), Error>;
+
+    /// Every rank's numbers, one rank's after the other's.
+    fn all(&self, numbers: Vec<F>) -> Result<Vec<F>, Error>;
 
     /// Completes the stats of all samples; the batch has `rows`.
     fn complete(&self, rows: usize, shared: Shared, stats: &mut [SampleStats])
@@ -142,11 +165,11 @@ pub(crate) struct SingleRank;
 impl<F: Real> Communication<F> for SingleRank {
     fn agree(
         &self,
-        loss: &dyn MarginLoss,
+        _: &dyn MarginLoss,
+        _: &StepInput<'_, F>,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error> {
-        let StepReport { held, classes, penalised, .. } = report?;
-        loss.check_classes(held)?;
+        let StepReport { classes, penalised, .. } = report?;
         Ok(Agreement { classes, penalised })
     }
 
@@ -160,5 +183,17 @@ impl<F: Real> Communication<F> for SingleRank {
 
     fn sum_embeddings(&self, _: ArrayViewMut2<'_, F>) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn nearest(&self, _: &mut [F], _: &mut [usize]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn largest(&self, _: &mut [F]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn all(&self, numbers: Vec<F>) -> Result<Vec<F>, Error> {
+        Ok(numbers)
     }
 }

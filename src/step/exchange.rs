@@ -4,8 +4,12 @@ use ndarray::{ArrayView1, ArrayViewMut2};
 
 use super::agreement::RankInput;
 use super::collective::Collective;
+use super::communication::{
+    Agreement, Communication, SampleStats, Shared, StepReport, TargetLogit,
+};
+use super::prepare::StepInput;
+use crate::data::IGNORED;
 use crate::error::Error;
-use crate::head::{Agreement, Communication, SampleStats, Shared, StepReport, TargetLogit};
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::LogSumExp;
@@ -14,22 +18,46 @@ use crate::math::LogSumExp;
 const UNKNOWN: usize = usize::MAX;
 
 /// The communication of a step whose classes are split.
-pub(super) struct Ranks<'a, F, C> {
-    pub collective: &'a C,
-    pub input: RankInput<'a, F>,
+pub(crate) struct Ranks<'a, F> {
+    pub collective: &'a dyn Collective<F>,
 }
 
-impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
+impl<F: Real> Communication<F> for Ranks<'_, F> {
     fn agree(
         &self,
         loss: &dyn MarginLoss,
+        input: &StepInput<'_, F>,
         report: Result<StepReport, Error>,
     ) -> Result<Agreement, Error> {
-        self.input.agree(self.collective, loss, report)
+        RankInput(input).agree(self.collective, loss, report)
     }
 
     fn sum_targets(&self, targets: &mut [F]) -> Result<(), Error> {
         self.collective.all_reduce_sum(targets)
+    }
+
+    fn nearest(&self, logits: &mut [F], classes: &mut [usize]) -> Result<(), Error> {
+        let own = logits.to_vec();
+        self.collective.all_reduce_max(logits)?;
+        // The more negative, the higher the class.
+        let candidates = own.iter().zip(&*logits).zip(&*classes).map(|((own, max), &class)| {
+            let is_nearest = own == max && max.is_finite();
+            if is_nearest { -F::from_index(class as u64) } else { F::neg_infinity() }
+        });
+        let mut candidates: Vec<F> = candidates.collect();
+        self.collective.all_reduce_max(&mut candidates)?;
+        for (class, nearest) in classes.iter_mut().zip(candidates) {
+            *class = if nearest.is_finite() { (-nearest).to_index() as usize } else { IGNORED };
+        }
+        Ok(())
+    }
+
+    fn largest(&self, numbers: &mut [F]) -> Result<(), Error> {
+        self.collective.all_reduce_max(numbers)
+    }
+
+    fn all(&self, numbers: Vec<F>) -> Result<Vec<F>, Error> {
+        self.collective.all_gather(&numbers)
     }
 
     fn complete(
@@ -56,7 +84,7 @@ impl<F: Real, C: Collective<F>> Communication<F> for Ranks<'_, F, C> {
     }
 }
 
-impl<F: Real, C: Collective<F>> Ranks<'_, F, C> {
+impl<F: Real> Ranks<'_, F> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
     /// exponentials; the target logits, with and without margin, as distances from the largest
     /// negative; and, where there are any, the shares of the mean and the penalties. Returns the

@@ -21,7 +21,7 @@ const WORTH_THREADS: usize = 1 << 20;
 
 /// The shape of one step and how it is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub samples: usize,
     pub dims: usize,
     pub classes: usize,

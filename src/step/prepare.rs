@@ -7,12 +7,13 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::hard_samples::HardSamples;
+use super::settings::{Settings, ZeroEmbedding};
 use crate::data::{
-    Bounds, ClassSample, Classes, LogitForm, Reduction, Scale, TargetPair, check_finite,
-    check_norm, check_sub_centers, contiguous, norm_of,
+    Batch, Bounds, ClassSample, Classes, LogitForm, Reduction, Samples, Scale, TargetPair,
+    check_finite, check_norm, check_sub_centers, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, Packed, Precision, Real};
+use crate::kernel::{self, Mat, Packed, Precision, Real};
 use crate::loss::{MarginLoss, checked_target, form_of};
 use crate::math::{Pair, Sample, SampleTarget};
 
@@ -22,19 +23,6 @@ const KNOWN_FACTORS: usize = 1 << 16;
 
 /// The smallest and the largest norm of no rows.
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
-
-/// How to treat an embedding that is zero, or shorter than the smallest norm that is accepted
-/// (1e-30 in f32, 1e-290 in f64), and has no direction. Softmax needs none: it accepts any finite
-/// embedding under either rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum ZeroEmbedding {
-    /// The step is refused with [`Error::DegenerateNorm`].
-    #[default]
-    Error,
-    /// The sample is left out: its loss and gradient are 0, it does not count in a mean.
-    Skip,
-}
 
 /// Everything that a step reads.
 #[derive(Debug, Clone)]
@@ -47,13 +35,11 @@ pub(crate) struct StepInput<'a, F> {
     pub ignored: Option<usize>,
     /// The classes that this rank holds.
     pub range: Range<usize>,
+    /// Whether these are all classes.
+    pub whole: bool,
     /// Which of them take part, if not all.
     pub sample: Option<&'a ClassSample>,
-    pub zero: ZeroEmbedding,
-    /// What the factors of the products are rounded to.
-    pub precision: Precision,
-    /// The vector instructions of products and loops over tiles.
-    pub level: Level,
+    pub settings: Settings,
     /// The reduction whose gradients are computed; `None` for a step without gradients.
     pub reduction: Option<Reduction<'a, F>>,
 }
@@ -109,10 +95,35 @@ fn sort_by_class(samples: &mut [PreparedSample]) {
 }
 
 /// The factor of a class's products: its inverse norm, or 1.
-pub(super) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
+pub(crate) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
     match scale {
         Scale::Unnormalized => F::one(),
         Scale::Fixed(_) | Scale::FeatureNorm => F::narrow(weight_norm.recip()),
+    }
+}
+
+impl<'a, F: Real> StepInput<'a, F> {
+    /// The input of a step over the classes of `range`, whose weights the batch holds; all of them
+    /// without one. Nothing is checked yet.
+    pub fn new(settings: Settings, batch: Batch<'a, F>, range: Option<Range<usize>>) -> Self {
+        let Batch { embeddings, weights, bias, samples } = batch;
+        let Samples { labels, ignored, sub_centers, sample } = samples;
+        let whole = range.is_none();
+        let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
+        let all = Classes::all(weights, bias);
+        let classes = Classes { first: range.start, sub_centers, ..all };
+        let reduction = None;
+        StepInput {
+            embeddings,
+            classes,
+            labels,
+            ignored,
+            range,
+            whole,
+            sample,
+            settings,
+            reduction,
+        }
     }
 }
 
@@ -128,9 +139,14 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// Refuses shapes, ranges and samples that do not fit each other.
-    pub fn check_shapes(&self) -> Result<(), Error> {
+    /// Where all classes are here, the labels are checked as well, and `loss` is asked whether it
+    /// takes so many classes; on ranks once these know how many there are.
+    pub fn check_shapes(&self, loss: &dyn MarginLoss) -> Result<(), Error> {
         let (rows, dims) = self.embeddings.dim();
         Error::check_not_empty("embeddings", self.embeddings.shape())?;
+        if self.whole {
+            Error::check_not_empty("class weights", self.classes.weights.shape())?;
+        }
         Error::check_range("end of the class range", &self.range)?;
         let sub_centers = check_sub_centers(self.classes.sub_centers)?;
         let held = self.range.len().saturating_mul(sub_centers);
@@ -140,8 +156,24 @@ impl<F: Real> StepInput<'_, F> {
         }
         let Some(labels) = self.labels else { return Ok(()) };
         Error::check_shape("labels", &[rows], &[labels.len()])?;
+        if self.whole {
+            self.check_classes(loss, self.range.len())?;
+        }
         let sample = self.sample;
         sample.map_or(Ok(()), |sample| sample.check(labels, self.ignored, &self.range))
+    }
+
+    /// Refuses labels and losses for another number of classes.
+    pub fn check_classes(&self, loss: &dyn MarginLoss, classes: usize) -> Result<(), Error> {
+        let Some(labels) = self.labels else { return Ok(()) };
+        Error::check_labels(labels, classes, self.ignored)?;
+        loss.check_classes(classes)
+    }
+
+    /// Refuses a batch without labels.
+    pub fn check_labeled(&self) -> Result<(), Error> {
+        let rows = self.embeddings.nrows();
+        self.labels.map_or_else(|| Error::check_shape("labels", &[rows], &[]), |_| Ok(()))
     }
 
     /// Checks every value and fills what the sweeps read. Returns bounds on weights and gradients.
@@ -151,7 +183,7 @@ impl<F: Real> StepInput<'_, F> {
         prepared: &mut Prepared<F>,
         parallel: bool,
     ) -> Result<Bounds, Error> {
-        if self.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
+        if self.settings.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
             return Err(Error::Precision);
         }
         self.collect_samples(loss, prepared)?;
@@ -164,8 +196,8 @@ impl<F: Real> StepInput<'_, F> {
         self.scale_embeddings(form, samples, embeddings);
         if !samples.is_empty() {
             let embeddings = Mat::new(embeddings, samples.len(), self.embeddings.ncols());
-            packed[0].pack(self.level, self.precision, embeddings.t());
-            packed[1].pack(self.level, self.precision, embeddings);
+            packed[0].pack(self.settings.level, self.settings.precision, embeddings.t());
+            packed[1].pack(self.settings.level, self.settings.precision, embeddings);
         }
         Ok(bounds)
     }
@@ -207,8 +239,8 @@ impl<F: Real> StepInput<'_, F> {
         self.target_pairs(loss, *form, samples, parallel)
     }
 
-    /// The angle of every sample that counts with its class, by row; π/2 for the others. No sweep
-    /// over the classes.
+    /// The angle of every sample that counts with its class, by row; -1 for the others. No sweep over
+    /// the classes.
     pub fn target_angles(
         &self,
         loss: &dyn MarginLoss,
@@ -218,7 +250,7 @@ impl<F: Real> StepInput<'_, F> {
         form.check_bias(self.classes.bias.is_some())?;
         self.collect(form, samples)?;
         self.target_pairs(loss, form, samples, true)?;
-        let mut angles = vec![std::f64::consts::FRAC_PI_2; self.embeddings.nrows()];
+        let mut angles = vec![-1.0; self.embeddings.nrows()];
         for sample in samples {
             if let Some(target) = &sample.target {
                 angles[sample.row] = target.angle.theta;
@@ -236,7 +268,7 @@ impl<F: Real> StepInput<'_, F> {
             let label = self.labels.map(|labels| labels[row]);
             let ignored = label.is_some() && label == self.ignored;
             let short = !form.plain && norm < F::MIN_NORM;
-            let left_out = ignored || (short && self.zero == ZeroEmbedding::Skip);
+            let left_out = ignored || (short && self.settings.zero == ZeroEmbedding::Skip);
             let norm = check_norm("embeddings", row, x, norm, !(form.plain || left_out))?;
             if left_out {
                 continue;

@@ -2,13 +2,11 @@
 
 use std::ops::Range;
 
-use super::plan::Plan;
-use super::prepare::{Prepared, factor_of};
-use super::workspace::{ChunkStats, Scratch, Workspace};
 use crate::data::Classes;
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
+use crate::step::{ChunkStats, Plan, Prepared, Scratch, Workspace, factor_of};
 
 /// One chunk of the first sweep.
 struct Job<'a, F> {
@@ -27,7 +25,7 @@ struct Job<'a, F> {
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
-pub(super) struct Sweep<'a, F> {
+pub(in crate::head) struct Sweep<'a, F> {
     pub plan: &'a Plan,
     pub prepared: &'a Prepared<F>,
 }
@@ -205,7 +203,7 @@ impl<F: Real> Workspace<F> {
 
 /// The class other than its own that a sample is nearest to, and its logit.
 #[derive(Clone, Copy)]
-pub(super) struct Nearest<F> {
+pub(in crate::head) struct Nearest<F> {
     pub max: F,
     pub class: Option<usize>,
 }

@@ -10,7 +10,7 @@ use crate::kernel::Real;
 use crate::update::RowUpdate;
 
 /// The parameters of all classes of a step.
-pub(super) enum Parameters<'a, F> {
+pub(in crate::head) enum Parameters<'a, F> {
     Fixed(Classes<'a, F>),
     Moving {
         /// Those that no chunk has taken; `None` for no class.
@@ -21,7 +21,7 @@ pub(super) enum Parameters<'a, F> {
 }
 
 /// The parameters of one chunk, its classes numbered from 0.
-pub(super) enum ChunkParameters<'a, F> {
+pub(in crate::head) enum ChunkParameters<'a, F> {
     Fixed(Classes<'a, F>),
     Moving { classes: ClassesMut<'a, F>, updater: Box<dyn RowUpdate<F> + 'a> },
 }

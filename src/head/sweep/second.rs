@@ -4,19 +4,18 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
-use super::first_sweep::Sweep;
+use super::first::Sweep;
 use super::parameters::{ChunkParameters, Parameters};
-use super::plan::Plan;
-use super::workspace::Scratch;
 use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::SampleTerms;
 use crate::parallel::{run_jobs, split_tail};
+use crate::step::{Plan, Scratch};
 
 /// What turns a sample's logits into their gradients, all in the samples' order, and the embeddings
 /// of the batch.
 #[derive(Clone, Copy)]
-pub(super) struct LogitCoefficients<'a, F> {
+pub(in crate::head) struct LogitCoefficients<'a, F> {
     pub shift: &'a [F],
     pub coefficients: &'a [F],
     /// Empty unless labels are smoothed.
@@ -26,14 +25,14 @@ pub(super) struct LogitCoefficients<'a, F> {
 }
 
 /// The weights of the samples' own classes, as they are before a step moves them.
-pub(super) enum TargetRows<'a, F> {
+pub(in crate::head) enum TargetRows<'a, F> {
     InPlace(Classes<'a, F>),
     /// In the samples' order.
     Copied(&'a [F]),
 }
 
 /// Where the second sweep writes; an empty slice is not asked for.
-pub(super) struct SweepOutput<'a, 'p, F> {
+pub(in crate::head) struct SweepOutput<'a, 'p, F> {
     pub parameters: Parameters<'p, F>,
     /// Rows of the gradient of the class weights, which may hold the logits on entry.
     pub weights: Option<&'a mut [F]>,

@@ -3,6 +3,8 @@
 //! The texts are Markdown files that are also read outside rustdoc, and there their links lead to
 //! files. The links above each text come first and so lead to the items instead.
 
+pub mod engine;
+
 pub mod which_loss {
     //! Which loss, which scale s, which margin m.
     //!
@@ -26,11 +28,11 @@ pub mod which_loss {
     //! [`with_sub_centers(K)`]: crate::Batch::with_sub_centers
     //! [the recipes]: crate::guide::recipes
     //!
-    #![doc = include_str!("../docs/which-loss.md")]
+    #![doc = include_str!("../../docs/which-loss.md")]
     //!
-    #![doc = include_str!("../docs/usable-margins.svg")]
+    #![doc = include_str!("../../docs/usable-margins.svg")]
     //!
-    #![doc = include_str!("../docs/which-margin.md")]
+    #![doc = include_str!("../../docs/which-margin.md")]
 }
 
 pub mod recipes {
@@ -38,7 +40,7 @@ pub mod recipes {
     //!
     //! [`class_range`]: crate::class_range
     //!
-    #![doc = include_str!("../docs/recipes.md")]
+    #![doc = include_str!("../../docs/recipes.md")]
 }
 
 pub mod coming_from {
@@ -78,11 +80,11 @@ pub mod coming_from {
     //! [the recipes]: crate::guide::recipes
     //! [which loss]: crate::guide::which_loss
     //!
-    #![doc = include_str!("../docs/coming-from.md")]
+    #![doc = include_str!("../../docs/coming-from.md")]
 }
 
 pub mod math {
     //! The mathematics: every formula derived, with its bounds and its accuracy.
     //!
-    #![doc = include_str!("../docs/math.md")]
+    #![doc = include_str!("../../docs/math.md")]
 }

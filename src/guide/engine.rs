@@ -1,14 +1,14 @@
 //! How [`Head`](crate::Head) works, and what a step costs.
 //!
-#![doc = include_str!("../docs/two-sweeps.svg")]
+#![doc = include_str!("../../docs/two-sweeps.svg")]
 //!
-//! [`ClassParallel`]: crate::ClassParallel
+//! [`Head::on_ranks`]: crate::Head::on_ranks
 //! [`Gradients::embeddings_only`]: crate::Gradients::embeddings_only
 //! [`Gradients::weights_only`]: crate::Gradients::weights_only
-//! [`LogSumExp`]: crate::LogSumExp
+//! [`LogSumExp`]: crate::offload::LogSumExp
 //! [`Precision::Bf16`]: crate::Precision::Bf16
-//! [`sample_terms`]: crate::sample_terms
-//! [`SampleTerms`]: crate::SampleTerms
+//! [`sample_terms`]: crate::offload::sample_terms
+//! [`SampleTerms`]: crate::offload::SampleTerms
 //! [derivations]: crate::guide::math
 //!
-#![doc = include_str!("../docs/engine.md")]
+#![doc = include_str!("../../docs/engine.md")]

@@ -1,0 +1,148 @@
+//! The k largest logits of every embedding.
+
+use std::ops::Range;
+
+use ndarray::Array2;
+
+use super::step::{Demand, Step};
+use super::sweep::Sweep;
+use crate::data::IGNORED;
+use crate::error::Error;
+use crate::kernel::{Real, TileStats};
+use crate::loss::MarginLoss;
+use crate::parallel::run_jobs;
+use crate::step::{Communication, Scratch, StepInput, Workspace};
+
+/// The classes with the largest logits of each embedding, from the largest on; of equal logits the
+/// lower class first. From [`Head::top_k`](crate::Head::top_k).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TopK<F> {
+    /// The classes (N, k).
+    pub classes: Array2<usize>,
+    /// Their logits (N, k), without margin.
+    pub logits: Array2<F>,
+}
+
+/// A logit and its class.
+type Entry<F> = (F, usize);
+
+/// The largest entries of each sample so far, in order.
+struct Largest<F> {
+    most: usize,
+    entries: Vec<Vec<Entry<F>>>,
+}
+
+impl<F: Real> Largest<F> {
+    fn new(samples: usize, most: usize) -> Self {
+        Largest { most, entries: vec![Vec::with_capacity(most); samples] }
+    }
+
+    /// Takes an entry unless there are enough that come before it.
+    fn add(&mut self, i: usize, (logit, class): Entry<F>) {
+        let entries = &mut self.entries[i];
+        let before =
+            |&(other, number): &Entry<F>| other > logit || (other == logit && number < class);
+        if entries.len() == self.most && entries.last().is_none_or(before) {
+            return;
+        }
+        let at = entries.partition_point(before);
+        entries.insert(at, (logit, class));
+        entries.truncate(self.most);
+    }
+}
+
+/// See [`Head::top_k`](crate::Head::top_k).
+pub(super) fn top_k<F: Real>(
+    loss: &dyn MarginLoss,
+    input: &StepInput<'_, F>,
+    workspace: &mut Workspace<F>,
+    communication: &dyn Communication<F>,
+    k: usize,
+) -> Result<TopK<F>, Error> {
+    let step =
+        Step::agreed_by(loss, input, workspace, communication, Demand::Nearest, |classes| {
+            let valid = (1..=classes).contains(&k);
+            Error::check_parameter("k", k as f64, "between 1 and the number of classes", valid)
+                .map(drop)
+        })?;
+    let rows = input.embeddings.nrows();
+    let mut all = Largest::new(rows, k);
+    for part in step.largest_of_chunks(input, k) {
+        for (sample, entries) in step.workspace.prepared.samples.iter().zip(part.entries) {
+            entries.into_iter().for_each(|entry| all.add(sample.row, entry));
+        }
+    }
+    // Every rank's k entries of each row: logits, then classes; none where it has fewer.
+    let entry = |row: usize, at: usize| all.entries[row].get(at).copied();
+    let places = (0..rows).flat_map(|row| (0..k).map(move |at| (row, at)));
+    let logits = places.clone().map(|(row, at)| entry(row, at).map_or(F::neg_infinity(), |e| e.0));
+    let classes = places.map(|(row, at)| F::from_index(entry(row, at).map_or(0, |e| e.1 as u64)));
+    let numbers = communication.all(logits.chain(classes).collect())?;
+    let mut merged = Largest::new(rows, k);
+    for of_rank in numbers.chunks_exact(2 * rows * k) {
+        let (logits, classes) = of_rank.split_at(rows * k);
+        for (at, (&logit, &class)) in logits.iter().zip(classes).enumerate() {
+            if logit > F::neg_infinity() {
+                merged.add(at / k, (logit, class.to_index() as usize));
+            }
+        }
+    }
+    let at = |(row, at): (usize, usize)| merged.entries[row].get(at).copied();
+    Ok(TopK {
+        classes: Array2::from_shape_fn((rows, k), |place| at(place).map_or(IGNORED, |e| e.1)),
+        logits: Array2::from_shape_fn((rows, k), |place| at(place).map_or(F::nan(), |e| e.0)),
+    })
+}
+
+impl<F: Real> Step<'_, F> {
+    /// The largest entries of each chunk, for the samples in their order.
+    fn largest_of_chunks(&self, input: &StepInput<'_, F>, k: usize) -> Vec<Largest<F>> {
+        let n = self.plan.samples;
+        if n == 0 {
+            return Vec::new();
+        }
+        let mut chunks: Vec<_> = (0..self.plan.chunks).map(|_| Largest::new(n, k)).collect();
+        let sweep = Sweep { plan: &self.plan, prepared: &self.workspace.prepared };
+        let mut workers: Vec<Scratch<F>> = Vec::new();
+        workers.resize_with(self.workers, || Scratch::for_plan(&self.plan));
+        let jobs =
+            chunks.iter_mut().enumerate().map(|(index, part)| (self.plan.chunk(index), part));
+        run_jobs(jobs, &mut workers, |scratch, (chunk, part)| {
+            for tile in self.plan.tiles(chunk) {
+                sweep.largest_of_tile(input, scratch, tile, part);
+            }
+        });
+        chunks
+    }
+}
+
+impl<F: Real> Sweep<'_, F> {
+    fn largest_of_tile(
+        &self,
+        input: &StepInput<'_, F>,
+        scratch: &mut Scratch<F>,
+        tile: Range<usize>,
+        part: &mut Largest<F>,
+    ) {
+        let (n, classes) = (self.plan.samples, &input.classes);
+        let weights = classes.tile(tile.clone(), &mut scratch.packed);
+        let z = &mut scratch.tile[..tile.len() * n];
+        self.products(weights, tile.len(), z);
+        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
+        let biases = classes.biases(tile.clone(), &mut scratch.biases);
+        let (max, row) = (&mut scratch.max[..n], &mut scratch.best[..n]);
+        let stats = TileStats { max, row, target: &mut scratch.short };
+        let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
+        self.stats(z, tile.start, (factors, biases), stats, buffers);
+        for (j, logits) in tile.zip(z.chunks_exact(n)) {
+            let class = classes.label_of(j);
+            for (i, &logit) in logits.iter().enumerate() {
+                // Rows of a class that are not the nearest are −∞.
+                if logit > F::neg_infinity() {
+                    part.add(i, (logit, class));
+                }
+            }
+        }
+    }
+}

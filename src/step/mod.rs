@@ -1,0 +1,25 @@
+//! The ground of a step, for the head and for steps whose sweeps run elsewhere: settings, the checks
+//! and everything that is known before the sweeps, what lies between these, the buffers, and the
+//! exchange with other ranks.
+
+mod agreement;
+mod collective;
+mod communication;
+mod exchange;
+mod hard_samples;
+mod plan;
+mod prepare;
+mod settings;
+mod target_gradients;
+mod workspace;
+
+pub use collective::{Collective, SingleProcess};
+pub(crate) use communication::{
+    Communication, SampleStats, Shared, SingleRank, StepReport, TargetLogit,
+};
+pub(crate) use exchange::Ranks;
+pub(crate) use plan::Plan;
+pub(crate) use prepare::{Prepared, PreparedSample, StepInput, factor_of};
+pub(crate) use settings::Settings;
+pub use settings::ZeroEmbedding;
+pub(crate) use workspace::{ChunkStats, Scratch, Workspace, WorkspaceCache};
