@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use margin_softmax::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
+use margin_softmax::energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 use ndarray::Array2;
 
 /// Rows without a pattern: an additive sequence for each entry.

@@ -54,7 +54,7 @@ fn step_with_sub_centers<F: Real>(
     let (n, d, rows, _) = shape;
     let (x, w) = (matrix::<F>(n, d, 1), matrix::<F>(rows, d, 2));
     let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % (rows / k)).collect();
-    let batch = Batch::new(&x, &w, &labels).expect("a valid batch");
+    let batch = Batch::new(&x, &w, &labels);
     let batch = batch.with_sub_centers(k).expect("whole classes");
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(loss);
@@ -73,7 +73,7 @@ fn fused(c: &mut Criterion, shape: (usize, usize, usize, bool)) {
     let sgd = Sgd::new(0.1).and_then(|sgd| sgd.with_momentum(0.9));
     let mut update = sgd.expect("valid hyper-parameters");
     run(c, "ArcFace f32 with update", shape, || {
-        let mut batch = BatchMut::new(&x, &mut w, &labels).expect("a valid batch");
+        let mut batch = BatchMut::new(&x, &mut w, &labels);
         let forward = head.step(&mut batch, Reduction::Mean, &mut update, &mut dx);
         forward.expect("a valid step").mean()
     });

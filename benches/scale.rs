@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use margin_softmax::{
-    Batch, ClassParallel, ClassSampler, CosFace, Gradients, Head, Reduction, SampledGradients,
-    Shard, ThreadCollective, class_range,
-};
+use margin_softmax::ranks::{ThreadCollective, class_range};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Batch, CosFace, Gradients, Head, Reduction};
 use ndarray::{Array2, s};
 use rayon::ThreadPoolBuilder;
 
@@ -37,7 +36,7 @@ impl Problem {
     }
 
     fn batch(&self) -> Batch<'_, f32> {
-        Batch::new(&self.x, &self.w, &self.labels).unwrap()
+        Batch::new(&self.x, &self.w, &self.labels)
     }
 }
 
@@ -80,9 +79,9 @@ fn steps(
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let w = problem.w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(&problem.x, &w, &problem.labels);
-        let mut gradients = Gradients::zeros_for_shard(&shard);
-        let mut head = ClassParallel::new(CosFace::default(), collective, range);
+        let shard = Batch::new(&problem.x, &w, &problem.labels);
+        let mut gradients = Gradients::zeros_for(&shard);
+        let mut head = Head::on_ranks(CosFace::default(), collective, range);
         let mut step = || head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
         step();
         let start = Instant::now();

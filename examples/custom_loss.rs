@@ -8,10 +8,10 @@
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use margin_softmax::{
-    Angle, Batch, ClassParallel, ClassSample, ClassSampler, Error, Gradients, Head, MarginLoss,
-    Reduction, SampledGradients, Scale, Shard, Target, ThreadCollective, check_loss, class_range,
-};
+use margin_softmax::custom::{Angle, Target, check_loss};
+use margin_softmax::ranks::{ThreadCollective, class_range};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::{Batch, Error, Gradients, Head, MarginLoss, Reduction, Scale};
 use ndarray::{Array2, ArrayRef2, Axis, s};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -80,9 +80,9 @@ fn main() -> Result<()> {
     println!("gradients differ from finite differences by {:.0e}", check.error);
 
     let (x, mut w, labels) = problem();
-    let before = Head::new(&loss).forward(&Batch::new(&x, &w, &labels)?)?;
+    let before = Head::new(&loss).forward(&Batch::new(&x, &w, &labels))?;
     train(&loss, &x, &mut w, &labels)?;
-    let after = Head::new(&loss).forward(&Batch::new(&x, &w, &labels)?)?;
+    let after = Head::new(&loss).forward(&Batch::new(&x, &w, &labels))?;
     println!(
         "trained with half of the classes per step: loss {:.2} -> {:.2}, accuracy {:.2} -> {:.2}",
         before.mean(),
@@ -93,7 +93,7 @@ fn main() -> Result<()> {
     ensure!(after.accuracy() > before.accuracy(), "training did not improve the accuracy");
 
     let (x, labels) = (x.slice(s![..20, ..]), &labels[..20]);
-    let batch = Batch::new(&x, &w, labels)?;
+    let batch = Batch::new(&x, &w, labels);
     let ranks = step_over_ranks(&loss, &x, &w, labels)?;
     let whole = step(&loss, &batch)?;
     println!("{RANKS} ranks differ from one process by {:.0e}", difference(&ranks, &whole)?);
@@ -101,7 +101,7 @@ fn main() -> Result<()> {
     let sample = ClassSampler::new(CLASSES, 0.5, 2)?.sample(labels)?;
     let rows = w.select(Axis(0), &sample.classes);
     let sampled = sampled_step(&loss, &batch, &sample)?;
-    let separate = step(&loss, &Batch::new(&x, &rows, &sample.labels)?)?;
+    let separate = step(&loss, &Batch::new(&x, &rows, &sample.labels))?;
     let classes = sample.classes.len();
     let apart = difference(&sampled, &separate)?;
     println!(
@@ -125,7 +125,7 @@ fn train(loss: &X2Softmax, x: &Array2<f64>, w: &mut Array2<f64>, labels: &[usize
     for _ in 0..10 {
         for (x, labels) in x.axis_chunks_iter(Axis(0), 20).zip(labels.chunks(20)) {
             let sample = sampler.sample(labels)?;
-            let (_, gradient) = sampled_step(loss, &Batch::new(&x, w, labels)?, &sample)?;
+            let (_, gradient) = sampled_step(loss, &Batch::new(&x, w, labels), &sample)?;
             for (&class, row) in sample.classes.iter().zip(gradient.rows()) {
                 w.row_mut(class).scaled_add(-0.1, &row);
             }
@@ -156,9 +156,9 @@ fn step_over_ranks(
     let rank = |collective: ThreadCollective| -> Result<Step> {
         let range = class_range(CLASSES, collective.rank(), RANKS);
         let rows = w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(x, &rows, labels);
-        let mut gradients = Gradients::zeros_for_shard(&shard);
-        let mut head = ClassParallel::new(loss, collective, range);
+        let shard = Batch::new(x, &rows, labels);
+        let mut gradients = Gradients::zeros_for(&shard);
+        let mut head = Head::on_ranks(loss, collective, range);
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
         Ok((forward.mean(), gradients.weights))
     };

@@ -58,7 +58,7 @@ fn main() -> Result<()> {
     let progress = bar("steps", args.steps as usize)?;
     for step in 1..=args.steps {
         let started = Instant::now();
-        let mut batch = BatchMut::new(&x, &mut w, &labels)?;
+        let mut batch = BatchMut::new(&x, &mut w, &labels);
         let forward = head.step(&mut batch, Reduction::Mean, &mut update, &mut dx)?;
         let seconds = started.elapsed().as_secs_f64();
         let line = format!("step {step}: loss {:.3}, {seconds:.2} s", forward.mean());

@@ -39,9 +39,10 @@ use kuva::plot::{Histogram, StripPlot};
 use kuva::render::figure::Figure;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
+use margin_softmax::sub_centers::SubCenterUsage;
 use margin_softmax::{
     AdaFace, ArcFace, Batch, BatchMut, CurricularFace, Forward, Head, MarginLoss, MvSoftmax,
-    Reduction, Sgd, SubCenterUsage,
+    Reduction, Sgd,
 };
 use ndarray::Array2;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -273,7 +274,7 @@ impl Model {
         let signals = self.network.forward(samples.images);
         let embeddings = &signals[self.network.depth()];
         let mut gradient = Array2::zeros(embeddings.dim());
-        let mut batch = BatchMut::new(embeddings, &mut self.classes, &samples.labels)?
+        let mut batch = BatchMut::new(embeddings, &mut self.classes, &samples.labels)
             .with_sub_centers(self.sub_centers)?;
         let forward = head.step(&mut batch, Reduction::Mean, update, &mut gradient)?;
         self.network.descend(&signals, &gradient, rate)?;
@@ -291,11 +292,11 @@ fn search(
 ) -> Result<(Search, Vec<usize>)> {
     let head = Head::new(ArcFace::default());
     let (x, labels) = (model.embed(&samples.images), &samples.labels);
-    let batch = Batch::new(&x, &model.classes, labels)?.with_sub_centers(SUB_CENTERS)?;
+    let batch = Batch::new(&x, &model.classes, labels).with_sub_centers(SUB_CENTERS)?;
     let mut usage = SubCenterUsage::new(CLASSES, SUB_CENTERS)?;
     usage.add(labels, &head.forward(&batch)?)?;
     let dominant = usage.dominant_weights(&model.classes)?;
-    let angles = head.target_angles(&Batch::new(&x, &dominant, labels)?)?;
+    let angles = head.target_angles(&Batch::new(&x, &dominant, labels))?;
     let degrees = angles.mapv(f32::to_degrees);
     let of = |is_wrong: bool| {
         degrees.iter().zip(wrong).filter(move |(_, wrong)| **wrong == is_wrong).map(|(a, _)| *a)

@@ -55,7 +55,8 @@ const BISECTIONS: u32 = 64;
 ///
 /// ```
 /// use std::f64::consts::FRAC_PI_2;
-/// use margin_softmax::{ArcFace, Boundary};
+/// use margin_softmax::ArcFace;
+/// use margin_softmax::boundary::Boundary;
 ///
 /// let boundary = Boundary::of(ArcFace::new(64.0, 0.5)?);
 /// assert!((boundary.opposite(0.3).unwrap() - 0.8).abs() < 1e-12);

@@ -142,7 +142,7 @@ pub enum Error {
         penalty_slope: f64,
     },
 
-    /// A loss with [hard negatives](crate::HardNegatives) has the scale
+    /// A loss with [hard negatives](crate::custom::HardNegatives) has the scale
     /// [`Unnormalized`](crate::Scale::Unnormalized), under which there is no cosine to compare.
     HardNegatives,
 
@@ -183,7 +183,7 @@ pub enum Error {
     /// The sampled classes are not those of this batch: not ascending, beyond the last class, or
     /// drawn for other labels.
     Sample {
-        /// The field of [`ClassSample`](crate::ClassSample) that does not fit.
+        /// The field of [`ClassSample`](crate::sampling::ClassSample) that does not fit.
         field: &'static str,
         /// Its first entry that does not.
         position: usize,

@@ -23,13 +23,14 @@ use crate::math::{Angle, HardNegatives, SINGULAR, Sample, SampleTarget, Target};
 ///
 /// A new loss implements [`scale`](Self::scale) and [`target`](Self::target) and runs everywhere:
 /// here, in [`Head`](crate::Head), with sampled classes and with classes split over ranks.
-/// [`check_loss`](crate::check_loss) tests whether its slope is the derivative of its value.
+/// [`check_loss`](crate::custom::check_loss) tests whether its slope is the derivative of its value.
 ///
 /// The trait is implemented for `&L`, `Box<L>` and `Arc<L>`, so that a `Box<dyn MarginLoss>`
 /// chosen at run time is a loss as well.
 ///
 /// ```
-/// use margin_softmax::{Angle, Error, MarginLoss, NormalizedLogits, Reduction, Scale, Target};
+/// use margin_softmax::{Error, MarginLoss, NormalizedLogits, Reduction, Scale};
+/// use margin_softmax::custom::{Angle, Target};
 /// use ndarray::array;
 ///
 /// /// s·(cos θ − m·sin²θ): a margin that is largest at right angles.
@@ -60,7 +61,7 @@ pub trait MarginLoss: Debug + Send + Sync {
 
     /// The target logit before the scale, f(θ), and its slope df/dθ: all that most losses write.
     /// Where the margin depends on more than the angle, that of a typical sample, as
-    /// [`Boundary`](crate::Boundary) draws it.
+    /// [`Boundary`](crate::boundary::Boundary) draws it.
     ///
     /// Both must be finite for every θ in [0, π]; if not, the step is refused with
     /// [`Error::Target`].

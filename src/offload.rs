@@ -163,7 +163,8 @@ pub struct TargetGradients<F> {
 /// [`target_gradients`]: Self::target_gradients
 ///
 /// ```
-/// use margin_softmax::{ArcFace, Batch, Head, LogSumExp, OffloadedClasses, Reduction, SweepStats};
+/// use margin_softmax::{ArcFace, Batch, Head, Reduction};
+/// use margin_softmax::offload::{LogSumExp, OffloadedClasses, SweepStats};
 /// use ndarray::{array, Axis};
 ///
 /// let (x, w) = (array![[0.9, 0.1]], array![[1.0, 0.0], [0.0, 1.0]]);
@@ -177,7 +178,7 @@ pub struct TargetGradients<F> {
 /// let negatives = LogSumExp::new(logits[[0, 1]], 1.0);
 /// let stats = [SweepStats { negatives, logit_sum: 0.0, nearest: 0 }];
 /// let forward = step.complete(&stats, (1.0, 1.0))?;
-/// assert_eq!(forward, head.forward(&Batch::new(&x, &w, &[0])?)?);
+/// assert_eq!(forward, head.forward(&Batch::new(&x, &w, &[0]))?);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 #[derive(Debug)]

@@ -30,7 +30,8 @@ use crate::error::Error;
 /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
-/// use margin_softmax::{Head, LambdaAnnealing, SphereFace};
+/// use margin_softmax::{Head, SphereFace};
+/// use margin_softmax::schedule::LambdaAnnealing;
 ///
 /// let annealing = LambdaAnnealing::default();
 /// let mut head = Head::new(SphereFace::new(4)?);
@@ -132,7 +133,8 @@ impl Default for LambdaAnnealing {
 /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
-/// use margin_softmax::{ArcFace, Head, MarginWarmup};
+/// use margin_softmax::{ArcFace, Head};
+/// use margin_softmax::schedule::MarginWarmup;
 ///
 /// let warmup = MarginWarmup::new(0.5, 1000)?;
 /// let mut head = Head::new(ArcFace::default());
@@ -231,7 +233,8 @@ impl MarginWarmup {
 /// [`Error::Parameter`] for fewer than 3 classes, where the formula is not positive.
 ///
 /// ```
-/// use margin_softmax::{ArcFace, adacos_scale};
+/// use margin_softmax::ArcFace;
+/// use margin_softmax::schedule::adacos_scale;
 ///
 /// let s = adacos_scale(10_000)?;
 /// assert_eq!((s * 10.0).round(), 130.0);

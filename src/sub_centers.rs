@@ -20,7 +20,8 @@ use crate::kernel::Real;
 /// 4. train again on the rest, with K = 1.
 ///
 /// ```
-/// use margin_softmax::{ArcFace, Batch, Head, SubCenterUsage};
+/// use margin_softmax::{ArcFace, Batch, Head};
+/// use margin_softmax::sub_centers::SubCenterUsage;
 /// use ndarray::array;
 ///
 /// // Two classes with K = 2 sub-centres; the last sample of class 0 lies far from the others.
@@ -29,13 +30,13 @@ use crate::kernel::Real;
 /// let labels = [0, 0, 0, 1];
 /// let head = Head::new(ArcFace::default());
 /// let mut usage = SubCenterUsage::new(2, 2)?;
-/// let batch = Batch::new(&x, &w, &labels)?.with_sub_centers(2)?;
+/// let batch = Batch::new(&x, &w, &labels).with_sub_centers(2)?;
 /// usage.add(&labels, &head.forward(&batch)?)?;
 /// assert_eq!(usage.counts(), array![[2, 1], [1, 0]]);
 ///
 /// let dominant = usage.dominant_weights(&w)?;
 /// assert_eq!(dominant, array![[1.0, 0.0], [-1.0, 0.0]]);
-/// let angles = head.target_angles(&Batch::new(&x, &dominant, &labels)?)?;
+/// let angles = head.target_angles(&Batch::new(&x, &dominant, &labels))?;
 /// let suspect: Vec<bool> = angles.iter().map(|angle: &f64| angle.to_degrees() > 75.0).collect();
 /// assert_eq!(suspect, [false, false, true, false]);
 /// # Ok::<(), margin_softmax::Error>(())

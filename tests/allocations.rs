@@ -108,19 +108,19 @@ impl Case {
             |rows| Array2::from_shape_simple_fn((rows, dims), || rng.random_range(-1.0..1.0));
         let (x, w) = (matrix(samples), matrix(classes));
         let labels: Vec<usize> = (0..samples).map(|i| (i * 7919 + 13) % classes).collect();
-        let mut gradients = Gradients::zeros_for(&Batch::new(&x, &w, &labels).unwrap());
+        let mut gradients = Gradients::zeros_for(&Batch::new(&x, &w, &labels));
         // Zeros fresh from the system take no memory until they are written.
         gradients.weights.fill(1.0);
         Case { x, w, labels, gradients }
     }
 
     fn step(&mut self, head: &Head<ArcFace>) -> Forward<f32> {
-        let batch = Batch::new(&self.x, &self.w, &self.labels).unwrap();
+        let batch = Batch::new(&self.x, &self.w, &self.labels);
         head.forward_backward(&batch, Reduction::Mean, &mut self.gradients).unwrap()
     }
 
     fn forward(&self, head: &Head<ArcFace>) -> Forward<f32> {
-        head.forward(&Batch::new(&self.x, &self.w, &self.labels).unwrap()).unwrap()
+        head.forward(&Batch::new(&self.x, &self.w, &self.labels)).unwrap()
     }
 }
 
@@ -167,7 +167,7 @@ fn a_step_that_moves_the_weights_takes_no_array_of_their_shape() {
     let mut update = Sgd::new(0.1).unwrap();
     let mut dx = Array2::zeros(x.dim());
     let mut step = || {
-        let mut batch = BatchMut::new(&x, &mut w, &labels).unwrap();
+        let mut batch = BatchMut::new(&x, &mut w, &labels);
         head.step(&mut batch, Reduction::Mean, &mut update, &mut dx).unwrap();
     };
     let first = taken(&mut step);

@@ -1,9 +1,10 @@
 //! The model: a network and the class weights.
 
 use anyhow::Result;
+use margin_softmax::energy::{Riesz, hyperspherical_energy_of_batch};
+use margin_softmax::update::WeightUpdate;
 use margin_softmax::{
-    Batch, BatchMut, Gradients, Head, MarginLoss, NormalizedLogits, Reduction, Riesz, Scale, Sgd,
-    WeightUpdate, hyperspherical_energy_of_batch,
+    Batch, BatchMut, Gradients, Head, MarginLoss, NormalizedLogits, Reduction, Scale, Sgd,
 };
 use ndarray::{Array1, Array2};
 use rand::RngExt;
@@ -65,7 +66,7 @@ impl Model {
         embeddings: &'a Array2<f32>,
         labels: &'a [usize],
     ) -> Result<Batch<'a, f32>> {
-        let batch = Batch::new(embeddings, &self.classes, labels)?;
+        let batch = Batch::new(embeddings, &self.classes, labels);
         Ok(match &self.bias {
             Some(bias) => batch.with_bias(bias)?,
             None => batch,
@@ -99,7 +100,7 @@ impl Model {
         embeddings: &Array2<f32>,
         labels: &[usize],
     ) -> Result<Descent> {
-        let mut batch = BatchMut::new(embeddings, &mut self.classes, labels)?;
+        let mut batch = BatchMut::new(embeddings, &mut self.classes, labels);
         if let Some(bias) = &mut self.bias {
             batch = batch.with_bias(bias)?;
         }

@@ -1,7 +1,8 @@
 //! A small fully connected network, trained by stochastic gradient descent.
 
 use anyhow::Result;
-use margin_softmax::{Sgd, WeightUpdate};
+use margin_softmax::Sgd;
+use margin_softmax::update::WeightUpdate;
 use ndarray::{Array1, Array2, Axis};
 use rand::RngExt;
 use rand_pcg::Pcg64;

@@ -12,9 +12,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use margin_softmax::boundary::Boundary;
 use margin_softmax::{
-    ArcFace, Boundary, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax,
-    Softmax, SphereFace,
+    ArcFace, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Softmax,
+    SphereFace,
 };
 
 /// Draw the decision boundaries and the target logits of every loss

@@ -5,9 +5,10 @@ use std::f64::consts::PI;
 use kuva::plot::LegendShape;
 use kuva::render::figure::Figure;
 use kuva::render::layout::TickFormat;
+use margin_softmax::custom::Angle;
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    Angle, ArcFace, Continuation, CosFace, Error, FNormSphereFace, Generalized, MarginLoss,
-    ModifiedSoftmax, SphereFace,
+    ArcFace, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, SphereFace,
 };
 
 use crate::panel::{Panel, Point, STEPS, layout, legend, line};

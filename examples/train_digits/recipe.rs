@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
+use margin_softmax::schedule::LambdaAnnealing;
 use margin_softmax::{
-    AdaFace, ArcFace, CosFace, FNormSphereFace, Generalized, LambdaAnnealing, MarginLoss,
-    ModifiedSoftmax, Softmax, SphereFace,
+    AdaFace, ArcFace, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Softmax,
+    SphereFace,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -5,7 +5,9 @@ use std::f64::consts::PI;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{Boundary, Error, check_loss};
+use margin_softmax::Error;
+use margin_softmax::boundary::Boundary;
+use margin_softmax::custom::check_loss;
 use margin_softmax_fuzz::{Loss, Number, assert_readable};
 
 #[derive(Debug, Arbitrary)]

@@ -3,7 +3,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{Error, Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
+use margin_softmax::Error;
+use margin_softmax::energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 use margin_softmax_fuzz::{Labels, Matrix, Working, assert_finite, assert_readable};
 use ndarray::Array2;
 

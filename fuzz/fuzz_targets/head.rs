@@ -3,10 +3,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{
-    Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, IGNORED, MarginLoss,
-    SampledGradients, ZeroEmbedding,
-};
+use margin_softmax::{Batch, Error, Forward, Gradients, Head, IGNORED, MarginLoss, ZeroEmbedding};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Number, Reduce, UNTOUCHED, Vector, Working, assert_forward,
     assert_readable, assert_written,
@@ -82,7 +80,7 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
         let left_out = |class: usize| case.skip && class == IGNORED;
         assert!(nearest.iter().all(|&class| class < classes || left_out(class)));
     }
-    let mut batch = Batch::new(&x, &w, &labels)?.with_sub_centers(k)?;
+    let mut batch = Batch::new(&x, &w, &labels).with_sub_centers(k)?;
     if let Some(bias) = &bias {
         batch = batch.with_bias(bias)?;
     }

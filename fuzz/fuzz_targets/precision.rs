@@ -4,7 +4,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{Angle, Batch, Error, Forward, Gradients, Head, MarginLoss, Precision, Scale};
+use margin_softmax::{Batch, Error, Forward, Gradients, Head, MarginLoss, Precision, Scale};
+use margin_softmax::custom::Angle;
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Reduce, UNTOUCHED, Vector, Working, assert_forward, assert_readable,
     assert_written,
@@ -85,7 +86,7 @@ impl<F: Working> Data<F> {
         case: &Case,
         labels: &[usize],
     ) -> Result<(Forward<F>, Gradients<F>), Error> {
-        let mut batch = Batch::new(&self.x, &self.w, labels)?;
+        let mut batch = Batch::new(&self.x, &self.w, labels);
         if let Some(b) = &self.b {
             batch = batch.with_bias(b)?;
         }

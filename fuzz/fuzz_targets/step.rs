@@ -3,10 +3,9 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{
-    AdamW, BatchMut, ClassSample, ClassSampler, Error, Head, MarginLoss, SampledGradients, Sgd,
-    WeightUpdate, ZeroEmbedding,
-};
+use margin_softmax::{AdamW, BatchMut, Error, Head, MarginLoss, Sgd, ZeroEmbedding};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::update::WeightUpdate;
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Number, Reduce, UNTOUCHED, Vector, Working, assert_finite,
     assert_forward, assert_readable, assert_written,
@@ -130,7 +129,7 @@ fn batch<'a, F: Working>(
     (x, w, b): (&'a ndarray::ArrayView2<'_, F>, &'a mut Array2<F>, &'a mut Option<Array1<F>>),
     labels: &'a [usize],
 ) -> Result<BatchMut<'a, F>, Error> {
-    let mut batch = BatchMut::new(x, w, labels)?;
+    let mut batch = BatchMut::new(x, w, labels);
     if let Some(b) = b {
         batch = batch.with_bias(b)?;
     }

@@ -2,11 +2,12 @@
 
 use arbitrary::Arbitrary;
 use margin_softmax::{
-    AdaFace, Angle, ArcFace, ClassMargins, Continuation, CosFace, CurricularFace, ElasticFace,
-    Error, FNormSphereFace, Generalized, HardNegatives, InterclassFilter, LabelSmoothing, MagFace,
-    MarginLoss, ModifiedSoftmax, MvSoftmax, Sample, SampleTarget, Scale, Softmax, SphereFace,
-    Target,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, FNormSphereFace,
+    Generalized, InterclassFilter, LabelSmoothing, MagFace, MarginLoss, ModifiedSoftmax, MvSoftmax,
+    Scale, Softmax, SphereFace,
 };
+use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
+use margin_softmax::losses::Continuation;
 
 use crate::numbers::Number;
 

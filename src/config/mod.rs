@@ -23,7 +23,8 @@ use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 /// other fields are its hyper-parameters under the names in its documentation.
 ///
 /// ```
-/// use margin_softmax::{ArcFace, Head, LossConfig, MarginLoss};
+/// use margin_softmax::{ArcFace, Head, MarginLoss};
+/// use margin_softmax::config::LossConfig;
 ///
 /// let config: LossConfig = serde_json::from_str(r#"{ "loss": "ArcFace", "s": 64, "m": 0.5 }"#)?;
 /// assert_eq!(config, LossConfig::ArcFace(ArcFace::new(64.0, 0.5)?));
@@ -61,7 +62,7 @@ use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 /// - An unknown field and a value outside its range are errors. The message names the field and the
 ///   value. The ranges are those of the constructors.
 /// - `scale` is a number, `"FeatureNorm"` or `"Unnormalized"`; `continuation` is the name of a
-///   [`Continuation`](crate::Continuation), `kind` that of a [`MarginKind`](crate::MarginKind).
+///   [`Continuation`](crate::losses::Continuation), `kind` that of a [`MarginKind`](crate::losses::MarginKind).
 /// - `norms` and `margins` are lists of two numbers, `m1` and `m2` of `ClassMargins` of one for each
 ///   class.
 ///
@@ -69,7 +70,8 @@ use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 /// one that it builds; keep the loss, not the box, to call `observe` on it.
 ///
 /// ```
-/// use margin_softmax::{LossConfig, MarginLoss};
+/// use margin_softmax::MarginLoss;
+/// use margin_softmax::config::LossConfig;
 ///
 /// let json = r#"{ "loss": "LabelSmoothing", "epsilon": 0.1, "of": { "loss": "CosFace" } }"#;
 /// let config: LossConfig = serde_json::from_str(json)?;

@@ -125,7 +125,7 @@ impl<F: Real> Forward<F> {
 
     /// Which of the K sub-centres of its own class each sample is nearest to (N), from 0 to K − 1: 0
     /// without sub-centres, [`IGNORED`] for a sample that was left out.
-    /// [`SubCenterUsage`](crate::SubCenterUsage) counts them.
+    /// [`SubCenterUsage`](crate::sub_centers::SubCenterUsage) counts them.
     pub fn sub_centers(&self) -> &[usize] {
         &self.sub_centers
     }
@@ -145,7 +145,7 @@ impl<F: Real> Forward<F> {
     /// use ndarray::array;
     ///
     /// let (x, w) = (array![[1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
-    /// let batch = Batch::new(&x, &w, &[0])?;
+    /// let batch = Batch::new(&x, &w, &[0]);
     /// let with_margin = Head::new(CosFace::new(16.0, 0.3)?).forward(&batch)?;
     /// let without = Head::new(CosFace::new(16.0, 0.0)?).forward(&batch)?;
     /// assert_eq!(with_margin.margin_free_losses(), without.losses);

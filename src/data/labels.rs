@@ -35,7 +35,7 @@ pub fn labels_from<T: PrimInt>(labels: &[T]) -> Result<Vec<usize>, Error> {
 /// assert_eq!(labels, [1, IGNORED]);
 ///
 /// let (x, w) = (array![[0.0, 2.0], [5.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let batch = Batch::new(&x, &w, &labels)?.with_ignored_label(IGNORED);
+/// let batch = Batch::new(&x, &w, &labels).with_ignored_label(IGNORED);
 /// let forward = Head::new(ArcFace::default()).forward(&batch)?;
 /// assert_eq!((forward.accuracy(), forward.losses[1]), (1.0, 0.0));
 /// # Ok::<(), margin_softmax::Error>(())

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::kernel::Real;
 
 /// The classes of one step and the labels among them: what a
-/// [`ClassSampler`](crate::ClassSampler) draws.
+/// [`ClassSampler`](crate::sampling::ClassSampler) draws.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ClassSample {
@@ -43,7 +43,7 @@ impl ClassSample {
     /// ascending: those of the gradient of a sampled step.
     ///
     /// ```
-    /// use margin_softmax::ClassSampler;
+    /// use margin_softmax::sampling::ClassSampler;
     ///
     /// let sample = ClassSampler::new(4, 0.5, 0)?.sample(&[3, 1])?;
     /// assert_eq!(sample.rows(1), sample.classes);

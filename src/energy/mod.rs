@@ -84,7 +84,7 @@ impl Riesz {
 /// - [`Error::Overflow`] if the gradient, which grows as `1/‖w_j‖`, exceeds the range of `F`.
 ///
 /// ```
-/// use margin_softmax::{Riesz, Space, hyperspherical_energy};
+/// use margin_softmax::energy::{Riesz, Space, hyperspherical_energy};
 /// use ndarray::array;
 ///
 /// // d² = 2 at right angles. Descent turns the two vectors away from each other.
@@ -151,15 +151,14 @@ fn energy<F: Real>(
 /// SphereFace+, `L = L_SphereFace + λ_M · E_batch`:
 ///
 /// ```
-/// use margin_softmax::{
-///     Batch, Gradients, Head, Reduction, Riesz, SphereFace, hyperspherical_energy_of_batch,
-/// };
+/// use margin_softmax::{Batch, Gradients, Head, Reduction, SphereFace};
+/// use margin_softmax::energy::{Riesz, hyperspherical_energy_of_batch};
 /// use ndarray::array;
 ///
 /// let x = array![[0.9, 0.1], [-0.2, 0.8]];
 /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]];
 /// let (labels, lambda_m) = ([0, 1], 0.1);
-/// let batch = Batch::new(&x, &w, &labels)?;
+/// let batch = Batch::new(&x, &w, &labels);
 /// let mut gradients = Gradients::zeros_for(&batch);
 /// let head = Head::new(SphereFace::new(4)?);
 /// let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;

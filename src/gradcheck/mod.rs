@@ -104,7 +104,8 @@ impl fmt::Display for GradientCheck {
 /// The batch has three classes; a loss made for another number is refused.
 ///
 /// ```
-/// use margin_softmax::{Angle, ArcFace, MarginLoss, Scale, Target, check_loss};
+/// use margin_softmax::{ArcFace, MarginLoss, Scale};
+/// use margin_softmax::custom::{Angle, Target, check_loss};
 ///
 /// assert!(check_loss(&ArcFace::default())?.error < 1e-7);
 ///

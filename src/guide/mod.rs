@@ -8,10 +8,10 @@ pub mod engine;
 pub mod which_loss {
     //! Which loss, which scale s, which margin m.
     //!
-    //! [`adacos_scale(C)`]: crate::adacos_scale
+    //! [`adacos_scale(C)`]: crate::schedule::adacos_scale
     //! [`AdaFace`]: crate::AdaFace
     //! [`ArcFace`]: crate::ArcFace
-    //! [`Boundary::band`]: crate::Boundary::band
+    //! [`Boundary::band`]: crate::boundary::Boundary::band
     //! [`ClassMargins`]: crate::ClassMargins
     //! [`CosFace`]: crate::CosFace
     //! [`CurricularFace`]: crate::CurricularFace
@@ -19,9 +19,9 @@ pub mod which_loss {
     //! [`Forward::margin_free_losses`]: crate::Forward::margin_free_losses
     //! [`InterclassFilter`]: crate::InterclassFilter
     //! [`LabelSmoothing`]: crate::LabelSmoothing
-    //! [`LambdaAnnealing`]: crate::LambdaAnnealing
+    //! [`LambdaAnnealing`]: crate::schedule::LambdaAnnealing
     //! [`MagFace`]: crate::MagFace
-    //! [`MarginWarmup`]: crate::MarginWarmup
+    //! [`MarginWarmup`]: crate::schedule::MarginWarmup
     //! [`MvSoftmax`]: crate::MvSoftmax
     //! [`Softmax`]: crate::Softmax
     //! [`SphereFace`]: crate::SphereFace
@@ -38,7 +38,7 @@ pub mod which_loss {
 pub mod recipes {
     //! Recipes: accumulation, mixup, focal weighting, new classes, another number of ranks, and more.
     //!
-    //! [`class_range`]: crate::class_range
+    //! [`class_range`]: crate::ranks::class_range
     //!
     #![doc = include_str!("../../docs/recipes.md")]
 }
@@ -51,12 +51,12 @@ pub mod coming_from {
     //! [`AdaFace::with_statistics`]: crate::AdaFace::with_statistics
     //! [`Batch::with_ignored_label`]: crate::Batch::with_ignored_label
     //! [`Batch::with_sub_centers(3)`]: crate::Batch::with_sub_centers
-    //! [`class_range`]: crate::class_range
+    //! [`class_range`]: crate::ranks::class_range
     //! [`ClassParallel`]: crate::ClassParallel
-    //! [`ClassSampler`]: crate::ClassSampler
-    //! [`Collective`]: crate::Collective
-    //! [`Continuation::EasyMargin`]: crate::Continuation::EasyMargin
-    //! [`Continuation::Linear`]: crate::Continuation::Linear
+    //! [`ClassSampler`]: crate::sampling::ClassSampler
+    //! [`Collective`]: crate::ranks::Collective
+    //! [`Continuation::EasyMargin`]: crate::losses::Continuation::EasyMargin
+    //! [`Continuation::Linear`]: crate::losses::Continuation::Linear
     //! [`CurricularFace::observe`]: crate::CurricularFace::observe
     //! [`CurricularFace::with_t`]: crate::CurricularFace::with_t
     //! [`Forward::target_angles`]: crate::Forward::target_angles
@@ -67,15 +67,15 @@ pub mod coming_from {
     //! [`IGNORED`]: crate::IGNORED
     //! [`labels_from_ignoring`]: crate::labels_from_ignoring
     //! [`labels_from`]: crate::labels_from
-    //! [`LambdaAnnealing`]: crate::LambdaAnnealing
+    //! [`LambdaAnnealing`]: crate::schedule::LambdaAnnealing
     //! [`LogitGradients`]: crate::LogitGradients
     //! [`margin_free_logits`]: crate::MarginLoss::margin_free_logits
-    //! [`MarginWarmup`]: crate::MarginWarmup
+    //! [`MarginWarmup`]: crate::schedule::MarginWarmup
     //! [`MvSoftmax`]: crate::MvSoftmax
     //! [`NormalizedLogits::from_cosines`]: crate::NormalizedLogits::from_cosines
     //! [`NormalizedLogits`]: crate::NormalizedLogits
     //! [`Sgd`]: crate::Sgd
-    //! [`SubCenterUsage`]: crate::SubCenterUsage
+    //! [`SubCenterUsage`]: crate::sub_centers::SubCenterUsage
     //! [`with_annealing`]: crate::SphereFace::with_annealing
     //! [the recipes]: crate::guide::recipes
     //! [which loss]: crate::guide::which_loss

@@ -19,7 +19,7 @@ const NORMS: (f64, f64) = (1e-3, 100.0);
 /// k_i  = clip(h · (‖x_i‖ − μ) / (σ + 0.001), −1, 1)      ‖x_i‖ clipped to [0.001, 100]
 /// ```
 ///
-/// ψ is the [monotone cosine](crate::Continuation::Monotone). At k = −1 the loss is ArcFace, at k = 0
+/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone). At k = −1 the loss is ArcFace, at k = 0
 /// CosFace; at k = 1 the angular margin is negative and the cosine margin twice as large. As
 /// published, no gradient flows through k. μ and σ are running statistics of the norms, which
 /// [`observe`](Self::observe) moves and nothing else: a step leaves the loss as it is.
@@ -50,7 +50,7 @@ const NORMS: (f64, f64) = (1e-3, 100.0);
 ///
 /// let (x, w) = (array![[30.0, 4.0], [1.0, 9.0]], array![[1.0, 0.0], [0.0, 1.0]]);
 /// let mut head = Head::new(AdaFace::new(64.0, 0.4, 0.333)?.with_rate(0.5)?);
-/// let forward = head.forward(&Batch::new(&x, &w, &[0, 1])?)?;
+/// let forward = head.forward(&Batch::new(&x, &w, &[0, 1]))?;
 /// // The next step measures norms by these too.
 /// head.loss_mut().observe(&forward.norms().to_vec())?;
 /// assert!(head.loss().std() < 100.0);

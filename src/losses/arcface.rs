@@ -22,8 +22,8 @@ use crate::math::{Angle, Continuation, Target};
 /// | `m` | 0.5 | in [0, π), radians | additive angular margin |
 /// | `continuation` | `Monotone` | any | target logit where `θ > π − m` |
 ///
-/// [`adacos_scale`](crate::adacos_scale) computes a scale from the number of classes, and
-/// [`MarginWarmup`](crate::MarginWarmup) raises the margin from 0 step by step.
+/// [`adacos_scale`](crate::schedule::adacos_scale) computes a scale from the number of classes, and
+/// [`MarginWarmup`](crate::schedule::MarginWarmup) raises the margin from 0 step by step.
 ///
 /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range, a
 /// margin in degrees and swapped arguments among them.
@@ -33,7 +33,7 @@ use crate::math::{Angle, Continuation, Target};
 /// use ndarray::array;
 ///
 /// let (x, w) = (array![[3.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let forward = Head::new(ArcFace::new(10.0, 0.5)?).forward(&Batch::new(&x, &w, &[0])?)?;
+/// let forward = Head::new(ArcFace::new(10.0, 0.5)?).forward(&Batch::new(&x, &w, &[0]))?;
 /// let expected = (-10.0 * 0.5_f64.cos()).exp().ln_1p();
 /// approx::assert_relative_eq!(forward.losses[0], expected, epsilon = 1e-15);
 /// # Ok::<(), margin_softmax::Error>(())

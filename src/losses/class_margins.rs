@@ -13,7 +13,7 @@ use crate::math::{Angle, Sample, SampleTarget, Target};
 /// z_ij = s · cos θ_ij                       every other class j
 /// ```
 ///
-/// ψ is the [monotone cosine](crate::Continuation::Monotone).
+/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone).
 /// [`from_counts`](Self::from_counts) gives classes with few samples large angular margins.
 ///
 /// Take it when some classes have a thousand times as many samples as others, as landmarks, species

@@ -20,8 +20,8 @@ use crate::math::{Angle, Target};
 /// | `m` | 0.35 | in (−2, 2); usually 0 to 0.5 | cosine margin |
 ///
 /// Two cosines differ by at most 2, so no sample could ever satisfy a margin beyond that range.
-/// [`adacos_scale`](crate::adacos_scale) computes a scale from the number of classes, and
-/// [`MarginWarmup`](crate::MarginWarmup) raises the margin from 0 step by step.
+/// [`adacos_scale`](crate::schedule::adacos_scale) computes a scale from the number of classes, and
+/// [`MarginWarmup`](crate::schedule::MarginWarmup) raises the margin from 0 step by step.
 ///
 /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range,
 /// swapped arguments among them.
@@ -31,7 +31,7 @@ use crate::math::{Angle, Target};
 /// use ndarray::array;
 ///
 /// let (x, w) = (array![[3.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let forward = Head::new(CosFace::new(10.0, 0.4)?).forward(&Batch::new(&x, &w, &[0])?)?;
+/// let forward = Head::new(CosFace::new(10.0, 0.4)?).forward(&Batch::new(&x, &w, &[0]))?;
 /// // z = (10 · 0.6, 0)
 /// approx::assert_relative_eq!(forward.losses[0], (-6.0_f64).exp().ln_1p(), epsilon = 1e-15);
 /// # Ok::<(), margin_softmax::Error>(())

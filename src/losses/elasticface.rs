@@ -18,7 +18,7 @@ use crate::math::{Angle, Sample, SampleTarget, Target};
 /// E_i  ~ N(m, σ)
 /// ```
 ///
-/// ψ is the [monotone cosine](crate::Continuation::Monotone), also where a drawn angle is negative
+/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone), also where a drawn angle is negative
 /// or beyond π; no draw is clipped. The draw is a function of seed, step and row alone: the same
 /// loss draws the same margins for the same rows whenever it is asked, on every rank, and
 /// [`at_step`](Self::at_step) sets the step. Forward and backward of one step must see the same.

@@ -22,7 +22,7 @@ use crate::math::{Angle, Continuation, Target, annealed};
 /// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
 /// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margin has little effect |
 ///
-/// [`LambdaAnnealing`](crate::LambdaAnnealing) lowers λ step by step.
+/// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ step by step.
 ///
 /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
@@ -32,7 +32,7 @@ use crate::math::{Angle, Continuation, Target, annealed};
 ///
 /// let loss = FNormSphereFace::new(30.0, 2)?;
 /// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0])?)?;
+/// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0]))?;
 /// assert_eq!(forward.accuracy(), 1.0);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```

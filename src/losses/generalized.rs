@@ -34,8 +34,8 @@ use crate::math::{Angle, Continuation, Target, annealed};
 /// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margins have little effect |
 /// | `continuation` | `Monotone` | `Linear`, `EasyMargin`: only if m0 = 1 | ψ beyond π |
 ///
-/// [`MarginWarmup`](crate::MarginWarmup) raises a margin step by step,
-/// [`LambdaAnnealing`](crate::LambdaAnnealing) lowers λ.
+/// [`MarginWarmup`](crate::schedule::MarginWarmup) raises a margin step by step,
+/// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ.
 ///
 /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///

@@ -39,7 +39,8 @@ use crate::math::{Angle, Continuation, Sample, SampleTarget, Target};
 /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
 ///
 /// ```
-/// use margin_softmax::{Angle, MagFace, MarginLoss, Sample};
+/// use margin_softmax::{MagFace, MarginLoss};
+/// use margin_softmax::custom::{Angle, Sample};
 ///
 /// let loss = MagFace::new(64.0, (10.0, 110.0), (0.45, 0.8), 35.0)?;
 /// assert_eq!(loss, MagFace::default());

@@ -13,7 +13,7 @@ use crate::math::{Angle, HardNegatives, Target};
 /// z_ij = s · ((1 + t) · cos θ_ij + t)          cos θ_ij > f_i
 /// ```
 ///
-/// ψ is the [monotone cosine](crate::Continuation::Monotone). A negative is hard where the sample
+/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone). A negative is hard where the sample
 /// is nearer to it than its margin allows; the rise `t·(cos θ + 1)` is never negative.
 ///
 /// Take it when most samples are learned early and the rest are confused with a few classes: it
@@ -40,7 +40,7 @@ use crate::math::{Angle, HardNegatives, Target};
 ///
 /// let (x, w) = (array![[0.8, 0.6]], array![[1.0, 0.0], [0.0, 1.0]]);
 /// let head = Head::new(MvSoftmax::am(10.0, 0.3, 0.2)?);
-/// let forward = head.forward(&Batch::new(&x, &w, &[0])?)?;
+/// let forward = head.forward(&Batch::new(&x, &w, &[0]))?;
 /// // f = 0.5 and the other cosine, 0.6, is above it: z = (5, 10 · (1.2 · 0.6 + 0.2))
 /// approx::assert_relative_eq!(forward.losses[0], 4.2_f64.exp().ln_1p(), epsilon = 1e-12);
 /// # Ok::<(), margin_softmax::Error>(())

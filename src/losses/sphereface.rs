@@ -25,7 +25,7 @@ use crate::math::{Angle, Continuation, Target, annealed};
 /// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margin has little effect |
 ///
 /// At m = 4 and λ = 0, training from random weights hardly starts. Published recipes lower λ step
-/// by step to 5, as [`LambdaAnnealing`](crate::LambdaAnnealing) does.
+/// by step to 5, as [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) does.
 ///
 /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
 ///
@@ -35,7 +35,7 @@ use crate::math::{Angle, Continuation, Target, annealed};
 ///
 /// let loss = SphereFace::new(4)?.with_annealing(5.0)?;
 /// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0])?)?;
+/// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0]))?;
 /// assert_eq!(forward.accuracy(), 1.0);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```

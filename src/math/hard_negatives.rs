@@ -24,7 +24,7 @@ use crate::error::Error;
 /// under `Unnormalized` there is no cosine, and a step is refused with [`Error::HardNegatives`].
 ///
 /// ```
-/// use margin_softmax::HardNegatives;
+/// use margin_softmax::custom::HardNegatives;
 ///
 /// let doubled = HardNegatives::above(0.4, 0.0, 2.0, 0.0);
 /// assert_eq!([0.3, 0.4, 0.5].map(|c| doubled.value(c, 0.0)), [0.3, 0.4, 1.0]);

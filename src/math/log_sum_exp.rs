@@ -68,7 +68,7 @@ pub struct SampleTerms {
 /// engine, the materialised level, and an engine of your own, for instance on a graphics card.
 ///
 /// ```
-/// use margin_softmax::{LogSumExp, sample_terms};
+/// use margin_softmax::offload::{LogSumExp, sample_terms};
 ///
 /// // Two negatives with logits 1 and 0, the target logit 20, the objective the loss itself.
 /// let terms = sample_terms(LogSumExp::new(1.0, 1.0 + (-1.0_f64).exp()), 20.0, 1.0);

@@ -20,7 +20,8 @@ impl Sample {
     /// A sample at this angle to its class, for tests of a loss.
     ///
     /// ```
-    /// use margin_softmax::{AdaFace, Angle, MarginLoss, Sample};
+    /// use margin_softmax::{AdaFace, MarginLoss};
+    /// use margin_softmax::custom::{Angle, Sample};
     ///
     /// let angle = Angle::from_theta(1.0);
     /// let (blurred, sharp) = (Sample::new(angle, 2.0, 0, 0), Sample::new(angle, 60.0, 0, 1));

@@ -10,10 +10,10 @@ use super::log_sum_exp::SampleTerms;
 /// ∂L/∂z_j  = p_j − ε/C  (j ≠ y)      ∂L/∂z_y = −σ + ε·(1 − 1/C)
 /// ```
 ///
-/// For an engine of your own: apply it to what [`sample_terms`](crate::sample_terms) returns.
+/// For an engine of your own: apply it to what [`sample_terms`](crate::offload::sample_terms) returns.
 ///
 /// ```
-/// use margin_softmax::{LogSumExp, Smoothing, sample_terms};
+/// use margin_softmax::offload::{LogSumExp, Smoothing, sample_terms};
 ///
 /// // Negatives with logits 1 and 0, the target logit 2.
 /// let negatives = LogSumExp::new(1.0, 1.0 + (-1.0_f64).exp());

@@ -16,7 +16,7 @@ use crate::step::Collective;
 /// [`install`](rayon::ThreadPool::install), is what divides the cores.
 ///
 /// ```
-/// use margin_softmax::{Collective, ThreadCollective};
+/// use margin_softmax::ranks::{Collective, ThreadCollective};
 ///
 /// let sums: Vec<f64> = std::thread::scope(|scope| {
 ///     let ranks = ThreadCollective::group(3).into_iter().map(|collective| {

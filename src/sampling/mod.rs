@@ -36,7 +36,7 @@ use crate::error::Error;
 /// itself is written, as its state, and checked on reading.
 ///
 /// ```
-/// use margin_softmax::ClassSampler;
+/// use margin_softmax::sampling::ClassSampler;
 ///
 /// let mut sampler = ClassSampler::new(1000, 0.02, 7)?;
 /// let sample = sampler.sample(&[500, 3, 500])?;

@@ -42,7 +42,8 @@ use crate::kernel::{Real, UpdateEntry, job};
 /// return those of [`WeightUpdate`].
 ///
 /// ```
-/// use margin_softmax::{AdamW, WeightUpdate};
+/// use margin_softmax::AdamW;
+/// use margin_softmax::update::WeightUpdate;
 /// use ndarray::array;
 ///
 /// let mut update = AdamW::new(0.1)?.with_weight_decay(0.0)?;

@@ -61,7 +61,8 @@ pub(crate) use stored::{AdamWState, SgdState};
 /// [`Head::step`](crate::Head::step).
 ///
 /// ```
-/// use margin_softmax::{Sgd, WeightUpdate};
+/// use margin_softmax::Sgd;
+/// use margin_softmax::update::WeightUpdate;
 /// use ndarray::array;
 ///
 /// let mut w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
@@ -89,7 +90,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// rows are split. A row is updated once or, if it takes no part in the step, not at all.
     ///
     /// ```
-    /// use margin_softmax::{Magnitudes, Sgd, UpdateStep, WeightUpdate};
+    /// use margin_softmax::Sgd;
+    /// use margin_softmax::update::{Magnitudes, UpdateStep, WeightUpdate};
     /// use ndarray::array;
     ///
     /// let mut w = array![[1.0], [2.0], [3.0]];
@@ -124,7 +126,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     }
 
     /// Updates the rows `rows` (S), ascending, of class weights `w` (C, D) by the `gradient` (S, D)
-    /// of these rows. `rows` are the [`classes`](crate::ClassSample::classes) of a sampled step,
+    /// of these rows. `rows` are the [`classes`](crate::sampling::ClassSample::classes) of a sampled step,
     /// `gradient` the [`weights`](crate::SampledGradients::weights) of its gradients.
     ///
     /// # Errors

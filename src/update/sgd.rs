@@ -39,7 +39,8 @@ use crate::kernel::{self, Real, UpdateEntry, job};
 /// return those of [`WeightUpdate`].
 ///
 /// ```
-/// use margin_softmax::{Sgd, WeightUpdate};
+/// use margin_softmax::Sgd;
+/// use margin_softmax::update::WeightUpdate;
 /// use ndarray::array;
 ///
 /// let mut update = Sgd::new(0.1)?.with_momentum(0.9)?.with_weight_decay(5e-4)?;

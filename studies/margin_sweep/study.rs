@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
-use margin_softmax::{
-    ArcFace, Boundary, Continuation, CosFace, FNormSphereFace, Generalized, LambdaAnnealing,
-    MarginLoss, MarginWarmup, SphereFace,
-};
+use margin_softmax::boundary::Boundary;
+use margin_softmax::losses::Continuation;
+use margin_softmax::schedule::{LambdaAnnealing, MarginWarmup};
+use margin_softmax::{ArcFace, CosFace, FNormSphereFace, Generalized, MarginLoss, SphereFace};
 
 use crate::digits::CLASSES;
 

@@ -8,7 +8,8 @@ use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
 use crate::common::spec::Spec;
-use margin_softmax::{Continuation, Head, MarginLoss, Real, Scale};
+use margin_softmax::losses::Continuation;
+use margin_softmax::{Head, MarginLoss, Real, Scale};
 
 /// A random batch; embeddings of norms around 3, so that the feature norm is a fair scale.
 fn problem(seed: u64, (n, d, c): (usize, usize, usize)) -> Problem {
@@ -183,7 +184,7 @@ fn every_layout_of_the_inputs_gives_the_same_bits() {
     let copied = stretched.to_owned();
     let head = Head::new(&loss);
     let by = |x: &ndarray::ArrayRef2<f64>, head: &Head<_>| {
-        head.forward(&margin_softmax::Batch::new(x, &problem.w, &problem.labels).unwrap()).unwrap()
+        head.forward(&margin_softmax::Batch::new(x, &problem.w, &problem.labels)).unwrap()
     };
     assert_eq!(by(&stretched, &head), by(&copied, &head));
 }

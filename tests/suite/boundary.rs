@@ -3,9 +3,12 @@
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
+use margin_softmax::boundary::Boundary;
+use margin_softmax::custom::Angle;
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    Angle, ArcFace, Boundary, Continuation, CosFace, Error, FNormSphereFace, Generalized,
-    MarginLoss, ModifiedSoftmax, Scale, Softmax, SphereFace,
+    ArcFace, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Scale,
+    Softmax, SphereFace,
 };
 
 type Point = (f64, f64);

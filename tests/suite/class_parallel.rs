@@ -9,10 +9,9 @@ use crate::common::oracle::Problem;
 use crate::common::ranks::{by_ranks, even, on_ranks, problem, ranges, with_shard};
 use crate::common::run::Inputs;
 use crate::common::spec::{Spec, menu};
-use margin_softmax::{
-    Batch, ClassParallel, ClassSampler, Collective, Error, Gradients, Head, Real, Reduction,
-    SampledGradients, Shard, ThreadCollective, ZeroEmbedding, class_range,
-};
+use margin_softmax::ranks::{Collective, ThreadCollective, class_range};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Batch, Error, Gradients, Head, Real, Reduction, ZeroEmbedding};
 use ndarray::{Array2, Axis, concatenate, s};
 
 /// Within `tolerance` of the largest entry.
@@ -127,16 +126,17 @@ fn ranges_may_come_in_any_order() {
 /// go on being used.
 #[test]
 fn one_head_takes_batches_of_varying_size() {
-    let spec = Spec::Arc { s: 64.0, m: 0.5, continuation: margin_softmax::Continuation::Monotone };
+    let spec =
+        Spec::Arc { s: 64.0, m: 0.5, continuation: margin_softmax::losses::Continuation::Monotone };
     let problems: Vec<_> =
         [40, 40, 3, 17].iter().map(|&n| problem(n as u64, (n, 20, 1500), false)).collect();
     let inputs: Vec<_> =
         problems.iter().map(|problem| problem.inputs::<f64>([Layout::Standard; 2])).collect();
     let all = on_ranks(&even(1500, 3), |collective, range| {
-        let mut head = ClassParallel::new(spec.build(), collective, range.clone());
+        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
         let steps = inputs.iter().map(|inputs| {
             with_shard(inputs, &range, |shard| {
-                let mut gradients = Gradients::zeros_for_shard(shard);
+                let mut gradients = Gradients::zeros_for(shard);
                 let reduction = Reduction::Mean;
                 (head.forward_backward(shard, reduction, &mut gradients).unwrap(), gradients)
             })
@@ -177,8 +177,8 @@ fn predictions_are_exact_for_classes_beyond_the_mantissa_of_f32() {
     let near = Array2::from_elem((2, 2), 2.0_f32);
     for forward in on_ranks(&[0..first, first..first + 2], |collective, range| {
         let w = if range.start == 0 { broad.view() } else { near.view() };
-        let mut head = ClassParallel::new(Spec::Modified.build(), collective, range);
-        head.forward(&Shard::new(&x, &w, &labels)).unwrap()
+        let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
+        head.forward(&Batch::new(&x, &w, &labels)).unwrap()
     }) {
         assert_eq!(forward.predictions(), [first]);
     }
@@ -207,10 +207,10 @@ fn weights_of_some_ranks_load_on_others() {
         let inputs = Inputs { w: w.clone(), ..problem.inputs::<f64>([Layout::Standard; 2]) };
         let saved = on_ranks(&even(23, size), |collective, range| {
             let mut w = w.slice(s![range.clone(), ..]).to_owned();
-            let mut head = ClassParallel::new(spec.build(), collective, range);
+            let mut head = Head::on_ranks(spec.build(), collective, range);
             for _ in 0..5 {
-                let shard = Shard::new(&inputs.x, &w, &inputs.labels);
-                let mut gradients = Gradients::zeros_for_shard(&shard);
+                let shard = Batch::new(&inputs.x, &w, &inputs.labels);
+                let mut gradients = Gradients::zeros_for(&shard);
                 head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
                 w.scaled_add(-0.1, &gradients.weights);
             }
@@ -250,7 +250,7 @@ fn sampling_on_each_rank_is_sampling_on_one_machine() {
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_shard(&inputs, &range, |shard| {
                 let mut gradients = SampledGradients::default();
-                let mut head = ClassParallel::new(spec.build(), collective, range.clone());
+                let mut head = Head::on_ranks(spec.build(), collective, range.clone());
                 let reduction = Reduction::Mean;
                 let forward =
                     head.forward_backward_sampled(shard, &sample, reduction, &mut gradients);
@@ -263,7 +263,7 @@ fn sampling_on_each_rank_is_sampling_on_one_machine() {
         let labels: Vec<_> = inputs.labels.iter().map(place).collect();
         let w = inputs.w.select(Axis(0), &classes);
         let b = inputs.b.as_ref().map(|b| b.select(Axis(0), &classes));
-        let batch = Batch::new(&inputs.x, &w, &labels).unwrap();
+        let batch = Batch::new(&inputs.x, &w, &labels);
         let batch = b.as_ref().map_or(batch, |b| batch.with_bias(b).unwrap());
         let mut expected = Gradients::zeros_for(&batch);
         let one = Head::new(spec.build())
@@ -292,7 +292,7 @@ fn zero_embeddings_are_left_out_on_every_rank() {
     let head = Head::new(&loss).with_zero_embeddings(ZeroEmbedding::Skip);
     let one = head.forward(&inputs.batch()).unwrap();
     for forward in on_ranks(&even(10, 3), |collective, range| {
-        let head = ClassParallel::new(&loss, collective, range.clone());
+        let head = Head::on_ranks(&loss, collective, range.clone());
         let mut head = head.with_zero_embeddings(ZeroEmbedding::Skip);
         with_shard(&inputs, &range, |shard| head.forward(shard).unwrap())
     }) {
@@ -333,9 +333,9 @@ fn nothing_else_crosses_the_ranks() {
     for calls in on_ranks(&even(50, 2), |collective, range| {
         let counting = Counting(&collective, RefCell::default());
         with_shard(&inputs, &range, |shard| {
-            let mut gradients = Gradients::zeros_for_shard(shard);
+            let mut gradients = Gradients::zeros_for(shard);
             let loss = Spec::Cos { s: 64.0, m: 0.35 }.build();
-            let mut head = ClassParallel::new(loss, &counting, range.clone());
+            let mut head = Head::on_ranks(loss, &counting, range.clone());
             head.forward_backward(shard, Reduction::Mean, &mut gradients).unwrap();
         });
         counting.1.into_inner()

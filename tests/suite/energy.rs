@@ -3,9 +3,8 @@
 
 use crate::common::layout::{LAYOUTS, lay_out};
 use crate::common::random::Rng;
-use margin_softmax::{
-    Error, Real, Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch,
-};
+use margin_softmax::energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
+use margin_softmax::{Error, Real};
 use ndarray::{Array2, Axis, array, concatenate};
 
 const RIESZ: [Riesz; 3] = [Riesz::Log, Riesz::One, Riesz::Two];

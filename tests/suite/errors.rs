@@ -2,9 +2,10 @@
 //! go wrong, which error, and what it says.
 
 use crate::common::refuse::assert_table;
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    ArcFace, Batch, Continuation, CosFace, Error, FNormSphereFace, Generalized, Gradients, Head,
-    MarginLoss, NormalizedLogits, Reduction, Softmax, SphereFace,
+    ArcFace, Batch, CosFace, Error, FNormSphereFace, Generalized, Gradients, Head, MarginLoss,
+    NormalizedLogits, Reduction, Softmax, SphereFace,
 };
 use ndarray::{Array2, array};
 
@@ -109,7 +110,7 @@ fn shapes_that_do_not_agree_are_refused() {
     let (x, w) = (array![[1.0, 2.0], [3.0, 4.0]], array![[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]);
     let (b, short, labels) = (array![0.1, 0.2, 0.3], array![0.0], [0, 2]);
     let (narrow, empty): (Array2<f64>, _) = (Array2::ones((3, 1)), |n, d| Array2::zeros((n, d)));
-    let batch = Batch::new(&x, &w, &labels).unwrap();
+    let batch = Batch::new(&x, &w, &labels);
     let logits = || NormalizedLogits::new(&x, &w).unwrap();
     let loss = ArcFace::default();
     let forward = loss.forward(&logits(), &labels).unwrap();

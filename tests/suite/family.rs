@@ -1,8 +1,9 @@
 //! The wider family against 90-digit arithmetic, at both levels, in both types.
 
+use margin_softmax::custom::{Angle, Sample, SampleTarget, Target};
 use margin_softmax::{
-    AdaFace, Angle, ArcFace, ClassMargins, CosFace, CurricularFace, LabelSmoothing, MagFace,
-    MarginLoss, MvSoftmax, Sample, SampleTarget, Scale, Target,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, LabelSmoothing, MagFace, MarginLoss,
+    MvSoftmax, Scale,
 };
 use serde_json::Value;
 

@@ -146,7 +146,7 @@ fn head_gradients_are_the_derivatives_of_its_losses() {
         let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
         let (_, gradients) = inputs.by_head(&head);
         let mut losses = |x: &Array2<f64>, w: &Array2<f64>, b: Option<&Array1<f64>>| {
-            let mut batch = Batch::new(x, w, &problem.labels).unwrap();
+            let mut batch = Batch::new(x, w, &problem.labels);
             if let Some(b) = b {
                 batch = batch.with_bias(b).unwrap();
             }
@@ -228,14 +228,14 @@ fn slopes_are_the_derivatives_of_the_targets() {
     for spec in menu() {
         let loss = spec.build();
         let value = |theta: f64| {
-            let target = loss.target(&margin_softmax::Angle::from_theta(theta));
+            let target = loss.target(&margin_softmax::custom::Angle::from_theta(theta));
             Array1::from_elem(1, target.value)
         };
         let angles = (1..100).map(|i| 0.01 + i as f64 * 0.0312);
         let smooth = |theta: &f64| spec.knots().iter().all(|knot| (knot - theta).abs() > 0.01);
         for theta in angles.filter(smooth) {
             let expected = derivative(2e-3, |t| value(theta + t))[0];
-            let found = loss.target(&margin_softmax::Angle::from_theta(theta)).slope;
+            let found = loss.target(&margin_softmax::custom::Angle::from_theta(theta)).slope;
             // Values up to 7 in size, rounded to ε, over 2e-3: 1e-12.
             assert!((found - expected).abs() <= 1e-11, "{spec:?} at {theta}: {found} {expected}");
         }

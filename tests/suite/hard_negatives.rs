@@ -2,16 +2,16 @@
 
 use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::Wide;
+use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
 use margin_softmax::{
-    Angle, Batch, ClassParallel, Error, Gradients, HardNegatives, Head, MarginLoss,
-    NormalizedLogits, Reduction, Sample, SampleTarget, Scale, Shard, Target,
+    Batch, Error, Gradients, Head, MarginLoss, NormalizedLogits, Reduction, Scale,
 };
 use ndarray::{Array2, array, s};
 
 /// What both levels say of one sample.
 fn refusals(loss: &impl MarginLoss) -> [Error; 2] {
     let (x, w) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.5, 1.0]]);
-    let batch = Batch::new(&x, &w, &[0]).unwrap();
+    let batch = Batch::new(&x, &w, &[0]);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(loss);
     let refused = head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap_err();
@@ -52,7 +52,7 @@ fn hard_negatives_beyond_the_range_of_the_type_are_refused() {
     let hard = Some(HardNegatives::above_target(0.0, 1e40, 0.0));
     let loss = Wide { hard, ..Wide::new(Scale::Fixed(8.0)) };
     let (x, w) = (array![[1.0_f32, 2.0]], array![[1.0, 0.0], [0.5, 1.0]]);
-    let refused = Head::new(&loss).forward(&Batch::new(&x, &w, &[0]).unwrap());
+    let refused = Head::new(&loss).forward(&Batch::new(&x, &w, &[0]));
     assert!(matches!(refused, Err(Error::Overflow { row: 0, .. })), "{refused:?}");
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     let refused = loss.forward(&logits, &[0]);
@@ -103,7 +103,7 @@ fn a_penalty_is_in_the_loss_and_not_in_the_margin_free_loss() {
     let (x, w) = (array![[1.0, 2.0], [0.3, 0.1]], array![[1.0, 0.0], [0.5, 1.0]]);
     let (plain, penalised) = (Wide::new(Scale::Fixed(8.0)), Wide::new(Scale::Fixed(8.0)));
     let penalised = Wide { lambda: 0.5, ..penalised };
-    let batch = Batch::new(&x, &w, &[0, 1]).unwrap();
+    let batch = Batch::new(&x, &w, &[0, 1]);
     let [without, with] = [plain, penalised].map(|loss| Head::new(loss).forward(&batch).unwrap());
     assert_eq!(with.margin_free_losses(), without.margin_free_losses());
     let penalties = &with.losses - &without.losses;
@@ -138,8 +138,8 @@ fn ranks_must_agree_on_everything_that_a_loss_says() {
         let refusals = on_ranks(&even(4, 2), |collective, range| {
             let loss = if range.start == 0 { base.clone() } else { other.clone() };
             let rows = w.slice(s![range.clone(), ..]);
-            let shard = Shard::new(&x, &rows, &[1]);
-            ClassParallel::new(loss, collective, range).forward(&shard).unwrap_err()
+            let shard = Batch::new(&x, &rows, &[1]);
+            Head::on_ranks(loss, collective, range).forward(&shard).unwrap_err()
         });
         for refused in refusals {
             let Error::Collective { rank: 1, reason } = refused else { panic!("{refused}") };
@@ -176,7 +176,7 @@ fn a_loss_is_asked_about_the_classes_of_all_ranks() {
     let (x, w) = (array![[1.0, 2.0]], Array2::from_elem((4, 2), 1.0));
     for (classes, accepted) in [(3, true), (4, false)] {
         let rows = w.slice(s![..classes, ..]);
-        let batch = Batch::new(&x, &rows, &[1]).unwrap();
+        let batch = Batch::new(&x, &rows, &[1]);
         assert_eq!(Head::new(OfThree).forward(&batch).is_ok(), accepted);
         let logits = NormalizedLogits::new(&x, &rows).unwrap();
         assert_eq!(OfThree.forward(&logits, &[1]).is_ok(), accepted);
@@ -185,8 +185,8 @@ fn a_loss_is_asked_about_the_classes_of_all_ranks() {
         assert!(OfThree.forward(&sub_centers.unwrap(), &[0]).is_err());
         let results = on_ranks(&even(classes, 2), |collective, range| {
             let rows = w.slice(s![range.clone(), ..]);
-            let shard = Shard::new(&x, &rows, &[1]);
-            ClassParallel::new(OfThree, collective, range).forward(&shard).is_ok()
+            let shard = Batch::new(&x, &rows, &[1]);
+            Head::on_ranks(OfThree, collective, range).forward(&shard).is_ok()
         });
         assert_eq!(results, [accepted; 2]);
     }

@@ -4,10 +4,12 @@
 use std::f64::consts::PI;
 use std::fmt::Debug;
 
+use margin_softmax::losses::{Continuation, MarginKind};
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    AdaFace, ArcFace, ClassMargins, ClassSampler, Continuation, CosFace, CurricularFace,
-    ElasticFace, Error, FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, MagFace,
-    MarginKind, MarginLoss, MvSoftmax, Scale, SphereFace,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, FNormSphereFace,
+    Generalized, InterclassFilter, LabelSmoothing, MagFace, MarginLoss, MvSoftmax, Scale,
+    SphereFace,
 };
 
 #[test]

@@ -1,9 +1,9 @@
 //! Samples of an ignored label: loss 0, gradient 0, not counted, without a prediction.
 
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, Batch, ClassParallel, ClassSampler, Error, Forward, Gradients, Head, IGNORED,
-    MarginLoss, NormalizedLogits, Reduction, SampledGradients, Shard, labels_from,
-    labels_from_ignoring,
+    ArcFace, Batch, Error, Forward, Gradients, Head, IGNORED, MarginLoss, NormalizedLogits,
+    Reduction, labels_from, labels_from_ignoring,
 };
 use ndarray::{Array2, Axis, s};
 
@@ -27,7 +27,7 @@ fn inputs() -> (Array2<f64>, Array2<f64>) {
 /// A step over the samples that count alone.
 fn counted_alone(x: &Array2<f64>, w: &Array2<f64>) -> (Forward<f64>, Gradients<f64>) {
     let (x, labels) = (x.select(Axis(0), &COUNTED), COUNTED.map(|i| LABELS[i]));
-    let batch = Batch::new(&x, w, &labels).unwrap();
+    let batch = Batch::new(&x, w, &labels);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(loss());
     (head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap(), gradients)
@@ -62,7 +62,7 @@ fn assert_counted(forward: &Forward<f64>, embeddings: &Array2<f64>, weights: &Ar
 #[test]
 fn a_head_leaves_ignored_samples_out() {
     let (x, w) = inputs();
-    let batch = Batch::new(&x, &w, &LABELS).unwrap().with_ignored_label(IGNORED);
+    let batch = Batch::new(&x, &w, &LABELS).with_ignored_label(IGNORED);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(loss());
     let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
@@ -85,7 +85,7 @@ fn materialised_logits_leave_ignored_samples_out() {
 #[test]
 fn a_sampled_step_leaves_ignored_samples_out() {
     let (x, w) = inputs();
-    let batch = Batch::new(&x, &w, &LABELS).unwrap().with_ignored_label(IGNORED);
+    let batch = Batch::new(&x, &w, &LABELS).with_ignored_label(IGNORED);
     let sample = ClassSampler::new(9, 1.0, 0).unwrap().sample(&LABELS).unwrap();
     let mut gradients = SampledGradients::default();
     let head = Head::new(loss());
@@ -99,9 +99,9 @@ fn ranks_leave_ignored_samples_out() {
     let (x, w) = inputs();
     let ranks = on_ranks(&even(9, 2), |collective, range| {
         let rows = w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(&x, &rows, &LABELS).with_ignored_label(IGNORED);
-        let mut gradients = Gradients::zeros_for_shard(&shard);
-        let mut head = ClassParallel::new(loss(), collective, range);
+        let shard = Batch::new(&x, &rows, &LABELS).with_ignored_label(IGNORED);
+        let mut gradients = Gradients::zeros_for(&shard);
+        let mut head = Head::on_ranks(loss(), collective, range);
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
         (forward, gradients)
     });
@@ -118,7 +118,7 @@ fn the_ignored_label_may_be_the_number_of_a_class() {
     let (mut x, w) = inputs();
     x.row_mut(3).fill(2.0);
     let labels = [4, 2, 0, 2, 7];
-    let batch = Batch::new(&x, &w, &labels).unwrap().with_ignored_label(2);
+    let batch = Batch::new(&x, &w, &labels).with_ignored_label(2);
     let mut gradients = Gradients::zeros_for(&batch);
     let forward =
         Head::new(loss()).forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
@@ -128,7 +128,7 @@ fn the_ignored_label_may_be_the_number_of_a_class() {
 #[test]
 fn an_ignored_label_that_no_one_asked_to_ignore_is_refused_and_reads_minus_one() {
     let (x, w) = inputs();
-    let batch = Batch::new(&x, &w, &LABELS).unwrap();
+    let batch = Batch::new(&x, &w, &LABELS);
     let head = Head::new(loss());
     let refused = Error::Label { row: 1, label: IGNORED, classes: 9 };
     assert_eq!(head.forward(&batch).unwrap_err(), refused);

@@ -26,7 +26,7 @@ fn predictions_are_those_of_the_forward_pass() {
     let (x, w) = (matrix(30, 5, 0.7), matrix(300, 5, 1.9));
     let labels: Vec<usize> = (0..30).map(|i| i * 7).collect();
     let head = Head::new(ModifiedSoftmax::new());
-    let forward = head.forward(&Batch::new(&x, &w, &labels).unwrap()).unwrap();
+    let forward = head.forward(&Batch::new(&x, &w, &labels)).unwrap();
     assert_eq!(head.predict(&x, &w, None).unwrap(), forward.predictions());
 }
 

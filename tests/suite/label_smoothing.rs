@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use margin_softmax::custom::check_loss;
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, Batch, ClassParallel, ClassSampler, CosFace, Error, Gradients, Head, LabelSmoothing,
-    MarginLoss, NormalizedLogits, Real, Reduction, SampledGradients, Softmax, check_loss,
+    ArcFace, Batch, CosFace, Error, Gradients, Head, LabelSmoothing, MarginLoss, NormalizedLogits,
+    Real, Reduction, Softmax,
 };
 use ndarray::{Array1, Array2, Axis, array, concatenate, s};
 use serde_json::Value;
@@ -118,8 +120,8 @@ fn check_ranks<F: Real>(tolerance: f64) {
         for size in 1..=3 {
             let all = on_ranks(&even(300, size), |collective, range| {
                 with_shard(&inputs, &range, |shard| {
-                    let mut gradients = Gradients::zeros_for_shard(shard);
-                    let mut head = ClassParallel::new(&loss, collective, range.clone());
+                    let mut gradients = Gradients::zeros_for(shard);
+                    let mut head = Head::on_ranks(&loss, collective, range.clone());
                     let reduction = Reduction::Weighted(&inputs.upstream);
                     (head.forward_backward(shard, reduction, &mut gradients).unwrap(), gradients)
                 })
@@ -155,7 +157,7 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_shard(&inputs, &range, |shard| {
                 let mut gradients = SampledGradients::default();
-                let mut head = ClassParallel::new(&loss, collective, range.clone());
+                let mut head = Head::on_ranks(&loss, collective, range.clone());
                 let forward =
                     head.forward_backward_sampled(shard, &sample, Reduction::Mean, &mut gradients);
                 let classes: Vec<_> = sample.classes.iter().map(|row| range.start + row).collect();
@@ -167,7 +169,7 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
         let place = |label: &usize| classes.binary_search(label).unwrap();
         let labels: Vec<_> = inputs.labels.iter().map(place).collect();
         let w = inputs.w.select(Axis(0), &classes);
-        let batch = Batch::new(&inputs.x, &w, &labels).unwrap();
+        let batch = Batch::new(&inputs.x, &w, &labels);
         let mut expected = Gradients::zeros_for(&batch);
         let one =
             Head::new(&loss).forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
@@ -185,7 +187,7 @@ fn ranks_that_smooth_differently_are_refused() {
         let epsilon = if range.start == 0 { 0.1 } else { 0.2 };
         let loss = LabelSmoothing::new(CosFace::default(), epsilon).unwrap();
         with_shard(&inputs, &range, |shard| {
-            ClassParallel::new(loss, collective, range.clone()).forward(shard).unwrap_err()
+            Head::on_ranks(loss, collective, range.clone()).forward(shard).unwrap_err()
         })
     }) {
         assert!(matches!(refused, Error::Collective { rank: 1, .. }), "{refused}");
@@ -265,7 +267,7 @@ fn smoothing_outside_its_range_is_refused() {
         fn scale(&self) -> margin_softmax::Scale {
             CosFace::default().scale()
         }
-        fn target(&self, angle: &margin_softmax::Angle) -> margin_softmax::Target {
+        fn target(&self, angle: &margin_softmax::custom::Angle) -> margin_softmax::custom::Target {
             CosFace::default().target(angle)
         }
         fn label_smoothing(&self) -> f64 {
@@ -274,7 +276,7 @@ fn smoothing_outside_its_range_is_refused() {
     }
     let (x, w) = (array![[1.0, 0.5]], array![[1.0, 0.0], [0.0, 1.0]]);
     let refused = |error| matches!(error, Error::Parameter { value: 1.5, .. });
-    assert!(refused(Head::new(Wrong).forward(&Batch::new(&x, &w, &[0]).unwrap()).unwrap_err()));
+    assert!(refused(Head::new(Wrong).forward(&Batch::new(&x, &w, &[0])).unwrap_err()));
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     assert!(refused(Wrong.forward(&logits, &[0]).unwrap_err()));
 }
@@ -345,14 +347,14 @@ fn smoothed_gradients_keep_their_bounds() {
 #[test]
 fn sums_of_logits_beyond_the_range_are_refused() {
     let (x, w) = (narrow2::<f32>(array![[1e36]]), narrow2(Array2::ones((100, 1))));
-    let batch = Batch::new(&x, &w, &[0]).unwrap();
+    let batch = Batch::new(&x, &w, &[0]);
     assert!(Head::new(Softmax::new()).forward(&batch).is_ok());
     let loss = LabelSmoothing::new(Softmax::new(), 0.1).unwrap();
     let refused = Head::new(&loss).forward(&batch).unwrap_err();
     assert!(matches!(refused, Error::Overflow { quantity: "the sum of the logits", row: 0, .. }));
     assert_eq!(Head::new(&loss).predict(&x, &w, None).unwrap(), [0]);
     let few = w.slice(s![..8, ..]);
-    let forward = Head::new(&loss).forward(&Batch::new(&x, &few, &[0]).unwrap()).unwrap();
+    let forward = Head::new(&loss).forward(&Batch::new(&x, &few, &[0])).unwrap();
     let expected = narrow1::<f32>(array![8.0_f64.ln()]);
     assert!((forward.losses[0] - expected[0]).abs() <= 1e36 * epsilon::<f32>() as f32);
 }

@@ -1,9 +1,11 @@
 //! The materialised level at its edges: gradients that are there already, the ends of the range,
 //! angles without a direction.
 
+use margin_softmax::custom::{Angle, Target};
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    Angle, Batch, Continuation, Error, Generalized, Gradients, Head, LogitGradients, MarginLoss,
-    NormalizedLogits, Reduction, Scale, SphereFace, Target,
+    Batch, Error, Generalized, Gradients, Head, LogitGradients, MarginLoss, NormalizedLogits,
+    Reduction, Scale, SphereFace,
 };
 use ndarray::{Array1, Array2, ShapeBuilder, array};
 
@@ -87,7 +89,7 @@ fn gradients_are_carried_on_to_embeddings_of_any_length() {
         for loss in
             [Generalized::new(Scale::FeatureNorm, 1.0, 0.3, 0.2).unwrap(), Generalized::default()]
         {
-            let batch = Batch::new(&x, &w, &labels).unwrap();
+            let batch = Batch::new(&x, &w, &labels);
             let mut expected = Gradients::zeros_for(&batch);
             Head::new(&loss).forward_backward(&batch, Reduction::Sum, &mut expected).unwrap();
             let forward = loss.forward(&logits, &labels).unwrap();

@@ -6,10 +6,10 @@ use std::f64::consts::{FRAC_PI_2, FRAC_PI_3, PI};
 use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::common::refuse::text;
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    AdaFace, ArcFace, Batch, ClassMargins, ClassParallel, ClassSampler, CosFace, CurricularFace,
-    ElasticFace, Error, Forward, Head, InterclassFilter, LabelSmoothing, MarginLoss, MvSoftmax,
-    NormalizedLogits, Reduction, SampledGradients, Shard,
+    AdaFace, ArcFace, Batch, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, Forward,
+    Head, InterclassFilter, LabelSmoothing, MarginLoss, MvSoftmax, NormalizedLogits, Reduction,
 };
 use ndarray::{Array1, Array2, Axis, array, s};
 
@@ -73,8 +73,8 @@ fn adaface_is_arcface_below_and_twice_cosface_above_the_usual_norms() {
     // k = −1, 0 and 1, at norms that are clipped, at the mean, and far above it.
     let loss = AdaFace::new(64.0, 0.4, 0.5).unwrap().with_statistics(50.0, 10.0).unwrap();
     let at = |norm| {
-        let angle = margin_softmax::Angle::from_theta(1.2);
-        loss.target_of(&margin_softmax::Sample::new(angle, norm, 0, 0))
+        let angle = margin_softmax::custom::Angle::from_theta(1.2);
+        loss.target_of(&margin_softmax::custom::Sample::new(angle, norm, 0, 0))
     };
     // 0.5 · (50 − 20.01) is beyond 10.001.
     for (norms, expected) in [
@@ -92,8 +92,8 @@ fn adaface_is_arcface_below_and_twice_cosface_above_the_usual_norms() {
     let expected = (1.2 - 0.4 * k).cos() - 0.4 * (1.0 + k);
     approx::assert_relative_eq!(at(55.0).value, expected, max_relative = 1e-13);
     let wide = loss.clone().with_statistics(50.0, 100.0).unwrap();
-    let angle = margin_softmax::Angle::from_theta(1.2);
-    let of = |norm| wide.target_of(&margin_softmax::Sample::new(angle, norm, 0, 0)).value;
+    let angle = margin_softmax::custom::Angle::from_theta(1.2);
+    let of = |norm| wide.target_of(&margin_softmax::custom::Sample::new(angle, norm, 0, 0)).value;
     assert!(of(100.0) == of(1e4) && of(99.0) != of(100.0));
     assert!(of(1e-3) == of(0.0) && of(1e-3) != of(0.1));
 }
@@ -170,7 +170,7 @@ fn inputs() -> (Array2<f64>, Array2<f64>, Vec<usize>) {
 
 fn by_head(loss: &impl MarginLoss) -> Forward<f64> {
     let (x, w, labels) = inputs();
-    Head::new(loss).forward(&Batch::new(&x, &w, &labels).unwrap()).unwrap()
+    Head::new(loss).forward(&Batch::new(&x, &w, &labels)).unwrap()
 }
 
 fn assert_losses(found: &Array1<f64>, expected: &Array1<f64>) {
@@ -183,7 +183,7 @@ fn assert_everywhere(loss: &(impl MarginLoss + Clone), expected: &Array1<f64>) {
     assert_losses(&by_head(loss).losses, expected);
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     assert_losses(&loss.forward(&logits, &labels).unwrap().losses, expected);
-    let batch = Batch::new(&x, &w, &labels).unwrap();
+    let batch = Batch::new(&x, &w, &labels);
     let sample = ClassSampler::new(4, 1.0, 1).unwrap().sample(&labels).unwrap();
     let mut gradients = SampledGradients::default();
     let sampled = Head::new(loss)
@@ -192,8 +192,8 @@ fn assert_everywhere(loss: &(impl MarginLoss + Clone), expected: &Array1<f64>) {
     assert_losses(&sampled.losses, expected);
     for forward in on_ranks(&even(4, 2), |collective, range| {
         let rows = w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(&x, &rows, &labels);
-        ClassParallel::new(loss.clone(), collective, range).forward(&shard).unwrap()
+        let shard = Batch::new(&x, &rows, &labels);
+        Head::on_ranks(loss.clone(), collective, range).forward(&shard).unwrap()
     }) {
         assert_losses(&forward.losses, expected);
     }
@@ -214,7 +214,7 @@ fn elasticface_draws_by_the_row_of_the_whole_batch_everywhere() {
     assert_everywhere(&cos, &expected);
     // Rows of a smaller batch are counted from its own first.
     let (x, labels) = (x.select(Axis(0), &[4]), [labels[4]]);
-    let alone = Head::new(&arc).forward(&Batch::new(&x, &w, &labels).unwrap()).unwrap();
+    let alone = Head::new(&arc).forward(&Batch::new(&x, &w, &labels)).unwrap();
     let first = ArcFace::new(16.0, arc.margin_of(0)).unwrap();
     assert_losses(&alone.losses, &array![by_head(&first).losses[4]]);
 }
@@ -250,10 +250,10 @@ fn class_margins_are_counted_by_classes_and_not_by_samples_drawn() {
     assert!(sample.classes.len() < 30);
     let drawn = sample.classes.iter().map(|&class| margins[class]).collect();
     let of_drawn = w.select(Axis(0), &sample.classes);
-    let alone = Batch::new(&x, &of_drawn, &sample.labels).unwrap();
+    let alone = Batch::new(&x, &of_drawn, &sample.labels);
     let expected = Head::new(loss(drawn)).forward(&alone).unwrap().losses;
     let mut gradients = SampledGradients::default();
-    let batch = Batch::new(&x, &w, &labels).unwrap();
+    let batch = Batch::new(&x, &w, &labels);
     let found = Head::new(loss(margins))
         .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
         .unwrap();
@@ -263,14 +263,14 @@ fn class_margins_are_counted_by_classes_and_not_by_samples_drawn() {
 /// A step is refused with this error at every level and on every rank.
 fn assert_refused_everywhere(loss: &(impl MarginLoss + Clone), expected: &Error) {
     let (x, w, labels) = inputs();
-    let batch = Batch::new(&x, &w, &labels).unwrap();
+    let batch = Batch::new(&x, &w, &labels);
     assert_eq!(Head::new(loss).forward(&batch).unwrap_err(), *expected);
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     assert_eq!(loss.forward(&logits, &labels).unwrap_err(), *expected);
     let refusals = on_ranks(&even(4, 2), |collective, range| {
         let rows = w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(&x, &rows, &labels);
-        ClassParallel::new(loss.clone(), collective, range).forward(&shard).unwrap_err()
+        let shard = Batch::new(&x, &rows, &labels);
+        Head::on_ranks(loss.clone(), collective, range).forward(&shard).unwrap_err()
     });
     assert!(refusals.iter().all(|refusal| refusal == expected), "{refusals:?}");
 }
@@ -292,7 +292,7 @@ fn class_margins_of_another_number_of_classes_are_refused() {
 #[test]
 fn class_margins_are_counted_by_classes_and_not_by_sub_centres() {
     let (x, w) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [-1.0, 0.0]]);
-    let batch = Batch::new(&x, &w, &[1]).unwrap().with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &[1]).with_sub_centers(2).unwrap();
     let logits = NormalizedLogits::new(&x, &w).unwrap().with_sub_centers(2).unwrap();
     for (count, accepted) in [(2, true), (4, false)] {
         let loss = ClassMargins::new(16.0, vec![0.3; count], vec![0.0; count]).unwrap();

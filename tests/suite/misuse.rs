@@ -1,9 +1,10 @@
 //! What was once accepted in silence, or refused though it is right: each with the right value.
 
+use margin_softmax::ranks::{Collective, class_range};
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, Batch, ClassParallel, ClassSampler, Collective, CosFace, Error, Gradients, Head,
-    IGNORED, LogitGradients, MarginLoss, ModifiedSoftmax, NormalizedLogits, Reduction,
-    SampledGradients, Shard, SphereFace, ZeroEmbedding, class_range,
+    ArcFace, Batch, CosFace, Error, Gradients, Head, IGNORED, LogitGradients, MarginLoss,
+    ModifiedSoftmax, NormalizedLogits, Reduction, SphereFace, ZeroEmbedding,
 };
 use ndarray::{Array2, array, s};
 
@@ -49,7 +50,7 @@ fn backward_takes_the_forward_of_its_own_loss_alone() {
             }
         }
         // The step of a head over the same batch is the same forward pass.
-        let batch = Batch::new(&problem.x, &problem.w, labels).unwrap();
+        let batch = Batch::new(&problem.x, &problem.w, labels);
         let forward = Head::new(made).forward(&batch).unwrap();
         made.backward(&logits, labels, &forward, Reduction::Mean).unwrap();
     }
@@ -79,8 +80,8 @@ fn ranks_with_different_losses_or_embeddings_are_refused() {
             let rank = Collective::<f64>::rank(&collective);
             let x = if rank == 1 { &problem.x * sign } else { problem.x.clone() };
             let rows = problem.w.slice(s![range.clone(), ..]);
-            let shard = Shard::new(&x, &rows, &problem.labels);
-            let mut head = ClassParallel::new(loss_of(rank), collective, range);
+            let shard = Batch::new(&x, &rows, &problem.labels);
+            let mut head = Head::on_ranks(loss_of(rank), collective, range);
             head.forward(&shard).map(drop)
         });
         assert_eq!(errors[0], errors[1]);
@@ -100,7 +101,7 @@ fn ranks_with_different_losses_or_embeddings_are_refused() {
         &|| Box::new(ArcFace::new(64.0_f64.next_up(), 0.5).unwrap()),
         &|| Box::new(CosFace::new(64.0, 0.5).unwrap()),
         &|| {
-            let raw = margin_softmax::Continuation::Raw;
+            let raw = margin_softmax::losses::Continuation::Raw;
             Box::new(ArcFace::new(64.0, 0.5).unwrap().with_continuation(raw))
         },
     ];
@@ -114,7 +115,7 @@ fn ranks_with_different_losses_or_embeddings_are_refused() {
 fn a_sampler_of_other_classes_than_there_are_weights_is_refused() {
     let problem = problem(9, (4, 3, 150), false);
     let labels = [1, 2, 3, 4];
-    let batch = Batch::new(&problem.x, &problem.w, &labels).unwrap();
+    let batch = Batch::new(&problem.x, &problem.w, &labels);
     let sample = ClassSampler::new(100, 0.5, 1).unwrap().sample(&labels).unwrap();
     let mut gradients = SampledGradients::default();
     let error = Head::new(ModifiedSoftmax::new())
@@ -146,8 +147,8 @@ fn a_range_that_ends_before_it_starts_is_refused() {
     assert_eq!(error.to_string(), message);
     let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((0, 2)));
     let errors = on_ranks(&ranges(&[0, 0]), |collective, _| {
-        let shard = Shard::new(&x, &w, &[0]);
-        let mut head = ClassParallel::new(ModifiedSoftmax::new(), collective, 5..3);
+        let shard = Batch::new(&x, &w, &[0]);
+        let mut head = Head::on_ranks(ModifiedSoftmax::new(), collective, 5..3);
         head.forward(&shard).unwrap_err()
     });
     let message = "end of the class range must be no less than its start, got 3";
@@ -160,9 +161,9 @@ fn numbers_of_ranks_and_classes_may_be_as_large_as_they_come() {
     assert_eq!(class_range(usize::MAX, 2, 3).end, usize::MAX);
     let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((2, 2)));
     let errors = on_ranks(&ranges(&[0, 0]), |collective, _| {
-        let shard = Shard::new(&x, &w, &[0]);
+        let shard = Batch::new(&x, &w, &[0]);
         let range = usize::MAX - 2..usize::MAX;
-        let mut head = ClassParallel::new(ModifiedSoftmax::new(), collective, range);
+        let mut head = Head::on_ranks(ModifiedSoftmax::new(), collective, range);
         head.forward(&shard).unwrap_err()
     });
     assert!(matches!(errors[0], Error::Collective { rank: 0, .. }), "{errors:?}");
@@ -175,7 +176,7 @@ fn numbers_of_ranks_and_classes_may_be_as_large_as_they_come() {
 fn no_prediction_is_claimed_for_an_embedding_that_is_skipped() {
     let (x, w) = (array![[0.0, 0.0], [1.0, 0.1]], array![[0.0, 1.0], [1.0, 0.0]]);
     let head = Head::new(ArcFace::default()).with_zero_embeddings(ZeroEmbedding::Skip);
-    let forward = head.forward(&Batch::new(&x, &w, &[0, 1]).unwrap()).unwrap();
+    let forward = head.forward(&Batch::new(&x, &w, &[0, 1])).unwrap();
     assert_eq!(forward.predictions(), [IGNORED, 1]);
     assert_eq!((forward.accuracy(), forward.counted()), (1.0, 1));
     assert_eq!(head.predict(&x, &w, None).unwrap(), [IGNORED, 1]);
@@ -206,7 +207,7 @@ fn margin_free_losses_and_norms_come_with_every_forward_pass() {
 #[test]
 fn an_empty_gradient_is_not_asked_for_and_stays_empty() {
     let problem = problem(2, (5, 4, 30), false);
-    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     let mut none = Gradients::embeddings_only(&batch);
     none.embeddings = Array2::zeros((0, 4));
     let head = Head::new(ArcFace::default());

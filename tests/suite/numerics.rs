@@ -15,8 +15,9 @@ use crate::common::oracle::Problem;
 use crate::common::random::Rng;
 use crate::common::run::Inputs;
 use crate::common::spec::{Spec, menu};
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    ArcFace, Batch, Continuation, CosFace, FNormSphereFace, Forward, Gradients, Head, MarginLoss,
+    ArcFace, Batch, CosFace, FNormSphereFace, Forward, Gradients, Head, MarginLoss,
     ModifiedSoftmax, NormalizedLogits, Real, Reduction, Scale, Softmax, SphereFace,
 };
 use ndarray::{Array1, Array2, array};
@@ -337,7 +338,7 @@ fn ties_go_to_the_lowest_class() {
 #[test]
 fn mean_and_sum_are_those_of_the_losses() {
     let (x, w) = (array![[1.0, 0.0], [1.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-    let batch = Batch::new(&x, &w, &[0, 1]).unwrap();
+    let batch = Batch::new(&x, &w, &[0, 1]);
     let (head, weights) = (Head::new(ModifiedSoftmax::new()), array![5.0, -3.0]);
     let mut gradients = Gradients::zeros_for(&batch);
     let reduction = Reduction::Weighted(&weights);
@@ -358,7 +359,7 @@ fn softmax_takes_embeddings_and_class_weights_of_opposite_magnitudes() {
     };
     let (x, w, labels) = (matrix(6, 0.7), matrix(4, 1.9), [0, 3, 2, 2, 1, 0]);
     let by_head = |x: &Array2<f64>, w: &Array2<f64>| {
-        let batch = Batch::new(x, w, &labels).unwrap();
+        let batch = Batch::new(x, w, &labels);
         let mut gradients = Gradients::zeros_for(&batch);
         let head = Head::new(Softmax::new());
         head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();

@@ -2,11 +2,11 @@
 
 use crate::common::compare::wide;
 use crate::wider_family::{assert_answers, for_each};
-use margin_softmax::{ArcFace, Batch, ClassMargins, Gradients, IGNORED, Softmax};
-use margin_softmax::{
-    Error, Forward, HardLogits, Head, LogSumExp, MarginLoss, OffloadedClasses, OffloadedStep, Real,
-    Reduction, SweepStats, ZeroEmbedding,
+use margin_softmax::offload::{
+    HardNegativeLogits, LogSumExp, OffloadedClasses, OffloadedStep, SweepStats,
 };
+use margin_softmax::{ArcFace, Batch, ClassMargins, Gradients, IGNORED, Softmax};
+use margin_softmax::{Error, Forward, Head, MarginLoss, Real, Reduction, ZeroEmbedding};
 use ndarray::{Array1, Array2, Axis, array};
 
 /// The class weights of an engine, and the logits of one step.
@@ -176,7 +176,7 @@ fn bias_margins_by_class_and_samples_left_out_are_those_of_the_head() {
     let softmax: Box<dyn MarginLoss> = Box::new(Softmax::new());
     for (loss, bias) in [(softmax, Some(&bias)), (Box::new(margins), None)] {
         let head = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
-        let batch = Batch::new(&x, &w, &labels).unwrap().with_ignored_label(IGNORED);
+        let batch = Batch::new(&x, &w, &labels).with_ignored_label(IGNORED);
         let batch = match bias {
             Some(bias) => batch.with_bias(bias).unwrap(),
             None => batch,

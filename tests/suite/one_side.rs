@@ -1,9 +1,8 @@
 //! Gradients of the embeddings alone, or of the class weights alone: the same bits as both give,
 //! and the other array is never there.
 
-use margin_softmax::{
-    Batch, ClassParallel, Error, Gradients, Head, Reduction, Shard, ThreadCollective,
-};
+use margin_softmax::ranks::ThreadCollective;
+use margin_softmax::{Batch, Error, Gradients, Head, Reduction};
 use ndarray::s;
 
 use crate::common::layout::Layout;
@@ -49,9 +48,9 @@ fn one_side_over_ranks_is_that_of_both() {
     let step = |gradients_for: fn(&Shard<'_, f64>) -> Gradients<f64>| {
         on_ranks(&even(40, 3), |collective, range| {
             let rows = problem.w.slice(s![range.clone(), ..]);
-            let shard = Shard::new(&problem.x, &rows, &problem.labels);
+            let shard = Batch::new(&problem.x, &rows, &problem.labels);
             let mut gradients = gradients_for(&shard);
-            let mut head = ClassParallel::new(&loss, collective, range);
+            let mut head = Head::on_ranks(&loss, collective, range);
             head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
             gradients
         })
@@ -70,12 +69,12 @@ fn ranks_must_ask_for_the_same_side() {
     let problem = problem(6, (5, 8, 40), false);
     let errors = on_ranks(&even(40, 2), |collective: ThreadCollective, range| {
         let rows = problem.w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(&problem.x, &rows, &problem.labels);
+        let shard = Batch::new(&problem.x, &rows, &problem.labels);
         let mut gradients = match collective.rank() {
-            0 => Gradients::zeros_for_shard(&shard),
-            _ => Gradients::weights_only_for_shard(&shard),
+            0 => Gradients::zeros_for(&shard),
+            _ => Gradients::weights_only(&shard),
         };
-        let mut head = ClassParallel::new(menu()[3].build(), collective, range);
+        let mut head = Head::on_ranks(menu()[3].build(), collective, range);
         head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap_err()
     });
     let reason = "the gradient of the embeddings is asked for on some ranks only".to_string();

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use margin_softmax::{
-    Angle, Error, HardNegatives, InterclassFilter, LabelSmoothing, MarginLoss, Sample,
-    SampleTarget, Scale, Target,
-};
+use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
+use margin_softmax::{Error, InterclassFilter, LabelSmoothing, MarginLoss, Scale};
 
 /// A loss whose every method differs from the one that the trait provides.
 #[derive(Debug, Clone)]

@@ -10,9 +10,9 @@ use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks, problem, with_shard};
 use crate::common::run::Inputs;
 use crate::common::spec::{Spec, menu};
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, ClassParallel, ClassSampler, CosFace, Error, Forward, Gradients, Head, MarginLoss,
-    Precision, Reduction, SampledGradients, Softmax,
+    ArcFace, CosFace, Error, Forward, Gradients, Head, MarginLoss, Precision, Reduction, Softmax,
 };
 use ndarray::{Array1, Array2, array};
 
@@ -115,7 +115,7 @@ fn full_precision_is_the_default_and_changes_no_bit() {
 #[test]
 fn the_gradient_is_zero_where_the_target_is_the_only_class() {
     let (x, w) = (array![[0.3_f32, -1.1, 0.7]], array![[1.0_f32, 0.2, 0.1]]);
-    let batch = margin_softmax::Batch::new(&x, &w, &[0]).unwrap();
+    let batch = margin_softmax::Batch::new(&x, &w, &[0]);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(ArcFace::default()).with_precision(Precision::Bf16);
     let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
@@ -143,7 +143,7 @@ fn bits_depend_neither_on_threads_nor_on_the_memory_for_logits() {
 fn numbers_beyond_bf16_stay_finite() {
     let w = array![[f32::MAX / 32.0, 1e-38], [0.0, 0.0], [1.0, -1e-42]];
     let x = array![[1e-36_f32, 0.0], [-1e-37, 3e-39]];
-    let batch = margin_softmax::Batch::new(&x, &w, &[0, 2]).unwrap();
+    let batch = margin_softmax::Batch::new(&x, &w, &[0, 2]);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(Softmax::new()).with_precision(Precision::Bf16);
     let forward = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
@@ -188,8 +188,8 @@ fn ranks_round_alike_or_refuse() {
         on_ranks(&even(600, 2), |collective, range| {
             let precision = precisions[usize::from(range.start > 0)];
             with_shard(&inputs, &range, |shard| -> Result<(Forward<f32>, Array2<f32>), Error> {
-                let mut gradients = Gradients::zeros_for_shard(shard);
-                let mut head = ClassParallel::new(CosFace::default(), collective, range.clone())
+                let mut gradients = Gradients::zeros_for(shard);
+                let mut head = Head::on_ranks(CosFace::default(), collective, range.clone())
                     .with_precision(precision);
                 let forward = head.forward_backward(shard, Reduction::Mean, &mut gradients)?;
                 Ok((forward, gradients.embeddings))

@@ -7,10 +7,9 @@ use crate::common::layout::Layout;
 use crate::common::ranks::{by_ranks, even, on_ranks, problem};
 use crate::common::run::Inputs;
 use crate::common::spec::Spec;
-use margin_softmax::{
-    ClassParallel, ClassSampler, Collective, Error, Gradients, Reduction, SampledGradients, Shard,
-    ThreadCollective,
-};
+use margin_softmax::ranks::{Collective, ThreadCollective};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Error, Gradients, Reduction};
 use ndarray::{Array1, Array2, s};
 
 /// What one rank finds wrong every rank refuses, with the same error, its gradients untouched.
@@ -23,14 +22,14 @@ fn refused(
         let rank = collective.rank();
         let mut inputs = problem.inputs::<f32>([Layout::Standard; 2]);
         inputs.w = inputs.w.slice(s![range.clone(), ..]).to_owned();
-        let shard = Shard::new(&inputs.x, &inputs.w, &inputs.labels);
-        let mut gradients = Gradients::zeros_for_shard(&shard);
+        let shard = Batch::new(&inputs.x, &inputs.w, &inputs.labels);
+        let mut gradients = Gradients::zeros_for(&shard);
         gradients.embeddings.fill(7.0);
         gradients.weights.fill(7.0);
         spoil(rank, &mut inputs, &mut range, &mut gradients);
         let before = gradients.clone();
-        let shard = Shard::new(&inputs.x, &inputs.w, &inputs.labels);
-        let mut head = ClassParallel::new(Spec::Modified.build(), collective, range);
+        let shard = Batch::new(&inputs.x, &inputs.w, &inputs.labels);
+        let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
         let reduction = if rank == 5 { Reduction::Sum } else { Reduction::Mean };
         let error = head.forward_backward(&shard, reduction, &mut gradients).unwrap_err();
         assert!(gradients == before, "{error}: gradients were written");
@@ -130,11 +129,11 @@ fn a_bias_on_one_rank_is_refused_by_all() {
     let b = Array1::zeros(3);
     let errors = on_ranks(&even(6, 2), |collective, range| {
         let w = problem.w.slice(s![range.clone(), ..]);
-        let mut shard = Shard::new(&problem.x, &w, &problem.labels);
+        let mut shard = Batch::new(&problem.x, &w, &problem.labels);
         if range.start > 0 {
             shard = shard.with_bias(&b);
         }
-        ClassParallel::new(Spec::Modified.build(), collective, range).forward(&shard).unwrap_err()
+        Head::on_ranks(Spec::Modified.build(), collective, range).forward(&shard).unwrap_err()
     });
     assert_eq!(errors[0], errors[1]);
     assert_eq!(said(errors[0].clone()), (1, Error::Bias.to_string()));
@@ -219,9 +218,9 @@ fn a_stale_sample_on_one_rank_is_refused_by_all() {
         if range.start > 0 {
             sample = sampler.sample(&[0; 4]).unwrap();
         }
-        let shard = Shard::new(&problem.x, &w, &problem.labels);
+        let shard = Batch::new(&problem.x, &w, &problem.labels);
         let mut gradients = SampledGradients::default();
-        let mut head = ClassParallel::new(Spec::Modified.build(), collective, range);
+        let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
         let answer =
             head.forward_backward_sampled(&shard, &sample, Reduction::Mean, &mut gradients);
         assert_eq!(gradients, SampledGradients::default());

@@ -7,9 +7,11 @@ use crate::common::compare::wide;
 use crate::common::golden::{narrow1, narrow2};
 use crate::common::random::Rng;
 use crate::common::refuse::{assert_table, text};
+use margin_softmax::custom::{Angle, Target};
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    Angle, ArcFace, Batch, Continuation, CosFace, Error, Forward, Generalized, Gradients, Head,
-    MarginLoss, NormalizedLogits, Real, Reduction, Scale, Softmax, Target, ZeroEmbedding,
+    ArcFace, Batch, CosFace, Error, Forward, Generalized, Gradients, Head, MarginLoss,
+    NormalizedLogits, Real, Reduction, Scale, Softmax, ZeroEmbedding,
 };
 use ndarray::{Array1, Array2, array};
 
@@ -54,7 +56,7 @@ impl<F: Real> Step<F> {
     /// What a head returns. Refused, it must leave the gradients as they were.
     fn by_head(&self) -> Result<(), Error> {
         let labels = [0, 599, 3, 3, 1];
-        let mut batch = Batch::new(&self.x, &self.w, &labels)?;
+        let mut batch = Batch::new(&self.x, &self.w, &labels);
         if let Some(b) = &self.b {
             batch = batch.with_bias(b)?;
         }
@@ -305,7 +307,7 @@ fn the_first_of_several_bad_rows_is_named() {
         for threads in [1, 4] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let labels = vec![0; 64];
-            let batch = Batch::new(&x, &w, &labels).unwrap();
+            let batch = Batch::new(&x, &w, &labels);
             let refused =
                 pool.install(|| Head::new(ArcFace::default()).forward(&batch)).unwrap_err();
             match refused {
@@ -330,8 +332,7 @@ fn zero_embeddings_can_be_left_out() {
     for (row, &i) in kept.iter().enumerate() {
         x.row_mut(i).assign(&whole.row(row));
     }
-    let (batch, rest) =
-        (Batch::new(&x, &w, &labels).unwrap(), Batch::new(&whole, &w, &others).unwrap());
+    let (batch, rest) = (Batch::new(&x, &w, &labels), Batch::new(&whole, &w, &others));
     let head = Head::new(ArcFace::default()).with_zero_embeddings(ZeroEmbedding::Skip);
     let (mut all, mut few) = (Gradients::zeros_for(&batch), Gradients::zeros_for(&rest));
     all.embeddings.fill(f64::NAN);
@@ -345,20 +346,20 @@ fn zero_embeddings_can_be_left_out() {
     assert_eq!((forward.mean(), forward.accuracy()), (expected.mean(), expected.accuracy()));
 
     x.fill(0.0);
-    let batch = Batch::new(&x, &w, &labels).unwrap();
+    let batch = Batch::new(&x, &w, &labels);
     let forward = head.forward_backward(&batch, Reduction::Mean, &mut all).unwrap();
     assert_eq!((forward.mean(), forward.accuracy()), (0.0, 0.0));
     assert_eq!((all.embeddings.sum(), all.weights.sum()), (0.0, 0.0));
     let mut zero_class = w.clone();
     zero_class.row_mut(4).fill(0.0);
-    let refused = head.forward(&Batch::new(&x, &zero_class, &labels).unwrap()).unwrap_err();
+    let refused = head.forward(&Batch::new(&x, &zero_class, &labels)).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "class weights", row: 4, .. }));
 }
 
 #[test]
 fn skip_leaves_out_embeddings_too_short_to_have_a_direction() {
     let (x, w) = (array![[1e-40_f32, 0.0], [1.0, 0.5]], array![[1.0_f32, 0.0], [0.0, 1.0]]);
-    let batch = Batch::new(&x, &w, &[0, 1]).unwrap();
+    let batch = Batch::new(&x, &w, &[0, 1]);
     let head = Head::new(ArcFace::default());
     let refused = head.forward(&batch).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "embeddings", row: 0, .. }));
@@ -370,7 +371,7 @@ fn skip_leaves_out_embeddings_too_short_to_have_a_direction() {
 #[test]
 fn losses_are_known_where_only_the_gradient_is_out_of_range() {
     let (x, w) = (array![[1e-10_f32, 0.0]], array![[1.0_f32, 0.0], [0.0, 1.0]]);
-    let batch = Batch::new(&x, &w, &[1]).unwrap();
+    let batch = Batch::new(&x, &w, &[1]);
     let head = Head::new(ArcFace::new(1e30, 0.5).unwrap());
     let mut gradients = Gradients::zeros_for(&batch);
     let refused = head.forward_backward(&batch, Reduction::Mean, &mut gradients);

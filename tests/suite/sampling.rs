@@ -6,10 +6,8 @@ use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
 use crate::common::spec::{Spec, menu};
-use margin_softmax::{
-    Batch, ClassSample, ClassSampler, Error, Forward, Gradients, Head, Real, Reduction,
-    SampledGradients, SamplerState,
-};
+use margin_softmax::sampling::{ClassSample, ClassSampler, SamplerState};
+use margin_softmax::{Batch, Error, Forward, Gradients, Head, Real, Reduction};
 use ndarray::{Array1, Array2, Axis, concatenate};
 
 fn problem(seed: u64, (n, d, c): (usize, usize, usize), bias: bool) -> Problem {
@@ -250,7 +248,7 @@ fn the_correction_is_a_bias_of_the_drawn_classes() {
 #[test]
 fn the_correction_makes_the_sum_of_exponentials_unbiased() {
     let problem = problem(8, (1, 4, 12), false);
-    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     let head = Head::new(Spec::Cos { s: 1.0, m: 0.1 }.build());
     let full = head.forward(&batch).unwrap().losses[0].exp_m1();
     let mean = |correction: bool| {
@@ -275,7 +273,7 @@ fn the_correction_makes_the_sum_of_exponentials_unbiased() {
 #[test]
 fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
     let problem = problem(5, (6, 4, 40), false);
-    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     let mut sampler = ClassSampler::new(40, 0.5, 2).unwrap();
     let good = sampler.sample(&problem.labels).unwrap();
     let mut marked = SampledGradients::default();

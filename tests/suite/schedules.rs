@@ -3,10 +3,8 @@
 
 use std::f64::consts::FRAC_PI_4;
 
-use margin_softmax::{
-    ArcFace, CosFace, Error, LambdaAnnealing, MarginLoss, MarginWarmup, NormalizedLogits,
-    SphereFace, adacos_scale,
-};
+use margin_softmax::schedule::{LambdaAnnealing, MarginWarmup, adacos_scale};
+use margin_softmax::{ArcFace, CosFace, Error, MarginLoss, NormalizedLogits, SphereFace};
 use ndarray::Array2;
 use proptest::array::uniform2;
 use proptest::prelude::*;

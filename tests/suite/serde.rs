@@ -3,11 +3,14 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use margin_softmax::config::LossConfig;
+use margin_softmax::losses::Continuation;
+use margin_softmax::sampling::{ClassSampler, SamplerState};
+use margin_softmax::schedule::{LambdaAnnealing, MarginWarmup};
 use margin_softmax::{
-    AdaFace, ArcFace, ClassMargins, ClassSampler, Continuation, CosFace, CurricularFace,
-    ElasticFace, FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, LambdaAnnealing,
-    LossConfig, MagFace, MarginLoss, MarginWarmup, ModifiedSoftmax, MvSoftmax, SamplerState, Scale,
-    Softmax, SphereFace,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
+    Generalized, InterclassFilter, LabelSmoothing, MagFace, MarginLoss, ModifiedSoftmax, MvSoftmax,
+    Scale, Softmax, SphereFace,
 };
 use proptest::num::f64::{NORMAL, POSITIVE, SUBNORMAL, ZERO};
 use proptest::prelude::*;

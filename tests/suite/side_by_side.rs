@@ -20,7 +20,7 @@ fn steps_of_one_head_nest_in_a_pool_without_waiting_for_each_other() {
     std::thread::spawn(move || {
         let problem = problem(1, (64, 32, 6_000), false);
         let head = Arc::new(Head::new(ArcFace::default()));
-        let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+        let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
         let step = |gradients: bool| {
             if !gradients {
                 return head.forward(&batch).unwrap();
@@ -42,7 +42,7 @@ fn steps_of_one_head_nest_in_a_pool_without_waiting_for_each_other() {
 #[test]
 fn a_clone_takes_the_same_steps() {
     let problem = problem(2, (6, 5, 40), false);
-    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     let head = Head::new(ArcFace::default()).with_memory_budget(0);
     let forward = head.forward(&batch).unwrap();
     assert_eq!(head.clone().forward(&batch).unwrap(), forward);

@@ -4,10 +4,10 @@ use crate::common::layout::{LAYOUTS, Layout};
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
 use crate::common::spec::Spec;
-use margin_softmax::{
-    ClassSampler, Continuation, Head, Real, Reduction, Riesz, SampledGradients, Space,
-    hyperspherical_energy, hyperspherical_energy_of_batch,
-};
+use margin_softmax::energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
+use margin_softmax::losses::Continuation;
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Head, Real, Reduction};
 
 /// One loss a scale.
 const LOSSES: [Spec; 3] = [

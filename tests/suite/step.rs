@@ -3,10 +3,11 @@
 
 use std::fmt::Debug;
 
+use margin_softmax::ranks::{Collective, ThreadCollective};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::update::WeightUpdate;
 use margin_softmax::{
-    AdamW, Batch, BatchMut, ClassParallel, ClassSample, ClassSampler, Collective, Error, Forward,
-    Gradients, Head, IGNORED, Real, Reduction, SampledGradients, Sgd, ShardMut, ThreadCollective,
-    WeightUpdate,
+    AdamW, Batch, BatchMut, Error, Forward, Gradients, Head, IGNORED, Real, Reduction, Sgd,
 };
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 
@@ -48,7 +49,7 @@ impl<F: Real, U: WeightUpdate<F> + Clone> Moved<F, U> {
         w: &'a mut Array2<F>,
         b: &'a mut Option<Array1<F>>,
     ) -> BatchMut<'a, F> {
-        let batch = BatchMut::new(&inputs.x, w, &inputs.labels).unwrap();
+        let batch = BatchMut::new(&inputs.x, w, &inputs.labels);
         let batch = match b {
             Some(b) => batch.with_bias(b).unwrap(),
             None => batch,
@@ -220,7 +221,7 @@ fn an_update_chosen_at_run_time_takes_the_same_step() {
     for by_box in [true, false] {
         w.assign(&inputs.w);
         boxed = Box::new(momentum());
-        let mut batch = BatchMut::new(&inputs.x, &mut w, &inputs.labels).unwrap();
+        let mut batch = BatchMut::new(&inputs.x, &mut w, &inputs.labels);
         if by_box {
             head.step(&mut batch, Reduction::Mean, &mut boxed, &mut dx).unwrap();
         } else {
@@ -340,11 +341,11 @@ fn on_rank<C: Collective<f64>>(
     prepare(&mut moved);
     let before = moved.clone();
     let Moved { w, b, update, dx } = &mut moved;
-    let mut shard = ShardMut::new(&inputs.x, w, &inputs.labels);
+    let mut shard = BatchMut::new(&inputs.x, w, &inputs.labels);
     if let Some(b) = b {
         shard = shard.with_bias(b);
     }
-    let mut head = ClassParallel::new(spec.build(), collective, range);
+    let mut head = Head::on_ranks(spec.build(), collective, range);
     let forward = match sample {
         Some(sample) => head.step_sampled(&mut shard, sample, Reduction::Mean, update, dx),
         None => head.step(&mut shard, Reduction::Mean, update, dx),
@@ -396,7 +397,7 @@ fn one_step_among(
     let labels: Vec<_> = inputs.labels.iter().map(place).collect();
     let drawn = w.select(Axis(0), classes);
     let drawn_bias = b.as_ref().map(|b| b.select(Axis(0), classes));
-    let batch = Batch::new(&inputs.x, &drawn, &labels).unwrap();
+    let batch = Batch::new(&inputs.x, &drawn, &labels);
     let batch = drawn_bias.as_ref().map_or(batch, |b| batch.with_bias(b).unwrap());
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(spec.build());

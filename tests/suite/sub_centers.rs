@@ -2,9 +2,10 @@
 //! disagree, and what their usage is counted for.
 
 use crate::common::ranks::{even, on_ranks};
+use margin_softmax::sub_centers::SubCenterUsage;
 use margin_softmax::{
-    ArcFace, Batch, BatchMut, ClassParallel, Error, Gradients, Head, IGNORED, MarginLoss,
-    NormalizedLogits, Real, Reduction, Shard, Softmax, SubCenterUsage,
+    ArcFace, Batch, BatchMut, Error, Gradients, Head, IGNORED, MarginLoss, NormalizedLogits, Real,
+    Reduction, Softmax,
 };
 use ndarray::{Array2, array, s};
 
@@ -23,7 +24,7 @@ fn nearly_equal<F: Real>() -> (Array2<F>, Array2<F>) {
 
 fn check_nearly_equal<F: Real>() {
     let (x, w) = nearly_equal::<F>();
-    let batch = Batch::new(&x, &w, &[0]).unwrap().with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &[0]).with_sub_centers(2).unwrap();
     let head = Head::new(arcface());
     let mut gradients = Gradients::zeros_for(&batch);
     let forward = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
@@ -56,7 +57,7 @@ fn of_equal_rows_the_first_counts() {
     let x = array![[1.0, 0.5], [0.2, -1.0]];
     let w = array![[1.0, 1.0], [1.0, 1.0], [0.5, -2.0], [0.5, -2.0]];
     let labels = [0, 1];
-    let batch = Batch::new(&x, &w, &labels).unwrap().with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &labels).with_sub_centers(2).unwrap();
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(arcface());
     let forward = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
@@ -71,7 +72,7 @@ fn one_sub_center_is_none_bit_for_bit() {
     let x = Array2::from_shape_fn((5, 4), |(i, k)| ((i * 7 + k * 3) as f32).sin());
     let w = Array2::from_shape_fn((9, 4), |(j, k)| ((j * 5 + k) as f32).cos());
     let labels = [0, 8, 3, 3, 1];
-    let plain = Batch::new(&x, &w, &labels).unwrap();
+    let plain = Batch::new(&x, &w, &labels);
     let one = plain.with_sub_centers(1).unwrap();
     let head = Head::new(arcface());
     let run = |batch: &Batch<'_, f32>| {
@@ -84,7 +85,7 @@ fn one_sub_center_is_none_bit_for_bit() {
 #[test]
 fn an_ignored_sample_chooses_none() {
     let (x, w) = (array![[1.0, 0.0], [0.0, 1.0]], Array2::from_elem((4, 2), 1.0));
-    let batch = Batch::new(&x, &w, &[1, IGNORED]).unwrap();
+    let batch = Batch::new(&x, &w, &[1, IGNORED]);
     let batch = batch.with_sub_centers(2).unwrap().with_ignored_label(IGNORED);
     assert_eq!(Head::new(arcface()).forward(&batch).unwrap().sub_centers(), [0, IGNORED]);
 }
@@ -94,22 +95,22 @@ fn rows_that_are_no_multiple_are_refused() {
     let (x, mut w) = (array![[1.0, 2.0]], Array2::from_elem((5, 2), 1.0));
     let shape =
         Error::Shape { argument: "rows of class weights", expected: vec![4], actual: vec![5] };
-    let batch = Batch::new(&x, &w, &[0]).unwrap();
+    let batch = Batch::new(&x, &w, &[0]);
     assert_eq!(batch.with_sub_centers(2).unwrap_err(), shape);
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     assert_eq!(logits.clone().with_sub_centers(2).unwrap_err(), shape);
     let predicted = Head::new(arcface()).predict_sub_centers(&x, &w, 2, None);
     assert_eq!(predicted.unwrap_err(), shape);
-    let batch = BatchMut::new(&x, &mut w, &[0]).unwrap();
+    let batch = BatchMut::new(&x, &mut w, &[0]);
     assert_eq!(batch.with_sub_centers(2).unwrap_err(), shape);
     for none in [
-        Batch::new(&x, &w, &[0]).unwrap().with_sub_centers(0).unwrap_err(),
+        Batch::new(&x, &w, &[0]).with_sub_centers(0).unwrap_err(),
         logits.with_sub_centers(0).unwrap_err(),
         SubCenterUsage::new(3, 0).unwrap_err(),
     ] {
         assert_eq!(none.to_string(), "sub-centres per class k must be >= 1, got 0");
     }
-    let label = Batch::new(&x, &w, &[4]).unwrap().with_sub_centers(5).unwrap_err();
+    let label = Batch::new(&x, &w, &[4]).with_sub_centers(5).unwrap_err();
     assert_eq!(label, Error::Label { row: 0, label: 4, classes: 1 });
 }
 
@@ -117,7 +118,7 @@ fn rows_that_are_no_multiple_are_refused() {
 fn softmax_takes_sub_centers_in_a_head_and_not_by_cosines() {
     let (x, w) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [-1.0, 0.0]]);
     let b = array![0.0, 1.0, 0.5, 9.0];
-    let batch = Batch::new(&x, &w, &[0]).unwrap().with_bias(&b).unwrap();
+    let batch = Batch::new(&x, &w, &[0]).with_bias(&b).unwrap();
     let forward = Head::new(Softmax).forward(&batch.with_sub_centers(2).unwrap()).unwrap();
     // Logits (1, 3) and (3.5, 8): the bias decides, too.
     assert_eq!(forward.sub_centers(), [1]);
@@ -133,8 +134,8 @@ fn ranks_must_agree_on_the_number() {
         // The second rank holds as many classes as the first, of twice as many rows.
         let k = if range.start == 0 { 1 } else { 2 };
         let rows = w.slice(s![..range.len() * k, ..]);
-        let shard = Shard::new(&x, &rows, &[0]).with_sub_centers(k);
-        ClassParallel::new(arcface(), collective, range).forward(&shard).unwrap_err()
+        let shard = Batch::new(&x, &rows, &[0]).with_sub_centers(k);
+        Head::on_ranks(arcface(), collective, range).forward(&shard).unwrap_err()
     });
     for refusal in refusals {
         let Error::Collective { rank: 1, reason } = refusal else { panic!("{refusal}") };
@@ -142,8 +143,8 @@ fn ranks_must_agree_on_the_number() {
     }
     let none = on_ranks(&even(4, 2), |collective, range| {
         let rows = w.slice(s![..range.len(), ..]);
-        let shard = Shard::new(&x, &rows, &[0]).with_sub_centers(0);
-        ClassParallel::new(arcface(), collective, range).forward(&shard).unwrap_err()
+        let shard = Batch::new(&x, &rows, &[0]).with_sub_centers(0);
+        Head::on_ranks(arcface(), collective, range).forward(&shard).unwrap_err()
     });
     assert!(none.iter().all(|error| matches!(error, Error::Parameter { value: 0.0, .. })));
 }
@@ -151,7 +152,7 @@ fn ranks_must_agree_on_the_number() {
 #[test]
 fn usage_refuses_what_does_not_fit_and_counts_nothing_then() {
     let (x, w) = (array![[1.0, 0.0], [0.0, 1.0]], Array2::from_elem((6, 2), 1.0));
-    let batch = Batch::new(&x, &w, &[1, 0]).unwrap().with_sub_centers(3).unwrap();
+    let batch = Batch::new(&x, &w, &[1, 0]).with_sub_centers(3).unwrap();
     let forward = Head::new(arcface()).forward(&batch).unwrap();
     let mut usage = SubCenterUsage::new(2, 3).unwrap();
     let label = Error::Label { row: 0, label: 2, classes: 2 };
@@ -164,7 +165,7 @@ fn usage_refuses_what_does_not_fit_and_counts_nothing_then() {
     assert!(matches!(usage.dominant_weights(&w), Err(Error::Shape { .. })));
     let mut second = SubCenterUsage::new(2, 1).unwrap();
     let w = array![[9.0, 1.0], [0.0, 9.0], [1.0, 0.1], [0.0, 1.0]];
-    let batch = Batch::new(&x, &w, &[0, 0]).unwrap().with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &[0, 0]).with_sub_centers(2).unwrap();
     let forward = Head::new(arcface()).forward(&batch).unwrap();
     assert_eq!(forward.sub_centers(), [0, 1]);
     let refused = second.add(&[0, 0], &forward).unwrap_err();

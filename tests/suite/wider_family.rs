@@ -5,11 +5,13 @@ use crate::common::compare::{norm, wide};
 use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::{Wide, WideAnswer, WideProblem};
+use margin_softmax::custom::{Angle, HardNegatives, Sample};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::update::WeightUpdate;
 use margin_softmax::{
-    AdaFace, Angle, Batch, BatchMut, ClassParallel, ClassSampler, CosFace, CurricularFace,
-    ElasticFace, Forward, Gradients, HardNegatives, Head, InterclassFilter, MagFace, MarginLoss,
-    MvSoftmax, NormalizedLogits, Real, Reduction, Sample, SampledGradients, Scale, Sgd, Shard,
-    WeightUpdate,
+    AdaFace, Batch, BatchMut, CosFace, CurricularFace, ElasticFace, Forward, Gradients, Head,
+    InterclassFilter, MagFace, MarginLoss, MvSoftmax, NormalizedLogits, Real, Reduction, Scale,
+    Sgd,
 };
 use ndarray::{Array, Array2, Axis, Dimension, s};
 
@@ -91,7 +93,7 @@ pub fn for_each<F: Real>(mut check: impl FnMut(&str, &Wide, &WideProblem<F>, &Wi
 }
 
 fn batch<'a, F: Real>(problem: &'a WideProblem<F>) -> Batch<'a, F> {
-    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).unwrap();
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     batch.with_sub_centers(problem.k).unwrap()
 }
 
@@ -159,7 +161,7 @@ fn a_step_moves_the_weights_by_the_same_gradients() {
         let update = || Sgd::new(0.1).unwrap().with_momentum(0.9).unwrap();
         update().apply(&mut expected, &gradients.weights).unwrap();
         let mut dx = Array2::zeros(problem.x.dim());
-        let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels).unwrap();
+        let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
         batch = batch.with_sub_centers(problem.k).unwrap();
         let forward = head.step(&mut batch, reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(forward, separate, "{what}");
@@ -184,7 +186,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         // Alone the classes are numbered anew, which changes a margin by label.
         if loss.by_label == 0.0 {
             let w = problem.w.select(Axis(0), &rows);
-            let alone = Batch::new(&problem.x, &w, &sample.labels).unwrap();
+            let alone = Batch::new(&problem.x, &w, &sample.labels);
             let alone = alone.with_sub_centers(problem.k).unwrap();
             let mut expected = Gradients::zeros_for(&alone);
             let of_classes = head.forward_backward(&alone, reduction, &mut expected).unwrap();
@@ -197,7 +199,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         let update = || Sgd::new(0.1).unwrap().with_momentum(0.9).unwrap();
         update().apply_rows(&mut expected, &rows, &gradients.weights).unwrap();
         let mut dx = Array2::zeros(problem.x.dim());
-        let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels).unwrap();
+        let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
         batch = batch.with_sub_centers(problem.k).unwrap();
         head.step_sampled(&mut batch, &sample, reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(moved, expected, "{what}");
@@ -259,10 +261,10 @@ fn ranks_agree_with_one_machine() {
             let results = on_ranks(&even(classes, size), |collective, range| {
                 let rows = range.start * problem.k..range.end * problem.k;
                 let w = problem.w.slice(s![rows, ..]);
-                let shard = Shard::new(&problem.x, &w, &problem.labels);
+                let shard = Batch::new(&problem.x, &w, &problem.labels);
                 let shard = shard.with_sub_centers(problem.k);
-                let mut gradients = Gradients::zeros_for_shard(&shard);
-                let mut head = ClassParallel::new(loss.clone(), collective, range);
+                let mut gradients = Gradients::zeros_for(&shard);
+                let mut head = Head::on_ranks(loss.clone(), collective, range);
                 let reduction = Reduction::Weighted(&problem.upstream);
                 let forward = head.forward_backward(&shard, reduction, &mut gradients).unwrap();
                 (forward, gradients)
@@ -306,7 +308,7 @@ fn gradients_of_every_loss_stay_within_their_bounds() {
         x *= rng.decades(1e-3, 1e3) / length;
         let r = norm(x.row(0));
         let labels = [rng.below(6)];
-        let batch = Batch::new(&x, &w, &labels).unwrap();
+        let batch = Batch::new(&x, &w, &labels);
         for (loss, steepest) in &losses {
             let Scale::Fixed(s) = loss.scale() else { panic!("{loss:?}") };
             let mut gradients = Gradients::zeros_for(&batch);

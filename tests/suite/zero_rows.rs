@@ -1,10 +1,10 @@
 //! Softmax needs no direction: zero embeddings and zero class weights are valid, at both levels,
 //! sampled and over ranks. Every other loss refuses them (docs/math.md, section 5).
 
+use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, Batch, ClassParallel, ClassSampler, Error, Generalized, Gradients, Head, MarginLoss,
-    ModifiedSoftmax, NormalizedLogits, Real, Reduction, SampledGradients, Scale, Shard, Softmax,
-    ZeroEmbedding,
+    ArcFace, Batch, Error, Generalized, Gradients, Head, MarginLoss, ModifiedSoftmax,
+    NormalizedLogits, Real, Reduction, Scale, Softmax, ZeroEmbedding,
 };
 use ndarray::{Array1, Array2, Axis, array, s};
 
@@ -42,7 +42,7 @@ fn every_way<F: Real>(
 ) -> Vec<(&'static str, Step)> {
     let widen = |m: &Array2<F>| m.mapv(wide);
     let mut found = Vec::new();
-    let batch = Batch::new(x, w, labels).unwrap().with_bias(b).unwrap();
+    let batch = Batch::new(x, w, labels).with_bias(b).unwrap();
     for rule in [ZeroEmbedding::Error, ZeroEmbedding::Skip] {
         let mut g = Gradients::zeros_for(&batch);
         let head = Head::new(Softmax::new()).with_zero_embeddings(rule);
@@ -70,9 +70,9 @@ fn every_way<F: Real>(
 
     let ranks = on_ranks(&even(w.nrows(), 2), |collective, range| {
         let (rows, bias) = (w.slice(s![range.clone(), ..]), b.slice(s![range.clone()]));
-        let shard = Shard::new(x, &rows, labels).with_bias(&bias);
-        let mut g = Gradients::zeros_for_shard(&shard);
-        let mut head = ClassParallel::new(Softmax::new(), collective, range);
+        let shard = Batch::new(x, &rows, labels).with_bias(&bias);
+        let mut g = Gradients::zeros_for(&shard);
+        let mut head = Head::on_ranks(Softmax::new(), collective, range);
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut g).unwrap();
         (forward.losses.mapv(wide), g)
     });
@@ -108,7 +108,7 @@ fn softmax_of_zero_weights_is_the_logarithm_of_the_classes() {
     let (w, b) = (Array2::zeros((5, 3)), Array1::zeros(5));
     assert_is_naive::<f64>(&x, &w, &b, &[3, 0]);
     assert_is_naive::<f32>(&x, &w, &b, &[3, 0]);
-    let forward = Head::new(Softmax::new()).forward(&Batch::new(&x, &w, &[3, 0]).unwrap());
+    let forward = Head::new(Softmax::new()).forward(&Batch::new(&x, &w, &[3, 0]));
     let losses = forward.unwrap().losses;
     assert_eq!(losses, array![5.0_f64.ln(), 5.0_f64.ln()]);
 }
@@ -134,7 +134,7 @@ fn softmax_takes_rows_of_any_finite_norm() {
     assert_is_naive::<f32>(&x, &w, &b, &[1, 2, 1]);
     // The logit of the long embedding and the short class weight is 1.
     let (x, w) = (array![[1e31_f32, 0.0], [0.0, 1.0]], array![[1e-31_f32, 0.0], [0.0, 1.0]]);
-    let forward = Head::new(Softmax::new()).forward(&Batch::new(&x, &w, &[0, 1]).unwrap());
+    let forward = Head::new(Softmax::new()).forward(&Batch::new(&x, &w, &[0, 1]));
     approx::assert_relative_eq!(forward.unwrap().losses[0], (-1.0_f32).exp().ln_1p());
 }
 
@@ -162,7 +162,7 @@ fn every_other_loss_refuses_a_zero_row_at_both_levels() {
                 Error::DegenerateNorm { argument, row, norm, .. } => (argument, row, norm),
                 other => panic!("{other}"),
             };
-            let batch = Batch::new(x, w, &[0, 1]).unwrap();
+            let batch = Batch::new(x, w, &[0, 1]);
             let by_head = Head::new(&loss).forward(&batch).unwrap_err();
             assert_eq!(refused(by_head), (argument, 1, 0.0), "{loss:?}");
             let logits = NormalizedLogits::new(x, w).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
-use margin_softmax::{Error, Gradients, Reduction, SampledGradients};
+use margin_softmax::{Error, Gradients, Reduction};
 use ndarray::{Array, Array1, Array2, Dimension};
 
 use crate::detached;

@@ -85,7 +85,7 @@ impl<F: Precision> Values<F> {
 
 impl<F: Precision> Arrays<'_, F> {
     pub fn batch<'a>(&'a self, labels: &'a Labels) -> Result<Batch<'a, F>, Error> {
-        let batch = Batch::new(&self.embeddings, &self.weights, &labels.classes)?;
+        let batch = Batch::new(&self.embeddings, &self.weights, &labels.classes);
         let mut batch = batch.with_sub_centers(self.sub_centers)?;
         if let Some(bias) = &self.bias {
             batch = batch.with_bias(bias)?;

@@ -21,7 +21,7 @@ pub(crate) struct Labels {
 
 impl<F: Real> Inputs<'_, F> {
     pub fn batch<'a>(&'a self, labels: &'a Labels) -> CoreResult<Batch<'a, F>> {
-        let batch = Batch::new(&self.embeddings, &self.weight, &labels.classes)?;
+        let batch = Batch::new(&self.embeddings, &self.weight, &labels.classes);
         let mut batch = batch.with_sub_centers(self.sub_centers)?;
         if let Some(bias) = &self.bias {
             batch = batch.with_bias(bias)?;

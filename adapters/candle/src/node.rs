@@ -5,7 +5,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape,
     Tensor, WithDType,
 };
-use margin_softmax::{Gradients, Real, SampledGradients};
+use margin_softmax::{Gradients, Real};
 use ndarray::{Array1, Array2};
 
 use crate::tensor::tensor;

@@ -11,9 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::ProgressBar;
-use margin_softmax::{
-    Batch, ClassParallel, Collective, CosFace, Gradients, Head, Reduction, Shard, class_range,
-};
+use margin_softmax::ranks::{Collective, class_range};
+use margin_softmax::{Batch, CosFace, Gradients, Head, Reduction};
 use margin_softmax_mpi::MpiCollective;
 use ndarray::Array2;
 
@@ -115,7 +114,7 @@ impl Args {
 /// Measures one process with all cores.
 fn alone(args: &Args) -> Result<()> {
     let ((x, labels), w) = (args.batch(), rows(0..args.classes, args.dims));
-    let batch = Batch::new(&x, &w, &labels)?;
+    let batch = Batch::new(&x, &w, &labels);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(CosFace::default());
     let step = || {
@@ -130,9 +129,9 @@ fn alone(args: &Args) -> Result<()> {
 fn rank(args: &Args, collective: &MpiCollective) -> Result<()> {
     let range = class_range(args.classes, collective.rank(), collective.size());
     let ((x, labels), w) = (args.batch(), rows(range.clone(), args.dims));
-    let shard = Shard::new(&x, &w, &labels);
-    let mut gradients = Gradients::zeros_for_shard(&shard);
-    let mut head = ClassParallel::new(CosFace::default(), collective, range);
+    let shard = Batch::new(&x, &w, &labels);
+    let mut gradients = Gradients::zeros_for(&shard);
+    let mut head = Head::on_ranks(CosFace::default(), collective, range);
     let step = || {
         head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
         Ok(())

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use margin_softmax::{Collective, Error, Real};
+use margin_softmax::ranks::Collective;
+use margin_softmax::{Error, Real};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, Equivalence};
 
@@ -16,7 +17,7 @@ use crate::worker::Worker;
 /// **The same bits on every rank and in every run**: each rank reduces its part of the values in
 /// the order of the ranks and sends the result to all, whatever algorithm the MPI library would
 /// choose. On p ranks, an all-reduce of n numbers sends `2·(p − 1)·n/p` of them from each rank, as
-/// a ring does. The sums are those of [`ThreadCollective`](margin_softmax::ThreadCollective), bit
+/// a ring does. The sums are those of [`ThreadCollective`](margin_softmax::ranks::ThreadCollective), bit
 /// for bit.
 ///
 /// Before each call the ranks exchange 24 bytes that describe the call. Calls that do not match
@@ -30,7 +31,7 @@ use crate::worker::Worker;
 /// An error inside MPI ends the job with MPI's message, because rsmpi configures MPI so.
 ///
 /// ```no_run
-/// use margin_softmax::Collective;
+/// use margin_softmax::ranks::Collective;
 /// use margin_softmax_mpi::{MpiCollective, mpi};
 ///
 /// let universe = mpi::initialize().ok_or("MPI runs already")?;

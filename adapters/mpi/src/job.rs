@@ -30,7 +30,8 @@ use crate::roll::fingerprint;
 /// ```no_run
 /// use std::process::ExitCode;
 ///
-/// use margin_softmax::{Collective, Error};
+/// use margin_softmax::Error;
+/// use margin_softmax::ranks::Collective;
 ///
 /// fn main() -> ExitCode {
 ///     margin_softmax_mpi::run(|collective| {
@@ -59,7 +60,8 @@ pub fn run<E: Display>(work: impl FnOnce(&MpiCollective) -> Result<(), E>) -> Ex
 /// use std::process::ExitCode;
 /// use std::time::Duration;
 ///
-/// use margin_softmax::{Collective, Error};
+/// use margin_softmax::Error;
+/// use margin_softmax::ranks::Collective;
 ///
 /// fn main() -> ExitCode {
 ///     margin_softmax_mpi::run_with_timeout(Duration::from_secs(600), |collective| {

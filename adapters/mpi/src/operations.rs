@@ -1,6 +1,7 @@
 //! The collective operations on a communicator, in pieces that MPI can count.
 
-use margin_softmax::{Error, Real, class_range};
+use margin_softmax::ranks::class_range;
+use margin_softmax::{Error, Real};
 use mpi::Count;
 use mpi::datatype::{Partition, PartitionMut};
 use mpi::request;

@@ -13,10 +13,9 @@ use common::oracle::Problem;
 use common::ranks::{by_ranks, even, problem, ranges, with_shard};
 use common::run::Inputs;
 use common::spec::{Spec, menu};
-use margin_softmax::{
-    Batch, ClassParallel, ClassSampler, Collective, Error, Forward, Gradients, Head, IGNORED, Real,
-    Reduction, SampledGradients, Shard, class_range,
-};
+use margin_softmax::ranks::{Collective, class_range};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Batch, Error, Forward, Gradients, Head, IGNORED, Real, Reduction};
 use margin_softmax_mpi::MpiCollective;
 use margin_softmax_mpi::mpi::topology::{Color, SimpleCommunicator};
 use margin_softmax_mpi::mpi::traits::{Communicator, Equivalence};
@@ -115,7 +114,7 @@ fn one_head_takes_batches_of_varying_size() -> ExitCode {
     on_ranks(&[3], |collective| {
         let spec = Spec::Cos { s: 64.0, m: 0.35 };
         let range = class_range(1500, collective.rank(), collective.size());
-        let mut split = ClassParallel::new(spec.build(), collective, range.clone());
+        let mut split = Head::on_ranks(spec.build(), collective, range.clone());
         let head = Head::new(spec.build());
         for samples in [40, 40, 3, 17] {
             let problem = problem(samples as u64, (samples, 20, 1500), false);
@@ -123,7 +122,7 @@ fn one_head_takes_batches_of_varying_size() -> ExitCode {
             let mut expected = Gradients::zeros_for(&inputs.batch());
             let one = head.forward_backward(&inputs.batch(), Reduction::Mean, &mut expected)?;
             let (forward, found) = with_shard(&inputs, &range, |shard| {
-                let mut found = Gradients::zeros_for_shard(shard);
+                let mut found = Gradients::zeros_for(shard);
                 let forward = split.forward_backward(shard, Reduction::Mean, &mut found)?;
                 Ok((forward, found))
             })?;
@@ -158,7 +157,7 @@ fn assert_samples(
     let sample = ClassSampler::for_range(range.clone(), 0.4, 11)?.sample(&inputs.labels)?;
     let mut found = SampledGradients::default();
     let forward = with_shard(inputs, range, |shard| {
-        let mut head = ClassParallel::new(spec.build(), collective, range.clone());
+        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
         head.forward_backward_sampled(shard, &sample, Reduction::Mean, &mut found)
     })?;
 
@@ -170,7 +169,7 @@ fn assert_samples(
     let labels: Vec<_> = inputs.labels.iter().map(place).collect();
     let w = inputs.w.select(Axis(0), &classes);
     let b = inputs.b.as_ref().map(|b| b.select(Axis(0), &classes));
-    let batch = Batch::new(&inputs.x, &w, &labels)?;
+    let batch = Batch::new(&inputs.x, &w, &labels);
     let batch = b.as_ref().map_or(Ok(batch), |b| batch.with_bias(b))?;
     let mut expected = Gradients::zeros_for(&batch);
     let one = Head::new(spec.build()).forward_backward(&batch, Reduction::Mean, &mut expected)?;
@@ -192,16 +191,16 @@ fn ignored_samples_and_frozen_embeddings_are_those_of_one_machine() -> ExitCode 
         let spec = Spec::Cos { s: 16.0, m: 0.2 };
         let mut inputs = problem(5, (8, 6, 30), false).inputs::<f64>([Layout::Standard; 2]);
         inputs.labels[2] = IGNORED;
-        let batch = Batch::new(&inputs.x, &inputs.w, &inputs.labels)?.with_ignored_label(IGNORED);
+        let batch = Batch::new(&inputs.x, &inputs.w, &inputs.labels).with_ignored_label(IGNORED);
         let mut expected = Gradients::zeros_for(&batch);
         let head = Head::new(spec.build());
         let one = head.forward_backward(&batch, Reduction::Mean, &mut expected)?;
 
         let range = class_range(30, collective.rank(), collective.size());
         let rows = inputs.w.slice(s![range.clone(), ..]);
-        let shard = Shard::new(&inputs.x, &rows, &inputs.labels).with_ignored_label(IGNORED);
-        let mut found = Gradients::weights_only_for_shard(&shard);
-        let mut head = ClassParallel::new(spec.build(), collective, range.clone());
+        let shard = Batch::new(&inputs.x, &rows, &inputs.labels).with_ignored_label(IGNORED);
+        let mut found = Gradients::weights_only(&shard);
+        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut found)?;
         assert_forward("losses", &forward, &one, 1e-12);
         assert_eq!((forward.counted(), found.embeddings.len()), (7, 0));
@@ -228,10 +227,10 @@ fn train(
     if let Some(part) = part.filter(|_| collective.rank() < size) {
         let range = class_range(RESHARDED, part.rank(), part.size());
         let mut w = w.slice(s![range.clone(), ..]).to_owned();
-        let mut head = ClassParallel::new(Spec::Cos { s: 16.0, m: 0.2 }.build(), part, range);
+        let mut head = Head::on_ranks(Spec::Cos { s: 16.0, m: 0.2 }.build(), part, range);
         for _ in 0..STEPS {
-            let shard = Shard::new(&inputs.x, &w, &inputs.labels);
-            let mut gradients = Gradients::zeros_for_shard(&shard);
+            let shard = Batch::new(&inputs.x, &w, &inputs.labels);
+            let mut gradients = Gradients::zeros_for(&shard);
             head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
             w.scaled_add(-0.1, &gradients.weights);
         }

@@ -5,7 +5,8 @@ mod support;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use margin_softmax::{Collective, Error, Real};
+use margin_softmax::ranks::Collective;
+use margin_softmax::{Error, Real};
 use margin_softmax_mpi::MpiCollective;
 use margin_softmax_mpi::mpi::topology::SimpleCommunicator;
 use margin_softmax_mpi::mpi::traits::{Communicator, Destination, Equivalence, Source};

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use margin_softmax::{Collective, Error};
+use margin_softmax::Error;
+use margin_softmax::ranks::Collective;
 use margin_softmax_mpi::MpiCollective;
 use margin_softmax_mpi::mpi::topology::{Color, SimpleCommunicator};
 use margin_softmax_mpi::mpi::traits::Communicator;

@@ -8,10 +8,8 @@ use std::process::ExitCode;
 
 use common::ranks::even;
 use common::wide::{Wide, WideProblem};
-use margin_softmax::{
-    Batch, ClassParallel, CurricularFace, Error, Gradients, HardNegatives, Head, Reduction, Scale,
-    Shard,
-};
+use margin_softmax::custom::HardNegatives;
+use margin_softmax::{Batch, CurricularFace, Error, Gradients, Head, Reduction, Scale};
 use ndarray::s;
 use support::{assert_close, on_ranks};
 
@@ -27,9 +25,9 @@ fn every_rank_has_the_answer_of_the_formulas() -> ExitCode {
             let range = even(40, collective.size())[collective.rank()].clone();
             let rows = range.start * k..range.end * k;
             let w = problem.w.slice(s![rows.clone(), ..]);
-            let shard = Shard::new(&problem.x, &w, &problem.labels).with_sub_centers(k);
-            let mut gradients = Gradients::zeros_for_shard(&shard);
-            let mut head = ClassParallel::new(loss.clone(), collective, range);
+            let shard = Batch::new(&problem.x, &w, &problem.labels).with_sub_centers(k);
+            let mut gradients = Gradients::zeros_for(&shard);
+            let mut head = Head::on_ranks(loss.clone(), collective, range);
             let reduction = Reduction::Weighted(&problem.upstream);
             let forward = head.forward_backward(&shard, reduction, &mut gradients)?;
             let (what, tolerance) = (format!("{loss:?} {k}"), answer.tolerance::<f64>());
@@ -52,13 +50,13 @@ fn curricularface_observes_the_same_on_every_rank() -> ExitCode {
     on_ranks(&[3], |collective| {
         let range = even(40, collective.size())[collective.rank()].clone();
         let w = problem.w.slice(s![range.clone(), ..]);
-        let mut head = ClassParallel::new(CurricularFace::default(), collective, range);
+        let mut head = Head::on_ranks(CurricularFace::default(), collective, range);
         let mut alone = Head::new(CurricularFace::default());
         for _ in 0..3 {
-            let shard = Shard::new(&problem.x, &w, &problem.labels);
+            let shard = Batch::new(&problem.x, &w, &problem.labels);
             let forward = head.forward(&shard)?;
             head.loss_mut().observe(&forward.target_angles().to_vec())?;
-            let batch = Batch::new(&problem.x, &problem.w, &problem.labels)?;
+            let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
             let one = alone.forward(&batch)?;
             alone.loss_mut().observe(&one.target_angles().to_vec())?;
             assert_close("losses", forward.losses.view(), one.losses.view(), 1e-12);

@@ -203,7 +203,7 @@ impl<F: Real> Workspace<F> {
 
 /// The class other than its own that a sample is nearest to, and its logit.
 #[derive(Clone, Copy)]
-pub(in crate::head) struct Nearest<F> {
+pub(crate) struct Nearest<F> {
     pub max: F,
     pub class: Option<usize>,
 }

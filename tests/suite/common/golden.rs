@@ -1,7 +1,8 @@
 //! The golden cases: losses and gradients computed in 90-digit arithmetic, those of `golden.json` by
 //! `tests/golden/generate.py`. Format and tolerance: `docs/math.md`, section 9.
 
-use margin_softmax::{Continuation, MarginLoss, Real, Scale};
+use margin_softmax::losses::Continuation;
+use margin_softmax::{MarginLoss, Real, Scale};
 use ndarray::{Array1, Array2};
 use serde_json::Value;
 

@@ -3,10 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use margin_softmax::{
-    ClassParallel, Collective, Error, Forward, Gradients, Real, Reduction, Shard, ThreadCollective,
-    class_range,
-};
+use margin_softmax::ranks::{Collective, ThreadCollective, class_range};
+use margin_softmax::{Error, Forward, Gradients, Real, Reduction};
 use ndarray::s;
 
 use super::oracle::Problem;
@@ -61,7 +59,7 @@ pub fn with_shard<F: Real, T>(
 ) -> T {
     let w = inputs.w.slice(s![range.clone(), ..]);
     let b = inputs.b.as_ref().map(|b| b.slice(s![range.clone()]));
-    let shard = Shard::new(&inputs.x, &w, &inputs.labels);
+    let shard = Batch::new(&inputs.x, &w, &inputs.labels);
     match &b {
         Some(b) => run(&shard.with_bias(b)),
         None => run(&shard),
@@ -76,10 +74,10 @@ pub fn by_ranks<F: Real, C: Collective<F>>(
     (collective, range): (C, Range<usize>),
 ) -> Result<(Forward<F>, Gradients<F>), Error> {
     with_shard(inputs, &range, |shard| {
-        let mut gradients = Gradients::zeros_for_shard(shard);
+        let mut gradients = Gradients::zeros_for(shard);
         gradients.embeddings.fill(F::nan());
         gradients.weights.fill(F::nan());
-        let mut head = ClassParallel::new(spec.build(), collective, range.clone());
+        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
         let without = head.forward(shard)?;
         let forward = head.forward_backward(shard, reduction, &mut gradients)?;
         assert!(forward == without, "{spec:?}: forward differs without gradients");

@@ -44,7 +44,7 @@ impl Problem {
 
 impl<F: Real> Inputs<F> {
     pub fn batch(&self) -> Batch<'_, F> {
-        let batch = Batch::new(&self.x, &self.w, &self.labels).unwrap();
+        let batch = Batch::new(&self.x, &self.w, &self.labels);
         match &self.b {
             Some(b) => batch.with_bias(b).unwrap(),
             None => batch,

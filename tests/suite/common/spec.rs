@@ -2,9 +2,10 @@
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
+use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    ArcFace, Continuation, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax,
-    Scale, Softmax, SphereFace,
+    ArcFace, CosFace, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Scale, Softmax,
+    SphereFace,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,7 +1,8 @@
 //! A loss with all that a loss may have, and its formulas (docs/math.md, sections 11 and 13) in textbook
 //! loops over all pairs, in f64.
 
-use margin_softmax::{Angle, HardNegatives, MarginLoss, Real, Sample, SampleTarget, Scale, Target};
+use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
+use margin_softmax::{MarginLoss, Real, Scale};
 use ndarray::{Array1, Array2};
 
 use super::compare::{epsilon, norm, wide};

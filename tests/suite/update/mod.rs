@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use margin_softmax::{AdamW, Error, Real, Sgd, WeightUpdate};
+use margin_softmax::update::WeightUpdate;
+use margin_softmax::{AdamW, Error, Real, Sgd};
 use ndarray::{Array1, Array2, ArrayView2};
 
 use crate::common::random::Rng;

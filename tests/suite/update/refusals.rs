@@ -1,6 +1,6 @@
 //! What is refused, after which nothing has changed, and that what is accepted stays finite.
 
-use margin_softmax::{Magnitudes, UpdateStep};
+use margin_softmax::update::{Magnitudes, UpdateStep};
 use ndarray::array;
 
 use super::*;

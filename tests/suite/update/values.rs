@@ -1,6 +1,6 @@
 //! The values of torch, in one rounding, whatever the layout and the number of threads.
 
-use margin_softmax::{Magnitudes, UpdateStep};
+use margin_softmax::update::{Magnitudes, UpdateStep};
 use ndarray::{Axis, array, s};
 use serde_json::Value;
 

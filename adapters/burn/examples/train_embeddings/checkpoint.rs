@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
-use margin_softmax::ClassSampler;
+use margin_softmax::sampling::ClassSampler;
 use serde::{Deserialize, Serialize};
 
 use super::images::entries;

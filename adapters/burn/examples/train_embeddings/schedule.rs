@@ -5,7 +5,8 @@ use std::f64::consts::PI;
 use std::fmt;
 
 use anyhow::Result;
-use margin_softmax::{ArcFace, CosFace, MarginLoss, MarginWarmup};
+use margin_softmax::schedule::MarginWarmup;
+use margin_softmax::{ArcFace, CosFace, MarginLoss};
 
 use super::settings::{LossName, Settings};
 

@@ -62,7 +62,7 @@ impl MarginHead {
         let (x, w) = (numbers(SAMPLES, 1.7), numbers(CLASSES, 0.37));
         let labels: Vec<usize> = (0..SAMPLES).map(|i| (i * 53) % CLASSES).collect();
         let loss = Arc::new(ArcFace::new(16.0, 0.3)?);
-        let batch = Batch::new(&x, &w, &labels)?;
+        let batch = Batch::new(&x, &w, &labels);
         let mut expected = Gradients::zeros_for(&batch);
         let forward =
             Head::new(loss.clone()).forward_backward(&batch, Reduction::Mean, &mut expected)?;

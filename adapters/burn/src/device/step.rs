@@ -1,9 +1,9 @@
 //! A step on the device, from tensors to losses and gradients.
 
 use burn::tensor::{Device, Tensor, TensorData, Transaction};
-use margin_softmax::{
-    ClassSample, Error, Forward, IGNORED, OffloadedClasses, OffloadedStep, Reduction,
-};
+use margin_softmax::offload::{OffloadedClasses, OffloadedStep};
+use margin_softmax::sampling::ClassSample;
+use margin_softmax::{Error, Forward, IGNORED, Reduction};
 use ndarray::{Array1, Array2, ArrayRef1};
 
 use super::operation::{Attached, Gradient};

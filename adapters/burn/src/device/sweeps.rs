@@ -1,7 +1,8 @@
 //! The two sweeps over the classes, tile by tile, by burn's own tensor operations.
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Tensor, TensorData, Transaction};
-use margin_softmax::{Error, LogSumExp, OffloadedStep, SweepStats};
+use margin_softmax::Error;
+use margin_softmax::offload::{LogSumExp, OffloadedStep, SweepStats};
 
 use super::tiles::{Logits, Norms, Sweeps, Tile, TileRows, column};
 use super::{device_error, ids, read};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use margin_softmax::{HardLogits, OffloadedStep};
+use margin_softmax::offload::{HardNegativeLogits, OffloadedStep};
 
 use super::ids;
 use crate::config::whole_classes;

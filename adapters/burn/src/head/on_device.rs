@@ -1,7 +1,8 @@
 //! The methods of a head whose class weights are on the device.
 
 use burn::tensor::Tensor;
-use margin_softmax::{ClassSample, Error, Forward, ZeroEmbedding};
+use margin_softmax::sampling::ClassSample;
+use margin_softmax::{Error, Forward, ZeroEmbedding};
 
 use super::MarginHead;
 use crate::device::DeviceInputs;

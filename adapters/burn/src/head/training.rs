@@ -1,7 +1,8 @@
 //! Losses that burn differentiates.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use margin_softmax::{ClassSample, ClassSampler, Error, Forward, SampledGradients};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::{Error, Forward};
 
 use super::{MarginHead, in_its_type};
 use crate::backward::{Known, KnownRows, PerSample};

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use margin_softmax::{
-    ArcFace, Batch, ClassSampler, Error, Head, MarginLoss, Reduction, SampledGradients, Softmax,
-};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{ArcFace, Batch, Error, Head, MarginLoss, Reduction, Softmax};
 use margin_softmax_burn::Reduction as BurnReduction;
 use ndarray::{Array1, Array2};
 
@@ -25,7 +24,7 @@ fn sampled_steps_are_those_of_the_core() -> Result<(), Error> {
             let mut sampler = sampler.with_correction(corrected);
             let sample = sampler.clone().sample(&problem.labels)?;
 
-            let batch = Batch::new(&problem.x, &problem.w, &problem.labels)?;
+            let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
             let mut batch = batch.with_sub_centers(problem.sub_centers)?;
             if let Some(bias) = &problem.bias {
                 batch = batch.with_bias(bias)?;

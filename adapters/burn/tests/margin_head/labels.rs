@@ -1,9 +1,8 @@
 //! Labels that name no class: an error, or samples that are left out.
 
 use burn::tensor::{DType, Int, IntDType, Tensor};
-use margin_softmax::{
-    ClassSampler, CosFace, Error, Gradients, IGNORED, Reduction as Core, ZeroEmbedding,
-};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{CosFace, Error, Gradients, IGNORED, Reduction as Core, ZeroEmbedding};
 use margin_softmax_burn::{MarginHead, NO_CLASS, Reduction};
 
 use crate::problem::{LABELS, Problem, labels_of, vector};

@@ -1,7 +1,8 @@
 //! Steps over sampled classes.
 
 use burn::module::Module;
-use margin_softmax::{ArcFace, ClassSampler, Error, Reduction as Core, SampledGradients, Softmax};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{ArcFace, Error, Reduction as Core, Softmax};
 use margin_softmax_burn::Reduction;
 use ndarray::{Array1, Array2, Axis, array};
 

@@ -2,10 +2,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use margin_softmax::{
-    Batch, ClassSampler, CurricularFace, Error, Gradients, Head, Reduction as Core,
-    SampledGradients,
-};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Batch, CurricularFace, Error, Gradients, Head, Reduction as Core};
 use margin_softmax_burn::{MarginHead, MarginHeadConfig, Reduction};
 use ndarray::Array2;
 
@@ -52,7 +50,7 @@ fn entries(array: &Array2<f64>) -> Vec<f64> {
 #[test]
 fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<(), Error> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS)?.with_sub_centers(K)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
     let mut expected = Gradients::zeros_for(&batch);
     let forward = Head::new(loss()).forward_backward(&batch, Core::Mean, &mut expected)?;
     let head = head(&w)?;
@@ -74,7 +72,7 @@ fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<(), Error>
 #[test]
 fn a_sampled_step_moves_all_rows_of_its_classes() -> Result<(), Error> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS)?.with_sub_centers(K)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
     let mut sampler = ClassSampler::new(5, 0.8, 1)?;
     let sample = sampler.clone().sample(&LABELS)?;
     let mut expected = SampledGradients::zeros_for(&batch, &sample);

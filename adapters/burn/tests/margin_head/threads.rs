@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, Int, Tensor};
-use margin_softmax::{Angle, ArcFace, Error, MarginLoss, Scale, Target};
+use margin_softmax::custom::{Angle, Target};
+use margin_softmax::{ArcFace, Error, MarginLoss, Scale};
 use margin_softmax_burn::{MarginHead, MarginHeadConfig};
 use rayon::ThreadPool;
 use rayon::prelude::*;

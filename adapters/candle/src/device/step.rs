@@ -1,9 +1,9 @@
 //! A step on the device, from tensors to losses and gradients.
 
 use candle_core::{Result, Tensor, WithDType};
-use margin_softmax::{
-    ClassSample, Error, Forward, IGNORED, OffloadedClasses, OffloadedStep, Real, Reduction,
-};
+use margin_softmax::offload::{OffloadedClasses, OffloadedStep};
+use margin_softmax::sampling::ClassSample;
+use margin_softmax::{Error, Forward, IGNORED, Real, Reduction};
 use ndarray::Array1;
 
 use super::sweeps::{FirstSweep, Rows, Sweeps, column};

@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor, WithDType};
-use margin_softmax::{HardLogits, LogSumExp, OffloadedStep, Real, SweepStats, TargetGradients};
+use margin_softmax::Real;
+use margin_softmax::offload::{
+    HardNegativeLogits, LogSumExp, OffloadedStep, SweepStats, TargetGradients,
+};
 
 use super::ids;
 

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, WithDType};
 use candle_nn::VarBuilder;
-use margin_softmax::{
-    ClassSample, ClassSampler, Error, Forward, Head, MarginLoss, Real, ZeroEmbedding,
-};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::{Error, Forward, Head, MarginLoss, Real, ZeroEmbedding};
 use ndarray::Array1;
 
 use super::{MarginHead, class_weights};

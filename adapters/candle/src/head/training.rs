@@ -1,7 +1,8 @@
 //! Losses that candle differentiates.
 
 use candle_core::{Device, Result, Tensor, WithDType};
-use margin_softmax::{ClassSample, ClassSampler, Forward, Real, SampledGradients};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::{Forward, Real};
 use ndarray::Array1;
 
 use super::{MarginHead, for_its_type};

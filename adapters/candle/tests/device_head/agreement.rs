@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use margin_softmax::custom::{Angle, Target};
 use margin_softmax::{
-    AdaFace, Angle, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error,
-    FNormSphereFace, Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing,
-    MagFace, MarginLoss, ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, Target,
-    ZeroEmbedding,
+    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, FNormSphereFace,
+    Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing, MagFace, MarginLoss,
+    ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, ZeroEmbedding,
 };
 use margin_softmax_candle::Reduction as CandleReduction;
 use ndarray::Array1;

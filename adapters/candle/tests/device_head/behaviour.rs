@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use margin_softmax::{ArcFace, ClassSampler, Error, Head, MarginLoss, Reduction, Scale, Softmax};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{ArcFace, Error, Head, MarginLoss, Reduction, Scale, Softmax};
 use margin_softmax_candle::{MarginHead, Reduction as CandleReduction, refusal};
 use ndarray::{Array1, Array2};
 

@@ -89,7 +89,7 @@ impl Problem {
         head: &Head<Arc<dyn MarginLoss>>,
         reduction: Reduction<'_, f64>,
     ) -> std::result::Result<(Forward<f64>, Gradients<f64>), Error> {
-        let batch = Batch::new(&self.x, &self.w, &self.labels)?;
+        let batch = Batch::new(&self.x, &self.w, &self.labels);
         let mut batch = batch.with_sub_centers(self.sub_centers)?.with_ignored_label(IGNORED);
         if let Some(bias) = &self.bias {
             batch = batch.with_bias(bias)?;

@@ -1,7 +1,8 @@
 //! Labels that name no class: an error, or samples that are left out.
 
 use candle_core::{DType, Tensor};
-use margin_softmax::{ClassSampler, CosFace, Error, IGNORED, Softmax, ZeroEmbedding};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{CosFace, Error, IGNORED, Softmax, ZeroEmbedding};
 use margin_softmax_candle::{MarginHead, NO_CLASS, Reduction, refusal};
 
 use crate::tensors::{CPU, LABELS, Problem, assert_close, classes, flat, labels};

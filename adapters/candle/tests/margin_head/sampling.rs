@@ -1,7 +1,8 @@
 //! Steps over sampled classes.
 
 use candle_core::{Tensor, Var};
-use margin_softmax::{ArcFace, ClassSampler, Error, SampledGradients, Softmax};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{ArcFace, Error, Softmax};
 use margin_softmax_candle::{MarginHead, Reduction, refusal};
 use ndarray::{Array1, Array2, Axis, array};
 

@@ -1,10 +1,8 @@
 //! Several rows of class weights for each class.
 
 use candle_core::{Tensor, Var};
-use margin_softmax::{
-    Batch, ClassSampler, CurricularFace, Error, Gradients, Head, Reduction as Core,
-    SampledGradients,
-};
+use margin_softmax::sampling::ClassSampler;
+use margin_softmax::{Batch, CurricularFace, Error, Gradients, Head, Reduction as Core};
 use margin_softmax_candle::{MarginHead, Reduction, refusal};
 use ndarray::Array2;
 use std::sync::Arc;
@@ -42,7 +40,7 @@ fn head(w: &Var) -> Result<MarginHead> {
 #[test]
 fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<()> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS)?.with_sub_centers(K)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
     let core = Head::new(loss());
     let mut expected = Gradients::zeros_for(&batch);
     let forward = core.forward_backward(&batch, Core::Mean, &mut expected)?;
@@ -64,7 +62,7 @@ fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<()> {
 #[test]
 fn a_sampled_step_moves_all_rows_of_its_classes() -> Result<()> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS)?.with_sub_centers(K)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
     let sampler = ClassSampler::new(5, 0.8, 1)?;
     let sample = sampler.clone().sample(&LABELS)?;
     let mut expected = SampledGradients::zeros_for(&batch, &sample);

@@ -74,7 +74,7 @@ impl Problem {
     }
 
     pub fn batch<'a>(&'a self, labels: &'a [usize]) -> std::result::Result<Batch<'a, f64>, Error> {
-        let batch = Batch::new(&self.x, &self.w, labels)?;
+        let batch = Batch::new(&self.x, &self.w, labels);
         self.b.as_ref().map_or(Ok(batch), |b| batch.with_bias(b))
     }
 

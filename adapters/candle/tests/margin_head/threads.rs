@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use candle_core::{Result, Tensor, Var};
-use margin_softmax::{Angle, ArcFace, Head, MarginLoss, Scale, Target};
+use margin_softmax::custom::{Angle, Target};
+use margin_softmax::{ArcFace, Head, MarginLoss, Scale};
 use margin_softmax_candle::MarginHead;
 use rayon::ThreadPool;
 use rayon::prelude::*;

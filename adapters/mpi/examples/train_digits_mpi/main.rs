@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use margin_softmax::class_range;
+use margin_softmax::ranks::class_range;
 use margin_softmax_mpi::{MpiCollective, run, run_with_timeout};
 
 use crate::digits::{CLASSES, Dataset};

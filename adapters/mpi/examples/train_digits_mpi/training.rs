@@ -3,9 +3,8 @@
 use std::f32::consts::PI;
 
 use anyhow::Result;
-use margin_softmax::{
-    ClassParallel, Collective, CosFace, Reduction, Sgd, Shard, ShardMut, class_range,
-};
+use margin_softmax::ranks::{Collective, class_range};
+use margin_softmax::{CosFace, Reduction, Sgd};
 use ndarray::{Array2, s};
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
@@ -36,7 +35,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
         let all = Array2::from_shape_simple_fn((CLASSES, DIMENSIONS), random);
         let range = class_range(CLASSES, collective.rank(), collective.size());
         let weights = all.slice(s![range.clone(), ..]).to_owned();
-        let head = ClassParallel::new(CosFace::new(16.0, 0.35)?, collective, range);
+        let head = Head::on_ranks(CosFace::new(16.0, 0.35)?, collective, range);
         Ok(Model { network, weights, update, head })
     }
 
@@ -45,7 +44,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
         let signals = self.network.forward(images);
         let embeddings = &signals[self.network.depth()];
         let mut gradient = Array2::zeros(embeddings.dim());
-        let mut shard = ShardMut::new(embeddings, &mut self.weights, &labels);
+        let mut shard = BatchMut::new(embeddings, &mut self.weights, &labels);
         self.update.set_rate(rate)?;
         let update = &mut self.update;
         let forward = self.head.step(&mut shard, Reduction::Mean, update, &mut gradient)?;
@@ -57,7 +56,7 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
     pub fn accuracy(&mut self, samples: &Samples) -> Result<f64> {
         let signals = self.network.forward(samples.images.clone());
         let embeddings = &signals[self.network.depth()];
-        let shard = Shard::new(embeddings, &self.weights, &samples.labels);
+        let shard = Batch::new(embeddings, &self.weights, &samples.labels);
         Ok(self.head.forward(&shard)?.accuracy())
     }
 }

@@ -18,7 +18,8 @@ use std::process::{self, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use margin_softmax::{Collective, Error};
+use margin_softmax::Error;
+use margin_softmax::ranks::Collective;
 use margin_softmax_mpi::MpiCollective;
 
 use crate::digits::Dataset;

@@ -40,7 +40,7 @@ impl Step {
 impl Competitor for Step {
     fn step(&mut self) -> Result<f64> {
         let Self { head, data, dx, update, .. } = self;
-        let mut batch = BatchMut::new(&data.x, &mut data.w, &data.labels)?;
+        let mut batch = BatchMut::new(&data.x, &mut data.w, &data.labels);
         let forward = head.step(&mut batch, Reduction::Mean, update, dx)?;
         update.set_rate(RATE)?;
         Ok(forward.mean().into())
