@@ -238,8 +238,9 @@ fn check_gradients<L: MarginLoss>(
 mod tests {
     use super::*;
     use crate::math::{SampleTarget, Target};
+    use crate::losses::Continuation;
     use crate::{
-        AdaFace, ArcFace, ClassMargins, Continuation, CosFace, CurricularFace, ElasticFace,
+        AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace,
         FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax,
         MvSoftmax, Softmax, SphereFace,
     };
