@@ -53,7 +53,7 @@ fn sampling(c: &mut Criterion) {
     for rate in [0.1, 0.01] {
         group.bench_function(BenchmarkId::new("draw and step, rate", rate), |b| {
             let mut sampler = ClassSampler::new(CLASSES, rate, 1).unwrap();
-            let mut gradients = SampledGradients::default();
+            let mut gradients = Gradients::default();
             let head = Head::new(CosFace::default());
             b.iter(|| {
                 let sample = sampler.sample(black_box(&problem.labels)).unwrap();

@@ -215,7 +215,7 @@ fn shapes_that_do_not_agree_are_refused() {
         ),
     ]);
 
-    let with_bias = batch.with_bias(&b).unwrap();
+    let with_bias = batch.with_bias(&b);
     let zeros = || Gradients::zeros_for(&batch);
     let step = |batch: &Batch<f64>, change: fn(&mut Gradients<f64>)| {
         let mut gradients = zeros();

@@ -62,9 +62,9 @@ pub fn check_head<F: Real>(case: Case) {
     let weights = narrow1(case.loss_weights());
     let mut batch = Batch::new(&x, &w, &case.labels);
     if let Some(bias) = &bias {
-        batch = batch.with_bias(bias).unwrap();
+        batch = batch.with_bias(bias);
     }
-    batch = batch.with_sub_centers(case.sub_centers).unwrap();
+    batch = batch.with_sub_centers(case.sub_centers);
     let mut gradients = Gradients::zeros_for(&batch);
     let reduction = Reduction::Weighted(&weights);
     for head in Head::new(&case.loss).at_every_level() {

@@ -87,7 +87,7 @@ fn a_sampled_step_leaves_ignored_samples_out() {
     let (x, w) = inputs();
     let batch = Batch::new(&x, &w, &LABELS).with_ignored_label(IGNORED);
     let sample = ClassSampler::new(9, 1.0, 0).unwrap().sample(&LABELS).unwrap();
-    let mut gradients = SampledGradients::default();
+    let mut gradients = Gradients::default();
     let head = Head::new(loss());
     let forward =
         head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients).unwrap();

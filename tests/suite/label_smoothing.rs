@@ -156,7 +156,7 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_shard(&inputs, &range, |shard| {
-                let mut gradients = SampledGradients::default();
+                let mut gradients = Gradients::default();
                 let mut head = Head::on_ranks(&loss, collective, range.clone());
                 let forward =
                     head.forward_backward_sampled(shard, &sample, Reduction::Mean, &mut gradients);

@@ -1,6 +1,7 @@
 //! What losses of the wider family keep between steps and know of a batch: running statistics, draws
 //! by step and row, margins by class, and who may filter whose negatives.
 
+use margin_softmax::Gradients;
 use std::f64::consts::{FRAC_PI_2, FRAC_PI_3, PI};
 
 use crate::common::random::Rng;
@@ -185,7 +186,7 @@ fn assert_everywhere(loss: &(impl MarginLoss + Clone), expected: &Array1<f64>) {
     assert_losses(&loss.forward(&logits, &labels).unwrap().losses, expected);
     let batch = Batch::new(&x, &w, &labels);
     let sample = ClassSampler::new(4, 1.0, 1).unwrap().sample(&labels).unwrap();
-    let mut gradients = SampledGradients::default();
+    let mut gradients = Gradients::default();
     let sampled = Head::new(loss)
         .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
         .unwrap();
@@ -252,7 +253,7 @@ fn class_margins_are_counted_by_classes_and_not_by_samples_drawn() {
     let of_drawn = w.select(Axis(0), &sample.classes);
     let alone = Batch::new(&x, &of_drawn, &sample.labels);
     let expected = Head::new(loss(drawn)).forward(&alone).unwrap().losses;
-    let mut gradients = SampledGradients::default();
+    let mut gradients = Gradients::default();
     let batch = Batch::new(&x, &w, &labels);
     let found = Head::new(loss(margins))
         .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
@@ -292,7 +293,7 @@ fn class_margins_of_another_number_of_classes_are_refused() {
 #[test]
 fn class_margins_are_counted_by_classes_and_not_by_sub_centres() {
     let (x, w) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [-1.0, 0.0]]);
-    let batch = Batch::new(&x, &w, &[1]).with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &[1]).with_sub_centers(2);
     let logits = NormalizedLogits::new(&x, &w).unwrap().with_sub_centers(2).unwrap();
     for (count, accepted) in [(2, true), (4, false)] {
         let loss = ClassMargins::new(16.0, vec![0.3; count], vec![0.0; count]).unwrap();

@@ -117,7 +117,7 @@ fn a_sampler_of_other_classes_than_there_are_weights_is_refused() {
     let labels = [1, 2, 3, 4];
     let batch = Batch::new(&problem.x, &problem.w, &labels);
     let sample = ClassSampler::new(100, 0.5, 1).unwrap().sample(&labels).unwrap();
-    let mut gradients = SampledGradients::default();
+    let mut gradients = Gradients::default();
     let error = Head::new(ModifiedSoftmax::new())
         .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
         .unwrap_err();

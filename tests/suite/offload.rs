@@ -53,9 +53,9 @@ impl<F: Real> Sweeps<F> {
     }
 
     /// N(z) and N′(z).
-    fn harder(hard: &Option<HardLogits<F>>, i: usize, z: F) -> (F, F) {
+    fn harder(hard: &Option<HardNegativeLogits<F>>, i: usize, z: F) -> (F, F) {
         match hard {
-            Some(HardLogits { threshold, constant, linear, quadratic, .. }) if z > threshold[i] => {
+            Some(HardNegativeLogits { threshold, constant, linear, quadratic, .. }) if z > threshold[i] => {
                 let square = quadratic[i] * z;
                 (constant[i] + *linear * z + square * z, *linear + square + square)
             }
@@ -64,7 +64,7 @@ impl<F: Real> Sweeps<F> {
     }
 
     fn stats(&self, step: &OffloadedStep<'_, F>, labels: &[usize]) -> Vec<SweepStats> {
-        let hard = step.hard_logits();
+        let hard = step.hard_negative_logits();
         let of_sample = |i: usize| {
             let rows = self.nearest_rows(i);
             let best = rows.iter().fold(F::neg_infinity(), |most, (_, z)| most.max(*z));
@@ -86,7 +86,7 @@ impl<F: Real> Sweeps<F> {
         labels: &[usize],
     ) -> (Array2<F>, Array2<F>, Array1<F>) {
         let (hard, factors, a) =
-            (step.hard_logits(), step.logit_factors(), step.scaled_embeddings());
+            (step.hard_negative_logits(), step.logit_factors(), step.scaled_embeddings());
         let (mut g, mut radial) = (Array2::zeros(self.z.dim()), vec![F::zero(); labels.len()]);
         for i in 0..labels.len() {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
@@ -178,7 +178,7 @@ fn bias_margins_by_class_and_samples_left_out_are_those_of_the_head() {
         let head = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
         let batch = Batch::new(&x, &w, &labels).with_ignored_label(IGNORED);
         let batch = match bias {
-            Some(bias) => batch.with_bias(bias).unwrap(),
+            Some(bias) => batch.with_bias(bias),
             None => batch,
         };
         let mut expected = Gradients::zeros_for(&batch);

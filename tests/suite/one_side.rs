@@ -45,7 +45,7 @@ fn one_side_has_the_bits_of_both() {
 fn one_side_over_ranks_is_that_of_both() {
     let problem = problem(6, (5, 8, 40), false);
     let loss = menu()[3].build();
-    let step = |gradients_for: fn(&Shard<'_, f64>) -> Gradients<f64>| {
+    let step = |gradients_for: fn(&Batch<'_, f64>) -> Gradients<f64>| {
         on_ranks(&even(40, 3), |collective, range| {
             let rows = problem.w.slice(s![range.clone(), ..]);
             let shard = Batch::new(&problem.x, &rows, &problem.labels);

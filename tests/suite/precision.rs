@@ -171,7 +171,7 @@ fn a_sampled_step_is_rounded_too() {
     let sample = ClassSampler::new(2000, 0.1, 1).unwrap().sample(&inputs.labels).unwrap();
     let run = |precision| {
         let head = Head::new(CosFace::default()).with_precision(precision);
-        let mut gradients = SampledGradients::default();
+        let mut gradients = Gradients::default();
         let batch = inputs.batch();
         head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients).unwrap();
         gradients

@@ -1,6 +1,7 @@
 //! What is wrong on one rank is refused on all, with the same error; a rank that is lost hangs
 //! nobody.
 
+use margin_softmax::{Batch, Head};
 use std::ops::Range;
 
 use crate::common::layout::Layout;
@@ -219,11 +220,11 @@ fn a_stale_sample_on_one_rank_is_refused_by_all() {
             sample = sampler.sample(&[0; 4]).unwrap();
         }
         let shard = Batch::new(&problem.x, &w, &problem.labels);
-        let mut gradients = SampledGradients::default();
+        let mut gradients = Gradients::default();
         let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
         let answer =
             head.forward_backward_sampled(&shard, &sample, Reduction::Mean, &mut gradients);
-        assert_eq!(gradients, SampledGradients::default());
+        assert_eq!(gradients, Gradients::default());
         answer.unwrap_err()
     });
     assert_eq!(errors[0], errors[1]);

@@ -58,7 +58,7 @@ impl<F: Real> Step<F> {
         let labels = [0, 599, 3, 3, 1];
         let mut batch = Batch::new(&self.x, &self.w, &labels);
         if let Some(b) = &self.b {
-            batch = batch.with_bias(b)?;
+            batch = batch.with_bias(b);
         }
         let mut gradients = Gradients::zeros_for(&batch);
         let sentinel = F::from(7.25).unwrap();

@@ -159,9 +159,9 @@ fn sampled<F: Real>(
     spec: &Spec,
     problem: &Problem,
     sample: &ClassSample,
-) -> (Forward<F>, SampledGradients<F>) {
+) -> (Forward<F>, Gradients<F>) {
     let inputs = problem.inputs::<F>([Layout::Standard; 2]);
-    let mut gradients = SampledGradients::default();
+    let mut gradients = Gradients::default();
     let reduction = Reduction::Weighted(&inputs.upstream);
     let forward = Head::new(spec.build())
         .forward_backward_sampled(&inputs.batch(), sample, reduction, &mut gradients)
@@ -254,7 +254,7 @@ fn the_correction_makes_the_sum_of_exponentials_unbiased() {
     let mean = |correction: bool| {
         let mut sampler = ClassSampler::new(12, 0.25, 2).unwrap().with_correction(correction);
         let draws = 20_000;
-        let mut gradients = SampledGradients::default();
+        let mut gradients = Gradients::default();
         let sum: f64 = (0..draws)
             .map(|_| {
                 let sample = sampler.sample(&problem.labels).unwrap();
@@ -276,7 +276,7 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
     let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     let mut sampler = ClassSampler::new(40, 0.5, 2).unwrap();
     let good = sampler.sample(&problem.labels).unwrap();
-    let mut marked = SampledGradients::default();
+    let mut marked = Gradients::default();
     marked.embeddings = Array2::from_elem((6, 4), 7.0);
     marked.weights = Array2::from_elem((3, 3), 7.0);
     marked.bias = Some(Array1::zeros(1));
@@ -331,12 +331,12 @@ fn gradients_take_the_shape_of_each_sample() {
         (0.01, 5, true),
     ];
     let head = Head::new(Spec::Softmax.build());
-    let mut kept = SampledGradients::default();
+    let mut kept = Gradients::default();
     for (rate, n, bias) in steps {
         let problem = problem(6, (n, 3, 50), bias);
         let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
         let sample = ClassSampler::new(50, rate, 1).unwrap().sample(&problem.labels).unwrap();
-        let mut fresh = SampledGradients::zeros_for(&inputs.batch(), &sample);
+        let mut fresh = Gradients::zeros_for(&inputs.batch(), &sample);
         for gradients in [&mut kept, &mut fresh] {
             let batch = inputs.batch();
             head.forward_backward_sampled(&batch, &sample, Reduction::Mean, gradients).unwrap();

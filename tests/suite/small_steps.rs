@@ -1,5 +1,6 @@
 //! Every way through a step, at sizes that an interpreter manages: what Miri runs.
 
+use margin_softmax::Gradients;
 use crate::common::layout::{LAYOUTS, Layout};
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
@@ -57,7 +58,7 @@ fn over_all_classes<F: Real>(problem: &Problem, spec: Spec) {
     let head = Head::new(spec.build());
     let (forward, whole) = inputs.by_head(&head);
     let sample = ClassSampler::new(problem.w.nrows(), 1.0, 1).unwrap().sample(&problem.labels);
-    let mut sampled = SampledGradients::default();
+    let mut sampled = Gradients::default();
     let reduction = Reduction::Weighted(&inputs.upstream);
     let answer =
         head.forward_backward_sampled(&inputs.batch(), &sample.unwrap(), reduction, &mut sampled);

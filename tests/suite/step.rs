@@ -51,7 +51,7 @@ impl<F: Real, U: WeightUpdate<F> + Clone> Moved<F, U> {
     ) -> BatchMut<'a, F> {
         let batch = BatchMut::new(&inputs.x, w, &inputs.labels);
         let batch = match b {
-            Some(b) => batch.with_bias(b).unwrap(),
+            Some(b) => batch.with_bias(b),
             None => batch,
         };
         batch.with_ignored_label(IGNORED)
@@ -171,7 +171,7 @@ fn sampled_rows_move_and_the_others_keep_every_bit() {
                     head.step_sampled(&mut batch, &sample, Reduction::Mean, update, dx).unwrap();
                 let Moved { w, b, update, dx } = &mut separate;
                 let batch = Moved::<F, U>::batch(&inputs, w, b);
-                let mut gradients = SampledGradients::default();
+                let mut gradients = Gradients::default();
                 let expected = head
                     .forward_backward_sampled(
                         &batch.view(),
@@ -398,7 +398,7 @@ fn one_step_among(
     let drawn = w.select(Axis(0), classes);
     let drawn_bias = b.as_ref().map(|b| b.select(Axis(0), classes));
     let batch = Batch::new(&inputs.x, &drawn, &labels);
-    let batch = drawn_bias.as_ref().map_or(batch, |b| batch.with_bias(b).unwrap());
+    let batch = drawn_bias.as_ref().map_or(batch, |b| batch.with_bias(b));
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(spec.build());
     let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();

@@ -24,7 +24,7 @@ fn nearly_equal<F: Real>() -> (Array2<F>, Array2<F>) {
 
 fn check_nearly_equal<F: Real>() {
     let (x, w) = nearly_equal::<F>();
-    let batch = Batch::new(&x, &w, &[0]).with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &[0]).with_sub_centers(2);
     let head = Head::new(arcface());
     let mut gradients = Gradients::zeros_for(&batch);
     let forward = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
@@ -57,7 +57,7 @@ fn of_equal_rows_the_first_counts() {
     let x = array![[1.0, 0.5], [0.2, -1.0]];
     let w = array![[1.0, 1.0], [1.0, 1.0], [0.5, -2.0], [0.5, -2.0]];
     let labels = [0, 1];
-    let batch = Batch::new(&x, &w, &labels).with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &labels).with_sub_centers(2);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(arcface());
     let forward = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
@@ -73,7 +73,7 @@ fn one_sub_center_is_none_bit_for_bit() {
     let w = Array2::from_shape_fn((9, 4), |(j, k)| ((j * 5 + k) as f32).cos());
     let labels = [0, 8, 3, 3, 1];
     let plain = Batch::new(&x, &w, &labels);
-    let one = plain.with_sub_centers(1).unwrap();
+    let one = plain.with_sub_centers(1);
     let head = Head::new(arcface());
     let run = |batch: &Batch<'_, f32>| {
         let mut gradients = Gradients::zeros_for(batch);
@@ -86,7 +86,7 @@ fn one_sub_center_is_none_bit_for_bit() {
 fn an_ignored_sample_chooses_none() {
     let (x, w) = (array![[1.0, 0.0], [0.0, 1.0]], Array2::from_elem((4, 2), 1.0));
     let batch = Batch::new(&x, &w, &[1, IGNORED]);
-    let batch = batch.with_sub_centers(2).unwrap().with_ignored_label(IGNORED);
+    let batch = batch.with_sub_centers(2).with_ignored_label(IGNORED);
     assert_eq!(Head::new(arcface()).forward(&batch).unwrap().sub_centers(), [0, IGNORED]);
 }
 
@@ -118,8 +118,8 @@ fn rows_that_are_no_multiple_are_refused() {
 fn softmax_takes_sub_centers_in_a_head_and_not_by_cosines() {
     let (x, w) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [-1.0, 0.0]]);
     let b = array![0.0, 1.0, 0.5, 9.0];
-    let batch = Batch::new(&x, &w, &[0]).with_bias(&b).unwrap();
-    let forward = Head::new(Softmax).forward(&batch.with_sub_centers(2).unwrap()).unwrap();
+    let batch = Batch::new(&x, &w, &[0]).with_bias(&b);
+    let forward = Head::new(Softmax).forward(&batch.with_sub_centers(2)).unwrap();
     // Logits (1, 3) and (3.5, 8): the bias decides, too.
     assert_eq!(forward.sub_centers(), [1]);
     approx::assert_relative_eq!(forward.losses[0], 5.0_f64.exp().ln_1p(), max_relative = 1e-14);
@@ -152,7 +152,7 @@ fn ranks_must_agree_on_the_number() {
 #[test]
 fn usage_refuses_what_does_not_fit_and_counts_nothing_then() {
     let (x, w) = (array![[1.0, 0.0], [0.0, 1.0]], Array2::from_elem((6, 2), 1.0));
-    let batch = Batch::new(&x, &w, &[1, 0]).with_sub_centers(3).unwrap();
+    let batch = Batch::new(&x, &w, &[1, 0]).with_sub_centers(3);
     let forward = Head::new(arcface()).forward(&batch).unwrap();
     let mut usage = SubCenterUsage::new(2, 3).unwrap();
     let label = Error::Label { row: 0, label: 2, classes: 2 };
@@ -165,7 +165,7 @@ fn usage_refuses_what_does_not_fit_and_counts_nothing_then() {
     assert!(matches!(usage.dominant_weights(&w), Err(Error::Shape { .. })));
     let mut second = SubCenterUsage::new(2, 1).unwrap();
     let w = array![[9.0, 1.0], [0.0, 9.0], [1.0, 0.1], [0.0, 1.0]];
-    let batch = Batch::new(&x, &w, &[0, 0]).with_sub_centers(2).unwrap();
+    let batch = Batch::new(&x, &w, &[0, 0]).with_sub_centers(2);
     let forward = Head::new(arcface()).forward(&batch).unwrap();
     assert_eq!(forward.sub_centers(), [0, 1]);
     let refused = second.add(&[0, 0], &forward).unwrap_err();

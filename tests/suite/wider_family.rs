@@ -94,7 +94,7 @@ pub fn for_each<F: Real>(mut check: impl FnMut(&str, &Wide, &WideProblem<F>, &Wi
 
 fn batch<'a, F: Real>(problem: &'a WideProblem<F>) -> Batch<'a, F> {
     let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
-    batch.with_sub_centers(problem.k).unwrap()
+    batch.with_sub_centers(problem.k)
 }
 
 fn check_head<F: Real>() {
@@ -162,7 +162,7 @@ fn a_step_moves_the_weights_by_the_same_gradients() {
         update().apply(&mut expected, &gradients.weights).unwrap();
         let mut dx = Array2::zeros(problem.x.dim());
         let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
-        batch = batch.with_sub_centers(problem.k).unwrap();
+        batch = batch.with_sub_centers(problem.k);
         let forward = head.step(&mut batch, reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(forward, separate, "{what}");
         assert_eq!(dx, gradients.embeddings, "{what}");
@@ -179,7 +179,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         let rows = sample.rows(problem.k);
         let reduction = Reduction::Weighted(&problem.upstream);
         let head = Head::new(loss.clone());
-        let mut gradients = SampledGradients::default();
+        let mut gradients = Gradients::default();
         let batch = batch(problem);
         let forward =
             head.forward_backward_sampled(&batch, &sample, reduction, &mut gradients).unwrap();
@@ -187,7 +187,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         if loss.by_label == 0.0 {
             let w = problem.w.select(Axis(0), &rows);
             let alone = Batch::new(&problem.x, &w, &sample.labels);
-            let alone = alone.with_sub_centers(problem.k).unwrap();
+            let alone = alone.with_sub_centers(problem.k);
             let mut expected = Gradients::zeros_for(&alone);
             let of_classes = head.forward_backward(&alone, reduction, &mut expected).unwrap();
             assert_eq!(forward.losses, of_classes.losses, "{what}");
@@ -200,7 +200,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         update().apply_rows(&mut expected, &rows, &gradients.weights).unwrap();
         let mut dx = Array2::zeros(problem.x.dim());
         let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
-        batch = batch.with_sub_centers(problem.k).unwrap();
+        batch = batch.with_sub_centers(problem.k);
         head.step_sampled(&mut batch, &sample, reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(moved, expected, "{what}");
         assert_eq!(dx, gradients.embeddings, "{what}");
@@ -218,7 +218,7 @@ fn hard_negatives_are_found_below_the_correction() {
         assert_eq!(plain.classes, corrected.classes);
         let head = Head::new(loss.clone());
         let run = |sample| {
-            let mut gradients = SampledGradients::default();
+            let mut gradients = Gradients::default();
             let batch = batch(&problem);
             head.forward_backward_sampled(&batch, sample, Reduction::Sum, &mut gradients).unwrap()
         };

@@ -42,7 +42,7 @@ fn every_way<F: Real>(
 ) -> Vec<(&'static str, Step)> {
     let widen = |m: &Array2<F>| m.mapv(wide);
     let mut found = Vec::new();
-    let batch = Batch::new(x, w, labels).with_bias(b).unwrap();
+    let batch = Batch::new(x, w, labels).with_bias(b);
     for rule in [ZeroEmbedding::Error, ZeroEmbedding::Skip] {
         let mut g = Gradients::zeros_for(&batch);
         let head = Head::new(Softmax::new()).with_zero_embeddings(rule);
@@ -60,7 +60,7 @@ fn every_way<F: Real>(
     found.push(("logits", step));
 
     let sample = ClassSampler::new(w.nrows(), 1.0, 1).unwrap().sample(labels).unwrap();
-    let mut g = SampledGradients::default();
+    let mut g = Gradients::default();
     let forward = Head::new(Softmax::new())
         .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut g)
         .unwrap();

@@ -1,5 +1,6 @@
 //! One problem on several ranks, each a thread.
 
+use margin_softmax::{Batch, Head};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,7 @@ pub fn on_ranks<T: Send>(
 pub fn with_shard<F: Real, T>(
     inputs: &Inputs<F>,
     range: &Range<usize>,
-    run: impl FnOnce(&Shard<'_, F>) -> T,
+    run: impl FnOnce(&Batch<'_, F>) -> T,
 ) -> T {
     let w = inputs.w.slice(s![range.clone(), ..]);
     let b = inputs.b.as_ref().map(|b| b.slice(s![range.clone()]));

@@ -46,7 +46,7 @@ impl<F: Real> Inputs<F> {
     pub fn batch(&self) -> Batch<'_, F> {
         let batch = Batch::new(&self.x, &self.w, &self.labels);
         match &self.b {
-            Some(b) => batch.with_bias(b).unwrap(),
+            Some(b) => batch.with_bias(b),
             None => batch,
         }
     }

@@ -1,5 +1,6 @@
 //! The state belongs to rows: those that take no part rest, and rows are added, cut and joined.
 
+use margin_softmax::Gradients;
 use ndarray::{Axis, array, concatenate, s};
 
 use super::*;
@@ -81,7 +82,7 @@ fn sampled_rows_of_a_step_fit() -> Result<(), Error> {
     let labels = [3, 17, 3, 39];
     let sample = ClassSampler::new(40, 0.25, 1)?.sample(&labels)?;
     let batch = Batch::new(&x, &w, &labels);
-    let mut gradients = SampledGradients::zeros_for(&batch, &sample);
+    let mut gradients = Gradients::zeros_for(&batch, &sample);
     let head = Head::new(ArcFace::default());
     let before = head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)?;
     Sgd::new(1e-3)?.apply_rows(&mut w, &sample.classes, &gradients.weights)?;
