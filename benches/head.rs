@@ -55,7 +55,7 @@ fn step_with_sub_centers<F: Real>(
     let (x, w) = (matrix::<F>(n, d, 1), matrix::<F>(rows, d, 2));
     let labels: Vec<usize> = (0..n).map(|i| (i * 7919 + 13) % (rows / k)).collect();
     let batch = Batch::new(&x, &w, &labels);
-    let batch = batch.with_sub_centers(k).expect("whole classes");
+    let batch = batch.with_sub_centers(k);
     let mut gradients = Gradients::zeros_for(&batch);
     let head = Head::new(loss);
     run(c, name, shape, || {

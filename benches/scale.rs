@@ -53,12 +53,13 @@ fn sampling(c: &mut Criterion) {
     for rate in [0.1, 0.01] {
         group.bench_function(BenchmarkId::new("draw and step, rate", rate), |b| {
             let mut sampler = ClassSampler::new(CLASSES, rate, 1).unwrap();
-            let mut gradients = Gradients::default();
             let head = Head::new(CosFace::default());
             b.iter(|| {
                 let sample = sampler.sample(black_box(&problem.labels)).unwrap();
                 let reduction = Reduction::Mean;
-                head.forward_backward_sampled(&batch, &sample, reduction, &mut gradients).unwrap()
+                let batch = problem.batch().with_sample(&sample);
+                let mut gradients = Gradients::zeros_for(&batch);
+                head.forward_backward(&batch, reduction, &mut gradients).unwrap()
             });
         });
         group.bench_function(BenchmarkId::new("draw alone, rate", rate), |b| {

@@ -142,7 +142,8 @@ fn step(loss: &X2Softmax, batch: &Batch<'_, f64>) -> Result<Step> {
 
 fn sampled_step(loss: &X2Softmax, batch: &Batch<'_, f64>, sample: &ClassSample) -> Result<Step> {
     let (head, mut gradients) = (Head::new(loss), Gradients::default());
-    let forward = head.forward_backward_sampled(batch, sample, Reduction::Mean, &mut gradients)?;
+    let forward =
+        head.forward_backward(&batch.with_sample(sample), Reduction::Mean, &mut gradients)?;
     Ok((forward.mean(), gradients.weights))
 }
 

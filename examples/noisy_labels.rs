@@ -253,7 +253,8 @@ impl Run<'_> {
         let Samples { images, labels } = &self.data.held_out;
         let head = Head::new(ArcFace::default());
         let (x, k) = (model.embed(images), model.sub_centers);
-        let predictions = head.predict_sub_centers(&x, &model.classes, k, None)?;
+        let predictions =
+            head.predict(&Batch::unlabeled(&x, &model.classes).with_sub_centers(k))?;
         let correct = predictions.iter().zip(labels).filter(|(found, label)| found == label);
         Ok(correct.count() as f64 / labels.len() as f64)
     }
@@ -275,7 +276,7 @@ impl Model {
         let embeddings = &signals[self.network.depth()];
         let mut gradient = Array2::zeros(embeddings.dim());
         let mut batch = BatchMut::new(embeddings, &mut self.classes, &samples.labels)
-            .with_sub_centers(self.sub_centers)?;
+            .with_sub_centers(self.sub_centers);
         let forward = head.step(&mut batch, Reduction::Mean, update, &mut gradient)?;
         self.network.descend(&signals, &gradient, rate)?;
         Ok(forward)
@@ -292,7 +293,7 @@ fn search(
 ) -> Result<(Search, Vec<usize>)> {
     let head = Head::new(ArcFace::default());
     let (x, labels) = (model.embed(&samples.images), &samples.labels);
-    let batch = Batch::new(&x, &model.classes, labels).with_sub_centers(SUB_CENTERS)?;
+    let batch = Batch::new(&x, &model.classes, labels).with_sub_centers(SUB_CENTERS);
     let mut usage = SubCenterUsage::new(CLASSES, SUB_CENTERS)?;
     usage.add(labels, &head.forward(&batch)?)?;
     let dominant = usage.dominant_weights(&model.classes)?;

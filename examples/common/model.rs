@@ -68,7 +68,7 @@ impl Model {
     ) -> Result<Batch<'a, f32>> {
         let batch = Batch::new(embeddings, &self.classes, labels);
         Ok(match &self.bias {
-            Some(bias) => batch.with_bias(bias)?,
+            Some(bias) => batch.with_bias(bias),
             None => batch,
         })
     }
@@ -102,7 +102,7 @@ impl Model {
     ) -> Result<Descent> {
         let mut batch = BatchMut::new(embeddings, &mut self.classes, labels);
         if let Some(bias) = &mut self.bias {
-            batch = batch.with_bias(bias)?;
+            batch = batch.with_bias(bias);
         }
         let mut gradient = Array2::zeros(embeddings.dim());
         let forward = head.step(&mut batch, Reduction::Mean, &mut self.update, &mut gradient)?;

@@ -237,12 +237,12 @@ fn check_gradients<L: MarginLoss>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::math::{SampleTarget, Target};
     use crate::losses::Continuation;
+    use crate::math::{SampleTarget, Target};
     use crate::{
-        AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace,
-        FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax,
-        MvSoftmax, Softmax, SphereFace,
+        AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
+        Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax, MvSoftmax,
+        Softmax, SphereFace,
     };
 
     #[test]

@@ -6,7 +6,9 @@ use std::ops::Range;
 use crate::common::compare::{step_bits, wide};
 use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
-use crate::common::ranks::{by_ranks, even, on_ranks, problem, ranges, with_shard};
+use crate::common::ranks::{
+    by_ranks, even, on_ranks, problem, ranges, with_sampled_shard, with_shard,
+};
 use crate::common::run::Inputs;
 use crate::common::spec::{Spec, menu};
 use margin_softmax::ranks::{Collective, ThreadCollective, class_range};
@@ -248,12 +250,11 @@ fn sampling_on_each_rank_is_sampling_on_one_machine() {
         let all = on_ranks(&ranges(&[0, 40, 40, 55, 90]), |collective, range| {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
-            with_shard(&inputs, &range, |shard| {
-                let mut gradients = Gradients::default();
+            with_sampled_shard(&inputs, &range, &sample, |shard| {
                 let mut head = Head::on_ranks(spec.build(), collective, range.clone());
                 let reduction = Reduction::Mean;
-                let forward =
-                    head.forward_backward_sampled(shard, &sample, reduction, &mut gradients);
+                let mut gradients = Gradients::zeros_for(shard);
+                let forward = head.forward_backward(shard, reduction, &mut gradients);
                 let classes: Vec<_> = sample.classes.iter().map(|row| range.start + row).collect();
                 (forward.unwrap(), gradients, classes)
             })

@@ -115,6 +115,7 @@ fn shapes_that_do_not_agree_are_refused() {
     let loss = ArcFace::default();
     let forward = loss.forward(&logits(), &labels).unwrap();
     let one = NormalizedLogits::new(&x.slice(ndarray::s![..1, ..]), &w).unwrap();
+    let refused = |batch: Batch<'_, f64>| Head::new(&loss).forward(&batch).map(drop);
     let of_one = loss.forward(&one, &[0]).unwrap();
     let by_one = loss.backward(&one, &[0], &of_one, Reduction::Mean).unwrap();
     let weights = array![1.0, 2.0, 3.0];
@@ -124,7 +125,7 @@ fn shapes_that_do_not_agree_are_refused() {
     assert_table([
         (
             "W of another dimension",
-            Batch::new(&x, &narrow, &labels).map(drop),
+            refused(Batch::new(&x, &narrow, &labels)),
             shape("class weights", &[3, 2], &[3, 1]),
             &["class weights", "[3, 1]", "[3, 2]"] as &[_],
         ),
@@ -136,7 +137,7 @@ fn shapes_that_do_not_agree_are_refused() {
         ),
         (
             "a label too many",
-            Batch::new(&x, &w, &[0, 1, 2]).map(drop),
+            refused(Batch::new(&x, &w, &[0, 1, 2])),
             shape("labels", &[2], &[3]),
             &["labels", "[3]"],
         ),
@@ -146,7 +147,7 @@ fn shapes_that_do_not_agree_are_refused() {
             shape("labels", &[2], &[1]),
             &["labels"],
         ),
-        ("bias", batch.with_bias(&short).map(drop), shape("bias", &[3], &[1]), &["bias"]),
+        ("bias", refused(batch.with_bias(&short)), shape("bias", &[3], &[1]), &["bias"]),
         (
             "bias, logits",
             logits().with_bias(&short).map(drop),
@@ -179,13 +180,13 @@ fn shapes_that_do_not_agree_are_refused() {
         ),
         (
             "an empty batch",
-            Batch::new(&empty(0, 2), &w, &[]).map(drop),
+            refused(Batch::new(&empty(0, 2), &w, &[])),
             no("embeddings", &[0, 2]),
             &["embeddings", "[0, 2]"],
         ),
         (
             "no classes",
-            Batch::new(&x, &empty(0, 2), &labels).map(drop),
+            refused(Batch::new(&x, &empty(0, 2), &labels)),
             no("class weights", &[0, 2]),
             &["class weights"],
         ),
@@ -203,7 +204,7 @@ fn shapes_that_do_not_agree_are_refused() {
         ),
         (
             "label 3 of 3",
-            Batch::new(&x, &w, &[0, 3]).map(drop),
+            refused(Batch::new(&x, &w, &[0, 3])),
             Error::Label { row: 1, label: 3, classes: 3 },
             &["labels[1]", "is 3", "0..3"],
         ),

@@ -87,10 +87,11 @@ fn a_sampled_step_leaves_ignored_samples_out() {
     let (x, w) = inputs();
     let batch = Batch::new(&x, &w, &LABELS).with_ignored_label(IGNORED);
     let sample = ClassSampler::new(9, 1.0, 0).unwrap().sample(&LABELS).unwrap();
-    let mut gradients = Gradients::default();
     let head = Head::new(loss());
-    let forward =
-        head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients).unwrap();
+    let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
+    let forward = head
+        .forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)
+        .unwrap();
     assert_counted(&forward, &gradients.embeddings, &gradients.weights);
 }
 
@@ -134,7 +135,8 @@ fn an_ignored_label_that_no_one_asked_to_ignore_is_refused_and_reads_minus_one()
     assert_eq!(head.forward(&batch).unwrap_err(), refused);
     assert_eq!(head.target_angles(&batch).unwrap_err(), refused);
     assert_eq!(refused.to_string(), "labels[1] is -1, but there are 9 classes (0..9)");
-    let cast = Batch::new(&x, &w, &[0, 1, -2_i64 as usize, 0, 0]).unwrap_err();
+    let cast = Batch::new(&x, &w, &[0, 1, -2_i64 as usize, 0, 0]);
+    let cast = head.forward(&cast.with_ignored_label(IGNORED)).unwrap_err();
     assert!(cast.to_string().starts_with("labels[2] is -2"), "{cast}");
 }
 

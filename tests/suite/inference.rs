@@ -14,7 +14,7 @@ fn matrix(rows: usize, columns: usize, turn: f64) -> Array2<f64> {
 fn a_head_predicts_the_class_with_the_largest_margin_free_logit() {
     let (x, w) = (matrix(40, 7, 1.3), matrix(600, 7, 2.1));
     let logits = NormalizedLogits::new(&x, &w).unwrap();
-    let found = Head::new(ArcFace::default()).predict(&x, &w, None).unwrap();
+    let found = Head::new(ArcFace::default()).predict(&Batch::unlabeled(&x, &w)).unwrap();
     for (row, found) in logits.cosines().rows().into_iter().zip(found) {
         let largest = row.fold(f64::MIN, |a, &b| a.max(b));
         assert_relative_eq!(row[found], largest, epsilon = 1e-15);
@@ -27,13 +27,14 @@ fn predictions_are_those_of_the_forward_pass() {
     let labels: Vec<usize> = (0..30).map(|i| i * 7).collect();
     let head = Head::new(ModifiedSoftmax::new());
     let forward = head.forward(&Batch::new(&x, &w, &labels)).unwrap();
-    assert_eq!(head.predict(&x, &w, None).unwrap(), forward.predictions());
+    assert_eq!(head.predict(&Batch::unlabeled(&x, &w)).unwrap(), forward.predictions());
 }
 
 #[test]
 fn of_equal_classes_the_lowest_is_predicted() {
     let w = array![[0.0, 1.0], [2.0, 0.0], [2.0, 0.0]];
-    let found = Head::new(ArcFace::default()).predict(&array![[3.0, 0.1]], &w, None).unwrap();
+    let found =
+        Head::new(ArcFace::default()).predict(&Batch::unlabeled(&array![[3.0, 0.1]], &w)).unwrap();
     assert_eq!(found, [1]);
 }
 
@@ -41,16 +42,16 @@ fn of_equal_classes_the_lowest_is_predicted() {
 fn softmax_predicts_with_its_bias() {
     let (x, w) = (array![[1.0, 0.0]], array![[1.0, 0.0], [0.5, 0.0]]);
     let head = Head::new(Softmax::new());
-    assert_eq!(head.predict(&x, &w, None).unwrap(), [0]);
-    assert_eq!(head.predict(&x, &w, Some(&array![0.0, 2.0])).unwrap(), [1]);
+    assert_eq!(head.predict(&Batch::unlabeled(&x, &w)).unwrap(), [0]);
+    assert_eq!(head.predict(&Batch::unlabeled(&x, &w).with_bias(&array![0.0, 2.0])).unwrap(), [1]);
 }
 
 #[test]
 fn views_are_predicted_as_they_are() {
     let (x, w) = (matrix(12, 6, 0.9), matrix(50, 6, 1.7));
     let head = Head::new(ArcFace::default());
-    let straight = head.predict(&x, &w, None).unwrap();
-    let reversed = head.predict(&x.slice(s![..;-1, ..]), &w, None).unwrap();
+    let straight = head.predict(&Batch::unlabeled(&x, &w)).unwrap();
+    let reversed = head.predict(&Batch::unlabeled(&x.slice(s![..;-1, ..]), &w)).unwrap();
     assert!(straight.iter().eq(reversed.iter().rev()));
 }
 
@@ -70,8 +71,10 @@ fn margin_free_logits_are_scaled_cosines_or_inner_products() {
 #[test]
 fn inference_refuses_what_a_step_refuses() {
     let (x, w) = (array![[1.0, 0.0]], array![[1.0, 0.0], [0.0, 0.0]]);
-    let refused = Head::new(ArcFace::default()).predict(&x, &w, None).unwrap_err();
+    let refused = Head::new(ArcFace::default()).predict(&Batch::unlabeled(&x, &w)).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "class weights", row: 1, .. }));
-    let refused = Head::new(ArcFace::default()).predict(&x, &x, Some(&array![0.0])).unwrap_err();
+    let refused = Head::new(ArcFace::default())
+        .predict(&Batch::unlabeled(&x, &x).with_bias(&array![0.0]))
+        .unwrap_err();
     assert_eq!(refused, Error::Bias);
 }

@@ -16,7 +16,7 @@ use crate::common::compare::{assert_forward, assert_gradients, epsilon, norm, st
 use crate::common::golden::{narrow1, narrow2};
 use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
-use crate::common::ranks::{even, on_ranks, problem, with_shard};
+use crate::common::ranks::{even, on_ranks, problem, with_sampled_shard, with_shard};
 use crate::common::spec::{Spec, menu};
 
 fn smoothed(spec: &Spec, epsilon: f64) -> LabelSmoothing<Box<dyn MarginLoss>> {
@@ -155,11 +155,10 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
         let all = on_ranks(&even(90, size), |collective, range| {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
-            with_shard(&inputs, &range, |shard| {
-                let mut gradients = Gradients::default();
+            with_sampled_shard(&inputs, &range, &sample, |shard| {
                 let mut head = Head::on_ranks(&loss, collective, range.clone());
-                let forward =
-                    head.forward_backward_sampled(shard, &sample, Reduction::Mean, &mut gradients);
+                let mut gradients = Gradients::zeros_for(shard);
+                let forward = head.forward_backward(shard, Reduction::Mean, &mut gradients);
                 let classes: Vec<_> = sample.classes.iter().map(|row| range.start + row).collect();
                 (forward.unwrap(), gradients, classes)
             })
@@ -352,7 +351,7 @@ fn sums_of_logits_beyond_the_range_are_refused() {
     let loss = LabelSmoothing::new(Softmax::new(), 0.1).unwrap();
     let refused = Head::new(&loss).forward(&batch).unwrap_err();
     assert!(matches!(refused, Error::Overflow { quantity: "the sum of the logits", row: 0, .. }));
-    assert_eq!(Head::new(&loss).predict(&x, &w, None).unwrap(), [0]);
+    assert_eq!(Head::new(&loss).predict(&Batch::unlabeled(&x, &w)).unwrap(), [0]);
     let few = w.slice(s![..8, ..]);
     let forward = Head::new(&loss).forward(&Batch::new(&x, &few, &[0])).unwrap();
     let expected = narrow1::<f32>(array![8.0_f64.ln()]);

@@ -186,9 +186,9 @@ fn assert_everywhere(loss: &(impl MarginLoss + Clone), expected: &Array1<f64>) {
     assert_losses(&loss.forward(&logits, &labels).unwrap().losses, expected);
     let batch = Batch::new(&x, &w, &labels);
     let sample = ClassSampler::new(4, 1.0, 1).unwrap().sample(&labels).unwrap();
-    let mut gradients = Gradients::default();
+    let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
     let sampled = Head::new(loss)
-        .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
+        .forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)
         .unwrap();
     assert_losses(&sampled.losses, expected);
     for forward in on_ranks(&even(4, 2), |collective, range| {
@@ -253,10 +253,10 @@ fn class_margins_are_counted_by_classes_and_not_by_samples_drawn() {
     let of_drawn = w.select(Axis(0), &sample.classes);
     let alone = Batch::new(&x, &of_drawn, &sample.labels);
     let expected = Head::new(loss(drawn)).forward(&alone).unwrap().losses;
-    let mut gradients = Gradients::default();
     let batch = Batch::new(&x, &w, &labels);
+    let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
     let found = Head::new(loss(margins))
-        .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
+        .forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)
         .unwrap();
     assert_losses(&found.losses, &expected);
 }

@@ -117,9 +117,9 @@ fn a_sampler_of_other_classes_than_there_are_weights_is_refused() {
     let labels = [1, 2, 3, 4];
     let batch = Batch::new(&problem.x, &problem.w, &labels);
     let sample = ClassSampler::new(100, 0.5, 1).unwrap().sample(&labels).unwrap();
-    let mut gradients = Gradients::default();
+    let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
     let error = Head::new(ModifiedSoftmax::new())
-        .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)
+        .forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)
         .unwrap_err();
     assert_eq!(error, Error::SampledRange { sampled: 0..100, held: 0..150 });
 }
@@ -179,7 +179,7 @@ fn no_prediction_is_claimed_for_an_embedding_that_is_skipped() {
     let forward = head.forward(&Batch::new(&x, &w, &[0, 1])).unwrap();
     assert_eq!(forward.predictions(), [IGNORED, 1]);
     assert_eq!((forward.accuracy(), forward.counted()), (1.0, 1));
-    assert_eq!(head.predict(&x, &w, None).unwrap(), [IGNORED, 1]);
+    assert_eq!(head.predict(&Batch::unlabeled(&x, &w)).unwrap(), [IGNORED, 1]);
 }
 
 /// Whether the loss has a margin or not, and at both levels.

@@ -55,7 +55,9 @@ impl<F: Real> Sweeps<F> {
     /// N(z) and N′(z).
     fn harder(hard: &Option<HardNegativeLogits<F>>, i: usize, z: F) -> (F, F) {
         match hard {
-            Some(HardNegativeLogits { threshold, constant, linear, quadratic, .. }) if z > threshold[i] => {
+            Some(HardNegativeLogits { threshold, constant, linear, quadratic, .. })
+                if z > threshold[i] =>
+            {
                 let square = quadratic[i] * z;
                 (constant[i] + *linear * z + square * z, *linear + square + square)
             }

@@ -55,9 +55,9 @@ fn one_side_over_ranks_is_that_of_both() {
             gradients
         })
     };
-    let both = step(Gradients::zeros_for_shard);
-    let of_x = step(Gradients::embeddings_only_for_shard);
-    let of_w = step(Gradients::weights_only_for_shard);
+    let both = step(Gradients::zeros_for);
+    let of_x = step(Gradients::embeddings_only);
+    let of_w = step(Gradients::weights_only);
     for ((both, of_x), of_w) in both.iter().zip(&of_x).zip(&of_w) {
         assert_eq!(of_x.embeddings, both.embeddings);
         assert_eq!(of_w.weights, both.weights);

@@ -1,6 +1,7 @@
 //! Products of factors rounded to bf16: within the bound of `docs/math.md`, section 12, of the f64
 //! oracle, and everything else as in full precision.
 
+use margin_softmax::Batch;
 use std::sync::Arc;
 
 use crate::common::compare::{assert_rows, assert_vector, bits, norm, step_bits, wide};
@@ -162,7 +163,10 @@ fn f64_data_are_refused_and_nothing_is_written() {
     assert_eq!(refused.unwrap_err(), Error::Precision);
     assert!(gradients.embeddings.iter().all(|&g| g == 7.0));
     assert_eq!(head.forward(&inputs.batch()).unwrap_err(), Error::Precision);
-    assert_eq!(head.predict(&inputs.x, &inputs.w, None).unwrap_err(), Error::Precision);
+    assert_eq!(
+        head.predict(&Batch::unlabeled(&inputs.x, &inputs.w)).unwrap_err(),
+        Error::Precision
+    );
 }
 
 #[test]
@@ -171,9 +175,10 @@ fn a_sampled_step_is_rounded_too() {
     let sample = ClassSampler::new(2000, 0.1, 1).unwrap().sample(&inputs.labels).unwrap();
     let run = |precision| {
         let head = Head::new(CosFace::default()).with_precision(precision);
-        let mut gradients = Gradients::default();
         let batch = inputs.batch();
-        head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients).unwrap();
+        let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
+        head.forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)
+            .unwrap();
         gradients
     };
     let (exact, found) = (run(Precision::Full), run(Precision::Bf16));

@@ -220,11 +220,11 @@ fn a_stale_sample_on_one_rank_is_refused_by_all() {
             sample = sampler.sample(&[0; 4]).unwrap();
         }
         let shard = Batch::new(&problem.x, &w, &problem.labels);
-        let mut gradients = Gradients::default();
         let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
+        let mut gradients = Gradients::zeros_for(&shard.with_sample(&sample));
         let answer =
-            head.forward_backward_sampled(&shard, &sample, Reduction::Mean, &mut gradients);
-        assert_eq!(gradients, Gradients::default());
+            head.forward_backward(&shard.with_sample(&sample), Reduction::Mean, &mut gradients);
+        assert_eq!(gradients, Gradients::zeros_for(&shard.with_sample(&sample)));
         answer.unwrap_err()
     });
     assert_eq!(errors[0], errors[1]);

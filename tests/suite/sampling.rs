@@ -161,10 +161,10 @@ fn sampled<F: Real>(
     sample: &ClassSample,
 ) -> (Forward<F>, Gradients<F>) {
     let inputs = problem.inputs::<F>([Layout::Standard; 2]);
-    let mut gradients = Gradients::default();
     let reduction = Reduction::Weighted(&inputs.upstream);
+    let mut gradients = Gradients::zeros_for(&inputs.batch().with_sample(sample));
     let forward = Head::new(spec.build())
-        .forward_backward_sampled(&inputs.batch(), sample, reduction, &mut gradients)
+        .forward_backward(&inputs.batch().with_sample(sample), reduction, &mut gradients)
         .unwrap();
     (forward, gradients)
 }
@@ -254,13 +254,11 @@ fn the_correction_makes_the_sum_of_exponentials_unbiased() {
     let mean = |correction: bool| {
         let mut sampler = ClassSampler::new(12, 0.25, 2).unwrap().with_correction(correction);
         let draws = 20_000;
-        let mut gradients = Gradients::default();
         let sum: f64 = (0..draws)
             .map(|_| {
                 let sample = sampler.sample(&problem.labels).unwrap();
-                let (batch, gradients) = (&batch, &mut gradients);
-                let forward =
-                    head.forward_backward_sampled(batch, &sample, Reduction::Sum, gradients);
+                let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
+                let forward = head.forward(&batch.with_sample(&sample));
                 forward.unwrap().losses[0].exp_m1()
             })
             .sum();
@@ -276,14 +274,15 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
     let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
     let mut sampler = ClassSampler::new(40, 0.5, 2).unwrap();
     let good = sampler.sample(&problem.labels).unwrap();
-    let mut marked = Gradients::default();
+    let mut marked = Gradients::zeros_for(&batch);
     marked.embeddings = Array2::from_elem((6, 4), 7.0);
     marked.weights = Array2::from_elem((3, 3), 7.0);
     marked.bias = Some(Array1::zeros(1));
     let refuse = |sample: &ClassSample| {
         let mut gradients = marked.clone();
         let head = Head::new(Spec::Modified.build());
-        let answer = head.forward_backward_sampled(&batch, sample, Reduction::Mean, &mut gradients);
+        let batch = Batch::new(&problem.x, &problem.w, &problem.labels).with_sample(sample);
+        let answer = head.forward_backward(&batch, Reduction::Mean, &mut gradients);
         assert_eq!(gradients, marked);
         answer.unwrap_err()
     };
@@ -319,31 +318,43 @@ fn a_sample_of_another_batch_is_refused_and_nothing_is_written() {
 
 /// One gradient buffer through samples and batches of different sizes, with a bias and without.
 #[test]
-fn gradients_take_the_shape_of_each_sample() {
-    let steps = [
-        (0.5, 8, true),
-        (0.5, 8, false),
-        (0.2, 8, false),
-        (0.2, 8, true),
-        (0.9, 8, true),
-        (0.9, 8, true),
-        (0.9, 5, true),
-        (0.01, 5, true),
-    ];
+fn gradients_of_another_sample_are_refused_and_keep_their_values() {
+    let problem = problem(6, (8, 3, 50), true);
+    let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
+    let samples = [0.5, 0.9]
+        .map(|rate| ClassSampler::new(50, rate, 1).unwrap().sample(&problem.labels).unwrap());
     let head = Head::new(Spec::Softmax.build());
-    let mut kept = Gradients::default();
-    for (rate, n, bias) in steps {
-        let problem = problem(6, (n, 3, 50), bias);
-        let inputs = problem.inputs::<f32>([Layout::Standard; 2]);
-        let sample = ClassSampler::new(50, rate, 1).unwrap().sample(&problem.labels).unwrap();
-        let mut fresh = Gradients::zeros_for(&inputs.batch(), &sample);
-        for gradients in [&mut kept, &mut fresh] {
-            let batch = inputs.batch();
-            head.forward_backward_sampled(&batch, &sample, Reduction::Mean, gradients).unwrap();
-        }
-        assert_eq!(kept, fresh);
-        assert_eq!(kept.weights.nrows(), sample.classes.len());
-    }
+    let mut gradients = Gradients::zeros_for(&inputs.batch().with_sample(&samples[0]));
+    gradients.weights.fill(7.0);
+    let kept = gradients.clone();
+    let batch = inputs.batch();
+    let other = batch.with_sample(&samples[1]);
+    let refused = head.forward_backward(&other, Reduction::Mean, &mut gradients).unwrap_err();
+    let [expected, actual] = samples.each_ref().map(|sample| vec![sample.classes.len(), 3]);
+    let (expected, actual) = (actual, expected);
+    let argument = "gradients of class weights";
+    assert_eq!(refused, Error::Shape { argument, expected, actual });
+    assert_eq!(gradients, kept);
+}
+
+#[test]
+fn a_sampled_step_has_losses_sides_and_predictions_of_their_own() {
+    let problem = problem(6, (8, 5, 50), true);
+    let inputs = problem.inputs::<f64>([Layout::Standard; 2]);
+    let sample = ClassSampler::new(50, 0.4, 1).unwrap().sample(&problem.labels).unwrap();
+    let batch = inputs.batch();
+    let batch = batch.with_sample(&sample);
+    let head = Head::new(Spec::Softmax.build());
+    let mut both = Gradients::zeros_for(&batch);
+    let forward = head.forward_backward(&batch, Reduction::Mean, &mut both).unwrap();
+    assert_eq!(head.forward(&batch).unwrap(), forward);
+    assert_eq!(head.predict(&batch).unwrap(), forward.predictions());
+    let mut of_x = Gradients::embeddings_only(&batch);
+    head.forward_backward(&batch, Reduction::Mean, &mut of_x).unwrap();
+    assert_eq!(of_x.embeddings, both.embeddings);
+    let mut of_w = Gradients::weights_only(&batch);
+    head.forward_backward(&batch, Reduction::Mean, &mut of_w).unwrap();
+    assert_eq!((of_w.weights, of_w.bias), (both.weights, both.bias));
 }
 
 /// Ranks draw from their own classes; together their samples hold the whole batch.

@@ -1,10 +1,11 @@
 //! Every way through a step, at sizes that an interpreter manages: what Miri runs.
 
-use margin_softmax::Gradients;
 use crate::common::layout::{LAYOUTS, Layout};
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
 use crate::common::spec::Spec;
+use margin_softmax::Batch;
+use margin_softmax::Gradients;
 use margin_softmax::energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 use margin_softmax::losses::Continuation;
 use margin_softmax::sampling::ClassSampler;
@@ -42,7 +43,7 @@ fn by_heads<F: Real>(problem: &Problem, spec: Spec) {
         let inputs = problem.inputs::<F>([layout; 2]);
         let head = Head::new(spec.build()).with_memory_budget(0);
         assert_eq!(inputs.by_head(&head), expected, "{layout:?}");
-        let nearest = head.predict(&inputs.x, &inputs.w, inputs.b.as_deref()).unwrap();
+        let nearest = head.predict(&inputs.batch()).unwrap();
         assert_eq!(nearest, expected.0.predictions());
     }
 }
@@ -58,10 +59,11 @@ fn over_all_classes<F: Real>(problem: &Problem, spec: Spec) {
     let head = Head::new(spec.build());
     let (forward, whole) = inputs.by_head(&head);
     let sample = ClassSampler::new(problem.w.nrows(), 1.0, 1).unwrap().sample(&problem.labels);
-    let mut sampled = Gradients::default();
     let reduction = Reduction::Weighted(&inputs.upstream);
-    let answer =
-        head.forward_backward_sampled(&inputs.batch(), &sample.unwrap(), reduction, &mut sampled);
+    let (batch, sample) = (inputs.batch(), sample.unwrap());
+    let batch = batch.with_sample(&sample);
+    let mut sampled = Gradients::zeros_for(&batch);
+    let answer = head.forward_backward(&batch, reduction, &mut sampled);
     assert_eq!(answer.unwrap(), forward);
     assert_eq!((sampled.embeddings, sampled.weights), (whole.embeddings, whole.weights));
 }

@@ -167,15 +167,15 @@ fn sampled_rows_move_and_the_others_keep_every_bit() {
                 let sample = sampler.sample(&inputs.labels).unwrap();
                 let Moved { w, b, update, dx } = &mut fused;
                 let mut batch = Moved::<F, U>::batch(&inputs, w, b);
-                let forward =
-                    head.step_sampled(&mut batch, &sample, Reduction::Mean, update, dx).unwrap();
+                let forward = head
+                    .step(&mut batch.with_sample(&sample), Reduction::Mean, update, dx)
+                    .unwrap();
                 let Moved { w, b, update, dx } = &mut separate;
                 let batch = Moved::<F, U>::batch(&inputs, w, b);
-                let mut gradients = Gradients::default();
+                let mut gradients = Gradients::zeros_for(&batch.view().with_sample(&sample));
                 let expected = head
-                    .forward_backward_sampled(
-                        &batch.view(),
-                        &sample,
+                    .forward_backward(
+                        &batch.view().with_sample(&sample),
                         Reduction::Mean,
                         &mut gradients,
                     )
@@ -317,7 +317,7 @@ fn a_refused_sampled_step_leaves_everything_as_it_was() {
         let Moved { w, b, update, dx } = &mut moved;
         let mut batch = Moved::<f32, Sgd<f32>>::batch(&inputs, w, b);
         let error =
-            head.step_sampled(&mut batch, &sample, Reduction::Mean, update, dx).unwrap_err();
+            head.step(&mut batch.with_sample(&sample), Reduction::Mean, update, dx).unwrap_err();
         assert!(expected(&error), "case {case}: {error}");
         assert_eq!(format!("{moved:?} {:?}", moved.update.momentum_buffer()), before);
     }
@@ -347,7 +347,7 @@ fn on_rank<C: Collective<f64>>(
     }
     let mut head = Head::on_ranks(spec.build(), collective, range);
     let forward = match sample {
-        Some(sample) => head.step_sampled(&mut shard, sample, Reduction::Mean, update, dx),
+        Some(sample) => head.step(&mut shard.with_sample(sample), Reduction::Mean, update, dx),
         None => head.step(&mut shard, Reduction::Mean, update, dx),
     };
     (forward, [before, moved])

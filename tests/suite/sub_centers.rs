@@ -5,7 +5,7 @@ use crate::common::ranks::{even, on_ranks};
 use margin_softmax::sub_centers::SubCenterUsage;
 use margin_softmax::{
     ArcFace, Batch, BatchMut, Error, Gradients, Head, IGNORED, MarginLoss, NormalizedLogits, Real,
-    Reduction, Softmax,
+    Reduction, Sgd, Softmax,
 };
 use ndarray::{Array2, array, s};
 
@@ -95,22 +95,26 @@ fn rows_that_are_no_multiple_are_refused() {
     let (x, mut w) = (array![[1.0, 2.0]], Array2::from_elem((5, 2), 1.0));
     let shape =
         Error::Shape { argument: "rows of class weights", expected: vec![4], actual: vec![5] };
-    let batch = Batch::new(&x, &w, &[0]);
-    assert_eq!(batch.with_sub_centers(2).unwrap_err(), shape);
+    let rows = Error::Shape { argument: "class weights", expected: vec![4, 2], actual: vec![5, 2] };
+    let head = Head::new(arcface());
+    let refused = |batch: Batch<'_, f64>| head.forward(&batch).unwrap_err();
+    assert_eq!(refused(Batch::new(&x, &w, &[0]).with_sub_centers(2)), rows);
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     assert_eq!(logits.clone().with_sub_centers(2).unwrap_err(), shape);
-    let predicted = Head::new(arcface()).predict_sub_centers(&x, &w, 2, None);
-    assert_eq!(predicted.unwrap_err(), shape);
-    let batch = BatchMut::new(&x, &mut w, &[0]);
-    assert_eq!(batch.with_sub_centers(2).unwrap_err(), shape);
+    let predicted = Head::new(arcface()).predict(&Batch::unlabeled(&x, &w).with_sub_centers(2));
+    assert_eq!(predicted.unwrap_err(), rows);
+    let mut batch = BatchMut::new(&x, &mut w, &[0]).with_sub_centers(2);
+    let (mut sgd, mut dx) = (Sgd::new(0.1).unwrap(), Array2::zeros((1, 2)));
+    let updated = head.step(&mut batch, Reduction::Mean, &mut sgd, &mut dx);
+    assert_eq!(updated.unwrap_err(), rows);
     for none in [
-        Batch::new(&x, &w, &[0]).with_sub_centers(0).unwrap_err(),
+        refused(Batch::new(&x, &w, &[0]).with_sub_centers(0)),
         logits.with_sub_centers(0).unwrap_err(),
         SubCenterUsage::new(3, 0).unwrap_err(),
     ] {
-        assert_eq!(none.to_string(), "sub-centres per class k must be >= 1, got 0");
+        assert_eq!(none.to_string(), "sub-centers per class k must be >= 1, got 0");
     }
-    let label = Batch::new(&x, &w, &[4]).with_sub_centers(5).unwrap_err();
+    let label = refused(Batch::new(&x, &w, &[4]).with_sub_centers(5));
     assert_eq!(label, Error::Label { row: 0, label: 4, classes: 1 });
 }
 

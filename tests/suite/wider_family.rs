@@ -179,10 +179,10 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         let rows = sample.rows(problem.k);
         let reduction = Reduction::Weighted(&problem.upstream);
         let head = Head::new(loss.clone());
-        let mut gradients = Gradients::default();
         let batch = batch(problem);
+        let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
         let forward =
-            head.forward_backward_sampled(&batch, &sample, reduction, &mut gradients).unwrap();
+            head.forward_backward(&batch.with_sample(&sample), reduction, &mut gradients).unwrap();
         // Alone the classes are numbered anew, which changes a margin by label.
         if loss.by_label == 0.0 {
             let w = problem.w.select(Axis(0), &rows);
@@ -201,7 +201,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         let mut dx = Array2::zeros(problem.x.dim());
         let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
         batch = batch.with_sub_centers(problem.k);
-        head.step_sampled(&mut batch, &sample, reduction, &mut update(), &mut dx).unwrap();
+        head.step(&mut batch.with_sample(&sample), reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(moved, expected, "{what}");
         assert_eq!(dx, gradients.embeddings, "{what}");
     });
@@ -218,9 +218,10 @@ fn hard_negatives_are_found_below_the_correction() {
         assert_eq!(plain.classes, corrected.classes);
         let head = Head::new(loss.clone());
         let run = |sample| {
-            let mut gradients = Gradients::default();
             let batch = batch(&problem);
-            head.forward_backward_sampled(&batch, sample, Reduction::Sum, &mut gradients).unwrap()
+            let mut gradients = Gradients::zeros_for(&batch.with_sample(sample));
+            head.forward_backward(&batch.with_sample(sample), Reduction::Sum, &mut gradients)
+                .unwrap()
         };
         let (without, with) = (run(&plain), run(&corrected));
         // e^L − 1 is the sum of the negatives' exponentials over the target's; those of classes
@@ -284,7 +285,9 @@ fn ranks_agree_with_one_machine() {
 fn predictions_are_classes_not_rows() {
     for_each::<f64>(|what, loss, problem, answer| {
         let head = Head::new(loss.clone());
-        let found = head.predict_sub_centers(&problem.x, &problem.w, problem.k, None).unwrap();
+        let found = head
+            .predict(&Batch::unlabeled(&problem.x, &problem.w).with_sub_centers(problem.k))
+            .unwrap();
         assert_eq!(found, answer.predictions, "{what}");
     });
 }

@@ -60,9 +60,9 @@ fn every_way<F: Real>(
     found.push(("logits", step));
 
     let sample = ClassSampler::new(w.nrows(), 1.0, 1).unwrap().sample(labels).unwrap();
-    let mut g = Gradients::default();
+    let mut g = Gradients::zeros_for(&batch.with_sample(&sample));
     let forward = Head::new(Softmax::new())
-        .forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut g)
+        .forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut g)
         .unwrap();
     let db = g.bias.unwrap().mapv(wide);
     let step = (forward.losses.mapv(wide), widen(&g.embeddings), widen(&g.weights), db);
@@ -142,7 +142,10 @@ fn softmax_takes_rows_of_any_finite_norm() {
 fn a_zero_embedding_is_predicted_by_the_bias_and_zero_weights_are_no_nearer_than_others() {
     let (x, w) = (array![[0.0, 0.0], [1.0, 0.0]], array![[0.0, 0.0], [-1.0, 0.0]]);
     let head = Head::new(Softmax::new());
-    assert_eq!(head.predict(&x, &w, Some(&array![0.0, 1.0])).unwrap(), [1, 0]);
+    assert_eq!(
+        head.predict(&Batch::unlabeled(&x, &w).with_bias(&array![0.0, 1.0])).unwrap(),
+        [1, 0]
+    );
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     let plain = Softmax::new().margin_free_logits(&logits).unwrap();
     assert_eq!(plain, array![[0.0, 0.0], [0.0, -1.0]]);

@@ -82,12 +82,14 @@ fn sampled_rows_of_a_step_fit() -> Result<(), Error> {
     let labels = [3, 17, 3, 39];
     let sample = ClassSampler::new(40, 0.25, 1)?.sample(&labels)?;
     let batch = Batch::new(&x, &w, &labels);
-    let mut gradients = Gradients::zeros_for(&batch, &sample);
+    let mut gradients = Gradients::zeros_for(&batch.with_sample(&sample));
     let head = Head::new(ArcFace::default());
-    let before = head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)?;
+    let before =
+        head.forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)?;
     Sgd::new(1e-3)?.apply_rows(&mut w, &sample.classes, &gradients.weights)?;
     let batch = Batch::new(&x, &w, &labels);
-    let after = head.forward_backward_sampled(&batch, &sample, Reduction::Mean, &mut gradients)?;
+    let after =
+        head.forward_backward(&batch.with_sample(&sample), Reduction::Mean, &mut gradients)?;
     assert!(after.mean() < before.mean());
     Ok(())
 }
