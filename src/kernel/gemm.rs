@@ -5,22 +5,21 @@ use super::dispatch::dispatch;
 use super::matrix::{Mat, MatMut};
 use super::packed::Packed;
 use super::pairs;
-use super::product::{Product, Rounded};
+use super::product::Product;
 use super::real::Real;
 
 /// C = AB, or C += AB with `accumulate`, on the calling thread, at the level and precision of B.
 pub(crate) fn gemm<F: Real>(c: MatMut<'_, F>, accumulate: bool, a: Mat<'_, F>, b: &Packed<F>) {
     assert!(c.rows == a.rows && a.cols == b.depth && b.columns == c.cols);
     let level = b.level.expect("a packed factor");
-    let product = Product { c, accumulate, a, b: &b.data };
-    match b.precision {
-        Precision::Full => dispatch(level, product),
-        Precision::Bf16 if level.has_bf16() => {
-            if let Some(product) = product.of_pairs(&b.pairs) {
-                pairs::multiply(level, product);
-            }
+    let rounded = b.precision == Precision::Bf16;
+    let product = Product { c, accumulate, a, b: &b.data, rounded };
+    if rounded && level.has_bf16() {
+        if let Some(product) = product.of_pairs(&b.pairs) {
+            pairs::multiply(level, product);
         }
-        Precision::Bf16 => dispatch(level, Rounded(product)),
+    } else {
+        dispatch(level, product);
     }
 }
 

@@ -45,7 +45,12 @@ mod native {
         const NUMBERS: usize = 2;
 
         #[inline(always)]
-        fn entries<'s>(strip: &'s mut [f32], height: usize, other: &'s mut [f32]) -> &'s [f32] {
+        fn entries<'s>(
+            strip: &'s mut [f32],
+            _: bool,
+            height: usize,
+            other: &'s mut [f32],
+        ) -> &'s [f32] {
             pair_rows(strip, height, other)
         }
 
@@ -97,7 +102,12 @@ mod model {
         const NUMBERS: usize = 2;
 
         #[inline(always)]
-        fn entries<'s>(strip: &'s mut [f32], height: usize, other: &'s mut [f32]) -> &'s [f32] {
+        fn entries<'s>(
+            strip: &'s mut [f32],
+            _: bool,
+            height: usize,
+            other: &'s mut [f32],
+        ) -> &'s [f32] {
             pair_rows(strip, height, other)
         }
 

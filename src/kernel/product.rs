@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::bf16::rounded;
+use super::bf16;
 use super::dispatch::Op;
 use super::matrix::{Mat, MatMut};
 use super::packed::Block;
@@ -38,17 +38,19 @@ pub(super) struct Product<'a, F> {
     pub accumulate: bool,
     pub a: Mat<'a, F>,
     pub b: &'a [F],
+    /// Whether strips are rounded to bf16, as the panels are.
+    pub rounded: bool,
 }
 
 impl<'a, F: Real> Product<'a, F> {
     /// The same product with panels of pairs, which are for `f32` only.
     pub fn of_pairs(self, b: &'a [f32]) -> Option<Product<'a, f32>> {
-        let Product { c, accumulate, a, .. } = self;
+        let Product { c, accumulate, a, rounded, .. } = self;
         let Mat { data, rows, cols, row_stride, col_stride } = a;
         let a = Mat { data: F::as_f32(data)?, rows, cols, row_stride, col_stride };
         let MatMut { data, rows, cols, stride } = c;
         let c = MatMut { data: F::as_f32_mut(data)?, rows, cols, stride };
-        Some(Product { c, accumulate, a, b })
+        Some(Product { c, accumulate, a, b, rounded })
     }
 }
 
@@ -57,8 +59,10 @@ pub(super) trait Multiply<F: Element, I: Isa> {
     /// Numbers along the depth to an entry of a strip or panel.
     const NUMBERS: usize;
 
-    /// Turns a strip of numbers into one of entries, which may lie in `other`.
-    fn entries<'s>(strip: &'s mut [F], height: usize, other: &'s mut [F]) -> &'s [F];
+    /// Turns a strip of numbers, rounded to bf16 if they are to be, into one of entries, which may
+    /// lie in `other`.
+    fn entries<'s>(strip: &'s mut [F], rounded: bool, height: usize, other: &'s mut [F])
+    -> &'s [F];
 
     /// What one step does with an entry of the strip, in all lanes, and a vector of the panel.
     ///
@@ -67,16 +71,16 @@ pub(super) trait Multiply<F: Element, I: Isa> {
     unsafe fn multiply_add(a: F::Vector<I>, b: F::Vector<I>, sum: F::Vector<I>) -> F::Vector<I>;
 }
 
-/// Entries are the numbers, or the numbers rounded to bf16.
-enum Numbers<const ROUNDED: bool> {}
+/// Entries are the numbers.
+enum Numbers {}
 
-impl<F: Real, I: Isa, const ROUNDED: bool> Multiply<F, I> for Numbers<ROUNDED> {
+impl<F: Real, I: Isa> Multiply<F, I> for Numbers {
     const NUMBERS: usize = 1;
 
     #[inline(always)]
-    fn entries<'s>(strip: &'s mut [F], _: usize, _: &'s mut [F]) -> &'s [F] {
-        if ROUNDED {
-            strip.iter_mut().for_each(|value| *value = rounded(*value));
+    fn entries<'s>(strip: &'s mut [F], rounded: bool, _: usize, _: &'s mut [F]) -> &'s [F] {
+        if rounded {
+            strip.iter_mut().for_each(|value| *value = bf16::rounded(*value));
         }
         strip
     }
@@ -93,19 +97,7 @@ impl<F: Real> Op for Product<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        self.run_with::<I, Numbers<false>>();
-    }
-}
-
-/// A product whose strips are rounded to bf16, as its panels are.
-pub(super) struct Rounded<'a, F>(pub Product<'a, F>);
-
-impl<F: Real> Op for Rounded<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        self.0.run_with::<I, Numbers<true>>();
+        self.run_with::<I, Numbers>();
     }
 }
 
@@ -128,7 +120,7 @@ impl<F: Real> Product<'_, F> {
                     let height = height(row, self.c.rows, I::ROWS);
                     let rows = row..row + height;
                     let a = self.strip::<I, M>(&steps, rows.clone(), &mut strip);
-                    let a = M::entries(a, height, &mut other);
+                    let a = M::entries(a, self.rounded, height, &mut other);
                     for panel in start..panels.min(start + group) {
                         let b = &self.b[panel * width * depth..][..width * depth];
                         let b = &b[steps.start * width..steps.end * width];
@@ -192,18 +184,19 @@ impl<F: Real> MatMut<'_, F> {
         assert!(factors[0].len() >= depth * rows.len() && rows.end <= self.rows);
         let columns = width.min(self.cols - column);
         let (c, stride) = (&mut self.data[rows.start * self.stride + column..], self.stride);
-        if columns == width {
-            assert!(c.len() >= (rows.len() - 1) * stride + width);
-            let c = (c.as_mut_ptr(), stride);
-            // SAFETY: the factors are as long as depth, rows and width say, and the block lies
-            // inside C. The CPU: see `run_with`.
-            return unsafe { sum::<F, I, M>(rows.len(), factors, depth, c, accumulate) };
-        }
-        // Into a whole block, of which C takes what it has columns for.
-        let mut sums = [F::zero(); MOST_ENTRIES];
-        let whole = (sums.as_mut_ptr(), width);
-        // SAFETY: as above, and `sums` holds the largest block.
-        unsafe { sum::<F, I, M>(rows.len(), factors, depth, whole, false) };
+        // A block of fewer columns is summed whole elsewhere; C takes what it has columns for. One
+        // call for both: there is much code behind it.
+        let mut sums = (columns < width).then(|| [F::zero(); MOST_ENTRIES]);
+        let (out, out_stride) = match &mut sums {
+            Some(sums) => (&mut sums[..], width),
+            None => (&mut *c, stride),
+        };
+        assert!(out.len() >= (rows.len() - 1) * out_stride + width);
+        let out = (out.as_mut_ptr(), out_stride);
+        // SAFETY: the factors are as long as depth, rows and width say, and `out` holds the block.
+        // The CPU: see `run_with`.
+        unsafe { sum::<F, I, M>(rows.len(), factors, depth, out, accumulate && columns == width) };
+        let Some(sums) = sums else { return };
         for (r, sums) in sums.chunks_exact(width).take(rows.len()).enumerate() {
             for (c, &sum) in c[r * stride..][..columns].iter_mut().zip(sums) {
                 *c = if accumulate { *c + sum } else { sum };
