@@ -46,7 +46,7 @@ pub(super) fn multiply_pairs(level: Level, product: Product<'_, f32>) {
     {
         #[cfg(test)]
         if level.is_model() {
-            return super::dispatch::dispatch(level, tests::ModelProduct(product));
+            return super::dispatch::dispatch(level, model::ModelProduct(product));
         }
         // SAFETY: `has_bf16` has detected the features that the function enables.
         unsafe { native::multiply(product) }
@@ -131,13 +131,14 @@ fn round<F: Real>(value: F) -> u32 {
 #[cfg(test)]
 pub(super) use tests::add_pair;
 
-#[cfg(test)]
-mod tests {
+/// What a CPU without `vdpbf16ps` tests of it.
+#[cfg(all(test, target_arch = "x86_64"))]
+mod model {
     use super::super::dispatch::Op;
-    use super::super::product::Multiply;
+    use super::super::product::{Multiply, Product};
     use super::super::real::Element;
     use super::super::simd::{Isa, Vector};
-    use super::*;
+    use super::{add_pair, pair_rows};
 
     /// A [`Product`] of pairs by a model of `vdpbf16ps`.
     pub(super) struct ModelProduct<'a>(pub Product<'a, f32>);
@@ -149,14 +150,6 @@ mod tests {
         fn run<I: Isa>(self) {
             self.0.run_with::<I, Model>();
         }
-    }
-
-    /// What the instruction computes of one pair: the second numbers first, each product fused
-    /// with the sum.
-    pub(crate) fn add_pair(a: f32, b: f32, sum: f32) -> f32 {
-        let first = |pair: f32| f32::from_bits(pair.to_bits() << 16);
-        let second = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
-        first(a).mul_add(first(b), second(a).mul_add(second(b), sum))
     }
 
     enum Model {}
@@ -185,6 +178,19 @@ mod tests {
             // SAFETY: as above.
             unsafe { <f32 as Element>::Vector::<I>::load(sums.as_ptr()) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the instruction computes of one pair: the second numbers first, each product fused
+    /// with the sum.
+    pub(crate) fn add_pair(a: f32, b: f32, sum: f32) -> f32 {
+        let first = |pair: f32| f32::from_bits(pair.to_bits() << 16);
+        let second = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
+        first(a).mul_add(first(b), second(a).mul_add(second(b), sum))
     }
 
     #[test]
