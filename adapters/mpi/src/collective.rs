@@ -12,7 +12,7 @@ use crate::roll::{Call, Roll};
 use crate::worker::Worker;
 
 /// The ranks of an MPI communicator, as a collective for
-/// [`ClassParallel`](margin_softmax::ClassParallel).
+/// [`Head::on_ranks`](margin_softmax::Head::on_ranks).
 ///
 /// **The same bits on every rank and in every run**: each rank reduces its part of the values in
 /// the order of the ranks and sends the result to all, whatever algorithm the MPI library would
