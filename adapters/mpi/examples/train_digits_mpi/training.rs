@@ -39,7 +39,8 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
         Ok(Model { network, weights, update, head })
     }
 
-    /// One step of gradient descent at a learning rate. Returns the mean loss, which is the same on every rank.
+    /// One step of gradient descent at a learning rate. Returns the mean loss, which is the same on
+    /// every rank.
     fn descend(&mut self, Samples { images, labels }: Samples, rate: f64) -> Result<f32> {
         let signals = self.network.forward(images);
         let embeddings = &signals[self.network.depth()];
