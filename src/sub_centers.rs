@@ -30,7 +30,7 @@ use crate::kernel::Real;
 /// let labels = [0, 0, 0, 1];
 /// let head = Head::new(ArcFace::default());
 /// let mut usage = SubCenterUsage::new(2, 2)?;
-/// let batch = Batch::new(&x, &w, &labels).with_sub_centers(2)?;
+/// let batch = Batch::new(&x, &w, &labels).with_sub_centers(2);
 /// usage.add(&labels, &head.forward(&batch)?)?;
 /// assert_eq!(usage.counts(), array![[2, 1], [1, 0]]);
 ///
