@@ -44,7 +44,7 @@ const BISECTIONS: u32 = 64;
 /// | ArcFace | `θ₂ = θ₁ + m` | `m` | `m ≤ Θ` |
 /// | Generalized, m2 = 0 | `θ₂ = m0 · θ₁ + m1` | `(Θ · (m0 − 1) + 2 · m1) / (m0 + 1)` | `m1 ≤ Θ` |
 ///
-/// Softmax does not normalise. With weight norms q₁, q₂ and biases b₁, b₂, both of its boundaries
+/// Softmax does not normalize. With weight norms q₁, q₂ and biases b₁, b₂, both of its boundaries
 /// are the line
 ///
 /// ```text
@@ -71,7 +71,7 @@ const BISECTIONS: u32 = 64;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Boundary<L> {
     loss: L,
-    /// Norms of the class weights; 1 for a loss that normalises them.
+    /// Norms of the class weights; 1 for a loss that normalizes them.
     norms: [f64; 2],
     /// `(b₁ − b₂) / ‖x‖`.
     bias: f64,
@@ -84,7 +84,7 @@ impl<L: MarginLoss> Boundary<L> {
     }
 
     /// Sets the norms q₁ and q₂ of the class weights, 1 by default. They affect Softmax only: every
-    /// other loss normalises its weights.
+    /// other loss normalizes its weights.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless both norms are finite and > 0.

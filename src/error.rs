@@ -146,7 +146,7 @@ pub enum Error {
     /// [`Unnormalized`](crate::Scale::Unnormalized), under which there is no cosine to compare.
     HardNegatives,
 
-    /// [`NormalizedLogits`](crate::NormalizedLogits) with sub-centres, which are chosen by their
+    /// [`NormalizedLogits`](crate::NormalizedLogits) with sub-centers, which are chosen by their
     /// cosines, were given to a loss whose logits are no cosines: Softmax. [`Head`](crate::Head)
     /// takes it.
     SubCenters,
@@ -193,7 +193,7 @@ pub enum Error {
     SampledRange {
         /// The classes that the sampler draws from.
         sampled: Range<usize>,
-        /// The classes whose weights take part in the step.
+        /// The classes whose weights are active in the step.
         held: Range<usize>,
     },
 
@@ -220,8 +220,8 @@ pub enum Error {
         maximum: f64,
     },
 
-    /// The ranks of a class-parallel step do not agree, or one of them refused its input or is
-    /// gone. Every rank returns the same error.
+    /// The ranks of a step do not agree, or one of them refused its input or is gone. Every rank
+    /// returns the same error.
     Collective {
         /// The first rank that is at fault.
         rank: usize,

@@ -101,7 +101,7 @@ pub trait MarginLoss: Debug + Send + Sync {
         0.0
     }
 
-    /// The losses of a batch whose cosines are materialised.
+    /// The losses of a batch whose cosines are materialized.
     ///
     /// # Errors
     /// `labels` that do not fit the cosines, a bias where the loss has none,
@@ -265,7 +265,7 @@ pub(crate) fn checked_target<L: MarginLoss + ?Sized>(
     Ok(target)
 }
 
-/// Evaluates `loss` for a sample, for the materialised level.
+/// Evaluates `loss` for a sample, for the materialized level.
 fn answer<L: MarginLoss + ?Sized>(
     loss: &L,
 ) -> impl Fn(&Sample) -> Result<TargetAnswer, Error> + '_ {

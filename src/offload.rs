@@ -27,10 +27,10 @@ pub struct OffloadedClasses<'a> {
 
 impl<'a> OffloadedClasses<'a> {
     /// All of C `classes`, each with `sub_centers` rows of class weights, for samples with these
-    /// `labels`; those with the label `ignored` are left out.
+    /// `labels`; those with the label `ignored` do not count.
     ///
     /// # Errors
-    /// [`Error::Label`] for a label ≥ C, [`Error::Parameter`] for no sub-centres.
+    /// [`Error::Label`] for a label ≥ C, [`Error::Parameter`] for zero sub-centers.
     pub fn new(
         labels: &'a [usize],
         ignored: Option<usize>,
@@ -50,13 +50,13 @@ impl<'a> OffloadedClasses<'a> {
     /// All of C `classes` for embeddings without labels: predictions.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for no sub-centres.
+    /// [`Error::Parameter`] for zero sub-centers.
     pub fn for_inference((classes, sub_centers): (usize, usize)) -> Result<Self, Error> {
         let unlabelled = OffloadedClasses::new(&[], None, (classes, sub_centers))?;
         Ok(OffloadedClasses { labels: None, ..unlabelled })
     }
 
-    /// The same, where of all classes only those of `sample` take part.
+    /// The same, where only the classes of `sample` are active.
     ///
     /// # Errors
     /// [`Error::Sample`] and [`Error::SampledRange`] for a sample that does not fit.
@@ -76,16 +76,16 @@ impl<'a> OffloadedClasses<'a> {
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SweepStats {
-    /// The logits of all classes but the sample's own, those that count harder as they count.
+    /// The log-sum-exp of all logits but that of the sample's own class, hard negatives up-weighted.
     pub negatives: LogSumExp,
     /// The sum of these logits, where labels are smoothed.
     pub logit_sum: f64,
-    /// The class, its own among them, with the largest logit before any counts harder and without
-    /// margin; the lowest of equals.
+    /// The class, its own among them, with the largest logit without margin and before hard
+    /// negatives are up-weighted; the lowest of equals.
     pub nearest: usize,
 }
 
-/// Negatives that count harder, in units of the logits: a logit z above the sample's threshold
+/// How hard negatives are up-weighted, in units of the logits: a logit z above the threshold
 /// becomes `constant` + `linear`·z + `quadratic`·z². One number per row of the batch.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -101,16 +101,16 @@ pub struct HardNegativeLogits<F> {
 }
 
 /// What turns logits into their gradients in the second sweep: coefficient_i·e^{z_ij − shift_i} −
-/// uniform_i for the negatives, times the derivative of what makes them harder. One number per row
-/// of the batch; 0 for samples that are left out.
+/// uniform_i for the negatives, times the derivative of their up-weighting. One number per row of
+/// the batch; 0 for samples that do not count.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LogitFactors<F> {
-    /// What is taken off before the exponential (N).
+    /// What is subtracted before the exponential (N).
     pub shift: Vec<F>,
     /// What multiplies the exponential (N).
     pub coefficient: Vec<F>,
-    /// What label smoothing takes off (N); all 0 without.
+    /// What label smoothing subtracts (N); all 0 without.
     pub uniform: Vec<F>,
 }
 
@@ -119,12 +119,12 @@ pub struct LogitFactors<F> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct EmbeddingGradient<F> {
-    /// Under a fixed scale: s, and s/‖x_i‖ (N; 0 for samples that are left out). The sum loses its
+    /// Under a fixed scale: s, and s/‖x_i‖ (N; 0 for samples that do not count). The sum loses its
     /// part along the unit embedding x̂_i/s, and is multiplied by s/‖x_i‖.
     pub projected: Option<(F, Vec<F>)>,
-    /// Where negatives that count harder depend on the norm: 1/‖x_i‖ (N). With R_i the sum over the
-    /// negatives of G_ij/N′(z_ij)·(N(z_ij) − z_ij·N′(z_ij)), R_i/‖x_i‖ along the unit embedding is
-    /// added.
+    /// Where the up-weighting of negatives depends on the norm: 1/‖x_i‖ (N). With R_i the sum over
+    /// the negatives of G_ij/N′(z_ij)·(N(z_ij) − z_ij·N′(z_ij)), R_i/‖x_i‖ along the unit embedding
+    /// is added.
     pub inverse_norms: Option<Vec<F>>,
     /// What the samples' own classes, the margin and the penalty add (N, D).
     pub targets: Array2<F>,
@@ -148,8 +148,8 @@ pub struct TargetGradients<F> {
 /// 1. [`Head::offload`] checks the batch and computes norms and target pairs from the embeddings and
 ///    the rows of the samples' own classes alone.
 /// 2. The first sweep forms the logits z_ij = x̂_i·v_j + b_j of [`scaled_embeddings`] x̂ with the
-///    class weights, which are divided by their norms where [`is_normalized`] says so, makes those
-///    of [`hard_negative_logits`] harder, and finds [`SweepStats`].
+///    class weights, which are divided by their norms where [`is_normalized`] says so, up-weights
+///    those of [`hard_negative_logits`], and finds [`SweepStats`].
 /// 3. [`complete`] turns these into losses.
 /// 4. The second sweep turns logits into gradients by [`logit_factors`]; [`embedding_gradient`] and
 ///    [`target_gradients`] say what is left to add.
@@ -258,8 +258,8 @@ fn offload<'a, F: Real>(
 }
 
 impl<F: Real> OffloadedStep<'_, F> {
-    /// The embeddings times the scale of their cosines, a_i·u_i (N, D); zeros for samples that are
-    /// left out.
+    /// The embeddings times the scale of their cosines, a_i·u_i (N, D); zeros for samples that do
+    /// not count.
     pub fn scaled_embeddings(&self) -> Array2<F> {
         let mut all = Array2::zeros(self.input.embeddings.dim());
         let rows = self.prepared.embeddings.chunks_exact(all.ncols());
@@ -286,7 +286,7 @@ impl<F: Real> OffloadedStep<'_, F> {
         self.prepared.form.smoothing > 0.0
     }
 
-    /// Which negatives count harder; `None` where none do.
+    /// How hard negatives are up-weighted; `None` where the loss up-weights none.
     pub fn hard_negative_logits(&self) -> Option<HardNegativeLogits<F>> {
         let [_, linear, _] = self.prepared.form.hard?.coefficients();
         let hard = &self.prepared.hard;

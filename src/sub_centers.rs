@@ -1,4 +1,4 @@
-//! Which sub-centres the samples choose, and the class weights that are left when each class keeps
+//! Which sub-centers the samples choose, and the class weights that are left when each class keeps
 //! its dominant one.
 
 use ndarray::{Array2, ArrayRef2, Axis};
@@ -7,14 +7,14 @@ use crate::data::{Forward, IGNORED, check_sub_centers};
 use crate::error::Error;
 use crate::kernel::Real;
 
-/// Counts how many samples of each class choose each of its K sub-centres, to find wrong labels.
+/// Counts how many samples of each class choose each of its K sub-centers, to find wrong labels.
 ///
 /// After some epochs with [`Batch::with_sub_centers`](crate::Batch::with_sub_centers) the clean
-/// samples of a class gather at one of its sub-centres, the *dominant* one, and wrong or hard ones
+/// samples of a class gather at one of its sub-centers, the *dominant* one, and wrong or hard ones
 /// at the others. The paper cleans data in this way:
 ///
 /// 1. count the choices of all samples ([`add`](Self::add), batch by batch),
-/// 2. keep the dominant sub-centre of each class ([`dominant_weights`](Self::dominant_weights)),
+/// 2. keep the dominant sub-center of each class ([`dominant_weights`](Self::dominant_weights)),
 /// 3. drop the samples whose angle to it exceeds 75°
 ///    ([`Head::target_angles`](crate::Head::target_angles)),
 /// 4. train again on the rest, with K = 1.
@@ -24,13 +24,13 @@ use crate::kernel::Real;
 /// use margin_softmax::sub_centers::SubCenterUsage;
 /// use ndarray::array;
 ///
-/// // Two classes with K = 2 sub-centres; the last sample of class 0 lies far from the others.
+/// // Two classes with K = 2 sub-centers; the last sample of class 0 lies far from the others.
 /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]];
 /// let x = array![[3.0, 0.1], [2.0, -0.3], [-0.2, 1.0], [-1.0, 0.1]];
 /// let labels = [0, 0, 0, 1];
 /// let head = Head::new(ArcFace::default());
 /// let mut usage = SubCenterUsage::new(2, 2)?;
-/// let batch = Batch::new(&x, &w, &labels).with_sub_centers(2)?;
+/// let batch = Batch::new(&x, &w, &labels).with_sub_centers(2);
 /// usage.add(&labels, &head.forward(&batch)?)?;
 /// assert_eq!(usage.counts(), array![[2, 1], [1, 0]]);
 ///
@@ -49,7 +49,7 @@ pub struct SubCenterUsage {
 }
 
 impl SubCenterUsage {
-    /// No sample yet, of so many `classes` with `k` sub-centres each.
+    /// No sample yet, of so many `classes` with `k` sub-centers each.
     ///
     /// # Errors
     /// [`Error::Empty`] for no class, [`Error::Parameter`] for K = 0.
@@ -59,10 +59,10 @@ impl SubCenterUsage {
     }
 
     /// Counts the samples of a batch with these `labels`, whose forward pass found their nearest
-    /// sub-centres. Samples that were left out are not counted.
+    /// sub-centers. Samples that were left out are not counted.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Label`] where labels, classes and sub-centres do not fit;
+    /// [`Error::Shape`] and [`Error::Label`] where labels, classes and sub-centers do not fit;
     /// nothing is counted then.
     pub fn add<F: Real>(&mut self, labels: &[usize], forward: &Forward<F>) -> Result<(), Error> {
         let chosen = forward.sub_centers();
@@ -85,12 +85,12 @@ impl SubCenterUsage {
         Ok(())
     }
 
-    /// How many samples chose each sub-centre (C, K).
+    /// How many samples chose each sub-center (C, K).
     pub fn counts(&self) -> &Array2<usize> {
         &self.counts
     }
 
-    /// The sub-centre of each class that most of its samples chose (C): the first of equals, and 0
+    /// The sub-center of each class that most of its samples chose (C): the first of equals, and 0
     /// for a class without samples.
     pub fn dominant(&self) -> Vec<usize> {
         let dominant = |counts: ndarray::ArrayView1<'_, usize>| {
@@ -102,8 +102,8 @@ impl SubCenterUsage {
         self.counts.rows().into_iter().map(dominant).collect()
     }
 
-    /// The rows of class weights `w` (C·K, D) that belong to the dominant sub-centres (C, D): class
-    /// weights for a head without sub-centres.
+    /// The rows of class weights `w` (C·K, D) that belong to the dominant sub-centers (C, D): class
+    /// weights for a head without sub-centers.
     ///
     /// # Errors
     /// [`Error::Shape`] unless `w` has C·K rows.

@@ -3,13 +3,13 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{Batch, Error, Forward, Gradients, Head, IGNORED, MarginLoss, ZeroEmbedding};
 use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::{Batch, Error, Forward, Gradients, Head, IGNORED, MarginLoss, ZeroEmbedding};
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Number, Reduce, UNTOUCHED, Vector, Working, assert_forward,
     assert_readable, assert_written,
 };
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayView2};
 
 #[derive(Debug, Arbitrary)]
 struct Case {
@@ -44,10 +44,12 @@ struct Sampling {
     labels: Vec<(u8, u64)>,
 }
 
-/// A batch, and how many samples and classes it has.
+/// What a batch is made of, and how many classes it has.
 struct Step<'a, F> {
     case: &'a Case,
-    batch: Batch<'a, F>,
+    x: ArrayView2<'a, F>,
+    w: ArrayView2<'a, F>,
+    bias: Option<&'a Array1<F>>,
     labels: &'a [usize],
     classes: usize,
     k: usize,
@@ -67,7 +69,6 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
     let rows = classes * k + usize::from(case.sub_centers / 250);
     let classes = rows / k.max(1);
     let (x, w) = (case.x.fill::<F>(samples, dims), case.w.fill::<F>(rows, dims));
-    let (x, w) = (x.view(), w.view());
     let labels = case.labels.fill(samples, classes);
     let bias = case.bias.as_ref().map(|bias| bias.fill::<F>(rows));
     let zero = if case.skip { ZeroEmbedding::Skip } else { ZeroEmbedding::Error };
@@ -75,20 +76,15 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
         .with_memory_budget(case.budget as usize)
         .with_zero_embeddings(zero);
 
-    if let Ok(nearest) = head.predict_sub_centers(&x, &w, k, bias.as_deref()) {
+    let (x, w, bias) = (x.view(), w.view(), bias.as_ref());
+    let step = Step { case, x, w, bias, labels: &labels, classes, k };
+
+    if let Ok(nearest) = head.predict(&step.of(Batch::unlabeled(&step.x, &step.w))) {
         assert_eq!(nearest.len(), samples);
         let left_out = |class: usize| case.skip && class == IGNORED;
         assert!(nearest.iter().all(|&class| class < classes || left_out(class)));
     }
-    let mut batch = Batch::new(&x, &w, &labels).with_sub_centers(k)?;
-    if let Some(bias) = &bias {
-        batch = batch.with_bias(bias)?;
-    }
-    if let Some(label) = case.ignored {
-        batch = batch.with_ignored_label(usize::from(label));
-    }
-    let step = Step { case, batch, labels: &labels, classes, k };
-    let forward = head.forward(&batch);
+    let forward = head.forward(&step.batch());
     if let Ok(forward) = &forward {
         assert_forward(forward, samples, classes);
     }
@@ -102,12 +98,27 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
 }
 
 impl<F: Working> Step<'_, F> {
+    fn batch(&self) -> Batch<'_, F> {
+        let batch = self.of(Batch::new(&self.x, &self.w, self.labels));
+        match self.case.ignored {
+            Some(label) => batch.with_ignored_label(usize::from(label)),
+            None => batch,
+        }
+    }
+
+    /// `batch` with the sub-centers, and the bias if there is one.
+    fn of<'b>(&'b self, batch: Batch<'b, F>) -> Batch<'b, F> {
+        let batch = batch.with_sub_centers(self.k);
+        self.bias.map_or(batch, |bias| batch.with_bias(bias))
+    }
+
     /// Forward and backward over all classes.
     fn whole<L: MarginLoss>(&self, head: &Head<L>) -> Result<Forward<F>, Error> {
+        let batch = self.batch();
         let mut gradients = match self.case.misfit {
-            249 => Gradients::embeddings_only(&self.batch),
-            250 => Gradients::weights_only(&self.batch),
-            _ => Gradients::zeros_for(&self.batch),
+            249 => Gradients::embeddings_only(&batch),
+            250 => Gradients::weights_only(&batch),
+            _ => Gradients::zeros_for(&batch),
         };
         match self.case.misfit {
             251 => gradients.embeddings = Array2::zeros((1, 1)),
@@ -120,7 +131,7 @@ impl<F: Working> Step<'_, F> {
         fill(embeddings, weights, bias);
         let upstream = self.case.reduce.weights(self.labels.len());
         let reduction = self.case.reduce.with(upstream.as_ref());
-        let forward = head.forward_backward(&self.batch, reduction, &mut gradients);
+        let forward = head.forward_backward(&batch, reduction, &mut gradients);
         let Gradients { embeddings, weights, bias, .. } = &gradients;
         assert_all(forward.is_ok(), embeddings, weights, bias);
         forward
@@ -129,17 +140,17 @@ impl<F: Working> Step<'_, F> {
     /// Forward and backward over a sample of the classes, which may be modified.
     fn sampled<L: MarginLoss>(&self, head: &Head<L>) -> Result<(), Error> {
         let sample = self.draw()?;
+        let batch = self.batch().with_sample(&sample);
         let mut gradients = match self.case.misfit {
-            251.. => SampledGradients::default(),
-            _ => SampledGradients::zeros_for(&self.batch, &sample),
+            251.. => Gradients::zeros_for(&self.batch()),
+            _ => Gradients::zeros_for(&batch),
         };
-        let SampledGradients { embeddings, weights, bias, .. } = &mut gradients;
+        let Gradients { embeddings, weights, bias, .. } = &mut gradients;
         fill(embeddings, weights, bias);
         let upstream = self.case.reduce.weights(self.labels.len());
         let reduction = self.case.reduce.with(upstream.as_ref());
-        let forward =
-            head.forward_backward_sampled(&self.batch, &sample, reduction, &mut gradients);
-        let SampledGradients { embeddings, weights, bias, .. } = &gradients;
+        let forward = head.forward_backward(&batch, reduction, &mut gradients);
+        let Gradients { embeddings, weights, bias, .. } = &gradients;
         assert_all(forward.is_ok(), embeddings, weights, bias);
         assert_forward(&forward?, self.labels.len(), self.classes);
         assert_eq!(weights.nrows(), sample.classes.len() * self.k);

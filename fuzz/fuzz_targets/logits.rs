@@ -1,4 +1,4 @@
-//! The level of materialised logits: cosines, forward, backward, and gradients of the inputs.
+//! The level of materialized logits: cosines, forward, backward, and gradients of the inputs.
 #![no_main]
 
 use arbitrary::Arbitrary;

@@ -4,8 +4,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{Batch, Error, Forward, Gradients, Head, MarginLoss, Precision, Scale};
 use margin_softmax::custom::Angle;
+use margin_softmax::{Batch, Error, Forward, Gradients, Head, MarginLoss, Precision, Scale};
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Reduce, UNTOUCHED, Vector, Working, assert_forward, assert_readable,
     assert_written,
@@ -88,7 +88,7 @@ impl<F: Working> Data<F> {
     ) -> Result<(Forward<F>, Gradients<F>), Error> {
         let mut batch = Batch::new(&self.x, &self.w, labels);
         if let Some(b) = &self.b {
-            batch = batch.with_bias(b)?;
+            batch = batch.with_bias(b);
         }
         let mut gradients = Gradients::zeros_for(&batch);
         let Gradients { embeddings, weights, bias, .. } = &mut gradients;

@@ -1,11 +1,11 @@
-//! The step that moves the class parameters, beside gradient and update one after the other.
+//! The step that updates the class parameters, beside gradient and update one after the other.
 #![no_main]
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::{AdamW, BatchMut, Error, Head, MarginLoss, Sgd, ZeroEmbedding};
 use margin_softmax::sampling::{ClassSample, ClassSampler};
 use margin_softmax::update::WeightUpdate;
+use margin_softmax::{AdamW, BatchMut, Error, Gradients, Head, MarginLoss, Sgd, ZeroEmbedding};
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Number, Reduce, UNTOUCHED, Vector, Working, assert_finite,
     assert_forward, assert_readable, assert_written,
@@ -41,7 +41,7 @@ enum Update {
     AdamW { rate: Number, decay: Number },
 }
 
-/// Everything that a step moves.
+/// Everything that a step updates.
 #[derive(Debug, Clone, PartialEq)]
 struct Moved<F, U> {
     w: Array2<F>,
@@ -96,11 +96,11 @@ fn check<F: Working, U: WeightUpdate<F> + Clone + PartialEq>(
         let earlier = fused.clone();
         let Moved { w, b, update } = &mut fused;
         let view = x.view();
-        let mut batch = batch(case, (&view, w, b), &labels)?;
-        let answer = match case.sampling {
-            Some(_) => head.step_sampled(&mut batch, &sample, reduction(), update, &mut dx),
-            None => head.step(&mut batch, reduction(), update, &mut dx),
-        };
+        let mut batch = batch(case, (&view, w, b), &labels);
+        if case.sampling.is_some() {
+            batch = batch.with_sample(&sample);
+        }
+        let answer = head.step(&mut batch, reduction(), update, &mut dx);
         let Ok(forward) = answer else {
             // NaN is not equal to itself; its text is.
             assert_eq!(format!("{fused:?}"), format!("{earlier:?}"), "a refused step moved");
@@ -115,7 +115,7 @@ fn check<F: Working, U: WeightUpdate<F> + Clone + PartialEq>(
             assert_finite("bias", fused.b.iter().flatten());
         }
         let mut separate = earlier;
-        let expected = apart(case, &head, &sample, (&view, &labels), &mut separate)?;
+        let expected = apart(case, &head, &sample, (&view, &labels), &mut separate);
         assert_eq!(dx, expected, "gradient of the embeddings");
         assert_eq!(format!("{fused:?}"), format!("{separate:?}"), "class parameters");
         assert!(fused.update == separate.update, "state");
@@ -128,15 +128,15 @@ fn batch<'a, F: Working>(
     case: &Case,
     (x, w, b): (&'a ndarray::ArrayView2<'_, F>, &'a mut Array2<F>, &'a mut Option<Array1<F>>),
     labels: &'a [usize],
-) -> Result<BatchMut<'a, F>, Error> {
+) -> BatchMut<'a, F> {
     let mut batch = BatchMut::new(x, w, labels);
     if let Some(b) = b {
-        batch = batch.with_bias(b)?;
+        batch = batch.with_bias(b);
     }
-    Ok(match case.ignored {
+    match case.ignored {
         Some(label) => batch.with_ignored_label(usize::from(label)),
         None => batch,
-    })
+    }
 }
 
 /// Gradients, and then the update; all classes are a sample of share 1. Returns the gradient of the
@@ -147,17 +147,17 @@ fn apart<F: Working, L: MarginLoss, U: WeightUpdate<F>>(
     sample: &ClassSample,
     (x, labels): (&ndarray::ArrayView2<'_, F>, &[usize]),
     Moved { w, b, update }: &mut Moved<F, U>,
-) -> Result<Array2<F>, Error> {
+) -> Array2<F> {
     let upstream = case.reduce.weights(labels.len());
-    let mut gradients = SampledGradients::default();
-    let batch = batch(case, (x, w, b), labels)?;
+    let batch = batch(case, (x, w, b), labels).with_sample(sample);
+    let mut gradients = Gradients::zeros_for(&batch.view());
     let reduction = case.reduce.with(upstream.as_ref());
-    head.forward_backward_sampled(&batch.view(), sample, reduction, &mut gradients)
+    head.forward_backward(&batch.view(), reduction, &mut gradients)
         .expect("the fused step was accepted");
     let accepted = "the bounds of the fused step are wider";
     update.apply_rows(w, &sample.classes, &gradients.weights).expect(accepted);
     if let (Some(b), Some(gradient)) = (b, &gradients.bias) {
         update.apply_bias_rows(b, &sample.classes, gradient).expect(accepted);
     }
-    Ok(gradients.embeddings)
+    gradients.embeddings
 }

@@ -9,7 +9,7 @@ use crate::kernel::Real;
 
 /// The classes that take part in a step, or a part of them. They are numbered from 0 in the order of
 /// their rows: class `j` is row `selected[j]` of the caller's matrix, or row `start + j`. A *label* is
-/// the caller's number of a class. With sub-centres every so many rows in turn are those of one
+/// the caller's number of a class. With sub-centers every so many rows in turn are those of one
 /// label, and each row is a class of its own here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Classes<'a, F> {

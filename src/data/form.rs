@@ -15,9 +15,9 @@ use crate::math::HardNegatives;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Scale {
-    /// One factor s > 0 for every logit: embeddings and class weights are both normalised.
+    /// One factor s > 0 for every logit: embeddings and class weights are both normalized.
     Fixed(f64),
-    /// The norm of the embedding: only the class weights are normalised.
+    /// The norm of the embedding: only the class weights are normalized.
     FeatureNorm,
     /// The norms of embedding and class weight: the plain inner product, plus a bias if one is
     /// given.

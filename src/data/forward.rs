@@ -123,8 +123,8 @@ impl<F: Real> Forward<F> {
         &self.predictions
     }
 
-    /// Which of the K sub-centres of its own class each sample is nearest to (N), from 0 to K − 1: 0
-    /// without sub-centres, [`IGNORED`] for a sample that was left out.
+    /// Which of the K sub-centers of its own class each sample is nearest to (N), from 0 to K − 1: 0
+    /// without sub-centers, [`IGNORED`] for a sample that was left out.
     /// [`SubCenterUsage`](crate::sub_centers::SubCenterUsage) counts them.
     pub fn sub_centers(&self) -> &[usize] {
         &self.sub_centers

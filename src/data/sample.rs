@@ -11,7 +11,7 @@ use crate::kernel::Real;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ClassSample {
-    /// The rows of the class weights that take part (S), ascending.
+    /// The rows of the active class weights (S), ascending.
     pub classes: Vec<usize>,
     /// For each sample the place of its class in `classes` (N); [`ABSENT`](Self::ABSENT) where
     /// another rank holds the class or the sample is ignored.
@@ -39,7 +39,7 @@ impl ClassSample {
         self.correction
     }
 
-    /// The rows of class weights with `k` sub-centres per class that belong to these classes (S·K),
+    /// The rows of class weights with `k` sub-centers per class that belong to these classes (S·K),
     /// ascending: those of the gradient of a sampled step.
     ///
     /// ```

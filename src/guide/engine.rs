@@ -6,6 +6,7 @@
 //! [`Gradients::embeddings_only`]: crate::Gradients::embeddings_only
 //! [`Gradients::weights_only`]: crate::Gradients::weights_only
 //! [`LogSumExp`]: crate::offload::LogSumExp
+//! [`OffloadedStep`]: crate::offload::OffloadedStep
 //! [`Precision::Bf16`]: crate::Precision::Bf16
 //! [`sample_terms`]: crate::offload::sample_terms
 //! [`SampleTerms`]: crate::offload::SampleTerms

@@ -50,9 +50,9 @@ pub mod coming_from {
     //! [`AdaFace::observe`]: crate::AdaFace::observe
     //! [`AdaFace::with_statistics`]: crate::AdaFace::with_statistics
     //! [`Batch::with_ignored_label`]: crate::Batch::with_ignored_label
+    //! [`Batch::with_sample`]: crate::Batch::with_sample
     //! [`Batch::with_sub_centers(3)`]: crate::Batch::with_sub_centers
     //! [`class_range`]: crate::ranks::class_range
-    //! [`ClassParallel`]: crate::ClassParallel
     //! [`ClassSampler`]: crate::sampling::ClassSampler
     //! [`Collective`]: crate::ranks::Collective
     //! [`Continuation::EasyMargin`]: crate::losses::Continuation::EasyMargin
@@ -61,8 +61,11 @@ pub mod coming_from {
     //! [`CurricularFace::with_t`]: crate::CurricularFace::with_t
     //! [`Forward::target_angles`]: crate::Forward::target_angles
     //! [`Gradients::embeddings_only`]: crate::Gradients::embeddings_only
+    //! [`Head::on_ranks`]: crate::Head::on_ranks
     //! [`Head::predict`]: crate::Head::predict
+    //! [`Head::step`]: crate::Head::step
     //! [`Head::target_angles`]: crate::Head::target_angles
+    //! [`Head::top_k`]: crate::Head::top_k
     //! [`Head`]: crate::Head
     //! [`IGNORED`]: crate::IGNORED
     //! [`labels_from_ignoring`]: crate::labels_from_ignoring

@@ -1,4 +1,4 @@
-//! Gradients of the logits, and their propagation through the normalisation.
+//! Gradients of the logits, and their propagation through the normalization.
 
 use ndarray::{Array1, Array2, Axis};
 
@@ -86,7 +86,7 @@ impl<F: Real> LogitGradients<F> {
     }
 
     /// The same gradients, filled by hand, for samples of these classes: the target pair's share is
-    /// read from `target_angles`, all other classes' from `cosines`. A sample labelled [`IGNORED`]
+    /// read from `target_angles`, all other classes' from `cosines`. A sample labeled [`IGNORED`]
     /// has no target pair.
     ///
     /// ```

@@ -1,4 +1,4 @@
-//! The materialised level: cosines of every embedding with every class, held as a matrix.
+//! The materialized level: cosines of every embedding with every class, held as a matrix.
 
 mod gradients;
 mod rows;
@@ -87,7 +87,7 @@ struct Source<F> {
     w: Array2<F>,
     x_norms: Vec<f64>,
     w_norms: Vec<f64>,
-    /// Class weights that are too short or too long to be normalised, ascending.
+    /// Class weights that are too short or too long to be normalized, ascending.
     undirected_weights: Vec<usize>,
 }
 
@@ -242,7 +242,7 @@ impl<F: Real> NormalizedLogits<F> {
         Ok(NormalizedLogits { bias: Some(b.iter().copied().collect()), ..self })
     }
 
-    /// The same logits with K sub-centres per class: of every `k` cosines of a sample in turn the
+    /// The same logits with K sub-centers per class: of every `k` cosines of a sample in turn the
     /// largest is that of the class, the first of equals, so that the cosines are (N, C) for C·K rows
     /// of class weights. As [`Batch::with_sub_centers`](crate::Batch::with_sub_centers); call it
     /// once, before [`with_bias`](Self::with_bias).
@@ -299,7 +299,7 @@ impl<F: Real> NormalizedLogits<F> {
         &self.feature_norms
     }
 
-    /// The norms of the rows of class weights (C); with K sub-centres (C·K).
+    /// The norms of the rows of class weights (C); with K sub-centers (C·K).
     pub fn weight_norms(&self) -> &Array1<F> {
         &self.weight_norms
     }
@@ -309,7 +309,7 @@ impl<F: Real> NormalizedLogits<F> {
         self.bias.as_ref()
     }
 
-    /// Propagates gradients through the normalisation, to embeddings and class weights.
+    /// Propagates gradients through the normalization, to embeddings and class weights.
     ///
     /// A target pair's share is taken from `target_angles`, which is exact at every angle; its
     /// entry in `cosines` is not read.

@@ -1,3 +1,8 @@
+//! Classes split over ranks: [`class_range`] divides them, a [`Collective`] connects the ranks, and
+//! [`Head::on_ranks`](crate::Head::on_ranks) gives each of them the result of one machine.
+//!
+//! [`Head::step`]: crate::Head::step
+//!
 #![doc = include_str!("../../docs/scaling.md")]
 
 mod threads;

@@ -95,9 +95,9 @@ impl ClassSampler {
         Ok(ClassSampler { whole: true, ..Self::for_range(0..classes, rate, seed)? })
     }
 
-    /// A sampler of the classes that one rank of a [`ClassParallel`](crate::ClassParallel) step
-    /// holds: any, even none. Labels of classes that other ranks hold are skipped. Samplers of
-    /// different ranges draw independently, with the same seed and with any other.
+    /// A sampler of the classes that one rank of a [`Head::on_ranks`](crate::Head::on_ranks) holds:
+    /// any number of them, even none. Labels of classes that other ranks hold are skipped. Samplers
+    /// of different ranges draw independently, with the same seed and with any other.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is in (0, 1], and for a range that ends before it starts.

@@ -14,7 +14,7 @@ use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::LogSumExp;
 
-/// The sub-centre of a sample whose class another rank holds.
+/// The sub-center of a sample whose class another rank holds.
 const UNKNOWN: usize = usize::MAX;
 
 /// The communication of a step whose classes are split.

@@ -72,7 +72,7 @@ pub(crate) struct Scratch<F> {
     pub line: Vec<F>,
     pub max: Vec<F>,
     pub best: Vec<u32>,
-    /// The nearest row of one class with sub-centres.
+    /// The nearest row of one class with sub-centers.
     pub nearest: Vec<u32>,
     /// The gradient of weights that a step moves, one tile (rows × dims).
     pub gradient: Vec<F>,

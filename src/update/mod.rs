@@ -126,8 +126,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     }
 
     /// Updates the rows `rows` (S), ascending, of class weights `w` (C, D) by the `gradient` (S, D)
-    /// of these rows. `rows` are the [`classes`](crate::sampling::ClassSample::classes) of a sampled step,
-    /// `gradient` the [`weights`](crate::SampledGradients::weights) of its gradients.
+    /// of these rows. `rows` are the [`rows`](crate::sampling::ClassSample::rows) of a sample,
+    /// `gradient` the [`weights`](crate::Gradients::weights) of the gradients of a batch with it.
     ///
     /// # Errors
     /// As the trait.

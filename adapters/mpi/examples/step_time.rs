@@ -129,11 +129,11 @@ fn alone(args: &Args) -> Result<()> {
 fn rank(args: &Args, collective: &MpiCollective) -> Result<()> {
     let range = class_range(args.classes, collective.rank(), collective.size());
     let ((x, labels), w) = (args.batch(), rows(range.clone(), args.dims));
-    let shard = Batch::new(&x, &w, &labels);
-    let mut gradients = Gradients::zeros_for(&shard);
-    let mut head = Head::on_ranks(CosFace::default(), collective, range);
+    let batch = Batch::new(&x, &w, &labels);
+    let mut gradients = Gradients::zeros_for(&batch);
+    let head = Head::on_ranks(CosFace::default(), collective, range);
     let step = || {
-        head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
+        head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
         Ok(())
     };
     let mut seconds = args.time(step)?;

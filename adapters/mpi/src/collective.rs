@@ -12,13 +12,13 @@ use crate::roll::{Call, Roll};
 use crate::worker::Worker;
 
 /// The ranks of an MPI communicator, as a collective for
-/// [`ClassParallel`](margin_softmax::ClassParallel).
+/// [`Head::on_ranks`](margin_softmax::Head::on_ranks).
 ///
 /// **The same bits on every rank and in every run**: each rank reduces its part of the values in
 /// the order of the ranks and sends the result to all, whatever algorithm the MPI library would
 /// choose. On p ranks, an all-reduce of n numbers sends `2·(p − 1)·n/p` of them from each rank, as
-/// a ring does. The sums are those of [`ThreadCollective`](margin_softmax::ranks::ThreadCollective), bit
-/// for bit.
+/// a ring does. The sums are those of
+/// [`ThreadCollective`](margin_softmax::ranks::ThreadCollective), bit for bit.
 ///
 /// Before each call the ranks exchange 24 bytes that describe the call. Calls that do not match
 /// return the same [`Error::Collective`] on every rank. Arrays of any length are sent in pieces of

@@ -15,7 +15,7 @@ use crate::collective::MpiCollective;
 use crate::report::report;
 use crate::roll::fingerprint;
 
-/// Initialises MPI, runs `work` with a collective over all ranks, and finalises MPI. It is meant as
+/// Initializes MPI, runs `work` with a collective over all ranks, and finalizes MPI. It is meant as
 /// the whole body of `main`.
 ///
 /// An error is printed to standard error, once if several ranks return the same error, and the exit
@@ -115,8 +115,8 @@ fn job<E: Display>(
 /// thread and even if it would be caught. `mpirun` then stops the other ranks, which would wait
 /// forever, and returns a non-zero status.
 ///
-/// [`run`] calls it. Programs without `run` call it after MPI is initialised. Before that, and
-/// after MPI is finalised, the hook has no effect.
+/// [`run`] calls it. Programs without `run` call it after MPI is initialized. Before that, and
+/// after MPI is finalized, the hook has no effect.
 pub fn abort_on_panic() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {

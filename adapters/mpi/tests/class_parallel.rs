@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use common::compare::{bits, wide};
 use common::layout::Layout;
 use common::oracle::Problem;
-use common::ranks::{by_ranks, even, problem, ranges, with_shard};
+use common::ranks::{by_ranks, even, problem, ranges, with_sampled_shard, with_shard};
 use common::run::Inputs;
 use common::spec::{Spec, menu};
 use margin_softmax::ranks::{Collective, class_range};
@@ -114,7 +114,7 @@ fn one_head_takes_batches_of_varying_size() -> ExitCode {
     on_ranks(&[3], |collective| {
         let spec = Spec::Cos { s: 64.0, m: 0.35 };
         let range = class_range(1500, collective.rank(), collective.size());
-        let mut split = Head::on_ranks(spec.build(), collective, range.clone());
+        let split = Head::on_ranks(spec.build(), collective, range.clone());
         let head = Head::new(spec.build());
         for samples in [40, 40, 3, 17] {
             let problem = problem(samples as u64, (samples, 20, 1500), false);
@@ -155,10 +155,11 @@ fn assert_samples(
     range: &Range<usize>,
 ) -> Result<(), Error> {
     let sample = ClassSampler::for_range(range.clone(), 0.4, 11)?.sample(&inputs.labels)?;
-    let mut found = SampledGradients::default();
-    let forward = with_shard(inputs, range, |shard| {
-        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
-        head.forward_backward_sampled(shard, &sample, Reduction::Mean, &mut found)
+    let (forward, found) = with_sampled_shard(inputs, range, &sample, |shard| {
+        let mut found = Gradients::zeros_for(shard);
+        let head = Head::on_ranks(spec.build(), collective, range.clone());
+        let forward = head.forward_backward(shard, Reduction::Mean, &mut found)?;
+        Ok::<_, Error>((forward, found))
     })?;
 
     let own: Vec<_> = sample.classes.iter().map(|row| (range.start + row) as f64).collect();
@@ -170,7 +171,7 @@ fn assert_samples(
     let w = inputs.w.select(Axis(0), &classes);
     let b = inputs.b.as_ref().map(|b| b.select(Axis(0), &classes));
     let batch = Batch::new(&inputs.x, &w, &labels);
-    let batch = b.as_ref().map_or(Ok(batch), |b| batch.with_bias(b))?;
+    let batch = b.as_ref().map_or(batch, |b| batch.with_bias(b));
     let mut expected = Gradients::zeros_for(&batch);
     let one = Head::new(spec.build()).forward_backward(&batch, Reduction::Mean, &mut expected)?;
 
@@ -198,10 +199,10 @@ fn ignored_samples_and_frozen_embeddings_are_those_of_one_machine() -> ExitCode 
 
         let range = class_range(30, collective.rank(), collective.size());
         let rows = inputs.w.slice(s![range.clone(), ..]);
-        let shard = Batch::new(&inputs.x, &rows, &inputs.labels).with_ignored_label(IGNORED);
-        let mut found = Gradients::weights_only(&shard);
-        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
-        let forward = head.forward_backward(&shard, Reduction::Mean, &mut found)?;
+        let batch = Batch::new(&inputs.x, &rows, &inputs.labels).with_ignored_label(IGNORED);
+        let mut found = Gradients::weights_only(&batch);
+        let head = Head::on_ranks(spec.build(), collective, range.clone());
+        let forward = head.forward_backward(&batch, Reduction::Mean, &mut found)?;
         assert_forward("losses", &forward, &one, 1e-12);
         assert_eq!((forward.counted(), found.embeddings.len()), (7, 0));
         assert_close("dw", found.weights.view(), expected.weights.slice(s![range, ..]), 1e-12);
@@ -227,11 +228,11 @@ fn train(
     if let Some(part) = part.filter(|_| collective.rank() < size) {
         let range = class_range(RESHARDED, part.rank(), part.size());
         let mut w = w.slice(s![range.clone(), ..]).to_owned();
-        let mut head = Head::on_ranks(Spec::Cos { s: 16.0, m: 0.2 }.build(), part, range);
+        let head = Head::on_ranks(Spec::Cos { s: 16.0, m: 0.2 }.build(), part, range);
         for _ in 0..STEPS {
-            let shard = Batch::new(&inputs.x, &w, &inputs.labels);
-            let mut gradients = Gradients::zeros_for(&shard);
-            head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
+            let batch = Batch::new(&inputs.x, &w, &inputs.labels);
+            let mut gradients = Gradients::zeros_for(&batch);
+            head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
             w.scaled_add(-0.1, &gradients.weights);
         }
         saved = w.into_iter().collect();

@@ -11,7 +11,7 @@ use common::ranks::problem;
 use common::run::Inputs;
 use common::spec::Spec;
 use margin_softmax::ranks::{Collective, class_range};
-use margin_softmax::{Error, Gradients, Reduction};
+use margin_softmax::{Batch, Error, Gradients, Head, Reduction};
 use margin_softmax_mpi::MpiCollective;
 use margin_softmax_mpi::mpi::topology::SimpleCommunicator;
 use margin_softmax_mpi::mpi::traits::CommunicatorCollectives;
@@ -30,10 +30,10 @@ fn refused(
     let mut inputs = problem(11, (4, 3, CLASSES), false).inputs::<f32>([Layout::Standard; 2]);
     inputs.w = inputs.w.slice(s![range.clone(), ..]).to_owned();
     spoil(collective.rank(), &mut inputs);
-    let shard = Batch::new(&inputs.x, &inputs.w, &inputs.labels);
-    let mut gradients = Gradients::zeros_for(&shard);
-    let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
-    let answer = head.forward_backward(&shard, Reduction::Mean, &mut gradients);
+    let batch = Batch::new(&inputs.x, &inputs.w, &inputs.labels);
+    let mut gradients = Gradients::zeros_for(&batch);
+    let head = Head::on_ranks(Spec::Modified.build(), collective, range);
+    let answer = head.forward_backward(&batch, Reduction::Mean, &mut gradients);
     Collective::<f32>::all_gather(collective, &[])?;
     Ok(answer.unwrap_err())
 }

@@ -1,4 +1,4 @@
-//! Hard negatives, penalties and sub-centres over the ranks of a job: the formulas of one machine.
+//! Hard negatives, penalties and sub-centers over the ranks of a job: the formulas of one machine.
 
 #[path = "../../../tests/suite/common/mod.rs"]
 mod common;
@@ -25,11 +25,11 @@ fn every_rank_has_the_answer_of_the_formulas() -> ExitCode {
             let range = even(40, collective.size())[collective.rank()].clone();
             let rows = range.start * k..range.end * k;
             let w = problem.w.slice(s![rows.clone(), ..]);
-            let shard = Batch::new(&problem.x, &w, &problem.labels).with_sub_centers(k);
-            let mut gradients = Gradients::zeros_for(&shard);
-            let mut head = Head::on_ranks(loss.clone(), collective, range);
+            let batch = Batch::new(&problem.x, &w, &problem.labels).with_sub_centers(k);
+            let mut gradients = Gradients::zeros_for(&batch);
+            let head = Head::on_ranks(loss.clone(), collective, range);
             let reduction = Reduction::Weighted(&problem.upstream);
-            let forward = head.forward_backward(&shard, reduction, &mut gradients)?;
+            let forward = head.forward_backward(&batch, reduction, &mut gradients)?;
             let (what, tolerance) = (format!("{loss:?} {k}"), answer.tolerance::<f64>());
             assert_close(&what, forward.losses.view(), answer.losses.view(), tolerance);
             assert_close(&what, gradients.embeddings.view(), answer.dx.view(), tolerance);
@@ -53,11 +53,11 @@ fn curricularface_observes_the_same_on_every_rank() -> ExitCode {
         let mut head = Head::on_ranks(CurricularFace::default(), collective, range);
         let mut alone = Head::new(CurricularFace::default());
         for _ in 0..3 {
-            let shard = Batch::new(&problem.x, &w, &problem.labels);
-            let forward = head.forward(&shard)?;
+            let batch = Batch::new(&problem.x, &w, &problem.labels);
+            let forward = head.forward(&batch)?;
             head.loss_mut().observe(&forward.target_angles().to_vec())?;
-            let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
-            let one = alone.forward(&batch)?;
+            let whole = Batch::new(&problem.x, &problem.w, &problem.labels);
+            let one = alone.forward(&whole)?;
             alone.loss_mut().observe(&one.target_angles().to_vec())?;
             assert_close("losses", forward.losses.view(), one.losses.view(), 1e-12);
             assert_eq!(head.loss().t(), alone.loss().t());

@@ -194,7 +194,7 @@ impl<F: Real> Sweep<'_, F> {
     }
 
     /// The rows Σ_i G_ij·a_i·u_i of one tile's weight gradient, projected where the weights are
-    /// normalised.
+    /// normalized.
     fn weight_rows(&self, gradient: Mat<'_, F>, weights: &[F], factors: &[F], rows: &mut [F]) {
         let (dims, prepared) = (self.plan.dims, self.prepared);
         let out = MatMut::new(rows, factors.len(), dims, dims);

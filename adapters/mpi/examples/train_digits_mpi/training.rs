@@ -4,7 +4,7 @@ use std::f32::consts::PI;
 
 use anyhow::Result;
 use margin_softmax::ranks::{Collective, class_range};
-use margin_softmax::{CosFace, Reduction, Sgd};
+use margin_softmax::{Batch, BatchMut, CosFace, Head, Reduction, Sgd};
 use ndarray::{Array2, s};
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
@@ -22,7 +22,7 @@ pub struct Model<'a, C> {
     network: Network,
     weights: Array2<f32>,
     update: Sgd<f32>,
-    head: ClassParallel<CosFace, &'a C>,
+    head: Head<CosFace, &'a C>,
 }
 
 impl<'a, C: Collective<f32>> Model<'a, C> {
@@ -39,15 +39,16 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
         Ok(Model { network, weights, update, head })
     }
 
-    /// One step of gradient descent at a learning rate. Returns the mean loss, which is the same on every rank.
+    /// One step of gradient descent at a learning rate. Returns the mean loss, which is the same on
+    /// every rank.
     fn descend(&mut self, Samples { images, labels }: Samples, rate: f64) -> Result<f32> {
         let signals = self.network.forward(images);
         let embeddings = &signals[self.network.depth()];
         let mut gradient = Array2::zeros(embeddings.dim());
-        let mut shard = BatchMut::new(embeddings, &mut self.weights, &labels);
+        let mut batch = BatchMut::new(embeddings, &mut self.weights, &labels);
         self.update.set_rate(rate)?;
         let update = &mut self.update;
-        let forward = self.head.step(&mut shard, Reduction::Mean, update, &mut gradient)?;
+        let forward = self.head.step(&mut batch, Reduction::Mean, update, &mut gradient)?;
         self.network.descend(&signals, &gradient, rate)?;
         Ok(forward.mean())
     }
@@ -56,8 +57,8 @@ impl<'a, C: Collective<f32>> Model<'a, C> {
     pub fn accuracy(&mut self, samples: &Samples) -> Result<f64> {
         let signals = self.network.forward(samples.images.clone());
         let embeddings = &signals[self.network.depth()];
-        let shard = Batch::new(embeddings, &self.weights, &samples.labels);
-        Ok(self.head.forward(&shard)?.accuracy())
+        let batch = Batch::new(embeddings, &self.weights, &samples.labels);
+        Ok(self.head.forward(&batch)?.accuracy())
     }
 }
 

@@ -1,4 +1,4 @@
-//! This crate's step that moves the class weights by SGD with momentum, without an array for their
+//! This crate's step that updates the class weights by SGD with momentum, without an array for their
 //! gradient.
 
 use std::fs::File;
