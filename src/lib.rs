@@ -30,6 +30,7 @@ mod loss;
 mod losses;
 mod math;
 mod parallel;
+mod parameters;
 mod sampling;
 mod schedule;
 mod sub_centers;
@@ -55,11 +56,7 @@ pub use head::{
 pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;
-pub use losses::{
-    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
-    Generalized, InterclassFilter, LabelSmoothing, MagFace, MarginKind, ModifiedSoftmax, MvSoftmax,
-    Softmax, SphereFace,
-};
+pub use losses::*;
 pub use math::{
     Angle, Continuation, HardNegatives, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing,
     Target, sample_terms,
