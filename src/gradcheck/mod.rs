@@ -232,46 +232,44 @@ fn check_gradients<L: MarginLoss>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::losses::{ArcFace, CosFace, InterclassFilter, LOSSES, LabelSmoothing};
     use crate::math::{SampleTarget, Target};
-    use crate::{
-        AdaFace, ArcFace, ClassMargins, Continuation, CosFace, CurricularFace, ElasticFace,
-        FNormSphereFace, Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax,
-        MvSoftmax, Softmax, SphereFace,
-    };
+    use rand_core::{Rng, SeedableRng};
+    use rand_pcg::Pcg64Mcg;
+
+    /// The largest error of a loss for the three classes of the batch.
+    fn assert_passes(loss: Box<dyn MarginLoss>) {
+        let check = check_loss(&loss).unwrap();
+        assert!(check.error < 1e-7, "{loss:?}: {check}");
+    }
 
     #[test]
-    fn every_loss_passes() {
-        let arcface = ArcFace::default();
-        let losses: Vec<Box<dyn MarginLoss>> = vec![
-            Box::new(Softmax),
-            Box::new(ModifiedSoftmax),
-            Box::new(SphereFace::default().with_annealing(5.0).unwrap()),
-            Box::new(SphereFace::default()),
-            Box::new(FNormSphereFace::default()),
-            Box::new(CosFace::default()),
-            Box::new(arcface.clone()),
-            Box::new(arcface.clone().with_continuation(Continuation::Raw)),
-            Box::new(arcface.clone().with_continuation(Continuation::Linear)),
-            Box::new(arcface.with_continuation(Continuation::EasyMargin)),
-            Box::new(Generalized::default()),
-            Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()),
-            Box::new(Generalized::new(Scale::FeatureNorm, 2.5, 0.3, 0.1).unwrap()),
-            Box::new(AdaFace::default().with_statistics(20.0, 6.0).unwrap()),
-            Box::new(MagFace::default()),
-            Box::new(MagFace::default().with_continuation(Continuation::Linear)),
-            Box::new(MagFace::default().with_continuation(Continuation::EasyMargin)),
-            Box::new(ElasticFace::default()),
-            Box::new(ElasticFace::cos(64.0, 0.35, 0.05, 1).unwrap()),
-            Box::new(ClassMargins::new(64.0, vec![0.1, 0.3, 0.5], vec![0.2, 0.1, 0.0]).unwrap()),
-            Box::new(CurricularFace::default().with_t(0.3).unwrap()),
-            Box::new(MvSoftmax::default()),
-            Box::new(MvSoftmax::am(32.0, 0.35, 0.2).unwrap()),
-            Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()),
-        ];
-        for loss in losses {
-            let check = check_loss(&loss).unwrap();
-            assert!(check.error < 1e-7, "{loss:?}: {check}");
+    fn every_loss_passes_as_published() {
+        for build in LOSSES {
+            assert_passes(build(CLASSES, &mut |published| published).unwrap());
         }
+    }
+
+    #[test]
+    fn every_loss_passes_with_other_hyper_parameters() {
+        let mut random = Pcg64Mcg::seed_from_u64(7);
+        // In steps of 1/8: near the published value, and from −1 to 4 where that is 0, which is
+        // every variant.
+        let mut near = |published: f64| match random.next_u32() % 40 {
+            eighths if published == 0.0 => f64::from(eighths) / 8.0 - 1.0,
+            eighths => published * (0.75 + f64::from(eighths % 4) / 8.0),
+        };
+        for build in LOSSES {
+            let varied = std::iter::repeat_with(|| build(CLASSES, &mut near));
+            // Those out of range are refused.
+            varied.take(1000).flatten().take(8).for_each(assert_passes);
+        }
+    }
+
+    #[test]
+    fn losses_around_others_pass() {
+        assert_passes(Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()));
+        assert_passes(Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()));
     }
 
     #[derive(Debug)]
