@@ -30,6 +30,7 @@ pub mod losses;
 mod math;
 pub mod offload;
 mod parallel;
+mod parameters;
 pub mod ranks;
 pub mod sampling;
 pub mod schedule;

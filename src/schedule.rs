@@ -6,53 +6,47 @@
 use std::f64::consts::SQRT_2;
 
 use crate::error::Error;
+use crate::parameters::{by_fields, hyper_parameters};
 
-/// The annealing of A-Softmax: λ falls step by step, so that training starts almost without a
-/// margin and the margin grows.
-///
-/// ```text
-/// λ_t = max(minimum, base · (1 + gamma · t)^(−power))
-/// ```
-///
-/// The target logit is `(λ · cos θ + ψ) / (1 + λ)`: the weight of the margin term ψ grows from
-/// `1 / (1 + base)` to `1 / (1 + minimum)`. λ is a parameter of
-/// [`SphereFace`](crate::SphereFace::with_annealing),
-/// [`FNormSphereFace`](crate::FNormSphereFace::with_annealing) and
-/// [`Generalized`](crate::Generalized::with_annealing).
-///
-/// | parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `base` | 1000 | finite, ≥ 0 | λ at step 0 |
-/// | `gamma` | 0.12 | finite, ≥ 0 | decay per step |
-/// | `power` | 1 | finite, ≥ 0 | exponent of the decay |
-/// | `minimum` | 5 | finite, ≥ 0 | lower bound of λ; at λ = 0 the margin has its full effect |
-///
-/// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
-///
-/// ```
-/// use margin_softmax::{Head, SphereFace};
-/// use margin_softmax::schedule::LambdaAnnealing;
-///
-/// let annealing = LambdaAnnealing::default();
-/// let mut head = Head::new(SphereFace::new(4)?);
-/// for step in 0..3 {
-///     *head.loss_mut() = SphereFace::new(4)?.with_annealing(annealing.at(step))?;
-///     // a training step with this head
-/// }
-/// assert_eq!(annealing.at(0), 1000.0);
-/// assert_eq!(annealing.at(100), 1000.0 / 13.0);
-/// assert_eq!(annealing.at(10_000), 5.0);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: the authors' code for Liu et al., *SphereFace* (CVPR 2017), with its default values.
-/// That code numbers its first step t = 1, this function t = 0.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LambdaAnnealing {
-    base: f64,
-    gamma: f64,
-    power: f64,
-    minimum: f64,
+hyper_parameters! {
+    /// The annealing of A-Softmax: λ falls step by step, so that training starts almost without a
+    /// margin and the margin grows.
+    ///
+    /// ```text
+    /// λ_t = max(minimum, base · (1 + gamma · t)^(−power))
+    /// ```
+    ///
+    /// The target logit is `(λ · cos θ + ψ) / (1 + λ)`: the weight of the margin term ψ grows from
+    /// `1 / (1 + base)` to `1 / (1 + minimum)`. λ is a parameter of
+    /// [`SphereFace`](crate::SphereFace::with_annealing),
+    /// [`FNormSphereFace`](crate::FNormSphereFace::with_annealing) and
+    /// [`Generalized`](crate::Generalized::with_annealing).
+    pub struct LambdaAnnealing {
+        base: f64 = 1000.0, "finite and >= 0", "annealing base", "λ at step 0";
+        gamma: f64 = 0.12, "finite and >= 0", "annealing gamma", "the decay per step";
+        power: f64 = 1.0, "finite and >= 0", "annealing power", "the exponent of the decay";
+        minimum: f64 = 5.0, "finite and >= 0", "annealing minimum", "0 is the full margin";
+    }
+    /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
+    ///
+    /// ```
+    /// use margin_softmax::{Head, SphereFace};
+    /// use margin_softmax::schedule::LambdaAnnealing;
+    ///
+    /// let annealing = LambdaAnnealing::default();
+    /// let mut head = Head::new(SphereFace::new(4)?);
+    /// for step in 0..3 {
+    ///     *head.loss_mut() = SphereFace::new(4)?.with_annealing(annealing.at(step))?;
+    ///     // a training step with this head
+    /// }
+    /// assert_eq!(annealing.at(0), 1000.0);
+    /// assert_eq!(annealing.at(100), 1000.0 / 13.0);
+    /// assert_eq!(annealing.at(10_000), 5.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: the authors' code for Liu et al., *SphereFace* (CVPR 2017), with its default
+    /// values. That code numbers its first step t = 1, this function t = 0.
 }
 
 impl LambdaAnnealing {
@@ -61,16 +55,7 @@ impl LambdaAnnealing {
     /// # Errors
     /// [`Error::Parameter`] for the first argument that is not finite and ≥ 0.
     pub fn new(base: f64, gamma: f64, power: f64, minimum: f64) -> Result<Self, Error> {
-        let check = |parameter, value: f64| {
-            let valid = value.is_finite() && value >= 0.0;
-            Error::check_parameter(parameter, value, "finite and >= 0", valid)
-        };
-        Ok(LambdaAnnealing {
-            base: check("annealing base", base)?,
-            gamma: check("annealing gamma", gamma)?,
-            power: check("annealing power", power)?,
-            minimum: check("annealing minimum", minimum)?,
-        })
+        LambdaAnnealing { base, gamma, power, minimum }.checked()
     }
 
     /// λ_t at a step, counted from 0.
@@ -78,32 +63,6 @@ impl LambdaAnnealing {
         // An infinite divisor is no error: λ is then the minimum.
         let divisor = (1.0 + self.gamma * step as f64).powf(self.power);
         (self.base / divisor).max(self.minimum)
-    }
-
-    /// λ at step 0.
-    pub fn base(&self) -> f64 {
-        self.base
-    }
-
-    /// The decay of λ per step.
-    pub fn gamma(&self) -> f64 {
-        self.gamma
-    }
-
-    /// The exponent of the decay.
-    pub fn power(&self) -> f64 {
-        self.power
-    }
-
-    /// The lower bound of λ.
-    pub fn minimum(&self) -> f64 {
-        self.minimum
-    }
-}
-
-impl Default for LambdaAnnealing {
-    fn default() -> Self {
-        LambdaAnnealing { base: 1000.0, gamma: 0.12, power: 1.0, minimum: 5.0 }
     }
 }
 
@@ -117,10 +76,10 @@ impl Default for LambdaAnnealing {
 /// [`CosFace`](crate::CosFace), [`AdaFace`](crate::AdaFace), [`ElasticFace`](crate::ElasticFace),
 /// [`CurricularFace`](crate::CurricularFace) and [`MvSoftmax`](crate::MvSoftmax); both margins of
 /// [`MagFace`](crate::MagFace); those of every class of [`ClassMargins`](crate::ClassMargins); m0
-/// (with `start` = 1), m1 and m2 of [`Generalized`](crate::Generalized). A loss with state keeps it:
-/// build the new one with that of the old, as in
-/// `CurricularFace::new(s, m)?.with_t(old.t())?.with_rate(old.rate())?`. The factor m of [`SphereFace`](crate::SphereFace) and
-/// [`FNormSphereFace`](crate::FNormSphereFace) is an integer: use [`LambdaAnnealing`] there, or
+/// (with `start` = 1), m1 and m2 of [`Generalized`](crate::Generalized). A loss with state keeps
+/// it: build the new one with that of the old, as in `CurricularFace::new(s,
+/// m)?.with_t(old.t())?.with_rate(old.rate())?`. The factor m of [`SphereFace`](crate::SphereFace)
+/// and [`FNormSphereFace`](crate::FNormSphereFace) is an integer: use [`LambdaAnnealing`] there, or
 /// warm up m0 of a `Generalized`.
 ///
 /// | parameter | default | range | purpose |
@@ -159,14 +118,24 @@ pub struct MarginWarmup {
     delay: usize,
 }
 
+by_fields! {
+    MarginWarmup {
+        margin: f64,
+        steps: usize,
+        #[serde(default)]
+        start: f64,
+        #[serde(default)]
+        delay: usize,
+    }
+}
+
 impl MarginWarmup {
     /// A warm-up from 0 to `margin` over the first `steps` steps.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `margin` is finite.
     pub fn new(margin: f64, steps: usize) -> Result<Self, Error> {
-        let margin = Error::check_parameter("margin", margin, "finite", margin.is_finite())?;
-        Ok(MarginWarmup { margin, steps, start: 0.0, delay: 0 })
+        MarginWarmup { margin, steps, start: 0.0, delay: 0 }.checked()
     }
 
     /// Sets the initial margin, 0 by default.
@@ -174,10 +143,16 @@ impl MarginWarmup {
     /// # Errors
     /// [`Error::Parameter`] unless `start` and the difference `margin − start` are finite.
     pub fn with_start(self, start: f64) -> Result<Self, Error> {
-        let valid = start.is_finite() && (self.margin - start).is_finite();
+        MarginWarmup { start, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self, Error> {
+        let MarginWarmup { margin, start, .. } = self;
+        Error::check_parameter("margin", margin, "finite", margin.is_finite())?;
+        let valid = start.is_finite() && (margin - start).is_finite();
         let expected = "finite, and so its distance from the margin";
-        let start = Error::check_parameter("start of the margin", start, expected, valid)?;
-        Ok(MarginWarmup { start, ..self })
+        Error::check_parameter("start of the margin", start, expected, valid)?;
+        Ok(self)
     }
 
     /// Delays the warm-up by `delay` steps.

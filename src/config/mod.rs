@@ -1,187 +1,185 @@
 //! Serialisation of losses, schedules, samplers and updates with serde.
 
-mod fields;
 mod sampler;
 mod scale;
 mod update;
-mod wrappers;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
-use crate::losses::{
-    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
-    Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax, MvSoftmax, Softmax,
-    SphereFace,
-};
+use crate::losses::*;
 use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 
-/// A loss as a configuration file describes it: the field `loss` is the name of the loss, and the
-/// other fields are its hyper-parameters under the names in its documentation.
-///
-/// ```
-/// use margin_softmax::{ArcFace, Head, MarginLoss};
-/// use margin_softmax::config::LossConfig;
-///
-/// let config: LossConfig = serde_json::from_str(r#"{ "loss": "ArcFace", "s": 64, "m": 0.5 }"#)?;
-/// assert_eq!(config, LossConfig::ArcFace(ArcFace::new(64.0, 0.5)?));
-/// let loss: Box<dyn MarginLoss> = config.build();
-/// let head = Head::new(loss);
-///
-/// let refused = serde_json::from_str::<LossConfig>(r#"{ "loss": "ArcFace", "m": -0.5 }"#);
-/// let message = refused.unwrap_err().to_string();
-/// assert!(message.starts_with("angular margin m must be in [0, π) radians"));
-/// assert!(message.ends_with("got -0.5"));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// | `loss` | fields |
-/// |---|---|
-/// | `"Softmax"`, `"ModifiedSoftmax"` | none |
-/// | `"SphereFace"` | `m`, `lambda` |
-/// | `"FNormSphereFace"` | `s`, `m`, `lambda` |
-/// | `"CosFace"` | `s`, `m` |
-/// | `"ArcFace"` | `s`, `m`, `continuation` |
-/// | `"Generalized"` | `scale`, `m0`, `m1`, `m2`, `lambda`, `continuation` |
-/// | `"AdaFace"` | `s`, `m`, `h`, `rate`, and its state `mean`, `std` |
-/// | `"MagFace"` | `s`, `norms`, `margins`, `lambda_g`, `continuation` |
-/// | `"ElasticFace"` | `kind`, `s`, `m`, `sigma`, `seed`, and its state `step` |
-/// | `"ClassMargins"` | `s`, `m1`, `m2`, all of them needed |
-/// | `"CurricularFace"` | `s`, `m`, `rate`, `continuation`, and its state `t` |
-/// | `"MvSoftmax"` | `kind`, `s`, `m`, `t` |
-/// | `"LabelSmoothing"` | `epsilon`, and the inner loss `of`, itself a table like this |
-/// | `"InterclassFilter"` | `threshold`, and the inner loss `of` |
-///
-/// - A missing field gets its value from the loss's `Default`, the values of the paper. This holds
-///   for `m1` = 0.3 and `m2` = 0.2 of `Generalized` too: set them to 0 to leave a margin out. It
-///   holds for `m` of `ElasticFace` whatever its `kind`: set it to 0.35 for the paper's cosine
-///   margins.
-/// - An unknown field and a value outside its range are errors. The message names the field and the
-///   value. The ranges are those of the constructors.
-/// - `scale` is a number, `"FeatureNorm"` or `"Unnormalized"`; `continuation` is the name of a
-///   [`Continuation`](crate::losses::Continuation), `kind` that of a [`MarginKind`](crate::losses::MarginKind).
-/// - `norms` and `margins` are lists of two numbers, `m1` and `m2` of `ClassMargins` of one for each
-///   class.
-///
-/// Written again after some steps, a loss with state holds it. A configuration is a loss itself, the
-/// one that it builds; keep the loss, not the box, to call `observe` on it.
-///
-/// ```
-/// use margin_softmax::MarginLoss;
-/// use margin_softmax::config::LossConfig;
-///
-/// let json = r#"{ "loss": "LabelSmoothing", "epsilon": 0.1, "of": { "loss": "CosFace" } }"#;
-/// let config: LossConfig = serde_json::from_str(json)?;
-/// assert_eq!(config.label_smoothing(), 0.1);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// This type needs a self-describing format such as JSON, TOML, YAML or CBOR. The losses, schedules
-/// and samplers themselves can be written in any format. Numbers are restored bit for bit if the
-/// format does so (`serde_json` needs its feature `float_roundtrip`).
-///
-/// Requires the feature `serde`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "loss")]
-#[non_exhaustive]
-pub enum LossConfig {
-    /// [`Softmax`]
-    Softmax(Softmax),
-    /// [`ModifiedSoftmax`]
-    ModifiedSoftmax(ModifiedSoftmax),
-    /// [`SphereFace`]
-    SphereFace(SphereFace),
-    /// [`FNormSphereFace`]
-    FNormSphereFace(FNormSphereFace),
-    /// [`CosFace`]
-    CosFace(CosFace),
-    /// [`ArcFace`]
-    ArcFace(ArcFace),
-    /// [`Generalized`]
-    Generalized(Generalized),
-    /// [`AdaFace`]
-    AdaFace(AdaFace),
-    /// [`MagFace`]
-    MagFace(MagFace),
-    /// [`ElasticFace`]
-    ElasticFace(ElasticFace),
-    /// [`ClassMargins`]
-    ClassMargins(ClassMargins),
-    /// [`CurricularFace`]
-    CurricularFace(CurricularFace),
-    /// [`MvSoftmax`]
-    MvSoftmax(MvSoftmax),
-    /// [`LabelSmoothing`]
-    LabelSmoothing(LabelSmoothing<Box<LossConfig>>),
-    /// [`InterclassFilter`]
-    InterclassFilter(InterclassFilter<Box<LossConfig>>),
-}
+/// Defines the configuration by the table of losses: a variant for each.
+macro_rules! configuration {
+    (
+        $(#[$docs:meta])*
+        losses { $($file:ident::$loss:ident,)* }
+        wrappers { $($wrapper_file:ident::$wrapper:ident,)* }
+    ) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "loss")]
+        #[non_exhaustive]
+        pub enum LossConfig {
+            $(
+                #[doc = concat!("[`", stringify!($loss), "`]")]
+                $loss($loss),
+            )*
+            $(
+                #[doc = concat!("[`", stringify!($wrapper), "`]")]
+                $wrapper($wrapper<Box<LossConfig>>),
+            )*
+        }
 
-/// Evaluates an expression of the loss inside a configuration.
-macro_rules! of_loss {
-    ($config:expr, $loss:ident => $value:expr) => {
-        match $config {
-            LossConfig::Softmax($loss) => $value,
-            LossConfig::ModifiedSoftmax($loss) => $value,
-            LossConfig::SphereFace($loss) => $value,
-            LossConfig::FNormSphereFace($loss) => $value,
-            LossConfig::CosFace($loss) => $value,
-            LossConfig::ArcFace($loss) => $value,
-            LossConfig::Generalized($loss) => $value,
-            LossConfig::AdaFace($loss) => $value,
-            LossConfig::MagFace($loss) => $value,
-            LossConfig::ElasticFace($loss) => $value,
-            LossConfig::ClassMargins($loss) => $value,
-            LossConfig::CurricularFace($loss) => $value,
-            LossConfig::MvSoftmax($loss) => $value,
-            LossConfig::LabelSmoothing($loss) => $value,
-            LossConfig::InterclassFilter($loss) => $value,
+        impl LossConfig {
+            /// Builds the loss, for [`Head`](crate::Head) or any other function that takes a loss.
+            pub fn build(self) -> Box<dyn MarginLoss> {
+                match self {
+                    $(LossConfig::$loss(loss) => Box::new(loss),)*
+                    $(LossConfig::$wrapper(loss) => Box::new(loss),)*
+                }
+            }
+
+            fn loss(&self) -> &dyn MarginLoss {
+                match self {
+                    $(LossConfig::$loss(loss) => loss,)*
+                    $(LossConfig::$wrapper(loss) => loss,)*
+                }
+            }
         }
     };
 }
-
-impl LossConfig {
-    /// Builds the loss, for [`Head`](crate::Head) or any other function that takes a loss.
-    pub fn build(self) -> Box<dyn MarginLoss> {
-        of_loss!(self, loss => Box::new(loss))
-    }
+every_loss! {
+    configuration
+    /// A loss as a configuration file describes it: the field `loss` is the name of the loss, and
+    /// the other fields are its hyper-parameters under the names in its documentation.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Head, MarginLoss};
+    /// use margin_softmax::config::LossConfig;
+    ///
+    /// let config: LossConfig =
+    ///     serde_json::from_str(r#"{ "loss": "ArcFace", "s": 64, "m": 0.5 }"#)?;
+    /// assert_eq!(config, LossConfig::ArcFace(ArcFace::new(64.0, 0.5)?));
+    /// let loss: Box<dyn MarginLoss> = config.build();
+    /// let head = Head::new(loss);
+    ///
+    /// let refused = serde_json::from_str::<LossConfig>(r#"{ "loss": "ArcFace", "m": -0.5 }"#);
+    /// let message = refused.unwrap_err().to_string();
+    /// assert!(message.starts_with("angular margin m must be in [0, π) radians"));
+    /// assert!(message.ends_with("got -0.5"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// `loss` is the name of a type: every loss of this crate. A loss around another, such as
+    /// [`LabelSmoothing`], has the field `of` besides, the inner loss, itself a table like this.
+    ///
+    /// - A missing field gets its value from the loss's `Default`, the values of the paper. This
+    ///   holds for `m1` = 0.3 and `m2` = 0.2 of `Generalized` too: set them to 0 to leave a margin
+    ///   out. It holds for `m` of `ElasticFace` whatever its `kind`: set it to 0.35 for the paper's
+    ///   cosine margins.
+    /// - An unknown field and a value outside its range are errors. The message names the field and
+    ///   the value. The ranges are those of the constructors.
+    /// - `scale` is a number, `"FeatureNorm"` or `"Unnormalized"`; `continuation` is the name of a
+    ///   [`Continuation`](crate::losses::Continuation), `kind` that of a [`MarginKind`](crate::losses::MarginKind).
+    /// - `norms` and `margins` are lists of two numbers, `m1` and `m2` of `ClassMargins` of one for
+    ///   each class.
+    ///
+    /// Written again after some steps, a loss with state holds it. A configuration is a loss
+    /// itself, the one that it builds; keep the loss, not the box, to call `observe` on it.
+    ///
+    /// ```
+    /// use margin_softmax::MarginLoss;
+    /// use margin_softmax::config::LossConfig;
+    ///
+    /// let json = r#"{ "loss": "LabelSmoothing", "epsilon": 0.1, "of": { "loss": "CosFace" } }"#;
+    /// let config: LossConfig = serde_json::from_str(json)?;
+    /// assert_eq!(config.label_smoothing(), 0.1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// This type needs a self-describing format such as JSON, TOML, YAML or CBOR. The losses,
+    /// schedules and samplers themselves can be written in any format. Numbers are restored bit for
+    /// bit if the format does so (`serde_json` needs its feature `float_roundtrip`).
+    ///
+    /// Requires the feature `serde`.
 }
 
 /// The loss that [`build`](LossConfig::build) returns.
 impl MarginLoss for LossConfig {
-    fn scale(&self) -> Scale {
-        of_loss!(self, loss => loss.scale())
-    }
-
-    fn target(&self, angle: &Angle) -> Target {
-        of_loss!(self, loss => loss.target(angle))
-    }
-
-    fn target_of(&self, sample: &Sample) -> SampleTarget {
-        of_loss!(self, loss => loss.target_of(sample))
-    }
-
-    fn hard_negatives(&self) -> Option<HardNegatives> {
-        of_loss!(self, loss => loss.hard_negatives())
-    }
-
-    fn check_classes(&self, classes: usize) -> Result<(), Error> {
-        of_loss!(self, loss => loss.check_classes(classes))
-    }
-
-    fn label_smoothing(&self) -> f64 {
-        of_loss!(self, loss => loss.label_smoothing())
+    forward! { self => self.loss();
+        fn scale() -> Scale;
+        fn target(angle: &Angle) -> Target;
+        fn target_of(sample: &Sample) -> SampleTarget;
+        fn hard_negatives() -> Option<HardNegatives>;
+        fn check_classes(classes: usize) -> Result<(), Error>;
+        fn label_smoothing() -> f64;
     }
 }
 
-/// Reads a `T`. An error in one of its fields carries the name of the field.
-fn read<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    serde_path_to_error::deserialize(deserializer).map_err(D::Error::custom)
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use rand_core::{Rng, SeedableRng};
+    use rand_pcg::Pcg64Mcg;
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::parameters::Vary;
+
+    /// Numbers that a careless writer or reader changes by a bit.
+    const AWKWARD: [f64; 6] =
+        [0.1 + 0.2, f64::MIN_POSITIVE / 4096.0, f64::MAX, 1.0 - f64::EPSILON, -0.0, 1.0 / 3.0];
+
+    /// Equal to the last bit: `Debug` tells every f64 from every other, the two zeros too.
+    fn assert_same<T: Debug>(read: &T, written: &T) {
+        assert_eq!(format!("{read:?}"), format!("{written:?}"));
+    }
+
+    fn assert_comes_back_from_text<T: Debug + Serialize + DeserializeOwned>(value: &T) {
+        let json = serde_json::to_string(value).unwrap();
+        assert_same(&serde_json::from_str::<T>(&json).unwrap(), value);
+        assert_same(&toml::from_str::<T>(&toml::to_string(value).unwrap()).unwrap(), value);
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).unwrap();
+        assert_same(&ciborium::from_reader::<T, _>(&bytes[..]).unwrap(), value);
+    }
+
+    /// A loss by itself and as a configuration, with the published and with awkward numbers.
+    fn assert_comes_back<L>(checked: fn(L) -> Result<L, Error>, configured: fn(L) -> LossConfig)
+    where
+        L: Example + Vary + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let mut random = Pcg64Mcg::seed_from_u64(3);
+        let mut awkward = |number: f64| match random.next_u32() as usize % 8 {
+            6.. => number,
+            which => AWKWARD[which],
+        };
+        let varied = std::iter::repeat_with(|| {
+            let mut loss = L::example(3);
+            loss.vary(&mut awkward);
+            checked(loss)
+        });
+        let varied = varied.take(1000).flatten().take(20);
+        for loss in [L::example(3)].into_iter().chain(varied) {
+            let bytes = postcard::to_stdvec(&loss).unwrap();
+            assert_same(&postcard::from_bytes::<L>(&bytes).unwrap(), &loss);
+            assert_comes_back_from_text(&loss);
+            assert_comes_back_from_text(&configured(loss));
+        }
+    }
+
+    macro_rules! assert_all_come_back {
+        (losses { $($file:ident::$loss:ident,)* } wrappers { $($around:ident::$wrapper:ident,)* }) => {
+            #[test]
+            fn every_loss_comes_back_bit_for_bit() {
+                $(assert_comes_back($loss::checked, LossConfig::$loss);)*
+            }
+        };
+    }
+    every_loss!(assert_all_come_back);
 }

@@ -3,7 +3,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::read;
+use crate::parameters::read;
 use crate::sampling::ClassSampler;
 
 impl Serialize for ClassSampler {

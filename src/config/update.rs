@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::read;
 use crate::error::Error;
 use crate::kernel::Real;
+use crate::parameters::read;
 use crate::update::{AdamW, AdamWState, Sgd, SgdState};
 
 /// The fields of [`Sgd`], not yet checked.
@@ -109,62 +109,37 @@ impl<F: Real> TryFrom<Moments<'_, F>> for AdamWState<F> {
     }
 }
 
-impl<F: Real + Serialize> Serialize for Sgd<F> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let [weights, bias] = self.state().map(|state| state.map(Momentum::from));
-        let fields = SgdFields {
-            rate: self.rate(),
-            momentum: self.momentum(),
-            weight_decay: self.weight_decay(),
-            nesterov: self.nesterov(),
-            weights,
-            bias,
-        };
-        fields.serialize(serializer)
-    }
+/// For each update: its fields, the form of its states, and how it is built of its parameters.
+macro_rules! by_fields {
+    ($($name:ident as $fields:ident of $state:ident { $($parameter:ident),* } => $build:expr;)*) => {$(
+        impl<F: Real + Serialize> Serialize for $name<F> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let [weights, bias] = self.state().map(|state| state.map($state::from));
+                let fields = $fields { $($parameter: self.$parameter(),)* weights, bias };
+                fields.serialize(serializer)
+            }
+        }
+
+        impl<'de, F: Real + Deserialize<'de>> Deserialize<'de> for $name<F> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let fields: $fields<'_, F> = read(deserializer)?;
+                let $fields { $($parameter,)* weights, bias } = fields;
+                let build = || $build.with_state(state(weights)?, state(bias)?);
+                build().map_err(D::Error::custom)
+            }
+        }
+    )*};
 }
 
-impl<'de, F: Real + Deserialize<'de>> Deserialize<'de> for Sgd<F> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields: SgdFields<'_, F> = read(deserializer)?;
-        let build = || {
-            Sgd::new(fields.rate)?
-                .with_momentum(fields.momentum)?
-                .with_weight_decay(fields.weight_decay)?
-                .with_nesterov(fields.nesterov)
-                .with_state(state(fields.weights)?, state(fields.bias)?)
-        };
-        build().map_err(D::Error::custom)
-    }
-}
-
-impl<F: Real + Serialize> Serialize for AdamW<F> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let [weights, bias] = self.state().map(|state| state.map(Moments::from));
-        let fields = AdamWFields {
-            rate: self.rate(),
-            betas: self.betas(),
-            eps: self.eps(),
-            weight_decay: self.weight_decay(),
-            weights,
-            bias,
-        };
-        fields.serialize(serializer)
-    }
-}
-
-impl<'de, F: Real + Deserialize<'de>> Deserialize<'de> for AdamW<F> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields: AdamWFields<'_, F> = read(deserializer)?;
-        let build = || {
-            AdamW::new(fields.rate)?
-                .with_betas(fields.betas.0, fields.betas.1)?
-                .with_eps(fields.eps)?
-                .with_weight_decay(fields.weight_decay)?
-                .with_state(state(fields.weights)?, state(fields.bias)?)
-        };
-        build().map_err(D::Error::custom)
-    }
+by_fields! {
+    Sgd as SgdFields of Momentum { rate, momentum, weight_decay, nesterov } => Sgd::new(rate)?
+        .with_momentum(momentum)?
+        .with_weight_decay(weight_decay)?
+        .with_nesterov(nesterov);
+    AdamW as AdamWFields of Moments { rate, betas, eps, weight_decay } => AdamW::new(rate)?
+        .with_betas(betas.0, betas.1)?
+        .with_eps(eps)?
+        .with_weight_decay(weight_decay)?;
 }
 
 /// The state that fields describe, where there are any.

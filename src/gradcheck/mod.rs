@@ -21,7 +21,7 @@ pub struct GradientCheck {
     /// to the size of f or of the penalty for a derivative by the norm.
     pub error: f64,
     /// Where it is.
-    pub place: Coordinate,
+    pub place: Place,
     /// What the loss gives there.
     pub given: f64,
     /// What differences give there.
@@ -30,7 +30,7 @@ pub struct GradientCheck {
 
 /// A derivative that [`check_loss`] tests.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Coordinate {
+pub enum Place {
     /// df/dθ, as [`MarginLoss::target`] returns it.
     Slope {
         /// The angle in radians.
@@ -126,12 +126,8 @@ impl fmt::Display for GradientCheck {
 /// or slope that is not finite, [`Error::NormTerms`] for a penalty or a derivative by the norm, and
 /// what [`MarginLoss::check_classes`] says of three classes.
 pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
-    let mut worst = GradientCheck {
-        error: 0.0,
-        place: Coordinate::Slope { theta: 0.0 },
-        given: 0.0,
-        expected: 0.0,
-    };
+    let mut worst =
+        GradientCheck { error: 0.0, place: Place::Slope { theta: 0.0 }, given: 0.0, expected: 0.0 };
     const ANGLES: usize = 400;
     let angles = (0..=ANGLES).map(|step| 1e-3 + (PI - 2e-3) * step as f64 / ANGLES as f64);
     let samples: Vec<Sample> = angles.flat_map(samples_at).collect();
@@ -172,28 +168,28 @@ fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mu
     let at_angle = |by: f64| Sample { angle: Angle::from_theta(theta + by), ..*sample };
     let at_norm = |by: f64| loss.target_of(&Sample { norm: norm + by, ..*sample });
     let given = loss.target_of(sample);
-    let mut compare = |place: Coordinate, given: f64, expected: f64, size: f64| {
+    let mut compare = |place: Place, given: f64, expected: f64, size: f64| {
         let error = (given - expected).abs() / size.max(f64::MIN_POSITIVE);
         worst.keep_larger(GradientCheck { error, place, given, expected });
     };
 
     let slope = loss.target(&sample.angle).slope;
     let expected = nearest(slope, h, |by| loss.target(&at_angle(by).angle).value);
-    compare(Coordinate::Slope { theta }, slope, expected, slope.abs().max(1.0));
+    compare(Place::Slope { theta }, slope, expected, slope.abs().max(1.0));
 
     let slope = given.slope;
     let expected = nearest(slope, h, |by| loss.target_of(&at_angle(by)).value);
-    compare(Coordinate::SampleSlope { theta, norm }, slope, expected, slope.abs().max(1.0));
+    compare(Place::SampleSlope { theta, norm }, slope, expected, slope.abs().max(1.0));
 
     let h = 1e-3 * norm;
     if !held {
         let expected = nearest(given.norm_slope, h, |by| at_norm(by).value);
         let size = given.norm_slope.abs().max(1.0 / norm);
-        compare(Coordinate::NormSlope { theta, norm }, given.norm_slope, expected, size);
+        compare(Place::NormSlope { theta, norm }, given.norm_slope, expected, size);
     }
     let expected = nearest(given.penalty_slope, h, |by| at_norm(by).penalty);
     let size = given.penalty_slope.abs().max(given.penalty.abs() / norm);
-    compare(Coordinate::PenaltySlope { norm }, given.penalty_slope, expected, size);
+    compare(Place::PenaltySlope { norm }, given.penalty_slope, expected, size);
 }
 
 /// Compares every entry of the gradients of a small batch.
@@ -223,9 +219,9 @@ fn check_gradients<L: MarginLoss>(
                 |by: f64| small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN);
             let expected = nearest(given, h, value);
             let place = if by_weight {
-                Coordinate::Weight { scale, theta, row, column }
+                Place::Weight { scale, theta, row, column }
             } else {
-                Coordinate::Embedding { scale, theta, row, column }
+                Place::Embedding { scale, theta, row, column }
             };
             let error = (given - expected).abs() / largest;
             worst.keep_larger(GradientCheck { error, place, given, expected });
@@ -237,47 +233,44 @@ fn check_gradients<L: MarginLoss>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::Continuation;
+    use crate::losses::{ArcFace, CosFace, InterclassFilter, LOSSES, LabelSmoothing};
     use crate::math::{SampleTarget, Target};
-    use crate::{
-        AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
-        Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax, MvSoftmax,
-        Softmax, SphereFace,
-    };
+    use rand_core::{Rng, SeedableRng};
+    use rand_pcg::Pcg64Mcg;
+
+    /// The largest error of a loss for the three classes of the batch.
+    fn assert_passes(loss: Box<dyn MarginLoss>) {
+        let check = check_loss(&loss).unwrap();
+        assert!(check.error < 1e-7, "{loss:?}: {check}");
+    }
 
     #[test]
-    fn every_loss_passes() {
-        let arcface = ArcFace::default();
-        let losses: Vec<Box<dyn MarginLoss>> = vec![
-            Box::new(Softmax),
-            Box::new(ModifiedSoftmax),
-            Box::new(SphereFace::default().with_annealing(5.0).unwrap()),
-            Box::new(SphereFace::default()),
-            Box::new(FNormSphereFace::default()),
-            Box::new(CosFace::default()),
-            Box::new(arcface.clone()),
-            Box::new(arcface.clone().with_continuation(Continuation::Raw)),
-            Box::new(arcface.clone().with_continuation(Continuation::Linear)),
-            Box::new(arcface.with_continuation(Continuation::EasyMargin)),
-            Box::new(Generalized::default()),
-            Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()),
-            Box::new(Generalized::new(Scale::FeatureNorm, 2.5, 0.3, 0.1).unwrap()),
-            Box::new(AdaFace::default().with_statistics(20.0, 6.0).unwrap()),
-            Box::new(MagFace::default()),
-            Box::new(MagFace::default().with_continuation(Continuation::Linear)),
-            Box::new(MagFace::default().with_continuation(Continuation::EasyMargin)),
-            Box::new(ElasticFace::default()),
-            Box::new(ElasticFace::cos(64.0, 0.35, 0.05, 1).unwrap()),
-            Box::new(ClassMargins::new(64.0, vec![0.1, 0.3, 0.5], vec![0.2, 0.1, 0.0]).unwrap()),
-            Box::new(CurricularFace::default().with_t(0.3).unwrap()),
-            Box::new(MvSoftmax::default()),
-            Box::new(MvSoftmax::am(32.0, 0.35, 0.2).unwrap()),
-            Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()),
-        ];
-        for loss in losses {
-            let check = check_loss(&loss).unwrap();
-            assert!(check.error < 1e-7, "{loss:?}: {check}");
+    fn every_loss_passes_as_published() {
+        for build in LOSSES {
+            assert_passes(build(CLASSES, &mut |published| published).unwrap());
         }
+    }
+
+    #[test]
+    fn every_loss_passes_with_other_hyper_parameters() {
+        let mut random = Pcg64Mcg::seed_from_u64(7);
+        // In steps of 1/8: near the published value, and from −1 to 4 where that is 0, which is
+        // every variant.
+        let mut near = |published: f64| match random.next_u32() % 40 {
+            eighths if published == 0.0 => f64::from(eighths) / 8.0 - 1.0,
+            eighths => published * (0.75 + f64::from(eighths % 4) / 8.0),
+        };
+        for build in LOSSES {
+            let varied = std::iter::repeat_with(|| build(CLASSES, &mut near));
+            // Those out of range are refused.
+            varied.take(1000).flatten().take(8).for_each(assert_passes);
+        }
+    }
+
+    #[test]
+    fn losses_around_others_pass() {
+        assert_passes(Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()));
+        assert_passes(Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()));
     }
 
     #[derive(Debug)]
@@ -337,14 +330,8 @@ mod tests {
         let right = check(0.0, 0.0);
         assert!(right.error < 1e-7, "{right}");
         let wrong = check(1e-6, 0.0);
-        assert!(
-            wrong.error > 1e-5 && matches!(wrong.place, Coordinate::NormSlope { .. }),
-            "{wrong}"
-        );
+        assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::NormSlope { .. }), "{wrong}");
         let wrong = check(0.0, 1e-6);
-        assert!(
-            wrong.error > 1e-5 && matches!(wrong.place, Coordinate::PenaltySlope { .. }),
-            "{wrong}"
-        );
+        assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::PenaltySlope { .. }), "{wrong}");
     }
 }

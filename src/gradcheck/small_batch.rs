@@ -6,6 +6,7 @@ use crate::data::{Batch, Scale};
 use crate::error::Error;
 use crate::head::Head;
 use crate::loss::MarginLoss;
+use crate::losses::forward;
 use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target};
 
 /// The classes, and samples, of the batch.
@@ -75,8 +76,11 @@ impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
         self.scale
     }
 
-    fn target(&self, angle: &Angle) -> Target {
-        self.loss.target(angle)
+    forward! { self => self.loss;
+        fn target(angle: &Angle) -> Target;
+        fn hard_negatives() -> Option<HardNegatives>;
+        fn check_classes(classes: usize) -> Result<(), Error>;
+        fn label_smoothing() -> f64;
     }
 
     fn target_of(&self, sample: &Sample) -> SampleTarget {
@@ -84,18 +88,6 @@ impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
         let Some(norms) = self.held else { return target };
         let held = self.loss.target_of(&Sample { norm: norms[sample.row], ..*sample });
         held.with_penalty(target.penalty, target.penalty_slope)
-    }
-
-    fn hard_negatives(&self) -> Option<HardNegatives> {
-        self.loss.hard_negatives()
-    }
-
-    fn check_classes(&self, classes: usize) -> Result<(), Error> {
-        self.loss.check_classes(classes)
-    }
-
-    fn label_smoothing(&self) -> f64 {
-        self.loss.label_smoothing()
     }
 }
 

@@ -11,16 +11,16 @@
 
 use std::ops::Range;
 
-use super::bf16::{Precision, multiply_pairs, rounded};
-use super::dispatch::{Op, dispatch};
+use super::bf16;
+use super::dispatch::Op;
 use super::matrix::{Mat, MatMut};
-use super::packed::{Block, Packed};
+use super::packed::Block;
 use super::real::{Element, Real};
 use super::simd::{Isa, MAX_SIDE, Unaligned, Vector};
 
 /// Steps of the depth that are summed in registers. In f32 at AVX2, a strip and a panel then take
 /// 6 and 16 KB of the first-level cache.
-const KC: usize = 256;
+pub(super) const KC: usize = 256;
 /// Bytes of the panels that go by together: what a second-level cache of 512 KB holds beside
 /// everything else.
 const GROUP_BYTES: usize = 256 << 10;
@@ -32,39 +32,25 @@ const LINE_BYTES: usize = 64;
 const MOST_ROWS: usize = 8;
 const MOST_ENTRIES: usize = MOST_ROWS * 32;
 
-/// C = AB, or C += AB with `accumulate`, on the calling thread, at the level and precision of B.
-pub(crate) fn gemm<F: Real>(c: MatMut<'_, F>, accumulate: bool, a: Mat<'_, F>, b: &Packed<F>) {
-    assert!(c.rows == a.rows && a.cols == b.depth && b.columns == c.cols);
-    let level = b.level.expect("a packed factor");
-    let product = Product { c, accumulate, a, b: &b.data };
-    match b.precision {
-        Precision::Full => dispatch(level, product),
-        Precision::Bf16 if level.has_bf16() => {
-            if let Some(product) = product.of_pairs(&b.pairs) {
-                multiply_pairs(level, product);
-            }
-        }
-        Precision::Bf16 => dispatch(level, Rounded(product)),
-    }
-}
-
 /// A product of a matrix and panels.
 pub(super) struct Product<'a, F> {
-    c: MatMut<'a, F>,
-    accumulate: bool,
-    a: Mat<'a, F>,
-    b: &'a [F],
+    pub c: MatMut<'a, F>,
+    pub accumulate: bool,
+    pub a: Mat<'a, F>,
+    pub b: &'a [F],
+    /// Whether strips are rounded to bf16, as the panels are.
+    pub rounded: bool,
 }
 
 impl<'a, F: Real> Product<'a, F> {
     /// The same product with panels of pairs, which are for `f32` only.
-    fn of_pairs(self, b: &'a [f32]) -> Option<Product<'a, f32>> {
-        let Product { c, accumulate, a, .. } = self;
+    pub fn of_pairs(self, b: &'a [f32]) -> Option<Product<'a, f32>> {
+        let Product { c, accumulate, a, rounded, .. } = self;
         let Mat { data, rows, cols, row_stride, col_stride } = a;
         let a = Mat { data: F::as_f32(data)?, rows, cols, row_stride, col_stride };
         let MatMut { data, rows, cols, stride } = c;
         let c = MatMut { data: F::as_f32_mut(data)?, rows, cols, stride };
-        Some(Product { c, accumulate, a, b })
+        Some(Product { c, accumulate, a, b, rounded })
     }
 }
 
@@ -73,8 +59,10 @@ pub(super) trait Multiply<F: Element, I: Isa> {
     /// Numbers along the depth to an entry of a strip or panel.
     const NUMBERS: usize;
 
-    /// Turns a strip of numbers into one of entries, which may lie in `other`.
-    fn entries<'s>(strip: &'s mut [F], height: usize, other: &'s mut [F]) -> &'s [F];
+    /// Turns a strip of numbers, rounded to bf16 if they are to be, into one of entries, which may
+    /// lie in `other`.
+    fn entries<'s>(strip: &'s mut [F], rounded: bool, height: usize, other: &'s mut [F])
+    -> &'s [F];
 
     /// What one step does with an entry of the strip, in all lanes, and a vector of the panel.
     ///
@@ -83,16 +71,16 @@ pub(super) trait Multiply<F: Element, I: Isa> {
     unsafe fn multiply_add(a: F::Vector<I>, b: F::Vector<I>, sum: F::Vector<I>) -> F::Vector<I>;
 }
 
-/// Entries are the numbers, or the numbers rounded to bf16.
-enum Numbers<const ROUNDED: bool> {}
+/// Entries are the numbers.
+enum Numbers {}
 
-impl<F: Real, I: Isa, const ROUNDED: bool> Multiply<F, I> for Numbers<ROUNDED> {
+impl<F: Real, I: Isa> Multiply<F, I> for Numbers {
     const NUMBERS: usize = 1;
 
     #[inline(always)]
-    fn entries<'s>(strip: &'s mut [F], _: usize, _: &'s mut [F]) -> &'s [F] {
-        if ROUNDED {
-            strip.iter_mut().for_each(|value| *value = rounded(*value));
+    fn entries<'s>(strip: &'s mut [F], rounded: bool, _: usize, _: &'s mut [F]) -> &'s [F] {
+        if rounded {
+            strip.iter_mut().for_each(|value| *value = bf16::rounded(*value));
         }
         strip
     }
@@ -109,19 +97,7 @@ impl<F: Real> Op for Product<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        self.run_with::<I, Numbers<false>>();
-    }
-}
-
-/// A product whose strips are rounded to bf16, as its panels are.
-struct Rounded<'a, F>(Product<'a, F>);
-
-impl<F: Real> Op for Rounded<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        self.0.run_with::<I, Numbers<true>>();
+        self.run_with::<I, Numbers>();
     }
 }
 
@@ -144,7 +120,7 @@ impl<F: Real> Product<'_, F> {
                     let height = height(row, self.c.rows, I::ROWS);
                     let rows = row..row + height;
                     let a = self.strip::<I, M>(&steps, rows.clone(), &mut strip);
-                    let a = M::entries(a, height, &mut other);
+                    let a = M::entries(a, self.rounded, height, &mut other);
                     for panel in start..panels.min(start + group) {
                         let b = &self.b[panel * width * depth..][..width * depth];
                         let b = &b[steps.start * width..steps.end * width];
@@ -208,18 +184,19 @@ impl<F: Real> MatMut<'_, F> {
         assert!(factors[0].len() >= depth * rows.len() && rows.end <= self.rows);
         let columns = width.min(self.cols - column);
         let (c, stride) = (&mut self.data[rows.start * self.stride + column..], self.stride);
-        if columns == width {
-            assert!(c.len() >= (rows.len() - 1) * stride + width);
-            let c = (c.as_mut_ptr(), stride);
-            // SAFETY: the factors are as long as depth, rows and width say, and the block lies
-            // inside C. The CPU: see `run_with`.
-            return unsafe { sum::<F, I, M>(rows.len(), factors, depth, c, accumulate) };
-        }
-        // Into a whole block, of which C takes what it has columns for.
-        let mut sums = [F::zero(); MOST_ENTRIES];
-        let whole = (sums.as_mut_ptr(), width);
-        // SAFETY: as above, and `sums` holds the largest block.
-        unsafe { sum::<F, I, M>(rows.len(), factors, depth, whole, false) };
+        // A block of fewer columns is summed whole elsewhere; C takes what it has columns for. One
+        // call for both: there is much code behind it.
+        let mut sums = (columns < width).then(|| [F::zero(); MOST_ENTRIES]);
+        let (out, out_stride) = match &mut sums {
+            Some(sums) => (&mut sums[..], width),
+            None => (&mut *c, stride),
+        };
+        assert!(out.len() >= (rows.len() - 1) * out_stride + width);
+        let out = (out.as_mut_ptr(), out_stride);
+        // SAFETY: the factors are as long as depth, rows and width say, and `out` holds the block.
+        // The CPU: see `run_with`.
+        unsafe { sum::<F, I, M>(rows.len(), factors, depth, out, accumulate && columns == width) };
+        let Some(sums) = sums else { return };
         for (r, sums) in sums.chunks_exact(width).take(rows.len()).enumerate() {
             for (c, &sum) in c[r * stride..][..columns].iter_mut().zip(sums) {
                 *c = if accumulate { *c + sum } else { sum };
@@ -243,12 +220,9 @@ unsafe fn sum<F: Real, I: Isa, M: Multiply<F, I>>(
     macro_rules! of_height {
         ($($rows:literal)*) => {
             match height {
-                // No code for higher blocks, whose sums would not fit the registers.
                 // SAFETY: the caller's.
-                $($rows if $rows <= I::ROWS => unsafe {
-                    sum_rows::<F, I, M, $rows>(factors, depth, c, accumulate)
-                },)*
-                _ => unreachable!("a strip has at most {} rows", I::ROWS),
+                $($rows => unsafe { sum_rows::<F, I, M, $rows>(factors, depth, c, accumulate) },)*
+                _ => unreachable!("a strip has at most {MOST_ROWS} rows"),
             }
         };
     }
@@ -324,130 +298,7 @@ unsafe fn step<F: Real, I: Isa, M: Multiply<F, I>, const ROWS: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::bf16::add_pair;
-    use super::super::dispatch::Level;
     use super::*;
-
-    /// Numbers of either sign that a shift register makes.
-    fn numbers<F: Real>(count: usize) -> Vec<F> {
-        let mut state = 1_u32;
-        let next = || {
-            state = (state >> 1) ^ (0xd000_0001 & (state & 1).wrapping_neg());
-            F::narrow(f64::from(state) / 2.0_f64.powi(31) - 1.0)
-        };
-        std::iter::repeat_with(next).take(count).collect()
-    }
-
-    fn matrix<F>(data: &[F], rows: usize, cols: usize, by_columns: bool) -> Mat<'_, F> {
-        if by_columns { Mat::new(data, cols, rows).t() } else { Mat::new(data, rows, cols) }
-    }
-
-    fn entry<F: Real>(m: &Mat<'_, F>, i: usize, j: usize) -> F {
-        m.data[i * m.row_stride + j * m.col_stride]
-    }
-
-    /// An entry of C as the module's first lines define it: `terms` adds one step to a sum.
-    fn model<F: Real>(start: Option<F>, steps: usize, term: impl Fn(usize, F) -> F) -> F {
-        let sums = (0..steps)
-            .step_by(KC)
-            .map(|first| (first..steps.min(first + KC)).fold(F::zero(), |sum, k| term(k, sum)));
-        start.into_iter().chain(sums).reduce(|c, sum| c + sum).unwrap_or(F::zero())
-    }
-
-    /// Every product of the shape, each factor by rows or by columns, C written or added to, has
-    /// the bits of the model.
-    fn check<F: Real>(level: Level, precision: Precision, [rows, cols, depth]: [usize; 3]) {
-        let (a_data, b_data) = (numbers::<F>(rows * depth), numbers::<F>(depth * cols));
-        let stride = cols + 3;
-        let old = numbers::<F>(rows * stride);
-        let rounds = precision == Precision::Bf16;
-        // Under Miri each two of the choices in all four combinations.
-        let cases: &[usize] = if cfg!(miri) { &[0, 3, 5, 6] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
-        for case in cases {
-            let [a_by_columns, b_by_columns, accumulate] = [1, 2, 4].map(|bit| case & bit != 0);
-            let a = matrix(&a_data, rows, depth, a_by_columns);
-            let b = matrix(&b_data, depth, cols, b_by_columns);
-            let (mut c, mut packed) = (old.clone(), Packed::default());
-            let packed = packed.pack(level, precision, b);
-            gemm(MatMut::new(&mut c, rows, cols, stride), accumulate, a, packed);
-            let value = |m: &Mat<'_, F>, i, j| {
-                let value = if i < m.rows && j < m.cols { entry(m, i, j) } else { F::zero() };
-                if rounds { rounded(value) } else { value }
-            };
-            let pair = |m: &Mat<'_, F>, at: [[usize; 2]; 2]| {
-                let bits = at.map(|[i, j]| (value(m, i, j).widen() as f32).to_bits() >> 16);
-                f32::from_bits(bits[0] | bits[1] << 16)
-            };
-            for i in 0..rows {
-                for j in 0..cols {
-                    let start = accumulate.then_some(old[i * stride + j]);
-                    let expected = if rounds && level.has_bf16() {
-                        model(start, depth.div_ceil(2), |k, sum| {
-                            let a = pair(&a, [[i, 2 * k], [i, 2 * k + 1]]);
-                            let b = pair(&b, [[2 * k, j], [2 * k + 1, j]]);
-                            F::narrow(add_pair(a, b, sum.widen() as f32).into())
-                        })
-                    } else if !level.has_fma() {
-                        model(start, depth, |k, sum| value(&a, i, k) * value(&b, k, j) + sum)
-                    } else {
-                        model(start, depth, |k, sum| value(&a, i, k).mul_add(value(&b, k, j), sum))
-                    };
-                    let found = c[i * stride + j];
-                    assert_eq!(
-                        found.widen().to_bits(),
-                        expected.widen().to_bits(),
-                        "{level:?}, {precision:?}, {rows}×{cols}×{depth}, case {case}, ({i}, {j})"
-                    );
-                }
-                let beside = i * stride + cols..(i + 1) * stride;
-                assert_eq!(c[beside.clone()], old[beside], "{level:?}, case {case}: beside C");
-            }
-        }
-    }
-
-    /// Whole blocks and panels of every level, every kind of rest, less than a block, and more
-    /// than one group of panels.
-    const SHAPES: &[[usize; 3]] = &[
-        [1, 1, 1],
-        [3, 2, 5],
-        [8, 32, 4],
-        [9, 33, 1],
-        [15, 31, 7],
-        [12, 16, 3],
-        [1, 40, 300],
-        [5, 9, 257],
-        [7, 8, 256],
-        [24, 70, 257],
-        [11, 16, 600],
-        [6, 700, 9],
-    ];
-    /// Whole and partial blocks of every level, four steps and a rest of one, also in pairs.
-    const SHAPES_UNDER_MIRI: &[[usize; 3]] = &[[8, 17, 5], [2, 33, 9]];
-
-    #[test]
-    fn products_have_the_bits_of_the_model_at_every_level() {
-        for level in Level::available() {
-            for &shape in if cfg!(miri) { SHAPES_UNDER_MIRI } else { SHAPES } {
-                check::<f32>(level, Precision::Full, shape);
-                check::<f64>(level, Precision::Full, shape);
-                check::<f32>(level, Precision::Bf16, shape);
-            }
-        }
-    }
-
-    #[test]
-    fn products_of_every_small_shape_have_the_bits_of_the_model() {
-        let most = if cfg!(miri) { 3 } else { 17 };
-        for level in Level::available() {
-            for rows in 1..most {
-                for depth in 1..most {
-                    check::<f32>(level, Precision::Full, [rows, rows + depth, depth]);
-                    check::<f64>(level, Precision::Full, [rows, rows + depth, depth]);
-                    check::<f32>(level, Precision::Bf16, [rows, rows + depth, depth]);
-                }
-            }
-        }
-    }
 
     #[test]
     fn strips_cover_all_rows_and_the_last_two_are_alike() {

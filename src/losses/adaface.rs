@@ -1,72 +1,60 @@
-use super::{check_finite, check_unit_rate, mixed, with_margins};
-use crate::data::Scale;
-use crate::error::Error;
-use crate::kernel::Real;
-use crate::loss::MarginLoss;
-use crate::math::{Angle, Sample, SampleTarget, Target};
+use super::*;
 
 /// Keeps the division defined where all norms of a batch are equal; the published value.
 const EPSILON: f64 = 1e-3;
 /// Norms are read as if they lay between these; the published values.
 const NORMS: (f64, f64) = (1e-3, 100.0);
 
-/// AdaFace: a margin that follows the quality of the image, read from the norm of its embedding:
-/// angular for small norms, in the cosine for large ones.
-///
-/// ```text
-/// z_iy = s · (ψ(θ_iy − m·k_i) − m − m·k_i)               own class y
-/// z_ij = s · cos θ_ij                                    every other class j
-/// k_i  = clip(h · (‖x_i‖ − μ) / (σ + 0.001), −1, 1)      ‖x_i‖ clipped to [0.001, 100]
-/// ```
-///
-/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone). At k = −1 the loss is ArcFace, at k = 0
-/// CosFace; at k = 1 the angular margin is negative and the cosine margin twice as large. As
-/// published, no gradient flows through k. μ and σ are running statistics of the norms, which
-/// [`observe`](Self::observe) moves and nothing else: a step leaves the loss as it is.
-///
-/// Take it when the images are of mixed quality and the worst of them cannot be recognised at all:
-/// the loss then leans on the good ones.
-///
-/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
-/// | `m` | 0.4 | in [0, 1) | margin: up to m in the angle, up to 2m in the cosine |
-/// | `h` | 0.333 | finite, ≥ 0 | how fast k grows with the norm; 0 is CosFace |
-/// | `mean`, `std` | 20, 100 | finite, ≥ 0 | state: μ and σ |
-/// | `rate` | 0.01 | in (0, 1] | share of a batch in the new μ and σ |
-///
-/// The published class starts from the rate 1 (the statistics are those of the batch) and the
-/// published configuration sets 0.01. The published code clips cosines and angles to within 0.001
-/// of their ends, which stops the gradient there; this crate does not.
-///
-/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range, and
-/// [`observe`](Self::observe) refuses what is no norm.
-///
-/// ```
-/// use margin_softmax::{AdaFace, Batch, Head};
-/// use ndarray::array;
-///
-/// let (x, w) = (array![[30.0, 4.0], [1.0, 9.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let mut head = Head::new(AdaFace::new(64.0, 0.4, 0.333)?.with_rate(0.5)?);
-/// let forward = head.forward(&Batch::new(&x, &w, &[0, 1]))?;
-/// // The next step measures norms by these too.
-/// head.loss_mut().observe(&forward.norms().to_vec())?;
-/// assert!(head.loss().std() < 100.0);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: Kim et al., *AdaFace: Quality Adaptive Margin for Face Recognition* (CVPR 2022),
-/// section 3; μ and σ at the start and all constants are those of the authors' code.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdaFace {
-    s: f64,
-    m: f64,
-    h: f64,
-    mean: f64,
-    std: f64,
-    rate: f64,
+hyper_parameters! {
+    /// AdaFace: a margin that follows the quality of the image, read from the norm of its
+    /// embedding: angular for small norms, in the cosine for large ones.
+    ///
+    /// ```text
+    /// z_iy = s · (ψ(θ_iy − m·k_i) − m − m·k_i)               own class y
+    /// z_ij = s · cos θ_ij                                    every other class j
+    /// k_i  = clip(h · (‖x_i‖ − μ) / (σ + 0.001), −1, 1)      ‖x_i‖ clipped to [0.001, 100]
+    /// ```
+    ///
+    /// ψ is the [monotone cosine](crate::losses::Continuation::Monotone). At k = −1 the loss is ArcFace, at
+    /// k = 0 CosFace; at k = 1 the angular margin is negative and the cosine margin twice as large.
+    /// As published, no gradient flows through k. μ and σ are running statistics of the norms,
+    /// which [`observe`](Self::observe) moves and nothing else: a step leaves the loss as it is.
+    ///
+    /// Take it when the images are of mixed quality and the worst of them cannot be recognised at
+    /// all: the loss then leans on the good ones.
+    ///
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    pub struct AdaFace {
+        s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
+        m: f64 = 0.4, ("in [0, 1): the cosine margin reaches 2m", |m| (0.0..1.0).contains(&m))
+            of "scale s, then margin m, then concentration h", "margin m", "up to m in the angle";
+        h: f64 = 0.333, "finite and >= 0", "concentration h", "growth with the norm; 0 is CosFace";
+        mean: f64 = 20.0, "finite and >= 0", "mean of the norms", "the running μ, a state";
+        std: f64 = 100.0, "finite and >= 0", "std of the norms", "the running σ, a state";
+        rate: f64 = 0.01, "in (0, 1]", "rate of the statistics", "the share of a batch in them";
+    }
+    /// The published class starts from the rate 1 (the statistics are those of the batch) and the
+    /// published configuration sets 0.01. The published code clips cosines and angles to within
+    /// 0.001 of their ends, which stops the gradient there; this crate does not.
+    ///
+    /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range, and
+    /// [`observe`](Self::observe) refuses what is no norm.
+    ///
+    /// ```
+    /// use margin_softmax::{AdaFace, Batch, Head};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[30.0, 4.0], [1.0, 9.0]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let mut head = Head::new(AdaFace::new(64.0, 0.4, 0.333)?.with_rate(0.5)?);
+    /// let forward = head.forward(&Batch::new(&x, &w, &[0, 1])?)?;
+    /// // The next step measures norms by these too.
+    /// head.loss_mut().observe(&forward.norms().to_vec())?;
+    /// assert!(head.loss().std() < 100.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Kim et al., *AdaFace: Quality Adaptive Margin for Face Recognition* (CVPR 2022),
+    /// section 3; μ and σ at the start and all constants are those of the authors' code.
 }
 
 impl AdaFace {
@@ -75,13 +63,7 @@ impl AdaFace {
     /// # Errors
     /// [`Error::Parameter`] unless `s` is finite and > 0, `m` in [0, 1) and `h` finite and ≥ 0.
     pub fn new(s: f64, m: f64, h: f64) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
-        let expected = "in [0, 1): the cosine margin reaches 2m \
-                        (arguments are scale s, then margin m, then concentration h)";
-        let m = Error::check_parameter("margin m", m, expected, (0.0..1.0).contains(&m))?;
-        let valid = h.is_finite() && h >= 0.0;
-        let h = Error::check_parameter("concentration h", h, "finite and >= 0", valid)?;
-        Ok(AdaFace { s, m, h, ..Self::default() })
+        AdaFace { s, m, h, ..Self::default() }.checked()
     }
 
     /// Sets the running mean and standard deviation of the norms.
@@ -89,11 +71,7 @@ impl AdaFace {
     /// # Errors
     /// [`Error::Parameter`] unless both are finite and ≥ 0.
     pub fn with_statistics(self, mean: f64, std: f64) -> Result<Self, Error> {
-        let valid = |value: f64| value.is_finite() && value >= 0.0;
-        let expected = "finite and >= 0";
-        Error::check_parameter("mean of the norms", mean, expected, valid(mean))?;
-        Error::check_parameter("std of the norms", std, expected, valid(std))?;
-        Ok(AdaFace { mean, std, ..self })
+        AdaFace { mean, std, ..self }.checked()
     }
 
     /// Sets the share of a batch in the new statistics.
@@ -101,7 +79,7 @@ impl AdaFace {
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is in (0, 1].
     pub fn with_rate(self, rate: f64) -> Result<Self, Error> {
-        Ok(AdaFace { rate: check_unit_rate("rate of the statistics", rate)?, ..self })
+        AdaFace { rate, ..self }.checked()
     }
 
     /// Moves the statistics towards those of a batch: μ ← rate·μ_batch + (1 − rate)·μ, and σ with
@@ -138,36 +116,6 @@ impl AdaFace {
         Ok(())
     }
 
-    /// The scale s.
-    pub fn s(&self) -> f64 {
-        self.s
-    }
-
-    /// The margin m.
-    pub fn m(&self) -> f64 {
-        self.m
-    }
-
-    /// The concentration h.
-    pub fn h(&self) -> f64 {
-        self.h
-    }
-
-    /// The running mean μ of the norms.
-    pub fn mean(&self) -> f64 {
-        self.mean
-    }
-
-    /// The running standard deviation σ of the norms.
-    pub fn std(&self) -> f64 {
-        self.std
-    }
-
-    /// The share of a batch in the new statistics.
-    pub fn rate(&self) -> f64 {
-        self.rate
-    }
-
     /// The target of a sample of quality k.
     fn target_at(&self, angle: &Angle, k: f64) -> Target {
         with_margins(angle, -self.m * k, self.m + self.m * k)
@@ -176,12 +124,6 @@ impl AdaFace {
 
 fn clip(norm: f64) -> f64 {
     norm.clamp(NORMS.0, NORMS.1)
-}
-
-impl Default for AdaFace {
-    fn default() -> Self {
-        AdaFace { s: 64.0, m: 0.4, h: 0.333, mean: 20.0, std: 100.0, rate: 0.01 }
-    }
 }
 
 impl MarginLoss for AdaFace {

@@ -1,57 +1,47 @@
 use num_traits::PrimInt;
 
-use super::{check_angular_margin, check_cosine_margin, check_order, with_margins};
-use crate::data::Scale;
-use crate::error::Error;
-use crate::loss::MarginLoss;
-use crate::math::{Angle, Sample, SampleTarget, Target};
+use super::*;
 
-/// Margins of its own for each class, for classes of very different size.
-///
-/// ```text
-/// z_iy = s · (ψ(θ_iy + m1[y]) − m2[y])      own class y
-/// z_ij = s · cos θ_ij                       every other class j
-/// ```
-///
-/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone).
-/// [`from_counts`](Self::from_counts) gives classes with few samples large angular margins.
-///
-/// Take it when some classes have a thousand times as many samples as others, as landmarks, species
-/// and products do.
-///
-/// **Shapes**: embeddings x (N, D) and class weights w (C, D), with margins m1 (C) and m2 (C). The
-/// loss normalises both. Labels, of sampled and class-parallel steps too, are numbers among all C
-/// classes; a step with another C is refused.
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `s` | none; 64 is usual | finite, > 0 | scale: the radius of the hypersphere |
-/// | `m1` | none | each in [0, π), radians | additive angular margins |
-/// | `m2` | none | each in (−2, 2) | cosine margins |
-///
-/// The published code lets cos φ rise again beyond π.
-///
-/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range,
-/// [`Error::Shape`] for as many m1 as there are not m2 and [`Error::Empty`] for no class. A step
-/// with another number of classes is refused with [`Error::Shape`].
-///
-/// ```
-/// use margin_softmax::ClassMargins;
-///
-/// let loss = ClassMargins::from_counts(64.0, &[1, 10, 100, 1000], (0.05, 0.5), -0.25)?;
-/// let rounded = loss.m1().iter().map(|m| (m * 1e4).round() / 1e4).collect::<Vec<_>>();
-/// assert_eq!(rounded, [0.5, 0.2605, 0.1258, 0.05]);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: Ha et al., *Google Landmark Recognition 2020 Competition Third Place Solution*
-/// (arXiv 2010.05350), dynamic margins, with (0.05, 0.5) and −1/4 in the authors' code; cosine
-/// margins by class are those of Cao et al., *LDAM* (NeurIPS 2019).
-#[derive(Debug, Clone, PartialEq)]
-pub struct ClassMargins {
-    s: f64,
-    m1: Vec<f64>,
-    m2: Vec<f64>,
+hyper_parameters! {
+    /// Margins of its own for each class, for classes of very different size.
+    ///
+    /// ```text
+    /// z_iy = s · (ψ(θ_iy + m1[y]) − m2[y])      own class y
+    /// z_ij = s · cos θ_ij                       every other class j
+    /// ```
+    ///
+    /// ψ is the [monotone cosine](crate::losses::Continuation::Monotone).
+    /// [`from_counts`](Self::from_counts) gives classes with few samples large angular margins.
+    ///
+    /// Take it when some classes have a thousand times as many samples as others, as landmarks,
+    /// species and products do.
+    ///
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D), with margins m1 (C) and m2 (C).
+    /// The loss normalises both. Labels, of sampled and class-parallel steps too, are numbers among
+    /// all C classes; a step with another C is refused.
+    pub struct ClassMargins {
+        s: f64, "finite and > 0", "scale s", "the radius of the hypersphere; 64 is usual";
+        m1: Vec<f64> as &[f64], (check_m1 "each in [0, π) radians"), "angular margins m1 by class";
+        m2: Vec<f64> as &[f64], (check_m2 "each in (-2, 2)"), "cosine margins m2 by class";
+    }
+    /// The published code lets cos φ rise again beyond π.
+    ///
+    /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range,
+    /// [`Error::Shape`] for as many m1 as there are not m2 and [`Error::Empty`] for no class. A
+    /// step with another number of classes is refused with [`Error::Shape`].
+    ///
+    /// ```
+    /// use margin_softmax::ClassMargins;
+    ///
+    /// let loss = ClassMargins::from_counts(64.0, &[1, 10, 100, 1000], (0.05, 0.5), -0.25)?;
+    /// let rounded = loss.m1().iter().map(|m| (m * 1e4).round() / 1e4).collect::<Vec<_>>();
+    /// assert_eq!(rounded, [0.5, 0.2605, 0.1258, 0.05]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Ha et al., *Google Landmark Recognition 2020 Competition Third Place Solution*
+    /// (arXiv 2010.05350), dynamic margins, with (0.05, 0.5) and −1/4 in the authors' code; cosine
+    /// margins by class are those of Cao et al., *LDAM* (NeurIPS 2019).
 }
 
 impl ClassMargins {
@@ -62,17 +52,20 @@ impl ClassMargins {
     /// [`Error::Parameter`] unless `s` is finite and > 0, every m1 in [0, π) and every m2 in
     /// (−2, 2); [`Error::Empty`], [`Error::Shape`] unless there are as many of both, one at least.
     pub fn new(s: f64, m1: Vec<f64>, m2: Vec<f64>) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
-        Error::check_not_empty("angular margins m1", &[m1.len()])?;
-        Error::check_shape("cosine margins m2", &[m1.len()], &[m2.len()])?;
-        for &m in &m1 {
-            check_angular_margin("angular margin m1 of a class", m, "in [0, π) radians")?;
-        }
-        for &m in &m2 {
-            let expected = "in (-2, 2), a difference of cosines";
-            check_cosine_margin("cosine margin m2 of a class", m, expected)?;
-        }
-        Ok(ClassMargins { s, m1, m2 })
+        ClassMargins { s, m1, m2 }.checked()
+    }
+
+    fn check_m1(&self) -> Result<(), Error> {
+        Error::check_not_empty("angular margins m1", &[self.m1.len()])?;
+        Error::check_shape("cosine margins m2", &[self.m1.len()], &[self.m2.len()])?;
+        let check = |&m| check!("angular margin m1 of a class", m, "in [0, π) radians");
+        self.m1.iter().try_for_each(|m| check(m).map(drop))
+    }
+
+    fn check_m2(&self) -> Result<(), Error> {
+        let check =
+            |&m| check!("cosine margin m2 of a class", m, "in (-2, 2), a difference of cosines");
+        self.m2.iter().try_for_each(|m| check(m).map(drop))
     }
 
     /// Angular margins from the number of samples of each class: n^`power`, scaled so that the
@@ -97,10 +90,12 @@ impl ClassMargins {
     ) -> Result<Self, Error> {
         Scale::Fixed(s).checked()?;
         Error::check_not_empty("counts", &[counts.len()])?;
-        let expected = "in [0, π) radians (arguments are scale s, counts, margins, power)";
-        check_angular_margin("lowest margin", low, expected)?;
-        check_angular_margin("highest margin", high, expected)?;
-        check_order("highest margin", (low, high), "no less than the lowest margin")?;
+        let order =
+            |name, m| check!(name, m, "in [0, π) radians", "scale s, counts, margins, power");
+        order("lowest margin", low)?;
+        order("highest margin", high)?;
+        let expected = "no less than the lowest margin";
+        Error::check_parameter("highest margin", high, expected, low <= high)?;
         let valid = power.is_finite() && power < 0.0;
         Error::check_parameter("power of the counts", power, "finite and < 0", valid)?;
         let counts = counts.iter().map(|&count| {
@@ -121,20 +116,11 @@ impl ClassMargins {
         let m2 = vec![0.0; m1.len()];
         ClassMargins::new(s, m1, m2)
     }
+}
 
-    /// The scale s.
-    pub fn s(&self) -> f64 {
-        self.s
-    }
-
-    /// The angular margin of each class, in radians.
-    pub fn m1(&self) -> &[f64] {
-        &self.m1
-    }
-
-    /// The cosine margin of each class.
-    pub fn m2(&self) -> &[f64] {
-        &self.m2
+impl Example for ClassMargins {
+    fn example(classes: usize) -> Self {
+        ClassMargins { s: 64.0, m1: vec![0.3; classes], m2: vec![0.1; classes] }
     }
 }
 

@@ -3,69 +3,59 @@ use std::f64::consts::TAU;
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::{MarginKind, check_angular_margin, check_cosine_margin};
-use crate::data::Scale;
-use crate::error::Error;
-use crate::loss::MarginLoss;
-use crate::math::{Angle, Sample, SampleTarget, Target};
+use super::*;
 
-/// ElasticFace: a margin drawn anew for every sample and step, from a normal distribution around m.
-///
-/// ```text
-/// z_iy = s · ψ(θ_iy + E_i)          own class y: arc
-/// z_iy = s · (cos θ_iy − E_i)       own class y: cos
-/// z_ij = s · cos θ_ij               every other class j
-/// E_i  ~ N(m, σ)
-/// ```
-///
-/// ψ is the [monotone cosine](crate::losses::Continuation::Monotone), also where a drawn angle is negative
-/// or beyond π; no draw is clipped. The draw is a function of seed, step and row alone: the same
-/// loss draws the same margins for the same rows whenever it is asked, on every rank, and
-/// [`at_step`](Self::at_step) sets the step. Forward and backward of one step must see the same.
-///
-/// Take it when one fixed margin is too hard for some classes and too easy for others, and the
-/// numbers of their samples do not tell which.
-///
-/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `kind` | `Angular` | `Angular` ([`arc`](Self::arc)), `Cosine` ([`cos`](Self::cos)) | what the margin is added to |
-/// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
-/// | `m` | 0.5; the paper's `cos` has 0.35 | [0, π) radians; `cos`: (−2, 2) | mean of the margin |
-/// | `sigma` | 0.05 | [0, π); `cos`: [0, 2) | its standard deviation; 0 is ArcFace, CosFace |
-/// | `seed` | 0 | any | seed of the random numbers |
-/// | `step` | 0 | any | state: the step |
-///
-/// The published code draws from the global generator of its framework, and lets cos φ rise again
-/// beyond π. Its variant ElasticFace+ gives the smallest drawn margin to the largest target cosine
-/// of the batch; it is not offered, since a sample's margin then depends on the others.
-///
-/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
-///
-/// ```
-/// use margin_softmax::{ElasticFace, Head};
-///
-/// let mut head = Head::new(ElasticFace::arc(64.0, 0.5, 0.05, 7)?);
-/// for step in 0..3 {
-///     *head.loss_mut() = head.loss().clone().at_step(step);
-///     // a training step with this head
-/// }
-/// let (loss, next) = (head.loss(), head.loss().clone().at_step(3));
-/// assert!(loss.margin_of(0) != loss.margin_of(1) && loss.margin_of(0) != next.margin_of(0));
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: Boutros et al., *ElasticFace: Elastic Margin Loss for Deep Face Recognition* (CVPR
-/// Workshops 2022), section 3, with σ of the paper's models.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ElasticFace {
-    kind: MarginKind,
-    s: f64,
-    m: f64,
-    sigma: f64,
-    seed: u64,
-    step: u64,
+hyper_parameters! {
+    /// ElasticFace: a margin drawn anew for every sample and step, from a normal distribution
+    /// around m.
+    ///
+    /// ```text
+    /// z_iy = s · ψ(θ_iy + E_i)          own class y: arc
+    /// z_iy = s · (cos θ_iy − E_i)       own class y: cos
+    /// z_ij = s · cos θ_ij               every other class j
+    /// E_i  ~ N(m, σ)
+    /// ```
+    ///
+    /// ψ is the [monotone cosine](crate::losses::Continuation::Monotone), also where a drawn angle is
+    /// negative or beyond π; no draw is clipped. The draw is a function of seed, step and row
+    /// alone: the same loss draws the same margins for the same rows whenever it is asked, on every
+    /// rank, and [`at_step`](Self::at_step) sets the step. Forward and backward of one step must
+    /// see the same.
+    ///
+    /// Take it when one fixed margin is too hard for some classes and too easy for others, and the
+    /// numbers of their samples do not tell which.
+    ///
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    pub struct ElasticFace {
+        kind: MarginKind = MarginKind::Angular, any, "kind of margin", "`arc`, in radians, or `cos`";
+        s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
+        m: f64 = 0.5, (check_m "in [0, π); of cosines (-2, 2)"), "mean m of the margin";
+        sigma: f64 = 0.05, (check_sigma "in [0, π); of cosines [0, 2)"), "standard deviation sigma";
+        seed: u64 = 0, any, "seed of the random numbers";
+        step: u64 = 0, any, "step whose margins are drawn", "a state";
+    }
+    /// The published code draws from the global generator of its framework, and lets cos φ rise
+    /// again beyond π. Its variant ElasticFace+ gives the smallest drawn margin to the largest
+    /// target cosine of the batch; it is not offered, since a sample's margin then depends on the
+    /// others.
+    ///
+    /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
+    ///
+    /// ```
+    /// use margin_softmax::{ElasticFace, Head};
+    ///
+    /// let mut head = Head::new(ElasticFace::arc(64.0, 0.5, 0.05, 7)?);
+    /// for step in 0..3 {
+    ///     *head.loss_mut() = head.loss().clone().at_step(step);
+    ///     // a training step with this head
+    /// }
+    /// let (loss, next) = (head.loss(), head.loss().clone().at_step(3));
+    /// assert!(loss.margin_of(0) != loss.margin_of(1) && loss.margin_of(0) != next.margin_of(0));
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Boutros et al., *ElasticFace: Elastic Margin Loss for Deep Face Recognition*
+    /// (CVPR Workshops 2022), section 3, with σ of the paper's models.
 }
 
 impl ElasticFace {
@@ -74,11 +64,7 @@ impl ElasticFace {
     /// # Errors
     /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` and `sigma` are in [0, π).
     pub fn arc(s: f64, m: f64, sigma: f64, seed: u64) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
-        let expected = "in [0, π) radians (arguments are scale s, then m, then sigma)";
-        check_angular_margin("mean angular margin m", m, expected)?;
-        check_angular_margin("standard deviation sigma", sigma, expected)?;
-        Ok(ElasticFace { kind: MarginKind::Angular, s, m, sigma, seed, step: 0 })
+        ElasticFace { kind: MarginKind::Angular, s, m, sigma, seed, step: 0 }.checked()
     }
 
     /// The loss with scale `s` and cosine margins around `m`.
@@ -86,47 +72,29 @@ impl ElasticFace {
     /// # Errors
     /// [`Error::Parameter`] unless `s` is finite and > 0, `m` in (−2, 2) and `sigma` in [0, 2).
     pub fn cos(s: f64, m: f64, sigma: f64, seed: u64) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
-        let expected = "in (-2, 2), a difference of cosines (arguments are scale s, m, sigma)";
-        check_cosine_margin("mean cosine margin m", m, expected)?;
-        let valid = (0.0..2.0).contains(&sigma);
-        Error::check_parameter("standard deviation sigma", sigma, "in [0, 2)", valid)?;
-        Ok(ElasticFace { kind: MarginKind::Cosine, s, m, sigma, seed, step: 0 })
+        ElasticFace { kind: MarginKind::Cosine, s, m, sigma, seed, step: 0 }.checked()
+    }
+
+    fn check_m(&self) -> Result<f64, Error> {
+        check_margin! { self.kind, self.m;
+            "mean angular margin m" of "scale s, then m, then sigma",
+            "mean cosine margin m" of "scale s, m, sigma"
+        }
+    }
+
+    fn check_sigma(&self) -> Result<f64, Error> {
+        let (name, sigma) = ("standard deviation sigma", self.sigma);
+        match self.kind {
+            MarginKind::Angular => {
+                check!(name, sigma, "in [0, π) radians", "scale s, then m, then sigma")
+            }
+            MarginKind::Cosine => check!(name, sigma, ("in [0, 2)", |x| (0.0..2.0).contains(&x))),
+        }
     }
 
     /// The same loss with the draws of another step.
     pub fn at_step(self, step: u64) -> Self {
         ElasticFace { step, ..self }
-    }
-
-    /// Whether the margin is added to the angle or subtracted from the cosine.
-    pub fn kind(&self) -> MarginKind {
-        self.kind
-    }
-
-    /// The scale s.
-    pub fn s(&self) -> f64 {
-        self.s
-    }
-
-    /// The mean m of the margin.
-    pub fn m(&self) -> f64 {
-        self.m
-    }
-
-    /// The standard deviation σ of the margin.
-    pub fn sigma(&self) -> f64 {
-        self.sigma
-    }
-
-    /// The seed of the random numbers.
-    pub fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    /// The step whose margins are drawn.
-    pub fn step(&self) -> u64 {
-        self.step
     }
 
     /// The margin drawn for a row of the batch.
@@ -145,13 +113,6 @@ fn normal(words: &[u64]) -> f64 {
     // In (0, 1], by Box and Muller; the logarithm is then finite.
     let mut uniform = || ((rng.next_u64() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
     (-2.0 * uniform().ln()).sqrt() * (TAU * uniform()).cos()
-}
-
-impl Default for ElasticFace {
-    fn default() -> Self {
-        let kind = MarginKind::Angular;
-        ElasticFace { kind, s: 64.0, m: 0.5, sigma: 0.05, seed: 0, step: 0 }
-    }
 }
 
 impl MarginLoss for ElasticFace {

@@ -1,49 +1,39 @@
-use super::{check_integer, check_lambda};
-use crate::data::Scale;
-use crate::error::Error;
-use crate::loss::MarginLoss;
-use crate::math::{Angle, Continuation, Target, annealed};
+use super::*;
 
-/// F-Norm SphereFace: SphereFace's margin with a fixed scale, so that embeddings are normalised
-/// too.
-///
-/// ```text
-/// z_iy = s · (λ · cos θ_iy + ψ(m · θ_iy)) / (1 + λ)        own class y
-/// z_ij = s · cos θ_ij                                      every other class j
-/// ```
-///
-/// ψ is that of [`SphereFace`](crate::SphereFace).
-///
-/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
-/// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
-/// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margin has little effect |
-///
-/// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ step by step.
-///
-/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
-///
-/// ```
-/// use margin_softmax::{Batch, FNormSphereFace, Head};
-/// use ndarray::array;
-///
-/// let loss = FNormSphereFace::new(30.0, 2)?;
-/// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0]))?;
-/// assert_eq!(forward.accuracy(), 1.0);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7, for ψ and m = 4; Wang et al., *CosFace*
-/// (CVPR 2018), section 3.1, for the fixed scale (there s = 64).
-#[derive(Debug, Clone, PartialEq)]
-pub struct FNormSphereFace {
-    s: f64,
-    m: u32,
-    lambda: f64,
+hyper_parameters! {
+    /// F-Norm SphereFace: SphereFace's margin with a fixed scale, so that embeddings are normalised
+    /// too.
+    ///
+    /// ```text
+    /// z_iy = s · (λ · cos θ_iy + ψ(m · θ_iy)) / (1 + λ)        own class y
+    /// z_ij = s · cos θ_ij                                      every other class j
+    /// ```
+    ///
+    /// ψ is that of [`SphereFace`](crate::SphereFace).
+    ///
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    pub struct FNormSphereFace {
+        s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
+        m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin";
+    }
+    /// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ step by step.
+    ///
+    /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, FNormSphereFace, Head};
+    /// use ndarray::array;
+    ///
+    /// let loss = FNormSphereFace::new(30.0, 2)?;
+    /// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// assert_eq!(forward.accuracy(), 1.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7, for ψ and m = 4; Wang et al.,
+    /// *CosFace* (CVPR 2018), section 3.1, for the fixed scale (there s = 64).
 }
 
 impl FNormSphereFace {
@@ -52,9 +42,7 @@ impl FNormSphereFace {
     /// # Errors
     /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` ≥ 1.
     pub fn new(s: f64, m: u32) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
-        check_integer(m)?;
-        Ok(FNormSphereFace { s, m, lambda: 0.0 })
+        FNormSphereFace { s, m, ..Self::default() }.checked()
     }
 
     /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
@@ -62,28 +50,7 @@ impl FNormSphereFace {
     /// # Errors
     /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
     pub fn with_annealing(self, lambda: f64) -> Result<Self, Error> {
-        Ok(FNormSphereFace { lambda: check_lambda(lambda)?, ..self })
-    }
-
-    /// The scale s.
-    pub fn s(&self) -> f64 {
-        self.s
-    }
-
-    /// The angular factor m.
-    pub fn m(&self) -> u32 {
-        self.m
-    }
-
-    /// The annealing λ.
-    pub fn lambda(&self) -> f64 {
-        self.lambda
-    }
-}
-
-impl Default for FNormSphereFace {
-    fn default() -> Self {
-        FNormSphereFace { s: 64.0, m: 4, lambda: 0.0 }
+        FNormSphereFace { lambda, ..self }.checked()
     }
 }
 

@@ -1,67 +1,57 @@
-use super::{check_angular_margin, check_order};
-use crate::data::Scale;
-use crate::error::Error;
-use crate::loss::MarginLoss;
-use crate::math::{Angle, Continuation, Sample, SampleTarget, Target};
+use super::*;
 
-/// MagFace: an angular margin that grows with the norm of the embedding, and a penalty that makes
-/// large norms worth having: the norm becomes a measure of quality.
-///
-/// ```text
-/// z_iy  = s · ψ(θ_iy + m(a_i))                                own class y
-/// z_ij  = s · cos θ_ij                                        every other class j
-/// L_i   = log(1 + e^{S_i − z_iy}) + λ_g · (a_i / u_a² + 1 / a_i)
-/// m(a)  = l_m + (u_m − l_m) · (a − l_a) / (u_a − l_a)         a_i = ‖x_i‖ clipped to [l_a, u_a]
-/// ```
-///
-/// ψ is the cosine up to π and continues beyond π as the [`Continuation`] sets. The gradient flows
-/// through margin and penalty to the norm, where it lies in [l_a, u_a].
-///
-/// Take it when the norm of an embedding shall tell how good its image is, to sort out the worst or
-/// to weigh them when templates are pooled.
-///
-/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `s` | 64 | finite, > 0 | scale: the radius of the hypersphere |
-/// | `norms` (l_a, u_a) | (10, 110) | finite, 0 < l_a < u_a | norms between which the margin grows |
-/// | `margins` (l_m, u_m) | (0.45, 0.8) | in [0, π), radians, l_m ≤ u_m | margins at those norms |
-/// | `lambda_g` | 35 | finite, ≥ 0 | weight of the penalty |
-/// | `continuation` | `Monotone` | any | target logit where `θ + m > π` |
-///
-/// The penalty has to outweigh the margin: the loss has a single best norm if λ_g is at least
-/// [`smallest_lambda`](Self::smallest_lambda), 22.6 at the defaults. A smaller one is accepted.
-///
-/// The published code has the easy margin on by default, no margin where cos θ ≤ 0, which jumps
-/// there: [`Continuation::EasyMargin`]. It clips cosines to [−1, 1] only.
-///
-/// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
-///
-/// ```
-/// use margin_softmax::{MagFace, MarginLoss};
-/// use margin_softmax::custom::{Angle, Sample};
-///
-/// let loss = MagFace::new(64.0, (10.0, 110.0), (0.45, 0.8), 35.0)?;
-/// assert_eq!(loss, MagFace::default());
-/// assert!(loss.lambda_g() > loss.smallest_lambda());
-/// let at_norm = |norm| loss.target_of(&Sample::new(Angle::from_theta(0.5), norm, 0, 0));
-/// approx::assert_relative_eq!(at_norm(5.0).value, 0.95_f64.cos(), epsilon = 1e-15);
-/// approx::assert_relative_eq!(at_norm(60.0).value, 1.125_f64.cos(), epsilon = 1e-15);
-/// assert!(at_norm(60.0).norm_slope < 0.0 && at_norm(5.0).norm_slope == 0.0);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: Meng et al., *MagFace: A Universal Representation for Face Recognition and Quality
-/// Assessment* (CVPR 2021), section 3 and the appendix on convergence; the defaults are those of
-/// the authors' code.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MagFace {
-    s: f64,
-    norms: (f64, f64),
-    margins: (f64, f64),
-    lambda_g: f64,
-    continuation: Continuation,
+hyper_parameters! {
+    /// MagFace: an angular margin that grows with the norm of the embedding, and a penalty that
+    /// makes large norms worth having: the norm becomes a measure of quality.
+    ///
+    /// ```text
+    /// z_iy  = s · ψ(θ_iy + m(a_i))                                own class y
+    /// z_ij  = s · cos θ_ij                                        every other class j
+    /// L_i   = log(1 + e^{S_i − z_iy}) + λ_g · (a_i / u_a² + 1 / a_i)
+    /// m(a)  = l_m + (u_m − l_m) · (a − l_a) / (u_a − l_a)     a_i = ‖x_i‖ clipped to [l_a, u_a]
+    /// ```
+    ///
+    /// ψ is the cosine up to π and continues beyond π as the [`Continuation`] sets. The gradient
+    /// flows through margin and penalty to the norm, where it lies in [l_a, u_a].
+    ///
+    /// Take it when the norm of an embedding shall tell how good its image is, to sort out the
+    /// worst or to weigh them when templates are pooled.
+    ///
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    pub struct MagFace {
+        s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
+        norms: (f64, f64) = (10.0, 110.0), (check_norms "finite, 0 < l_a < u_a"),
+            "norms (l_a, u_a)", "between them the margin grows";
+        margins: (f64, f64) = (0.45, 0.8), (check_margins "in [0, π) radians, l_m ≤ u_m"),
+            "margins (l_m, u_m)", "those at these norms";
+        lambda_g: f64 = 35.0, "finite and >= 0", "penalty lambda_g", "the weight of the penalty";
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ + m > π`";
+    }
+    /// The penalty has to outweigh the margin: the loss has a single best norm if λ_g is at least
+    /// [`smallest_lambda`](Self::smallest_lambda), 22.6 at the defaults. A smaller one is accepted.
+    ///
+    /// The published code has the easy margin on by default, no margin where cos θ ≤ 0, which jumps
+    /// there: [`Continuation::EasyMargin`]. It clips cosines to [−1, 1] only.
+    ///
+    /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a value outside its range.
+    ///
+    /// ```
+    /// use margin_softmax::{MagFace, MarginLoss};
+    /// use margin_softmax::custom::{Angle, Sample};
+    ///
+    /// let loss = MagFace::new(64.0, (10.0, 110.0), (0.45, 0.8), 35.0)?;
+    /// assert_eq!(loss, MagFace::default());
+    /// assert!(loss.lambda_g() > loss.smallest_lambda());
+    /// let at_norm = |norm| loss.target_of(&Sample::new(Angle::from_theta(0.5), norm, 0, 0));
+    /// approx::assert_relative_eq!(at_norm(5.0).value, 0.95_f64.cos(), epsilon = 1e-15);
+    /// approx::assert_relative_eq!(at_norm(60.0).value, 1.125_f64.cos(), epsilon = 1e-15);
+    /// assert!(at_norm(60.0).norm_slope < 0.0 && at_norm(5.0).norm_slope == 0.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Meng et al., *MagFace: A Universal Representation for Face Recognition and
+    /// Quality Assessment* (CVPR 2021), section 3 and the appendix on convergence; the defaults are
+    /// those of the authors' code.
 }
 
 impl MagFace {
@@ -77,19 +67,25 @@ impl MagFace {
         margins: (f64, f64),
         lambda_g: f64,
     ) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
-        let valid = norms.0.is_finite() && norms.0 > 0.0;
-        Error::check_parameter("smallest norm l_a", norms.0, "finite and > 0", valid)?;
-        let valid = norms.1.is_finite() && norms.1 > norms.0;
+        MagFace { s, norms, margins, lambda_g, ..Self::default() }.checked()
+    }
+
+    fn check_norms(&self) -> Result<f64, Error> {
+        let (low, high) = self.norms;
+        check!("smallest norm l_a", low, "finite and > 0")?;
+        let valid = high.is_finite() && high > low;
         let expected = "finite and above the smallest norm l_a";
-        Error::check_parameter("largest norm u_a", norms.1, expected, valid)?;
-        let expected = "in [0, π) radians (arguments are scale s, then norms, then margins)";
-        check_angular_margin("smallest margin l_m", margins.0, expected)?;
-        check_angular_margin("largest margin u_m", margins.1, expected)?;
-        check_order("largest margin u_m", margins, "no less than the smallest margin l_m")?;
-        let valid = lambda_g.is_finite() && lambda_g >= 0.0;
-        Error::check_parameter("penalty lambda_g", lambda_g, "finite and >= 0", valid)?;
-        Ok(MagFace { s, norms, margins, lambda_g, continuation: Continuation::Monotone })
+        Error::check_parameter("largest norm u_a", high, expected, valid)
+    }
+
+    fn check_margins(&self) -> Result<f64, Error> {
+        let check =
+            |name, m| check!(name, m, "in [0, π) radians", "scale s, then norms, then margins");
+        let (low, high) = self.margins;
+        check("smallest margin l_m", low)?;
+        check("largest margin u_m", high)?;
+        let expected = "no less than the smallest margin l_m";
+        Error::check_parameter("largest margin u_m", high, expected, low <= high)
     }
 
     /// Sets how the target logit continues where `θ + m > π`.
@@ -106,46 +102,9 @@ impl MagFace {
         self.s * self.rise() / squares
     }
 
-    /// The scale s.
-    pub fn s(&self) -> f64 {
-        self.s
-    }
-
-    /// The norms (l_a, u_a) between which the margin grows.
-    pub fn norms(&self) -> (f64, f64) {
-        self.norms
-    }
-
-    /// The margins (l_m, u_m) at those norms, in radians.
-    pub fn margins(&self) -> (f64, f64) {
-        self.margins
-    }
-
-    /// The weight λ_g of the penalty.
-    pub fn lambda_g(&self) -> f64 {
-        self.lambda_g
-    }
-
-    /// How the target logit continues where `θ + m > π`.
-    pub fn continuation(&self) -> Continuation {
-        self.continuation
-    }
-
     /// dm/da between the two norms.
     fn rise(&self) -> f64 {
         (self.margins.1 - self.margins.0) / (self.norms.1 - self.norms.0)
-    }
-}
-
-impl Default for MagFace {
-    fn default() -> Self {
-        MagFace {
-            s: 64.0,
-            norms: (10.0, 110.0),
-            margins: (0.45, 0.8),
-            lambda_g: 35.0,
-            continuation: Continuation::Monotone,
-        }
     }
 }
 

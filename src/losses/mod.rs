@@ -1,4 +1,4 @@
-//! The losses of this crate: one file per loss, each in the same order.
+//! The losses of this crate: one file per loss, each in the same order, and the table of them all.
 
 mod adaface;
 mod arcface;
@@ -17,75 +17,101 @@ mod mv_softmax;
 mod softmax;
 mod sphereface;
 
-use std::f64::consts::PI;
-
-pub use crate::math::Continuation;
-pub use adaface::AdaFace;
-pub use arcface::ArcFace;
-pub use class_margins::ClassMargins;
-pub use cosface::CosFace;
-pub use curricularface::CurricularFace;
-pub use elasticface::ElasticFace;
-pub use fnorm_sphereface::FNormSphereFace;
-pub use generalized::Generalized;
-pub use interclass_filter::InterclassFilter;
-pub use label_smoothing::LabelSmoothing;
-pub use magface::MagFace;
 pub use margin_kind::MarginKind;
-pub use modified_softmax::ModifiedSoftmax;
-pub use mv_softmax::MvSoftmax;
-pub use softmax::Softmax;
-pub use sphereface::SphereFace;
+use margin_kind::check_margin;
 
+// What losses are written with: each file has `use super::*`.
+use crate::data::Scale;
 use crate::error::Error;
-use crate::math::{Angle, Target};
+use crate::kernel::Real;
+use crate::loss::MarginLoss;
+use crate::math::{Angle, Continuation, HardNegatives, Sample, SampleTarget, Target, annealed};
+use crate::parameters::{Vary, check, hyper_parameters, vary};
 
-/// Checks an additive angle. Half a turn or more can only be a mistake: degrees, or a scale.
-fn check_angular_margin(
-    parameter: &'static str,
-    m: f64,
-    expected: &'static str,
-) -> Result<f64, Error> {
-    Error::check_parameter(parameter, m, expected, (0.0..PI).contains(&m))
+/// Methods of a loss that are those of another one.
+macro_rules! forward {
+    (
+        $self:ident => $loss:expr;
+        $(fn $method:ident($($argument:ident: $type:ty)?) -> $result:ty;)*
+    ) => {$(
+        fn $method(&$self $(, $argument: $type)?) -> $result {
+            $loss.$method($($argument)?)
+        }
+    )*};
+}
+pub(crate) use forward;
+
+/// The table of losses, each with its file: those that stand alone, and those around another one.
+/// `every_loss!(macro tokens)` calls the macro with the tokens and the table.
+macro_rules! every_loss {
+    ($then:ident $($first:tt)*) => {
+        $then! {
+            $($first)*
+            losses {
+                softmax::Softmax,
+                modified_softmax::ModifiedSoftmax,
+                sphereface::SphereFace,
+                fnorm_sphereface::FNormSphereFace,
+                cosface::CosFace,
+                arcface::ArcFace,
+                generalized::Generalized,
+                adaface::AdaFace,
+                magface::MagFace,
+                elasticface::ElasticFace,
+                class_margins::ClassMargins,
+                curricularface::CurricularFace,
+                mv_softmax::MvSoftmax,
+            }
+            wrappers {
+                label_smoothing::LabelSmoothing,
+                interclass_filter::InterclassFilter,
+            }
+        }
+    };
+}
+#[cfg(feature = "serde")]
+pub(crate) use every_loss;
+
+/// Builds a loss for a number of classes. Each hyper-parameter is what a function returns for the
+/// published value; one out of its range is refused.
+#[doc(hidden)]
+pub type BuildLoss = fn(usize, &mut dyn FnMut(f64) -> f64) -> Result<Box<dyn MarginLoss>, Error>;
+
+macro_rules! exported {
+    (
+        losses { $($file:ident::$loss:ident,)* }
+        wrappers { $($wrapper_file:ident::$wrapper:ident,)* }
+    ) => {
+        $(pub use $file::$loss;)*
+        $(pub use $wrapper_file::$wrapper;)*
+
+        /// All losses but those around others, for the tests and fuzz targets of this crate and its
+        /// adapters.
+        #[doc(hidden)]
+        pub const LOSSES: &[BuildLoss] = &[$(|classes, next| {
+            let mut loss = $loss::example(classes);
+            loss.vary(next);
+            Ok(Box::new(loss.checked()?))
+        }),*];
+    };
+}
+every_loss!(exported);
+
+/// What a loss is where nothing else is said: its default, if it has one.
+pub(crate) trait Example {
+    fn example(classes: usize) -> Self;
 }
 
-/// Checks a cosine margin. Two cosines differ by at most 2, so that a larger margin can only be a
-/// mistake: per cent, or a scale.
-fn check_cosine_margin(
-    parameter: &'static str,
-    m: f64,
-    expected: &'static str,
-) -> Result<f64, Error> {
-    Error::check_parameter(parameter, m, expected, m.abs() < 2.0)
-}
-
-fn check_integer(m: u32) -> Result<f64, Error> {
-    Error::check_parameter("angular factor m", f64::from(m), "an integer >= 1", m >= 1)
-}
-
-fn check_lambda(lambda: f64) -> Result<f64, Error> {
-    let valid = lambda.is_finite() && lambda >= 0.0;
-    Error::check_parameter("annealing lambda", lambda, "finite and >= 0", valid)
+impl<L: Default> Example for L {
+    fn example(_: usize) -> Self {
+        L::default()
+    }
 }
 
 /// ψ(θ + m1) − m2, continued as `Monotone`.
 fn with_margins(angle: &Angle, m1: f64, m2: f64) -> Target {
     let Target { value, slope } = Continuation::Monotone.target(angle, 1.0, m1);
     Target { value: value - m2, slope }
-}
-
-/// Checks the upper of two bounds.
-fn check_order(
-    parameter: &'static str,
-    (low, high): (f64, f64),
-    expected: &'static str,
-) -> Result<f64, Error> {
-    Error::check_parameter(parameter, high, expected, low <= high)
-}
-
-/// Checks the share that a batch has in a running mean.
-fn check_unit_rate(parameter: &'static str, rate: f64) -> Result<f64, Error> {
-    Error::check_parameter(parameter, rate, "in (0, 1]", rate > 0.0 && rate <= 1.0)
 }
 
 /// Checks a number of a batch that a loss observes.
@@ -104,6 +130,8 @@ fn mixed(old: f64, new: f64, rate: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::PI;
+
     use super::*;
 
     fn assert_refused<L>(loss: Result<L, Error>, words: &[&str]) {

@@ -1,50 +1,41 @@
-use super::{check_integer, check_lambda};
-use crate::data::Scale;
-use crate::error::Error;
-use crate::loss::MarginLoss;
-use crate::math::{Angle, Continuation, Target, annealed};
+use super::*;
 
-/// SphereFace (A-Softmax): multiplies the angle between an embedding and the weight of its own
-/// class by m.
-///
-/// ```text
-/// z_iy = ‖x_i‖ · (λ · cos θ_iy + ψ(m · θ_iy)) / (1 + λ)    own class y
-/// z_ij = ‖x_i‖ · cos θ_ij                                  every other class j
-///
-/// ψ(φ) = (−1)^k · cos φ − 2k,   k = ⌊φ/π⌋
-/// ```
-///
-/// `ψ(m · θ)` falls from 1 to `−(2m − 1)` on [0, π].
-///
-/// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises the class
-/// weights only.
-///
-/// | hyper-parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `m` | 4 | integer ≥ 1 | angular factor; 1 is no margin |
-/// | `lambda` | 0 | finite, ≥ 0 | annealing λ: at a large λ the margin has little effect |
-///
-/// At m = 4 and λ = 0, training from random weights hardly starts. Published recipes lower λ step
-/// by step to 5, as [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) does.
-///
-/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
-///
-/// ```
-/// use margin_softmax::{Batch, Head, SphereFace};
-/// use ndarray::array;
-///
-/// let loss = SphereFace::new(4)?.with_annealing(5.0)?;
-/// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-/// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0]))?;
-/// assert_eq!(forward.accuracy(), 1.0);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7; λ is from the authors' code.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SphereFace {
-    m: u32,
-    lambda: f64,
+hyper_parameters! {
+    /// SphereFace (A-Softmax): multiplies the angle between an embedding and the weight of its own
+    /// class by m.
+    ///
+    /// ```text
+    /// z_iy = ‖x_i‖ · (λ · cos θ_iy + ψ(m · θ_iy)) / (1 + λ)    own class y
+    /// z_ij = ‖x_i‖ · cos θ_ij                                  every other class j
+    ///
+    /// ψ(φ) = (−1)^k · cos φ − 2k,   k = ⌊φ/π⌋
+    /// ```
+    ///
+    /// `ψ(m · θ)` falls from 1 to `−(2m − 1)` on [0, π].
+    ///
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises the class
+    /// weights only.
+    pub struct SphereFace {
+        m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin";
+    }
+    /// At m = 4 and λ = 0, training from random weights hardly starts. Published recipes lower λ
+    /// step by step to 5, as [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) does.
+    ///
+    /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, Head, SphereFace};
+    /// use ndarray::array;
+    ///
+    /// let loss = SphereFace::new(4)?.with_annealing(5.0)?;
+    /// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// assert_eq!(forward.accuracy(), 1.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Liu et al., *SphereFace* (CVPR 2017), eq. 7; λ is from the authors' code.
 }
 
 impl SphereFace {
@@ -53,8 +44,7 @@ impl SphereFace {
     /// # Errors
     /// [`Error::Parameter`] if `m` is 0.
     pub fn new(m: u32) -> Result<Self, Error> {
-        check_integer(m)?;
-        Ok(SphereFace { m, lambda: 0.0 })
+        SphereFace { m, ..Self::default() }.checked()
     }
 
     /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
@@ -62,23 +52,7 @@ impl SphereFace {
     /// # Errors
     /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
     pub fn with_annealing(self, lambda: f64) -> Result<Self, Error> {
-        Ok(SphereFace { lambda: check_lambda(lambda)?, ..self })
-    }
-
-    /// The angular factor m.
-    pub fn m(&self) -> u32 {
-        self.m
-    }
-
-    /// The annealing λ.
-    pub fn lambda(&self) -> f64 {
-        self.lambda
-    }
-}
-
-impl Default for SphereFace {
-    fn default() -> Self {
-        SphereFace { m: 4, lambda: 0.0 }
+        SphereFace { lambda, ..self }.checked()
     }
 }
 

@@ -14,6 +14,7 @@ const ROOMS: &[&[&str]] = &[
     &["data"],
     &["logits"],
     &["loss"],
+    &["parameters"],
     &["losses"],
     &["update"],
     &["head"],

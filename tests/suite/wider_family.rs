@@ -1,7 +1,8 @@
 //! Norms, penalties, hard negatives and sub-centres: every level, step and rank against textbook
 //! loops.
 
-use crate::common::compare::{norm, wide};
+use crate::common::compare::{norm, tiny, wide};
+use crate::common::every_loss::{published, varied};
 use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::{Wide, WideAnswer, WideProblem};
@@ -60,7 +61,7 @@ fn assert_close<F: Real, D: Dimension>(
     let largest = expected.iter().fold(0.0_f64, |most, v| most.max(v.abs()));
     for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
         let error = (wide(*found) - expected).abs();
-        let allowed = tolerance * largest;
+        let allowed = tolerance * largest + tiny::<F>();
         assert!(error <= allowed, "{what} at {at}: {found:e} for {expected:e}, {error:e} off");
     }
 }
@@ -97,11 +98,25 @@ fn batch<'a, F: Real>(problem: &'a WideProblem<F>) -> Batch<'a, F> {
     batch.with_sub_centers(problem.k)
 }
 
+/// As `for_each`, and every loss of the crate with it.
+fn for_every_loss<F: Real>(
+    mut check: impl FnMut(&str, &dyn MarginLoss, &WideProblem<F>, &WideAnswer),
+) {
+    for_each::<F>(|what, loss, problem, answer| check(what, loss, problem, answer));
+    let mut rng = Rng::new(19);
+    for (seed, shape) in (1..).zip(SHAPES) {
+        for loss in published(shape.2).into_iter().chain(varied(&mut rng, shape.2)) {
+            let (problem, answer) = WideProblem::<F>::new(seed, shape, &loss);
+            check(&format!("{shape:?} {loss:?}"), &loss, &problem, &answer);
+        }
+    }
+}
+
 fn check_head<F: Real>() {
-    for_each::<F>(|what, loss, problem, answer| {
+    for_every_loss::<F>(|what, loss, problem, answer| {
         let batch = batch(problem);
         for budget in [0, 256 << 20] {
-            for head in Head::new(loss.clone()).with_memory_budget(budget).at_every_level() {
+            for head in Head::new(loss).with_memory_budget(budget).at_every_level() {
                 let mut gradients = Gradients::zeros_for(&batch);
                 let reduction = Reduction::Weighted(&problem.upstream);
                 let forward = head.forward_backward(&batch, reduction, &mut gradients).unwrap();
@@ -124,12 +139,14 @@ fn head_agrees_with_the_formulas_in_f32() {
 }
 
 fn check_logits<F: Real>() {
-    for_each::<F>(|what, loss, problem, answer| {
-        if problem.k > 1 && loss.scale == Scale::Unnormalized {
+    for_every_loss::<F>(|what, loss, problem, answer| {
+        if problem.k > 1 && loss.scale() == Scale::Unnormalized {
             return;
         }
         let logits = NormalizedLogits::new(&problem.x, &problem.w).unwrap();
         let logits = logits.with_sub_centers(problem.k).unwrap();
+        // A reference is a loss of known size.
+        let loss = &loss;
         let forward = loss.forward(&logits, &problem.labels).unwrap();
         let reduction = Reduction::Weighted(&problem.upstream);
         let gradients = loss.backward(&logits, &problem.labels, &forward, reduction).unwrap();

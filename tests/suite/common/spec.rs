@@ -1,4 +1,4 @@
-//! The seven losses by their parameters: as the crate builds them, and as the textbook has them.
+//! The losses of the general form by their parameters: as the crate builds them, and as the textbook has them.
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
@@ -19,7 +19,7 @@ pub enum Spec {
     General { scale: Scale, m: [f64; 3], lambda: f64, continuation: Continuation },
 }
 
-/// Every loss, both scales, every continuation, with and without annealing; m0 from below 1 to
+/// Each of them, both scales, every continuation, with and without annealing; m0 from below 1 to
 /// above 2, so that the margin function passes several knots.
 pub fn menu() -> Vec<Spec> {
     use Continuation::{EasyMargin, Linear, Monotone, Raw};

@@ -95,7 +95,7 @@ impl<F: Real> WideProblem<F> {
     pub fn new(
         seed: u64,
         (n, d, classes, k): (usize, usize, usize, usize),
-        loss: &Wide,
+        loss: &dyn MarginLoss,
     ) -> (Self, WideAnswer) {
         for seed in (0..).map(|attempt| seed * 1000 + attempt) {
             let mut rng = Rng::new(seed);
@@ -120,7 +120,7 @@ impl<F: Real> WideProblem<F> {
         unreachable!()
     }
 
-    pub fn solve(&self, loss: &Wide) -> WideAnswer {
+    pub fn solve(&self, loss: &dyn MarginLoss) -> WideAnswer {
         let (x, w) = (self.x.mapv(wide), self.w.mapv(wide));
         let classes = w.nrows() / self.k;
         let mut answer = WideAnswer {
@@ -142,7 +142,7 @@ impl<F: Real> WideProblem<F> {
 
     fn solve_sample(
         &self,
-        loss: &Wide,
+        loss: &dyn MarginLoss,
         (x, w): (&Array2<f64>, &Array2<f64>),
         classes: usize,
         i: usize,
@@ -153,9 +153,9 @@ impl<F: Real> WideProblem<F> {
         let u = &x.row(i) / r;
         let q: Vec<f64> = w.rows().into_iter().map(norm).collect();
         let v = |j: usize| &w.row(j) / q[j];
-        let unnormalized = loss.scale == Scale::Unnormalized;
+        let unnormalized = loss.scale() == Scale::Unnormalized;
         // What multiplies a cosine, and its derivatives by r and q.
-        let a = |j: usize| match loss.scale {
+        let a = |j: usize| match loss.scale() {
             Scale::Fixed(s) => (s, 0.0, 0.0),
             Scale::FeatureNorm => (r, 1.0, 0.0),
             _ => (r * q[j], q[j], r),
@@ -177,7 +177,7 @@ impl<F: Real> WideProblem<F> {
         let sample = Sample::new(Angle::from_theta(theta), r, y, i);
         let target = loss.target_of(&sample);
         // N(c) and N′(c) of a class.
-        let counted = |class: usize| match loss.hard {
+        let counted = |class: usize| match loss.hard_negatives() {
             Some(hard) if class != y && cos[class] > hard.threshold(target.value) => {
                 let [q0, q1, q2] = hard.coefficients();
                 let c = cos[class];
@@ -195,22 +195,21 @@ impl<F: Real> WideProblem<F> {
         let others = log_sum(&mut (0..classes).filter(|&j| j != y));
         let gap = others - z[y];
         let sigma = 1.0 / (1.0 + (-gap).exp());
-        let (share, mean) = (loss.epsilon / classes as f64, z.iter().sum::<f64>() / classes as f64);
-        answer.losses[i] = gap.max(0.0)
-            + (-gap.abs()).exp().ln_1p()
-            + loss.epsilon * (z[y] - mean)
-            + target.penalty;
+        let epsilon = loss.label_smoothing();
+        let (share, mean) = (epsilon / classes as f64, z.iter().sum::<f64>() / classes as f64);
+        answer.losses[i] =
+            gap.max(0.0) + (-gap.abs()).exp().ln_1p() + epsilon * (z[y] - mean) + target.penalty;
         for class in 0..classes {
             let j = nearest[class];
             let (value, slope, hard) = counted(class);
             answer.hard += hard;
-            if let (Some(hard), true) = (loss.hard, class != y) {
+            if let (Some(hard), true) = (loss.hard_negatives(), class != y) {
                 let distance = (cos[class] - hard.threshold(target.value)).abs();
                 answer.gap = answer.gap.min(distance);
             }
             answer.reach = answer.reach.max(a(j).0 * value.abs().max(1.0));
             let delta = if class == y {
-                loss.epsilon - sigma - share
+                epsilon - sigma - share
             } else {
                 sigma * (z[class] - others).exp() - share
             };
