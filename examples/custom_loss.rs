@@ -160,7 +160,7 @@ fn step_over_ranks(
         let rows = w.slice(s![range.clone(), ..]);
         let shard = Batch::new(x, &rows, labels);
         let mut gradients = Gradients::zeros_for(&shard);
-        let mut head = Head::on_ranks(loss, collective, range);
+        let head = Head::on_ranks(loss, collective, range);
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut gradients)?;
         Ok((forward.mean(), gradients.weights))
     };

@@ -243,6 +243,7 @@ fn offload<'a, F: Real>(
         whole: true,
         sample: None,
         settings,
+        most: 0,
         reduction,
     };
     let mut prepared = Prepared::default();

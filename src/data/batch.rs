@@ -173,8 +173,9 @@ impl<'a, F: Real> Batch<'a, F> {
         Batch { samples: Samples { sample: Some(sample), ..self.samples }, ..self }
     }
 
-    /// The same batch, borrowed for less long.
-    pub(crate) fn reborrow(&self) -> Batch<'_, F> {
+    /// The same batch, borrowed for less long: `batch.reborrow().with_sample(&sample)` takes a
+    /// sample that does not live as long as the arrays of `batch`.
+    pub fn reborrow(&self) -> Batch<'_, F> {
         Batch {
             embeddings: self.embeddings.view(),
             weights: self.weights.view(),

@@ -21,7 +21,7 @@ pub struct GradientCheck {
     /// to the size of f or of the penalty for a derivative by the norm.
     pub error: f64,
     /// Where it is.
-    pub place: Place,
+    pub place: Coordinate,
     /// What the loss gives there.
     pub given: f64,
     /// What differences give there.
@@ -30,7 +30,7 @@ pub struct GradientCheck {
 
 /// A derivative that [`check_loss`] tests.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Place {
+pub enum Coordinate {
     /// df/dθ, as [`MarginLoss::target`] returns it.
     Slope {
         /// The angle in radians.
@@ -126,8 +126,12 @@ impl fmt::Display for GradientCheck {
 /// or slope that is not finite, [`Error::NormTerms`] for a penalty or a derivative by the norm, and
 /// what [`MarginLoss::check_classes`] says of three classes.
 pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
-    let mut worst =
-        GradientCheck { error: 0.0, place: Place::Slope { theta: 0.0 }, given: 0.0, expected: 0.0 };
+    let mut worst = GradientCheck {
+        error: 0.0,
+        place: Coordinate::Slope { theta: 0.0 },
+        given: 0.0,
+        expected: 0.0,
+    };
     const ANGLES: usize = 400;
     let angles = (0..=ANGLES).map(|step| 1e-3 + (PI - 2e-3) * step as f64 / ANGLES as f64);
     let samples: Vec<Sample> = angles.flat_map(samples_at).collect();
@@ -168,28 +172,28 @@ fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mu
     let at_angle = |by: f64| Sample { angle: Angle::from_theta(theta + by), ..*sample };
     let at_norm = |by: f64| loss.target_of(&Sample { norm: norm + by, ..*sample });
     let given = loss.target_of(sample);
-    let mut compare = |place: Place, given: f64, expected: f64, size: f64| {
+    let mut compare = |place: Coordinate, given: f64, expected: f64, size: f64| {
         let error = (given - expected).abs() / size.max(f64::MIN_POSITIVE);
         worst.keep_larger(GradientCheck { error, place, given, expected });
     };
 
     let slope = loss.target(&sample.angle).slope;
     let expected = nearest(slope, h, |by| loss.target(&at_angle(by).angle).value);
-    compare(Place::Slope { theta }, slope, expected, slope.abs().max(1.0));
+    compare(Coordinate::Slope { theta }, slope, expected, slope.abs().max(1.0));
 
     let slope = given.slope;
     let expected = nearest(slope, h, |by| loss.target_of(&at_angle(by)).value);
-    compare(Place::SampleSlope { theta, norm }, slope, expected, slope.abs().max(1.0));
+    compare(Coordinate::SampleSlope { theta, norm }, slope, expected, slope.abs().max(1.0));
 
     let h = 1e-3 * norm;
     if !held {
         let expected = nearest(given.norm_slope, h, |by| at_norm(by).value);
         let size = given.norm_slope.abs().max(1.0 / norm);
-        compare(Place::NormSlope { theta, norm }, given.norm_slope, expected, size);
+        compare(Coordinate::NormSlope { theta, norm }, given.norm_slope, expected, size);
     }
     let expected = nearest(given.penalty_slope, h, |by| at_norm(by).penalty);
     let size = given.penalty_slope.abs().max(given.penalty.abs() / norm);
-    compare(Place::PenaltySlope { norm }, given.penalty_slope, expected, size);
+    compare(Coordinate::PenaltySlope { norm }, given.penalty_slope, expected, size);
 }
 
 /// Compares every entry of the gradients of a small batch.
@@ -219,9 +223,9 @@ fn check_gradients<L: MarginLoss>(
                 |by: f64| small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN);
             let expected = nearest(given, h, value);
             let place = if by_weight {
-                Place::Weight { scale, theta, row, column }
+                Coordinate::Weight { scale, theta, row, column }
             } else {
-                Place::Embedding { scale, theta, row, column }
+                Coordinate::Embedding { scale, theta, row, column }
             };
             let error = (given - expected).abs() / largest;
             worst.keep_larger(GradientCheck { error, place, given, expected });
@@ -330,8 +334,14 @@ mod tests {
         let right = check(0.0, 0.0);
         assert!(right.error < 1e-7, "{right}");
         let wrong = check(1e-6, 0.0);
-        assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::NormSlope { .. }), "{wrong}");
+        assert!(
+            wrong.error > 1e-5 && matches!(wrong.place, Coordinate::NormSlope { .. }),
+            "{wrong}"
+        );
         let wrong = check(0.0, 1e-6);
-        assert!(wrong.error > 1e-5 && matches!(wrong.place, Place::PenaltySlope { .. }), "{wrong}");
+        assert!(
+            wrong.error > 1e-5 && matches!(wrong.place, Coordinate::PenaltySlope { .. }),
+            "{wrong}"
+        );
     }
 }

@@ -160,7 +160,8 @@ fn largest<F: Real>(
     (engine, batch, k): (Engine<'_, F>, Batch<'_, F>, usize),
 ) -> Result<TopK<F>, Error> {
     engine.run(batch.without_labels(), None, |input, workspace, communication| {
-        top_k(engine.loss, input, workspace, communication, k)
+        let input = StepInput { most: k, ..input.clone() };
+        top_k(engine.loss, &input, workspace, communication)
     })
 }
 

@@ -58,8 +58,8 @@ pub(super) fn top_k<F: Real>(
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
     communication: &dyn Communication<F>,
-    k: usize,
 ) -> Result<TopK<F>, Error> {
+    let k = input.most;
     let step =
         Step::agreed_by(loss, input, workspace, communication, Demand::Nearest, |classes| {
             let valid = (1..=classes).contains(&k);

@@ -40,6 +40,8 @@ pub(crate) struct StepInput<'a, F> {
     /// Which of them take part, if not all.
     pub sample: Option<&'a ClassSample>,
     pub settings: Settings,
+    /// How many classes of each embedding are requested, in a step that ranks them.
+    pub most: usize,
     /// The reduction whose gradients are computed; `None` for a step without gradients.
     pub reduction: Option<Reduction<'a, F>>,
 }
@@ -112,7 +114,7 @@ impl<'a, F: Real> StepInput<'a, F> {
         let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
         let all = Classes::all(weights, bias);
         let classes = Classes { first: range.start, sub_centers, ..all };
-        let reduction = None;
+        let (most, reduction) = (0, None);
         StepInput {
             embeddings,
             classes,
@@ -122,6 +124,7 @@ impl<'a, F: Real> StepInput<'a, F> {
             whole,
             sample,
             settings,
+            most,
             reduction,
         }
     }

@@ -135,7 +135,7 @@ fn one_head_takes_batches_of_varying_size() {
     let inputs: Vec<_> =
         problems.iter().map(|problem| problem.inputs::<f64>([Layout::Standard; 2])).collect();
     let all = on_ranks(&even(1500, 3), |collective, range| {
-        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
+        let head = Head::on_ranks(spec.build(), collective, range.clone());
         let steps = inputs.iter().map(|inputs| {
             with_shard(inputs, &range, |shard| {
                 let mut gradients = Gradients::zeros_for(shard);
@@ -179,7 +179,7 @@ fn predictions_are_exact_for_classes_beyond_the_mantissa_of_f32() {
     let near = Array2::from_elem((2, 2), 2.0_f32);
     for forward in on_ranks(&[0..first, first..first + 2], |collective, range| {
         let w = if range.start == 0 { broad.view() } else { near.view() };
-        let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
+        let head = Head::on_ranks(Spec::Modified.build(), collective, range);
         head.forward(&Batch::new(&x, &w, &labels)).unwrap()
     }) {
         assert_eq!(forward.predictions(), [first]);
@@ -209,7 +209,7 @@ fn weights_of_some_ranks_load_on_others() {
         let inputs = Inputs { w: w.clone(), ..problem.inputs::<f64>([Layout::Standard; 2]) };
         let saved = on_ranks(&even(23, size), |collective, range| {
             let mut w = w.slice(s![range.clone(), ..]).to_owned();
-            let mut head = Head::on_ranks(spec.build(), collective, range);
+            let head = Head::on_ranks(spec.build(), collective, range);
             for _ in 0..5 {
                 let shard = Batch::new(&inputs.x, &w, &inputs.labels);
                 let mut gradients = Gradients::zeros_for(&shard);
@@ -251,7 +251,7 @@ fn sampling_on_each_rank_is_sampling_on_one_machine() {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_sampled_shard(&inputs, &range, &sample, |shard| {
-                let mut head = Head::on_ranks(spec.build(), collective, range.clone());
+                let head = Head::on_ranks(spec.build(), collective, range.clone());
                 let reduction = Reduction::Mean;
                 let mut gradients = Gradients::zeros_for(shard);
                 let forward = head.forward_backward(shard, reduction, &mut gradients);
@@ -336,7 +336,7 @@ fn nothing_else_crosses_the_ranks() {
         with_shard(&inputs, &range, |shard| {
             let mut gradients = Gradients::zeros_for(shard);
             let loss = Spec::Cos { s: 64.0, m: 0.35 }.build();
-            let mut head = Head::on_ranks(loss, &counting, range.clone());
+            let head = Head::on_ranks(loss, &counting, range.clone());
             head.forward_backward(shard, Reduction::Mean, &mut gradients).unwrap();
         });
         counting.1.into_inner()

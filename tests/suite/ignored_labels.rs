@@ -102,7 +102,7 @@ fn ranks_leave_ignored_samples_out() {
         let rows = w.slice(s![range.clone(), ..]);
         let shard = Batch::new(&x, &rows, &LABELS).with_ignored_label(IGNORED);
         let mut gradients = Gradients::zeros_for(&shard);
-        let mut head = Head::on_ranks(loss(), collective, range);
+        let head = Head::on_ranks(loss(), collective, range);
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
         (forward, gradients)
     });

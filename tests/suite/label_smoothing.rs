@@ -121,7 +121,7 @@ fn check_ranks<F: Real>(tolerance: f64) {
             let all = on_ranks(&even(300, size), |collective, range| {
                 with_shard(&inputs, &range, |shard| {
                     let mut gradients = Gradients::zeros_for(shard);
-                    let mut head = Head::on_ranks(&loss, collective, range.clone());
+                    let head = Head::on_ranks(&loss, collective, range.clone());
                     let reduction = Reduction::Weighted(&inputs.upstream);
                     (head.forward_backward(shard, reduction, &mut gradients).unwrap(), gradients)
                 })
@@ -156,7 +156,7 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_sampled_shard(&inputs, &range, &sample, |shard| {
-                let mut head = Head::on_ranks(&loss, collective, range.clone());
+                let head = Head::on_ranks(&loss, collective, range.clone());
                 let mut gradients = Gradients::zeros_for(shard);
                 let forward = head.forward_backward(shard, Reduction::Mean, &mut gradients);
                 let classes: Vec<_> = sample.classes.iter().map(|row| range.start + row).collect();

@@ -17,13 +17,15 @@ const ROOMS: &[&[&str]] = &[
     &["parameters"],
     &["losses"],
     &["update"],
+    &["step"],
     &["head"],
-    &["energy", "sampling", "class_parallel", "boundary", "gradcheck", "schedule", "sub_centers"],
-    &["config"],
+    &["offload"],
+    &["energy", "sampling", "ranks", "boundary", "gradcheck", "schedule", "sub_centers"],
+    &["custom", "config"],
 ];
 
 /// Pages of documentation, and the root that joins all.
-const OUTSIDE: &[&str] = &["engine", "guide", "lib"];
+const OUTSIDE: &[&str] = &["guide", "lib"];
 
 fn source_files(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

@@ -81,7 +81,7 @@ fn ranks_with_different_losses_or_embeddings_are_refused() {
             let x = if rank == 1 { &problem.x * sign } else { problem.x.clone() };
             let rows = problem.w.slice(s![range.clone(), ..]);
             let shard = Batch::new(&x, &rows, &problem.labels);
-            let mut head = Head::on_ranks(loss_of(rank), collective, range);
+            let head = Head::on_ranks(loss_of(rank), collective, range);
             head.forward(&shard).map(drop)
         });
         assert_eq!(errors[0], errors[1]);
@@ -148,7 +148,7 @@ fn a_range_that_ends_before_it_starts_is_refused() {
     let (x, w) = (Array2::<f64>::ones((1, 2)), Array2::ones((0, 2)));
     let errors = on_ranks(&ranges(&[0, 0]), |collective, _| {
         let shard = Batch::new(&x, &w, &[0]);
-        let mut head = Head::on_ranks(ModifiedSoftmax::new(), collective, 5..3);
+        let head = Head::on_ranks(ModifiedSoftmax::new(), collective, 5..3);
         head.forward(&shard).unwrap_err()
     });
     let message = "end of the class range must be no less than its start, got 3";
@@ -163,7 +163,7 @@ fn numbers_of_ranks_and_classes_may_be_as_large_as_they_come() {
     let errors = on_ranks(&ranges(&[0, 0]), |collective, _| {
         let shard = Batch::new(&x, &w, &[0]);
         let range = usize::MAX - 2..usize::MAX;
-        let mut head = Head::on_ranks(ModifiedSoftmax::new(), collective, range);
+        let head = Head::on_ranks(ModifiedSoftmax::new(), collective, range);
         head.forward(&shard).unwrap_err()
     });
     assert!(matches!(errors[0], Error::Collective { rank: 0, .. }), "{errors:?}");

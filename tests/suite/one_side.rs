@@ -50,7 +50,7 @@ fn one_side_over_ranks_is_that_of_both() {
             let rows = problem.w.slice(s![range.clone(), ..]);
             let shard = Batch::new(&problem.x, &rows, &problem.labels);
             let mut gradients = gradients_for(&shard);
-            let mut head = Head::on_ranks(&loss, collective, range);
+            let head = Head::on_ranks(&loss, collective, range);
             head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
             gradients
         })
@@ -74,7 +74,7 @@ fn ranks_must_ask_for_the_same_side() {
             0 => Gradients::zeros_for(&shard),
             _ => Gradients::weights_only(&shard),
         };
-        let mut head = Head::on_ranks(menu()[3].build(), collective, range);
+        let head = Head::on_ranks(menu()[3].build(), collective, range);
         head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap_err()
     });
     let reason = "the gradient of the embeddings is asked for on some ranks only".to_string();

@@ -194,7 +194,7 @@ fn ranks_round_alike_or_refuse() {
             let precision = precisions[usize::from(range.start > 0)];
             with_shard(&inputs, &range, |shard| -> Result<(Forward<f32>, Array2<f32>), Error> {
                 let mut gradients = Gradients::zeros_for(shard);
-                let mut head = Head::on_ranks(CosFace::default(), collective, range.clone())
+                let head = Head::on_ranks(CosFace::default(), collective, range.clone())
                     .with_precision(precision);
                 let forward = head.forward_backward(shard, Reduction::Mean, &mut gradients)?;
                 Ok((forward, gradients.embeddings))

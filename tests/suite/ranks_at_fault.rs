@@ -30,7 +30,7 @@ fn refused(
         spoil(rank, &mut inputs, &mut range, &mut gradients);
         let before = gradients.clone();
         let shard = Batch::new(&inputs.x, &inputs.w, &inputs.labels);
-        let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
+        let head = Head::on_ranks(Spec::Modified.build(), collective, range);
         let reduction = if rank == 5 { Reduction::Sum } else { Reduction::Mean };
         let error = head.forward_backward(&shard, reduction, &mut gradients).unwrap_err();
         assert!(gradients == before, "{error}: gradients were written");
@@ -220,7 +220,7 @@ fn a_stale_sample_on_one_rank_is_refused_by_all() {
             sample = sampler.sample(&[0; 4]).unwrap();
         }
         let shard = Batch::new(&problem.x, &w, &problem.labels);
-        let mut head = Head::on_ranks(Spec::Modified.build(), collective, range);
+        let head = Head::on_ranks(Spec::Modified.build(), collective, range);
         let mut gradients = Gradients::zeros_for(&shard.with_sample(&sample));
         let answer =
             head.forward_backward(&shard.with_sample(&sample), Reduction::Mean, &mut gradients);

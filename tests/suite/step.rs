@@ -345,7 +345,7 @@ fn on_rank<C: Collective<f64>>(
     if let Some(b) = b {
         shard = shard.with_bias(b);
     }
-    let mut head = Head::on_ranks(spec.build(), collective, range);
+    let head = Head::on_ranks(spec.build(), collective, range);
     let forward = match sample {
         Some(sample) => head.step(&mut shard.with_sample(sample), Reduction::Mean, update, dx),
         None => head.step(&mut shard, Reduction::Mean, update, dx),

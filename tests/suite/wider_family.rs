@@ -282,7 +282,7 @@ fn ranks_agree_with_one_machine() {
                 let shard = Batch::new(&problem.x, &w, &problem.labels);
                 let shard = shard.with_sub_centers(problem.k);
                 let mut gradients = Gradients::zeros_for(&shard);
-                let mut head = Head::on_ranks(loss.clone(), collective, range);
+                let head = Head::on_ranks(loss.clone(), collective, range);
                 let reduction = Reduction::Weighted(&problem.upstream);
                 let forward = head.forward_backward(&shard, reduction, &mut gradients).unwrap();
                 (forward, gradients)

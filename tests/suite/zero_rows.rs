@@ -72,7 +72,7 @@ fn every_way<F: Real>(
         let (rows, bias) = (w.slice(s![range.clone(), ..]), b.slice(s![range.clone()]));
         let shard = Batch::new(x, &rows, labels).with_bias(&bias);
         let mut g = Gradients::zeros_for(&shard);
-        let mut head = Head::on_ranks(Softmax::new(), collective, range);
+        let head = Head::on_ranks(Softmax::new(), collective, range);
         let forward = head.forward_backward(&shard, Reduction::Mean, &mut g).unwrap();
         (forward.losses.mapv(wide), g)
     });

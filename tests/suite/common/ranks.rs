@@ -94,7 +94,7 @@ pub fn by_ranks<F: Real, C: Collective<F>>(
         let mut gradients = Gradients::zeros_for(shard);
         gradients.embeddings.fill(F::nan());
         gradients.weights.fill(F::nan());
-        let mut head = Head::on_ranks(spec.build(), collective, range.clone());
+        let head = Head::on_ranks(spec.build(), collective, range.clone());
         let without = head.forward(shard)?;
         let forward = head.forward_backward(shard, reduction, &mut gradients)?;
         assert!(forward == without, "{spec:?}: forward differs without gradients");
