@@ -34,7 +34,7 @@ impl BackwardStep for Known {
 /// full gradients exist only from the backward pass on.
 #[derive(Debug)]
 pub(crate) struct KnownRows<F> {
-    pub gradients: SampledGradients<F>,
+    pub gradients: Gradients<F>,
     /// The rows.
     pub rows: Vec<usize>,
     /// The number of all rows.
@@ -45,7 +45,7 @@ pub(crate) struct KnownRows<F> {
 impl<F: Precision> BackwardStep for KnownRows<F> {
     fn gradients(self: Arc<Self>, upstream: &FlexTensor) -> InputGradients {
         let factor = entries::<F>(upstream).first().copied().unwrap_or_else(F::nan);
-        let SampledGradients { embeddings, weights, bias, .. } = &self.gradients;
+        let Gradients { embeddings, weights, bias, .. } = &self.gradients;
         let rows = || {
             let mut all = Array2::zeros((self.count, weights.ncols()));
             for (row, &class) in weights.rows().into_iter().zip(&self.rows) {
@@ -79,7 +79,7 @@ pub(crate) struct PerSample<F> {
 impl<F: Precision> PerSample<F> {
     fn step(&self, upstream: &Array1<F>) -> Result<Option<Gradients<F>>, Error> {
         let arrays = self.values.arrays()?;
-        let batch = arrays.batch(&self.labels)?;
+        let batch = arrays.batch(&self.labels);
         let Some(mut gradients) = gradients_for(&batch, self.tracked) else { return Ok(None) };
         let reduction = Reduction::Weighted(upstream);
         self.core.forward_backward(&batch, reduction, &mut gradients)?;

@@ -84,13 +84,22 @@ impl<F: Precision> Values<F> {
 }
 
 impl<F: Precision> Arrays<'_, F> {
-    pub fn batch<'a>(&'a self, labels: &'a Labels) -> Result<Batch<'a, F>, Error> {
+    pub fn batch<'a>(&'a self, labels: &'a Labels) -> Batch<'a, F> {
         let batch = Batch::new(&self.embeddings, &self.weights, &labels.classes);
-        let mut batch = batch.with_sub_centers(self.sub_centers)?;
-        if let Some(bias) = &self.bias {
-            batch = batch.with_bias(bias)?;
+        let batch = self.complete(batch);
+        if labels.with_ignored { batch.with_ignored_label(IGNORED) } else { batch }
+    }
+
+    pub fn unlabeled(&self) -> Batch<'_, F> {
+        self.complete(Batch::unlabeled(&self.embeddings, &self.weights))
+    }
+
+    fn complete<'a>(&'a self, batch: Batch<'a, F>) -> Batch<'a, F> {
+        let batch = batch.with_sub_centers(self.sub_centers);
+        match &self.bias {
+            Some(bias) => batch.with_bias(bias),
+            None => batch,
         }
-        Ok(if labels.with_ignored { batch.with_ignored_label(IGNORED) } else { batch })
     }
 }
 

@@ -3,8 +3,6 @@
 use margin_softmax::{Batch, Gradients, IGNORED, Real};
 use ndarray::{ArrayView1, ArrayView2};
 
-use crate::error::CoreResult;
-
 /// Embeddings, class weights and bias as views of the tensors' storage.
 pub(crate) struct Inputs<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
@@ -20,13 +18,22 @@ pub(crate) struct Labels {
 }
 
 impl<F: Real> Inputs<'_, F> {
-    pub fn batch<'a>(&'a self, labels: &'a Labels) -> CoreResult<Batch<'a, F>> {
+    pub fn batch<'a>(&'a self, labels: &'a Labels) -> Batch<'a, F> {
         let batch = Batch::new(&self.embeddings, &self.weight, &labels.classes);
-        let mut batch = batch.with_sub_centers(self.sub_centers)?;
-        if let Some(bias) = &self.bias {
-            batch = batch.with_bias(bias)?;
+        let batch = self.complete(batch);
+        if labels.with_ignored { batch.with_ignored_label(IGNORED) } else { batch }
+    }
+
+    pub fn unlabeled(&self) -> Batch<'_, F> {
+        self.complete(Batch::unlabeled(&self.embeddings, &self.weight))
+    }
+
+    fn complete<'a>(&'a self, batch: Batch<'a, F>) -> Batch<'a, F> {
+        let batch = batch.with_sub_centers(self.sub_centers);
+        match &self.bias {
+            Some(bias) => batch.with_bias(bias),
+            None => batch,
         }
-        Ok(if labels.with_ignored { batch.with_ignored_label(IGNORED) } else { batch })
     }
 }
 

@@ -96,12 +96,12 @@ pub(crate) fn known(
 /// The same for gradients of some rows of class weights and bias: the others are exactly 0. The
 /// full gradients exist only from the backward pass on.
 pub(crate) fn known_rows<F: Real + WithDType>(
-    gradients: SampledGradients<F>,
+    gradients: Gradients<F>,
     classes: Vec<usize>,
     count: usize,
     [embeddings, weights, bias]: [bool; 3],
 ) -> Result<impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static> {
-    let SampledGradients { embeddings: dx, weights: dw, bias: db, .. } = gradients;
+    let Gradients { embeddings: dx, weights: dw, bias: db, .. } = gradients;
     let dx = embeddings.then(|| tensor(dx)).transpose()?;
     let (dw, db) = (weights.then_some(dw), db.filter(|_| bias));
     Ok(move |upstream: &Tensor| {

@@ -284,7 +284,7 @@ impl DeviceStep {
     pub fn predict<F: Precision>(&self, core: &Core) -> Result<Vec<Option<usize>>, Error> {
         self.infer::<F, _>(core, |step, _, first| {
             let mut nearest = vec![None; first.stats.len()];
-            for row in step.counted() {
+            for row in step.counted_rows() {
                 nearest[row] = Some(first.stats[row].nearest);
             }
             nearest

@@ -54,7 +54,7 @@ pub(super) struct Sweeps<'a> {
     pub smoothed: bool,
 }
 
-/// [`HardLogits`] on the device, (N, 1) each.
+/// [`HardNegativeLogits`] on the device, (N, 1) each.
 pub(super) struct Hard {
     pub threshold: Tensor<2>,
     pub constant: Tensor<2>,
@@ -128,8 +128,8 @@ impl<'a> Sweeps<'a> {
         let tiles = rows.tiles(labels.len(), &device);
         let widest = tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
         let column = |numbers: &[F]| column(numbers, &device);
-        let hard = step.hard_logits().map(|hard| {
-            let HardLogits { threshold, constant, linear, quadratic, .. } = &hard;
+        let hard = step.hard_negative_logits().map(|hard| {
+            let HardNegativeLogits { threshold, constant, linear, quadratic, .. } = &hard;
             Hard {
                 threshold: column(threshold),
                 constant: column(constant),

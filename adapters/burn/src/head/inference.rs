@@ -41,7 +41,7 @@ impl MarginHead {
         }
         let inputs = Inputs::<F>::of(self, embeddings);
         let arrays = inputs.values.arrays()?;
-        self.engine.core().forward(&arrays.batch(&labels)?)
+        self.engine.core().forward(&arrays.batch(&labels))
     }
 
     /// The logits for inference (N, C), without margin: `a_ij · cos θ_ij`, plus the bias of
@@ -130,9 +130,7 @@ impl MarginHead {
         } else {
             let inputs = Inputs::<F>::of(self, embeddings);
             let arrays = inputs.values.arrays()?;
-            let core = self.engine.core();
-            let (x, w, bias) = (&arrays.embeddings, &arrays.weights, arrays.bias.as_deref());
-            let nearest = core.predict_sub_centers(x, w, self.sub_centers, bias)?;
+            let nearest = self.engine.core().predict(&arrays.unlabeled())?;
             nearest.into_iter().map(|class| (class != IGNORED).then_some(class)).collect()
         };
         let class = |class: Option<usize>| class.map_or(NO_CLASS, |class| class as i64);

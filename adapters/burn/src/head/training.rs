@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use margin_softmax::sampling::{ClassSample, ClassSampler};
-use margin_softmax::{Error, Forward};
+use margin_softmax::{Error, Forward, Gradients};
 
 use super::{MarginHead, in_its_type};
 use crate::backward::{Known, KnownRows, PerSample};
@@ -137,7 +137,7 @@ impl MarginHead {
         let tracked = inputs.tracked();
         let (forward, gradients) = {
             let arrays = inputs.values.arrays()?;
-            let batch = arrays.batch(&labels)?;
+            let batch = arrays.batch(&labels);
             let mut gradients = gradients_for(&batch, tracked);
             let forward = match &mut gradients {
                 None => core.forward(&batch)?,
@@ -205,7 +205,8 @@ impl MarginHead {
     ///
     /// ```
     /// # use burn::tensor::{Device, Tensor};
-    /// # use margin_softmax::{ClassSampler, CosFace};
+    /// # use margin_softmax::CosFace;
+    /// # use margin_softmax::sampling::ClassSampler;
     /// # use margin_softmax_burn::{MarginHeadConfig, Reduction};
     /// # let device = Device::flex().autodiff();
     /// # let head = MarginHeadConfig::new(2, 100).init(CosFace::default(), &device)?;
@@ -238,7 +239,8 @@ impl MarginHead {
     ///
     /// ```
     /// # use burn::tensor::{Device, Tensor};
-    /// # use margin_softmax::{ClassSampler, CosFace};
+    /// # use margin_softmax::CosFace;
+    /// # use margin_softmax::sampling::ClassSampler;
     /// # use margin_softmax_burn::{MarginHeadConfig, Reduction};
     /// # let device = Device::flex().autodiff();
     /// # let head = MarginHeadConfig::new(2, 100).init(CosFace::default(), &device)?;
@@ -276,11 +278,9 @@ impl MarginHead {
         let (core, inputs) = (self.engine.core(), Inputs::<F>::of(self, embeddings));
         let (forward, gradients, count) = {
             let arrays = inputs.values.arrays()?;
-            let batch = arrays.batch(&labels)?;
-            let mut gradients = SampledGradients::zeros_for(&batch, &sample);
-            let reduction = reducer.for_core();
-            let forward =
-                core.forward_backward_sampled(&batch, &sample, reduction, &mut gradients)?;
+            let batch = arrays.batch(&labels).with_sample(&sample);
+            let mut gradients = Gradients::zeros_for(&batch);
+            let forward = core.forward_backward(&batch, reducer.for_core(), &mut gradients)?;
             (forward, gradients, arrays.weights.nrows())
         };
         let (value, tracked) = (vec![reducer.value(&forward)], inputs.tracked());
@@ -328,7 +328,7 @@ impl MarginHead {
         let (core, inputs) = (self.engine.core(), Inputs::<F>::of(self, embeddings));
         let losses = {
             let arrays = inputs.values.arrays()?;
-            core.forward(&arrays.batch(&labels)?)?.losses.to_vec()
+            core.forward(&arrays.batch(&labels))?.losses.to_vec()
         };
         let tracked = inputs.tracked();
         if !tracked.contains(&true) {

@@ -31,9 +31,7 @@ fn logits_and_predictions_are_those_of_the_core() -> Result<(), Error> {
                 logits = logits.with_bias(bias)?;
             }
             let expected = loss.margin_free_logits(&logits)?;
-            let core = Head::new(loss.clone());
-            let bias = problem.bias.as_deref();
-            let nearest = core.predict_sub_centers(&problem.x, &problem.w, k, bias)?;
+            let nearest = Head::new(loss.clone()).predict(&problem.batch())?;
 
             let head = problem.head(loss, shape)?;
             let x = matrix(&problem.x, &device());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use margin_softmax::sampling::ClassSampler;
-use margin_softmax::{ArcFace, Batch, Error, Head, MarginLoss, Reduction, Softmax};
+use margin_softmax::{ArcFace, Error, Gradients, Head, MarginLoss, Reduction, Softmax};
 use margin_softmax_burn::Reduction as BurnReduction;
 use ndarray::{Array1, Array2};
 
@@ -24,18 +24,10 @@ fn sampled_steps_are_those_of_the_core() -> Result<(), Error> {
             let mut sampler = sampler.with_correction(corrected);
             let sample = sampler.clone().sample(&problem.labels)?;
 
-            let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
-            let mut batch = batch.with_sub_centers(problem.sub_centers)?;
-            if let Some(bias) = &problem.bias {
-                batch = batch.with_bias(bias)?;
-            }
-            let mut expected = SampledGradients::zeros_for(&batch, &sample);
-            let forward = Head::new(loss.clone()).forward_backward_sampled(
-                &batch,
-                &sample,
-                Reduction::Mean,
-                &mut expected,
-            )?;
+            let batch = problem.batch().with_sample(&sample);
+            let mut expected = Gradients::zeros_for(&batch);
+            let core = Head::new(loss.clone());
+            let forward = core.forward_backward(&batch, Reduction::Mean, &mut expected)?;
             let rows = sample.rows(problem.sub_centers);
             let mut dw = Array2::<f64>::zeros(problem.w.dim());
             for (row, from) in rows.iter().zip(expected.weights.rows()) {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Int, IntDType, Tensor};
 use margin_softmax::sampling::ClassSampler;
-use margin_softmax::{CosFace, Error, Gradients, IGNORED, Reduction as Core, ZeroEmbedding};
+use margin_softmax::{Batch, CosFace, Error, Gradients, IGNORED, Reduction as Core, ZeroEmbedding};
 use margin_softmax_burn::{MarginHead, NO_CLASS, Reduction};
 
 use crate::problem::{LABELS, Problem, labels_of, vector};
@@ -72,7 +72,7 @@ fn ignored_sample_is_left_out_of_losses_and_gradients() -> Result<(), Error> {
 
         let mut with_ignored = LABELS;
         with_ignored[1] = IGNORED;
-        let batch = problem.batch(&with_ignored)?.with_ignored_label(IGNORED);
+        let batch = problem.batch(&with_ignored).with_ignored_label(IGNORED);
         let mut gradients = Gradients::zeros_for(&batch);
         let expected = problem.core().forward_backward(&batch, Core::Mean, &mut gradients)?;
         assert!(gradients.embeddings.row(1).iter().all(|&value| value == 0.0));
@@ -129,7 +129,7 @@ fn skipped_embedding_is_predicted_to_be_of_no_class() -> Result<(), Error> {
     let zero = Tensor::zeros([1, 5], (&memory(), DType::F64));
     let predicted = head.predict(Tensor::cat(vec![problem.x(), zero], 0))?;
     let predicted: Vec<i64> = predicted.into_data().iter::<i64>().collect();
-    let nearest = problem.core().predict(&problem.x, &problem.w, None)?;
+    let nearest = problem.core().predict(&Batch::unlabeled(&problem.x, &problem.w))?;
     let mut expected: Vec<i64> = nearest.into_iter().map(|class| class as i64).collect();
     expected.push(NO_CLASS);
     assert_eq!((predicted, NO_CLASS), (expected, -1));

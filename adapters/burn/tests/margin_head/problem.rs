@@ -53,9 +53,9 @@ impl Problem {
         Head::new(self.loss.clone())
     }
 
-    pub fn batch<'a>(&'a self, labels: &'a [usize]) -> Result<Batch<'a, f64>, Error> {
+    pub fn batch<'a>(&'a self, labels: &'a [usize]) -> Batch<'a, f64> {
         let batch = Batch::new(&self.x, &self.w, labels);
-        self.b.as_ref().map_or(Ok(batch), |b| batch.with_bias(b))
+        self.b.as_ref().map_or(batch, |b| batch.with_bias(b))
     }
 
     /// What the core computes.
@@ -63,7 +63,7 @@ impl Problem {
         &self,
         reduction: Reduction<'_, f64>,
     ) -> Result<(Forward<f64>, Gradients<f64>), Error> {
-        let batch = self.batch(&LABELS)?;
+        let batch = self.batch(&LABELS);
         let mut gradients = Gradients::zeros_for(&batch);
         let forward = self.core().forward_backward(&batch, reduction, &mut gradients)?;
         Ok((forward, gradients))

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use margin_softmax::sampling::ClassSampler;
-use margin_softmax::{ArcFace, Error, Reduction as Core, Softmax};
+use margin_softmax::{ArcFace, Error, Gradients, Reduction as Core, Softmax};
 use margin_softmax_burn::Reduction;
 use ndarray::{Array1, Array2, Axis, array};
 
@@ -21,10 +21,10 @@ fn sampled_step_is_that_of_the_core_and_other_rows_have_gradient_0() -> Result<(
             let sampler = ClassSampler::new(9, 0.8, seed)?.with_correction(correction);
             let sample = sampler.clone().sample(&LABELS)?;
             assert_eq!(sample.classes.len(), 7);
-            let batch = problem.batch(&LABELS)?;
-            let mut expected = SampledGradients::zeros_for(&batch, &sample);
+            let batch = problem.batch(&LABELS).with_sample(&sample);
+            let mut expected = Gradients::zeros_for(&batch);
             let (core, reduction) = (problem.core(), Core::Weighted(&g));
-            let one = core.forward_backward_sampled(&batch, &sample, reduction, &mut expected)?;
+            let one = core.forward_backward(&batch, reduction, &mut expected)?;
 
             let mut drawing = sampler.clone();
             let weighted = Reduction::Weighted(vector(&g.to_vec()));

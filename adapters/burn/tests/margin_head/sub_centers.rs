@@ -50,7 +50,7 @@ fn entries(array: &Array2<f64>) -> Vec<f64> {
 #[test]
 fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<(), Error> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K);
     let mut expected = Gradients::zeros_for(&batch);
     let forward = Head::new(loss()).forward_backward(&batch, Core::Mean, &mut expected)?;
     let head = head(&w)?;
@@ -72,11 +72,11 @@ fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<(), Error>
 #[test]
 fn a_sampled_step_moves_all_rows_of_its_classes() -> Result<(), Error> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
     let mut sampler = ClassSampler::new(5, 0.8, 1)?;
     let sample = sampler.clone().sample(&LABELS)?;
-    let mut expected = SampledGradients::zeros_for(&batch, &sample);
-    Head::new(loss()).forward_backward_sampled(&batch, &sample, Core::Mean, &mut expected)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K).with_sample(&sample);
+    let mut expected = Gradients::zeros_for(&batch);
+    Head::new(loss()).forward_backward(&batch, Core::Mean, &mut expected)?;
     let head = head(&w)?;
     let loss = head.forward_sampled(tensor(&x), labels(), &mut sampler, Reduction::Mean)?;
     let found = head.weights.grad(&loss.backward()).expect("a gradient");

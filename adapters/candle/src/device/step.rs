@@ -171,7 +171,7 @@ impl DeviceStep {
     pub fn predict<F: Real + WithDType>(&self, core: &Core) -> Result<Vec<usize>> {
         self.infer::<F, _>(core, |step, _, first| {
             let mut nearest = vec![IGNORED; first.stats.len()];
-            for row in step.counted() {
+            for row in step.counted_rows() {
                 nearest[row] = first.stats[row].nearest;
             }
             Ok(nearest)

@@ -37,7 +37,7 @@ pub(super) struct Sweeps<'a> {
     smoothed: bool,
 }
 
-/// [`HardLogits`] on the device, (N, 1) each.
+/// [`HardNegativeLogits`] on the device, (N, 1) each.
 struct Hard {
     threshold: Tensor,
     constant: Tensor,
@@ -86,8 +86,8 @@ impl<'a> Sweeps<'a> {
         let tile = (tile / k).max(1) * k;
         let tiles = (0..count).step_by(tile).map(|start| start..(start + tile).min(count));
         let device = rows.matrix.device();
-        let hard = step.hard_logits().map(|hard| {
-            let HardLogits { threshold, constant, linear, quadratic, .. } = &hard;
+        let hard = step.hard_negative_logits().map(|hard| {
+            let HardNegativeLogits { threshold, constant, linear, quadratic, .. } = &hard;
             Ok::<_, candle_core::Error>(Hard {
                 threshold: column(threshold, device)?,
                 constant: column(constant, device)?,

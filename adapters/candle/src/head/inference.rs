@@ -41,7 +41,7 @@ impl MarginHead {
             return self.evaluate_on_device(embeddings, labels);
         }
         let (labels, core) = (self.labels(labels)?, self.engine.core());
-        self.with_inputs(embeddings, |inputs| core.forward(&inputs.batch(&labels)?))
+        self.with_inputs(embeddings, |inputs| core.forward(&inputs.batch(&labels)))
     }
 
     /// The logits for inference (N, C), without margin: `a_ij · cos θ_ij`, plus the bias of
@@ -133,9 +133,6 @@ impl MarginHead {
             return self.predict_on_device::<F>(embeddings);
         }
         let core = self.engine.core();
-        self.with_inputs::<F, _>(embeddings, |inputs| {
-            let Inputs { embeddings, weight, bias, sub_centers } = inputs;
-            core.predict_sub_centers(&embeddings, &weight, sub_centers, bias.as_deref())
-        })
+        self.with_inputs::<F, _>(embeddings, |inputs| core.predict(&inputs.unlabeled()))
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, WithDType};
 use margin_softmax::sampling::{ClassSample, ClassSampler};
-use margin_softmax::{Forward, Real};
+use margin_softmax::{Forward, Gradients, Real};
 use ndarray::Array1;
 
 use super::{MarginHead, for_its_type};
@@ -138,7 +138,7 @@ impl MarginHead {
         let (core, parents) = (self.engine.core(), self.parents(x));
         let tracked = parents.tracked();
         let (forward, gradients) = self.with_inputs(x, |inputs| {
-            let batch = inputs.batch(&labels)?;
+            let batch = inputs.batch(&labels);
             let Some(mut gradients) = gradients_for(&batch, tracked) else {
                 return Ok((core.forward(&batch)?, None));
             };
@@ -198,7 +198,8 @@ impl MarginHead {
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
     /// # use candle_nn::{VarBuilder, VarMap};
-    /// # use margin_softmax::{ClassSampler, CosFace};
+    /// # use margin_softmax::CosFace;
+    /// # use margin_softmax::sampling::ClassSampler;
     /// # use margin_softmax_candle::{MarginHead, Reduction};
     /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
     /// # let head = MarginHead::new(CosFace::default(), 3, 100, vb)?;
@@ -231,7 +232,8 @@ impl MarginHead {
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
     /// # use candle_nn::{VarBuilder, VarMap};
-    /// # use margin_softmax::{ClassSampler, CosFace};
+    /// # use margin_softmax::CosFace;
+    /// # use margin_softmax::sampling::ClassSampler;
     /// # use margin_softmax_candle::{MarginHead, Reduction};
     /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
     /// # let head = MarginHead::new(CosFace::default(), 3, 100, vb)?;
@@ -266,11 +268,9 @@ impl MarginHead {
         let sample = drawing.sample(&labels.classes).map_err(refused)?;
         let core = self.engine.core();
         let (forward, gradients) = self.with_inputs(x, |inputs| {
-            let batch = inputs.batch(&labels)?;
-            let mut gradients = SampledGradients::zeros_for(&batch, &sample);
-            let reduction = reducer.for_core();
-            let forward =
-                core.forward_backward_sampled(&batch, &sample, reduction, &mut gradients)?;
+            let batch = inputs.batch(&labels).with_sample(&sample);
+            let mut gradients = Gradients::zeros_for(&batch);
+            let forward = core.forward_backward(&batch, reducer.for_core(), &mut gradients)?;
             Ok((forward, gradients))
         })?;
         let (value, parents) = (reducer.value(&forward), self.parents(x));
@@ -311,14 +311,14 @@ impl MarginHead {
         let x = embeddings.to_device(&Device::Cpu)?;
         let (labels, core) = (self.labels(labels)?, self.engine.core());
         let losses = self
-            .with_inputs::<F, _>(&x, |inputs| Ok(core.forward(&inputs.batch(&labels)?)?.losses))?;
+            .with_inputs::<F, _>(&x, |inputs| Ok(core.forward(&inputs.batch(&labels))?.losses))?;
         let parents = self.parents(&x);
         let tracked = parents.tracked();
         let (head, inputs) = (self.clone(), x.detach());
         let backward = move |upstream: &Tensor| {
             let upstream = Array1::from(upstream.to_vec1::<F>()?);
             let gradients = head.with_inputs::<F, _>(&inputs, |inputs| {
-                let batch = inputs.batch(&labels)?;
+                let batch = inputs.batch(&labels);
                 let gradients = gradients_for(&batch, tracked);
                 let reduction = margin_softmax::Reduction::Weighted(&upstream);
                 gradients

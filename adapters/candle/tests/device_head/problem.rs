@@ -83,17 +83,20 @@ impl Problem {
         Tensor::new(labels, &device()?)
     }
 
+    /// What the core is given.
+    pub fn batch(&self) -> Batch<'_, f64> {
+        let batch = Batch::new(&self.x, &self.w, &self.labels);
+        let batch = batch.with_sub_centers(self.sub_centers).with_ignored_label(IGNORED);
+        self.bias.as_ref().map_or(batch, |bias| batch.with_bias(bias))
+    }
+
     /// Losses and gradients in f64.
     pub fn expected(
         &self,
         head: &Head<Arc<dyn MarginLoss>>,
         reduction: Reduction<'_, f64>,
     ) -> std::result::Result<(Forward<f64>, Gradients<f64>), Error> {
-        let batch = Batch::new(&self.x, &self.w, &self.labels);
-        let mut batch = batch.with_sub_centers(self.sub_centers)?.with_ignored_label(IGNORED);
-        if let Some(bias) = &self.bias {
-            batch = batch.with_bias(bias)?;
-        }
+        let batch = self.batch();
         let mut gradients = Gradients::zeros_for(&batch);
         let forward = head.forward_backward(&batch, reduction, &mut gradients)?;
         Ok((forward, gradients))

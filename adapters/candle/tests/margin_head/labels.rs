@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use margin_softmax::sampling::ClassSampler;
-use margin_softmax::{CosFace, Error, IGNORED, Softmax, ZeroEmbedding};
+use margin_softmax::{Batch, CosFace, Error, IGNORED, Softmax, ZeroEmbedding};
 use margin_softmax_candle::{MarginHead, NO_CLASS, Reduction, refusal};
 
 use crate::tensors::{CPU, LABELS, Problem, assert_close, classes, flat, labels};
@@ -74,7 +74,7 @@ fn ignored_sample_is_left_out_of_losses_and_gradients() -> Result<()> {
 
         let mut with_ignored = classes();
         with_ignored[1] = IGNORED;
-        let batch = problem.batch(&with_ignored)?.with_ignored_label(IGNORED);
+        let batch = problem.batch(&with_ignored).with_ignored_label(IGNORED);
         let mut gradients = margin_softmax::Gradients::zeros_for(&batch);
         let mean = margin_softmax::Reduction::Mean;
         let expected = problem.core().forward_backward(&batch, mean, &mut gradients)?;
@@ -134,7 +134,7 @@ fn skipped_embedding_is_predicted_to_be_of_no_class() -> Result<()> {
         0,
     )?;
     let predicted = head.predict(&x)?.to_vec1::<u32>()?;
-    let nearest = problem.core().predict(&problem.x, &problem.w, None)?;
+    let nearest = problem.core().predict(&Batch::unlabeled(&problem.x, &problem.w))?;
     assert!(predicted[..6].iter().zip(&nearest).all(|(&a, &b)| a as usize == b));
     assert_eq!(predicted[6], NO_CLASS);
     Ok(())

@@ -2,7 +2,7 @@
 
 use candle_core::{Tensor, Var};
 use margin_softmax::sampling::ClassSampler;
-use margin_softmax::{ArcFace, Error, Softmax};
+use margin_softmax::{ArcFace, Error, Gradients, Softmax};
 use margin_softmax_candle::{MarginHead, Reduction, refusal};
 use ndarray::{Array1, Array2, Axis, array};
 
@@ -28,15 +28,10 @@ fn sampled_step_is_that_of_the_core_and_other_rows_have_gradient_0() -> Result<(
             let sample = sampler.clone().sample(&classes())?;
             assert_eq!(sample.classes.len(), 7);
             let labels_of_batch = classes();
-            let batch = problem.batch(&labels_of_batch)?;
-            let mut expected = SampledGradients::zeros_for(&batch, &sample);
+            let batch = problem.batch(&labels_of_batch).with_sample(&sample);
+            let mut expected = Gradients::zeros_for(&batch);
             let reduction = margin_softmax::Reduction::Weighted(&g);
-            let one = problem.core().forward_backward_sampled(
-                &batch,
-                &sample,
-                reduction,
-                &mut expected,
-            )?;
+            let one = problem.core().forward_backward(&batch, reduction, &mut expected)?;
 
             let (head, mut drawing) = (problem.head()?, sampler.clone());
             let (loss, forward, drawn) = head.forward_sampled_detailed::<f64>(

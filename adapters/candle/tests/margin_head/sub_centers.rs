@@ -40,7 +40,7 @@ fn head(w: &Var) -> Result<MarginHead> {
 #[test]
 fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<()> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K);
     let core = Head::new(loss());
     let mut expected = Gradients::zeros_for(&batch);
     let forward = core.forward_backward(&batch, Core::Mean, &mut expected)?;
@@ -62,11 +62,11 @@ fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<()> {
 #[test]
 fn a_sampled_step_moves_all_rows_of_its_classes() -> Result<()> {
     let (x, w) = arrays();
-    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K)?;
     let sampler = ClassSampler::new(5, 0.8, 1)?;
     let sample = sampler.clone().sample(&LABELS)?;
-    let mut expected = SampledGradients::zeros_for(&batch, &sample);
-    Head::new(loss()).forward_backward_sampled(&batch, &sample, Core::Mean, &mut expected)?;
+    let batch = Batch::new(&x, &w, &LABELS).with_sub_centers(K).with_sample(&sample);
+    let mut expected = Gradients::zeros_for(&batch);
+    Head::new(loss()).forward_backward(&batch, Core::Mean, &mut expected)?;
     let w_var = variable(&w)?;
     let head = head(&w_var)?;
     let labels = Tensor::new(&LABELS.map(|label| label as u32), &CPU)?;

@@ -73,9 +73,9 @@ impl Problem {
         MarginHead::from_parts(self.core(), self.weight.as_tensor().clone(), bias)
     }
 
-    pub fn batch<'a>(&'a self, labels: &'a [usize]) -> std::result::Result<Batch<'a, f64>, Error> {
+    pub fn batch<'a>(&'a self, labels: &'a [usize]) -> Batch<'a, f64> {
         let batch = Batch::new(&self.x, &self.w, labels);
-        self.b.as_ref().map_or(Ok(batch), |b| batch.with_bias(b))
+        self.b.as_ref().map_or(batch, |b| batch.with_bias(b))
     }
 
     /// What the core computes for these labels.
@@ -84,7 +84,7 @@ impl Problem {
         labels: &[usize],
         reduction: Reduction<'_, f64>,
     ) -> std::result::Result<(Forward<f64>, Gradients<f64>), Error> {
-        let batch = self.batch(labels)?;
+        let batch = self.batch(labels);
         let mut gradients = Gradients::zeros_for(&batch);
         let forward = self.core().forward_backward(&batch, reduction, &mut gradients)?;
         Ok((forward, gradients))
