@@ -17,6 +17,7 @@ mod mv_softmax;
 mod softmax;
 mod sphereface;
 
+pub use crate::math::Continuation;
 pub use margin_kind::MarginKind;
 use margin_kind::check_margin;
 
@@ -25,7 +26,7 @@ use crate::data::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, Continuation, HardNegatives, Sample, SampleTarget, Target, annealed};
+use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target, annealed};
 use crate::parameters::{Vary, check, hyper_parameters, vary};
 
 /// Methods of a loss that are those of another one.

@@ -1,6 +1,7 @@
 //! Every loss of the crate's table, so that a new one needs no entry in any test.
 
-use margin_softmax::{LOSSES, MarginLoss};
+use margin_softmax::MarginLoss;
+use margin_softmax::losses::LOSSES;
 
 use super::random::Rng;
 
@@ -16,7 +17,7 @@ pub fn varied(rng: &mut Rng, classes: usize) -> Vec<Box<dyn MarginLoss>> {
         0.0 => rng.uniform(-1.0, 4.0),
         _ => number * rng.uniform(0.7, 1.1),
     };
-    let mut draw = |build: &margin_softmax::BuildLoss| {
+    let mut draw = |build: &margin_softmax::losses::BuildLoss| {
         (0..1000).find_map(|_| build(classes, &mut near).ok()).expect("a loss within its ranges")
     };
     LOSSES.iter().map(|build| draw(build)).collect()
