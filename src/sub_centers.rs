@@ -72,7 +72,7 @@ impl SubCenterUsage {
         let most = counted().map(|(_, &chosen)| chosen + 1).max().unwrap_or(0);
         if most > k {
             let (expected, actual) = (vec![k], vec![most]);
-            return Err(Error::Shape { argument: "sub-centres per class", expected, actual });
+            return Err(Error::Shape { argument: "sub-centers per class", expected, actual });
         }
         for (row, (&label, &chosen)) in labels.iter().zip(chosen).enumerate() {
             if chosen != IGNORED && label >= classes {

@@ -45,7 +45,8 @@ fn module(file: &Path, root: &Path) -> String {
     parts.join("::").trim_end_matches("::mod").to_string()
 }
 
-/// The `use` items of a file without its tests, each on one line, comments removed.
+/// The `use` items of a file without its tests, each on one line, and the paths from the root in
+/// its code; comments are removed.
 fn imports(text: &str) -> Vec<String> {
     let code: Vec<_> = text
         .lines()
@@ -54,7 +55,14 @@ fn imports(text: &str) -> Vec<String> {
         .collect();
     let code = code.join(" ");
     let items = code.split("use ").skip(1).filter_map(|rest| rest.split_once(';'));
-    items.map(|(item, _)| item.split_whitespace().collect()).collect()
+    let items = items.map(|(item, _)| item.split_whitespace().collect());
+    // Paths in the code itself: `crate::head::Head::new(loss)`.
+    let is_path = |letter: char| letter.is_alphanumeric() || letter == '_' || letter == ':';
+    let inline = code.split("crate::").skip(1).map(|rest| {
+        let end = rest.find(|letter| !is_path(letter)).unwrap_or(rest.len());
+        format!("crate::{}", rest[..end].trim_end_matches(':'))
+    });
+    items.chain(inline).collect()
 }
 
 /// The modules that an import names: `a::{b, c::D}` names `a::b` and `a::c::D`.
@@ -176,7 +184,7 @@ fn no_file_imports_itself_in_a_circle() {
 #[test]
 fn imports_are_read_in_every_form() {
     let text = "use crate::a;\n// use crate::no;\npub(crate) use b::{c, d::{self, E}};\n\
-                #[cfg(test)]\nuse x::y;";
+                fn f() { crate::g::h(1) }\n#[cfg(test)]\nuse x::y;";
     let read: Vec<_> = imports(text).iter().flat_map(|item| paths(item)).collect();
-    assert_eq!(read, ["crate::a", "b::c", "b::d::", "b::d::E"]);
+    assert_eq!(read, ["crate::a", "b::c", "b::d::", "b::d::E", "crate::a", "crate::g::h"]);
 }

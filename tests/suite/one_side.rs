@@ -77,7 +77,7 @@ fn ranks_must_ask_for_the_same_side() {
         let head = Head::on_ranks(menu()[3].build(), collective, range);
         head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap_err()
     });
-    let reason = "the gradient of the embeddings is asked for on some ranks only".to_string();
+    let reason = "the gradient of the embeddings is requested on some ranks only".to_string();
     assert_eq!(errors, [(); 2].map(|()| Error::Collective { rank: 1, reason: reason.clone() }));
 }
 

@@ -143,7 +143,7 @@ fn ranks_must_agree_on_the_number() {
     });
     for refusal in refusals {
         let Error::Collective { rank: 1, reason } = refusal else { panic!("{refusal}") };
-        assert_eq!(reason, "2 sub-centres per class, on rank 0 1");
+        assert_eq!(reason, "2 sub-centers per class, on rank 0 1");
     }
     let none = on_ranks(&even(4, 2), |collective, range| {
         let rows = w.slice(s![..range.len(), ..]);
