@@ -16,7 +16,7 @@ mod bf16;
 #[allow(dead_code, unused_imports, unused_macros)]
 #[path = "../../src/kernel/compiled.rs"]
 mod compiled;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
+#[allow(dead_code, unused_imports, unused_macros, rustdoc::broken_intra_doc_links)]
 #[path = "../../src/kernel/dispatch.rs"]
 mod dispatch;
 #[allow(dead_code, rustdoc::broken_intra_doc_links)]

@@ -13,6 +13,67 @@ pub(crate) trait Op {
     fn run<I: Isa>(self) -> Self::Output;
 }
 
+/// Defines a function that is compiled for every level of vector instructions:
+///
+/// ```text
+/// op! {
+///     /// What it does.
+///     pub(crate) fn name<I>[F: Real](level: Level, z: &[F]) -> f64 { body }
+/// }
+/// ```
+///
+/// declares `name<F: Real>(level, z)`, which runs `body` at `level`, with `I: Isa` its instruction
+/// set; without a first argument `level: Level` it runs at the highest level. Other generics stand
+/// in brackets, since a macro cannot tell where `<…>` ends. An argument is a name, or an array or
+/// tuple of names. `madd` and the operations of `simd` are what a body can do with `I`.
+macro_rules! op {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident<$isa:ident>[$($generics:tt)*](
+            level: Level, $($argument:tt: $type:ty),* $(,)?
+        ) $(-> $output:ty)? $body:block
+    ) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name<$($generics)*>(
+            level: $crate::kernel::dispatch::Level, $($argument: $type),*
+        ) $(-> $output)? {
+            /// The arguments, as a tuple: what `dispatch` hands to a level.
+            struct Arguments<T>(T);
+
+            impl<$($generics)*> $crate::kernel::dispatch::Op for Arguments<($($type,)*)> {
+                #[allow(unused_parens)] // Without an output this is the unit.
+                type Output = ($($output)?);
+
+                #[inline(always)]
+                fn run<$isa: $crate::kernel::simd::Isa>(self) $(-> $output)? {
+                    let Arguments(($($argument,)*)) = self;
+                    $body
+                }
+            }
+
+            $crate::kernel::dispatch::dispatch(level, Arguments(($($argument,)*)))
+        }
+    };
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident<$isa:ident>[$($generics:tt)*](
+            $($argument:tt: $type:ty),* $(,)?
+        ) $(-> $output:ty)? $body:block
+    ) => {
+        $(#[$attribute])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name<$($generics)*>($($argument: $type),*) $(-> $output)? {
+            op! {
+                fn at_level<$isa>[$($generics)*](level: Level, $($argument: $type),*)
+                    $(-> $output)? $body
+            }
+            at_level($crate::kernel::dispatch::Level::detect(), $($argument),*)
+        }
+    };
+}
+pub(crate) use op;
+
 /// A level of vector instructions that this CPU has: there is no value for one that it lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Level(Kind);
@@ -94,16 +155,10 @@ impl Level {
     /// Whether a fused multiply-add is one instruction.
     #[cfg(test)]
     pub fn has_fma(self) -> bool {
-        struct HasFma;
-        impl Op for HasFma {
-            type Output = bool;
-
-            #[inline(always)]
-            fn run<I: Isa>(self) -> bool {
-                I::FMA
-            }
+        op! {
+            fn has_fma<I>[](level: Level,) -> bool { I::FMA }
         }
-        dispatch(self, HasFma)
+        has_fma(self)
     }
 
     /// Whether this is AVX-512 in AVX2's instructions.

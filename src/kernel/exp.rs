@@ -61,35 +61,19 @@ exp! {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dispatch::{Level, Op, dispatch};
-    use super::*;
+    use super::super::dispatch::{Level, op};
+    use super::super::real::Real;
     use rayon::prelude::*;
 
-    struct ExpF32<'a>(&'a mut [f32]);
-
-    impl Op for ExpF32<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run<I: Isa>(self) {
-            self.0.iter_mut().for_each(|x| *x = exp_f32::<I>(*x));
-        }
-    }
-
-    struct ExpF64<'a>(&'a mut [f64]);
-
-    impl Op for ExpF64<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run<I: Isa>(self) {
-            self.0.iter_mut().for_each(|x| *x = exp_f64::<I>(*x));
+    op! {
+        fn exp<I>[F: Real](level: Level, numbers: &mut [F]) {
+            numbers.iter_mut().for_each(|x| *x = x.exp_inline::<I>());
         }
     }
 
     fn at(level: Level, x: f64) -> f64 {
         let mut x = [x];
-        dispatch(level, ExpF64(&mut x));
+        exp(level, &mut x);
         x[0]
     }
 
@@ -117,7 +101,7 @@ mod tests {
         let inputs: Vec<f32> = bits.map(|bits| f32::from_bits(bits as u32)).collect();
         let errors = Level::available().flat_map(|level| {
             let mut outputs = inputs.clone();
-            dispatch(level, ExpF32(&mut outputs));
+            exp(level, &mut outputs);
             let pairs = inputs.iter().zip(outputs);
             pairs.map(|(&x, found)| error_f32(x, found)).collect::<Vec<_>>()
         });

@@ -1,7 +1,7 @@
 //! Negatives that count harder than their cosine, in passes of their own or row by row: a loss
 //! without them pays nothing.
 
-use super::dispatch::{Level, Op, dispatch, madd};
+use super::dispatch::{madd, op};
 use super::real::Real;
 use super::simd::Isa;
 
@@ -70,30 +70,15 @@ pub(super) fn counted<'s, F: Real, I: Isa>(
     }
 }
 
-/// The largest logit of each sample in a tile, as they count.
-pub(crate) fn tile_hard_max<F: Real>(
-    level: Level,
-    z: &[F],
-    hard: HardTile<'_, F>,
-    row: &mut [F],
-    max: &mut [F],
-) {
-    dispatch(level, TileHardMax { z, hard, row, max });
-}
-
-struct TileHardMax<'a, F> {
-    z: &'a [F],
-    hard: HardTile<'a, F>,
-    row: &'a mut [F],
-    max: &'a mut [F],
-}
-
-impl<F: Real> Op for TileHardMax<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileHardMax { z, hard, row, max } = self;
+op! {
+    /// The largest logit of each sample in a tile, as they count.
+    pub(crate) fn tile_hard_max<I>[F: Real](
+        level: Level,
+        z: &[F],
+        hard: HardTile<'_, F>,
+        row: &mut [F],
+        max: &mut [F],
+    ) {
         max.fill(F::neg_infinity());
         for (j, z) in z.chunks_exact(max.len()).enumerate() {
             let values = hard.values::<I>(j, z, row);
@@ -104,37 +89,18 @@ impl<F: Real> Op for TileHardMax<'_, F> {
     }
 }
 
-/// Adds to `sums`, for each sample, what the hard negatives of a tile contribute to the derivative
-/// by the embedding's norm beyond that of the products: Σ_j δ_j·(N − c·N′), times the norm, where
-/// δ_j is the gradient of a logit as it counts.
-pub(crate) fn tile_hard_radial<F: Real>(
-    level: Level,
-    z: &[F],
-    hard: HardTile<'_, F>,
-    [shift, coefficients, uniform]: [&[F]; 3],
-    row: &mut [F],
-    sums: &mut [f64],
-) {
-    dispatch(level, TileHardRadial { z, hard, shift, coefficients, uniform, row, sums });
-}
-
-struct TileHardRadial<'a, F> {
-    z: &'a [F],
-    hard: HardTile<'a, F>,
-    shift: &'a [F],
-    coefficients: &'a [F],
-    /// Empty unless labels are smoothed.
-    uniform: &'a [F],
-    row: &'a mut [F],
-    sums: &'a mut [f64],
-}
-
-impl<F: Real> Op for TileHardRadial<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileHardRadial { z, hard, shift, coefficients, uniform, row, sums } = self;
+op! {
+    /// Adds to `sums`, for each sample, what the hard negatives of a tile contribute to the
+    /// derivative by the embedding's norm beyond that of the products: Σ_j δ_j·(N − c·N′), times
+    /// the norm, where δ_j is the gradient of a logit as it counts.
+    pub(crate) fn tile_hard_radial<I>[F: Real](
+        level: Level,
+        z: &[F],
+        hard: HardTile<'_, F>,
+        [shift, coefficients, uniform]: [&[F]; 3],
+        row: &mut [F],
+        sums: &mut [f64],
+    ) {
         for (j, z) in z.chunks_exact(sums.len()).enumerate() {
             let offset = hard.offset(j);
             let values = hard.values::<I>(j, z, row);

@@ -1,9 +1,8 @@
 //! Loops over one (embedding, target weight) pair, in f64: the sums that the angle and the unit
 //! tangents of a pair are computed from.
 
-use super::dispatch::{Level, Op, dispatch, madd};
+use super::dispatch::{madd, op};
 use super::real::Real;
-use super::simd::Isa;
 
 const LANES: usize = 16;
 
@@ -48,22 +47,13 @@ pub(crate) struct Moments {
     pub sum: f64,
 }
 
-/// The moments of the unit vectors along `x` and `w`.
-pub(crate) fn moments<F: Real>(x: &[F], w: &[F], inverse_x: f64, inverse_w: f64) -> Moments {
-    assert_eq!(x.len(), w.len());
-    let [difference, sum] =
-        dispatch(Level::detect(), MomentsOp(Units { x, w, inverse_x, inverse_w }));
-    Moments { difference, sum }
-}
-
-struct MomentsOp<'a, F>(Units<'a, F>);
-
-impl<F: Real> Op for MomentsOp<'_, F> {
-    type Output = [f64; 2];
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> [f64; 2] {
-        self.0.sum(|u, v| [(v - u) * (v - u), (v + u) * (v + u)])
+op! {
+    /// The moments of the unit vectors along `x` and `w`.
+    pub(crate) fn moments<I>[F: Real](x: &[F], w: &[F], inverse_x: f64, inverse_w: f64) -> Moments {
+        assert_eq!(x.len(), w.len());
+        let units = Units { x, w, inverse_x, inverse_w };
+        let [difference, sum] = units.sum(|u, v| [(v - u) * (v - u), (v + u) * (v + u)]);
+        Moments { difference, sum }
     }
 }
 
@@ -79,34 +69,18 @@ pub(crate) struct Tangents {
     pub lengths: [f64; 2],
 }
 
-/// The tangents of the pair, from a first `along` that the moments give.
-pub(crate) fn tangents<F: Real>(
-    x: &[F],
-    w: &[F],
-    inverse_x: f64,
-    inverse_w: f64,
-    side: f64,
-    along: f64,
-) -> Tangents {
-    assert_eq!(x.len(), w.len());
-    dispatch(
-        Level::detect(),
-        TangentsOp { units: Units { x, w, inverse_x, inverse_w }, side, along },
-    )
-}
-
-struct TangentsOp<'a, F> {
-    units: Units<'a, F>,
-    side: f64,
-    along: f64,
-}
-
-impl<F: Real> Op for TangentsOp<'_, F> {
-    type Output = Tangents;
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> Tangents {
-        let TangentsOp { units, side, along } = self;
+op! {
+    /// The tangents of the pair, from a first `along` that the moments give.
+    pub(crate) fn tangents<I>[F: Real](
+        x: &[F],
+        w: &[F],
+        inverse_x: f64,
+        inverse_w: f64,
+        side: f64,
+        along: f64,
+    ) -> Tangents {
+        assert_eq!(x.len(), w.len());
+        let units = Units { x, w, inverse_x, inverse_w };
         let at = |a: f64, b: f64, along: f64| madd::<_, I>(along, a, madd::<_, I>(-side, a, b));
         let [radial_x, radial_w] = units.sum(|u, v| [at(u, v, along) * u, at(v, u, along) * v]);
         let (along_x, along_w) = (along - radial_x, along - radial_w);
@@ -118,85 +92,41 @@ impl<F: Real> Op for TangentsOp<'_, F> {
     }
 }
 
-/// `out` += c ((b − s a) + k a) for the unit vectors along `a` and `b`.
-pub(crate) fn add_tangent<F: Real>(
-    out: &mut [f64],
-    (a, inverse_a): (&[F], f64),
-    (b, inverse_b): (&[F], f64),
-    (side, along): (f64, f64),
-    c: f64,
-) {
-    assert!(out.len() == a.len() && a.len() == b.len());
-    dispatch(Level::detect(), AddTangent { out, a, b, inverse_a, inverse_b, side, along, c });
-}
-
-struct AddTangent<'a, F> {
-    out: &'a mut [f64],
-    a: &'a [F],
-    b: &'a [F],
-    inverse_a: f64,
-    inverse_b: f64,
-    side: f64,
-    along: f64,
-    c: f64,
-}
-
-impl<F: Real> Op for AddTangent<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        for ((out, a), b) in self.out.iter_mut().zip(self.a).zip(self.b) {
-            let (a, b) = (a.widen() * self.inverse_a, b.widen() * self.inverse_b);
-            let tangent = madd::<_, I>(self.along, a, madd::<_, I>(-self.side, a, b));
-            *out = madd::<_, I>(self.c, tangent, *out);
+op! {
+    /// `out` += c ((b − s a) + k a) for the unit vectors along `a` and `b`.
+    pub(crate) fn add_tangent<I>[F: Real](
+        out: &mut [f64],
+        (a, inverse_a): (&[F], f64),
+        (b, inverse_b): (&[F], f64),
+        (side, along): (f64, f64),
+        c: f64,
+    ) {
+        assert!(out.len() == a.len() && a.len() == b.len());
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            let (a, b) = (a.widen() * inverse_a, b.widen() * inverse_b);
+            let tangent = madd::<_, I>(along, a, madd::<_, I>(-side, a, b));
+            *out = madd::<_, I>(c, tangent, *out);
         }
     }
 }
 
-/// `out` ← `keep` · `out` + c a.
-pub(crate) fn add_scaled<F: Real>(out: &mut [f64], keep: f64, a: &[F], c: f64) {
-    assert_eq!(out.len(), a.len());
-    dispatch(Level::detect(), AddScaled { out, keep, a, c });
-}
-
-struct AddScaled<'a, F> {
-    out: &'a mut [f64],
-    keep: f64,
-    a: &'a [F],
-    c: f64,
-}
-
-impl<F: Real> Op for AddScaled<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        for (out, a) in self.out.iter_mut().zip(self.a) {
-            *out = madd::<_, I>(self.c, a.widen(), self.keep * *out);
+op! {
+    /// `out` ← `keep` · `out` + c a.
+    pub(crate) fn add_scaled<I>[F: Real](out: &mut [f64], keep: f64, a: &[F], c: f64) {
+        assert_eq!(out.len(), a.len());
+        for (out, a) in out.iter_mut().zip(a) {
+            *out = madd::<_, I>(c, a.widen(), keep * *out);
         }
     }
 }
 
-/// a·b in f64.
-pub(crate) fn dot<F: Real, G: Real>(a: &[F], b: &[G]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    dispatch(Level::detect(), Dot { a, b })
-}
-
-struct Dot<'a, F, G> {
-    a: &'a [F],
-    b: &'a [G],
-}
-
-impl<F: Real, G: Real> Op for Dot<'_, F, G> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> f64 {
+op! {
+    /// a·b in f64.
+    pub(crate) fn dot<I>[F: Real, G: Real](a: &[F], b: &[G]) -> f64 {
+        assert_eq!(a.len(), b.len());
         let mut sums = [0.0; LANES];
-        let (a_blocks, a_rest) = self.a.as_chunks::<LANES>();
-        let (b_blocks, b_rest) = self.b.as_chunks::<LANES>();
+        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
         for (a, b) in a_blocks.iter().zip(b_blocks) {
             for ((sum, &a), b) in sums.iter_mut().zip(a).zip(b) {
                 *sum = madd::<_, I>(a.widen(), b.widen(), *sum);

@@ -6,9 +6,8 @@
 
 use num_traits::Float;
 
-use super::dispatch::{Level, Op, dispatch};
+use super::dispatch::op;
 use super::real::Real;
-use super::simd::Isa;
 
 const LANES: usize = 32;
 /// A pair whose cosine is larger, d² < 1/4, is near. An error ε in a cosine that is not near puts
@@ -70,6 +69,9 @@ pub(crate) fn riesz_pair<const S: u8, const HALF: bool>(difference: f64, sum: f6
     (energy::<S>(term), force)
 }
 
+/// The exponent and the space of an energy, for an argument to carry.
+struct Law<const S: u8, const HALF: bool>;
+
 /// Turns the cosines of one row into its forces, each times `weight + weights[k]`, and returns the
 /// sum of the pairs' energies, without the weights. Near pairs (with `HALF`, nearly opposed ones
 /// too) count nothing and are listed in `near`.
@@ -79,24 +81,19 @@ pub(crate) fn riesz_row<F: Real, const S: u8, const HALF: bool>(
     weights: &[F],
     near: &mut Vec<usize>,
 ) -> f64 {
-    assert!(cosines.len() == weights.len() && cosines.len() <= MOST_COLUMNS);
-    near.clear();
-    dispatch(Level::detect(), RieszRow::<F, S, HALF> { cosines, weight, weights, near })
+    row(Law::<S, HALF>, cosines, weight, weights, near)
 }
 
-struct RieszRow<'a, F, const S: u8, const HALF: bool> {
-    cosines: &'a mut [F],
-    weight: F,
-    weights: &'a [F],
-    near: &'a mut Vec<usize>,
-}
-
-impl<F: Real, const S: u8, const HALF: bool> Op for RieszRow<'_, F, S, HALF> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> f64 {
-        let RieszRow { cosines, weight, weights, near } = self;
+op! {
+    fn row<I>[F: Real, const S: u8, const HALF: bool](
+        _law: Law<S, HALF>,
+        cosines: &mut [F],
+        weight: F,
+        weights: &[F],
+        near: &mut Vec<usize>,
+    ) -> f64 {
+        near.clear();
+        assert!(cosines.len() == weights.len() && cosines.len() <= MOST_COLUMNS);
         let (two, limit) = (F::one() + F::one(), F::narrow(NEAR));
         let mut sums = [nothing::<F, S>(); LANES];
         let mut column = 0;

@@ -1,10 +1,9 @@
 //! The element-wise part of label smoothing: sums of logits, and one subtraction per gradient. In
 //! passes of their own, so that a loss without smoothing pays nothing.
 
-use super::dispatch::{Level, Op, dispatch};
+use super::dispatch::op;
 use super::hard::{HardTile, counted};
 use super::real::Real;
-use super::simd::Isa;
 
 /// Terms that may be summed in the working type before the sum moves on to f64.
 const SHORT_SUM: usize = 64;
@@ -15,32 +14,16 @@ fn unless_masked<F: Real>(z: F, value: F) -> F {
     if z > F::neg_infinity() { value } else { F::zero() }
 }
 
-/// Adds each sample's Σ_j z_j over a tile (classes × samples) to `sums`, the logits as they count;
-/// −∞ adds nothing. `short` and `row` hold a row each.
-pub(crate) fn tile_logit_sums<F: Real>(
-    level: Level,
-    z: &[F],
-    hard: Option<HardTile<'_, F>>,
-    [short, row]: [&mut [F]; 2],
-    sums: &mut [f64],
-) {
-    dispatch(level, TileLogitSums { z, hard, short, row, sums });
-}
-
-struct TileLogitSums<'a, F> {
-    z: &'a [F],
-    hard: Option<HardTile<'a, F>>,
-    short: &'a mut [F],
-    row: &'a mut [F],
-    sums: &'a mut [f64],
-}
-
-impl<F: Real> Op for TileLogitSums<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileLogitSums { z, hard, short, row, sums } = self;
+op! {
+    /// Adds each sample's Σ_j z_j over a tile (classes × samples) to `sums`, the logits as they
+    /// count; −∞ adds nothing. `short` and `row` hold a row each.
+    pub(crate) fn tile_logit_sums<I>[F: Real](
+        level: Level,
+        z: &[F],
+        hard: Option<HardTile<'_, F>>,
+        [short, row]: [&mut [F]; 2],
+        sums: &mut [f64],
+    ) {
         let n = sums.len();
         let short = &mut short[..n];
         for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
@@ -58,35 +41,18 @@ impl<F: Real> Op for TileLogitSums<'_, F> {
     }
 }
 
-/// Takes the uniform part off the gradient of a tile's logits, `out[j][i] −= uniform[i] ·
-/// factors[j]`, but where the logit is −∞; with hard negatives times their derivative. `row` holds
-/// a row.
-pub(crate) fn tile_smoothing<F: Real>(
-    level: Level,
-    z: &[F],
-    hard: Option<HardTile<'_, F>>,
-    [uniform, factors]: [&[F]; 2],
-    row: &mut [F],
-    out: &mut [F],
-) {
-    dispatch(level, TileSmoothing { z, hard, uniform, factors, row, out });
-}
-
-struct TileSmoothing<'a, F> {
-    z: &'a [F],
-    hard: Option<HardTile<'a, F>>,
-    uniform: &'a [F],
-    factors: &'a [F],
-    row: &'a mut [F],
-    out: &'a mut [F],
-}
-
-impl<F: Real> Op for TileSmoothing<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileSmoothing { z, hard, uniform, factors, row, out } = self;
+op! {
+    /// Takes the uniform part off the gradient of a tile's logits, `out[j][i] −= uniform[i] ·
+    /// factors[j]`, but where the logit is −∞; with hard negatives times their derivative. `row`
+    /// holds a row.
+    pub(crate) fn tile_smoothing<I>[F: Real](
+        level: Level,
+        z: &[F],
+        hard: Option<HardTile<'_, F>>,
+        [uniform, factors]: [&[F]; 2],
+        row: &mut [F],
+        out: &mut [F],
+    ) {
         let n = uniform.len();
         let row = &mut row[..n];
         let rows = z.chunks_exact(n).zip(out.chunks_exact_mut(n));

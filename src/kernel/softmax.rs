@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::dispatch::{Level, Op, dispatch, madd};
+use super::dispatch::{madd, op};
 use super::hard::{HardTile, counted};
 use super::real::Real;
 use super::simd::Isa;
@@ -24,35 +24,20 @@ pub(crate) struct TileStats<'a, F> {
     pub target: &'a mut [F],
 }
 
-/// Turns products into logits, `z · factor + bias` row by row, moves each row's targets (a range
-/// of samples) out into `stats.target` with −∞ left in their place, and finds the maxima.
-pub(crate) fn tile_stats<F: Real>(
-    level: Level,
-    z: &mut [F],
-    samples: usize,
-    factors: &[F],
-    biases: Option<&[F]>,
-    targets: impl FnMut(usize) -> Range<usize>,
-    stats: TileStats<'_, F>,
-) {
-    dispatch(level, TileLogits { z, samples, factors, biases, targets, stats });
-}
-
-struct TileLogits<'a, F, T> {
-    z: &'a mut [F],
-    samples: usize,
-    factors: &'a [F],
-    biases: Option<&'a [F]>,
-    targets: T,
-    stats: TileStats<'a, F>,
-}
-
-impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileLogits<'_, F, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileLogits { z, samples, factors, biases, mut targets, stats } = self;
+op! {
+    /// Turns products into logits, `z · factor + bias` row by row, moves each row's targets (a
+    /// range of samples) out into `stats.target` with −∞ left in their place, and finds the
+    /// maxima.
+    pub(crate) fn tile_stats<I>[F: Real, T: FnMut(usize) -> Range<usize>](
+        level: Level,
+        z: &mut [F],
+        samples: usize,
+        factors: &[F],
+        biases: Option<&[F]>,
+        targets: T,
+        stats: TileStats<'_, F>,
+    ) {
+        let mut targets = targets;
         let n = samples;
         let TileStats { max, row: best, target } = stats;
         let (max, best) = (&mut max[..n], &mut best[..n]);
@@ -104,34 +89,17 @@ fn logits<F: Real, I: Isa>(
     }
 }
 
-/// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`, the logits as they count; −∞
-/// adds nothing. `short` and `row` hold a row each.
-pub(crate) fn tile_sums<F: Real>(
-    level: Level,
-    z: &[F],
-    hard: Option<HardTile<'_, F>>,
-    shift: &[F],
-    [short, row]: [&mut [F]; 2],
-    sums: &mut [f64],
-) {
-    dispatch(level, TileSums { z, hard, shift, short, row, sums });
-}
-
-struct TileSums<'a, F> {
-    z: &'a [F],
-    hard: Option<HardTile<'a, F>>,
-    shift: &'a [F],
-    short: &'a mut [F],
-    row: &'a mut [F],
-    sums: &'a mut [f64],
-}
-
-impl<F: Real> Op for TileSums<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileSums { z, hard, shift, short, row, sums } = self;
+op! {
+    /// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`, the logits as they count;
+    /// −∞ adds nothing. `short` and `row` hold a row each.
+    pub(crate) fn tile_sums<I>[F: Real](
+        level: Level,
+        z: &[F],
+        hard: Option<HardTile<'_, F>>,
+        shift: &[F],
+        [short, row]: [&mut [F]; 2],
+        sums: &mut [f64],
+    ) {
         let n = sums.len();
         let (shift, short) = (&shift[..n], &mut short[..n]);
         for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
@@ -149,36 +117,18 @@ impl<F: Real> Op for TileSums<'_, F> {
     }
 }
 
-/// The gradient of a tile's logits, each row by its factor:
-/// `out[j][i] = coefficients[i] · exp(z[j][i] − shift[i]) · factors[j]`; with hard negatives of the
-/// logits as they count, times their derivative. `row` holds a row.
-pub(crate) fn tile_gradient<F: Real>(
-    level: Level,
-    z: &[F],
-    hard: Option<HardTile<'_, F>>,
-    [shift, coefficients, factors]: [&[F]; 3],
-    row: &mut [F],
-    out: &mut [F],
-) {
-    dispatch(level, TileGradient { z, hard, shift, coefficients, factors, row, out });
-}
-
-struct TileGradient<'a, F> {
-    z: &'a [F],
-    hard: Option<HardTile<'a, F>>,
-    shift: &'a [F],
-    coefficients: &'a [F],
-    factors: &'a [F],
-    row: &'a mut [F],
-    out: &'a mut [F],
-}
-
-impl<F: Real> Op for TileGradient<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let TileGradient { z, hard, shift, coefficients, factors, row, out } = self;
+op! {
+    /// The gradient of a tile's logits, each row by its factor: `out[j][i] = coefficients[i] ·
+    /// exp(z[j][i] − shift[i]) · factors[j]`; with hard negatives of the logits as they count,
+    /// times their derivative. `row` holds a row.
+    pub(crate) fn tile_gradient<I>[F: Real](
+        level: Level,
+        z: &[F],
+        hard: Option<HardTile<'_, F>>,
+        [shift, coefficients, factors]: [&[F]; 3],
+        row: &mut [F],
+        out: &mut [F],
+    ) {
         let n = shift.len();
         let coefficients = &coefficients[..n];
         let rows = z.chunks_exact(n).zip(out.chunks_exact_mut(n));

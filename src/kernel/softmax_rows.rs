@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::dispatch::{Level, Op, dispatch};
+use super::dispatch::op;
 use super::hard::HardRow;
 use super::real::Real;
 use super::simd::Isa;
@@ -74,23 +74,17 @@ pub(crate) struct RowLogSumExp<F> {
     pub nearest: F,
 }
 
-/// The negatives of one sample, in one pass over its cosines.
-pub(crate) fn row_log_sum_exp<F: Real>(level: Level, logits: RowLogits<'_, F>) -> RowLogSumExp<F> {
-    dispatch(level, RowForward(logits))
-}
-
-struct RowForward<'a, F>(RowLogits<'a, F>);
-
-impl<F: Real> Op for RowForward<'_, F> {
-    type Output = RowLogSumExp<F>;
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> RowLogSumExp<F> {
+op! {
+    /// The negatives of one sample, in one pass over its cosines.
+    pub(crate) fn row_log_sum_exp<I>[F: Real](
+        level: Level,
+        logits: RowLogits<'_, F>,
+    ) -> RowLogSumExp<F> {
         let mut buffer = [F::zero(); BLOCK];
         let none = F::neg_infinity();
         let mut all = RowLogSumExp { max: none, sum: 0.0, class: 0, nearest: none };
-        for block in self.0.blocks() {
-            let (values, scale) = self.0.block::<I>(block.clone(), &mut buffer);
+        for block in logits.blocks() {
+            let (values, scale) = logits.block::<I>(block.clone(), &mut buffer);
             let of_values = largest(values);
             let max = scale * of_values;
             if max > all.max {
@@ -98,8 +92,8 @@ impl<F: Real> Op for RowForward<'_, F> {
                 all.max = max;
             }
             all.sum += sum_exp::<F, I>(values, scale, all.max);
-            let plain = if self.0.hard.is_some() { &self.0.cosines[block.clone()] } else { values };
-            let largest = if self.0.hard.is_some() { largest(plain) } else { of_values };
+            let plain = if logits.hard.is_some() { &logits.cosines[block.clone()] } else { values };
+            let largest = if logits.hard.is_some() { largest(plain) } else { of_values };
             if scale * largest > all.nearest {
                 all.nearest = scale * largest;
                 all.class = block.start + plain.iter().position(|&v| v == largest).unwrap_or(0);
@@ -138,32 +132,17 @@ fn sum_exp<F: Real, I: Isa>(values: &[F], scale: F, shift: F) -> f64 {
     lanes.iter().map(|lane| lane.widen()).chain(rest).sum()
 }
 
-/// The gradient with respect to the cosines of one sample, in one pass:
-/// `out[j] = coefficient · exp(z_j − shift) · scale · columns[j]`, 0 at the target.
-pub(crate) fn row_gradient<F: Real>(
-    level: Level,
-    logits: RowLogits<'_, F>,
-    shift: F,
-    coefficient: F,
-    out: &mut [F],
-) {
-    assert_eq!(logits.cosines.len(), out.len());
-    dispatch(level, RowBackward { logits, shift, coefficient, out });
-}
-
-struct RowBackward<'a, F> {
-    logits: RowLogits<'a, F>,
-    shift: F,
-    coefficient: F,
-    out: &'a mut [F],
-}
-
-impl<F: Real> Op for RowBackward<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let RowBackward { logits, shift, coefficient, out } = self;
+op! {
+    /// The gradient with respect to the cosines of one sample, in one pass: `out[j] = coefficient
+    /// · exp(z_j − shift) · scale · columns[j]`, 0 at the target.
+    pub(crate) fn row_gradient<I>[F: Real](
+        level: Level,
+        logits: RowLogits<'_, F>,
+        shift: F,
+        coefficient: F,
+        out: &mut [F],
+    ) {
+        assert_eq!(logits.cosines.len(), out.len());
         out[logits.target] = F::zero();
         let mut buffer = [F::zero(); BLOCK];
         for block in logits.blocks() {
@@ -187,22 +166,13 @@ impl<F: Real> Op for RowBackward<'_, F> {
     }
 }
 
-/// Σ_j z_j over the negatives of one sample.
-pub(crate) fn row_logit_sum<F: Real>(level: Level, logits: RowLogits<'_, F>) -> f64 {
-    dispatch(level, RowLogitSum(logits))
-}
-
-struct RowLogitSum<'a, F>(RowLogits<'a, F>);
-
-impl<F: Real> Op for RowLogitSum<'_, F> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> f64 {
+op! {
+    /// Σ_j z_j over the negatives of one sample.
+    pub(crate) fn row_logit_sum<I>[F: Real](level: Level, logits: RowLogits<'_, F>) -> f64 {
         let mut buffer = [F::zero(); BLOCK];
         let mut all = 0.0;
-        for block in self.0.blocks() {
-            let (values, scale) = self.0.block::<I>(block, &mut buffer);
+        for block in logits.blocks() {
+            let (values, scale) = logits.block::<I>(block, &mut buffer);
             let mut lanes = [F::zero(); LANES];
             let (blocks, rest) = values.as_chunks::<LANES>();
             for block in blocks {
@@ -217,29 +187,15 @@ impl<F: Real> Op for RowLogitSum<'_, F> {
     }
 }
 
-/// Takes the uniform part of label smoothing off the gradient with respect to the cosines of one
-/// sample: `out[j] −= uniform · scale · columns[j]`, but at the target.
-pub(crate) fn row_smoothing<F: Real>(
-    level: Level,
-    logits: RowLogits<'_, F>,
-    uniform: F,
-    out: &mut [F],
-) {
-    dispatch(level, RowSmoothing { logits, uniform, out });
-}
-
-struct RowSmoothing<'a, F> {
-    logits: RowLogits<'a, F>,
-    uniform: F,
-    out: &'a mut [F],
-}
-
-impl<F: Real> Op for RowSmoothing<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let RowSmoothing { logits, uniform, out } = self;
+op! {
+    /// Takes the uniform part of label smoothing off the gradient with respect to the cosines of
+    /// one sample: `out[j] −= uniform · scale · columns[j]`, but at the target.
+    pub(crate) fn row_smoothing<I>[F: Real](
+        level: Level,
+        logits: RowLogits<'_, F>,
+        uniform: F,
+        out: &mut [F],
+    ) {
         let by_cosine = uniform * logits.scale;
         for block in logits.blocks() {
             let out = &mut out[block.clone()];

@@ -2,45 +2,26 @@
 
 use std::ops::Range;
 
-use super::dispatch::{Level, Op, dispatch, madd};
+use super::dispatch::{madd, op};
 use super::real::Real;
-use super::simd::Isa;
 use super::softmax::TileStats;
 
-/// As [`tile_stats`](super::tile_stats), and leaves each sample's largest of every `rows` rows, the
-/// first of equals: the others become −∞, and so do all rows of its own class, of which `targets`
-/// gives the one that counts. `max` and `best` hold a row each.
-pub(crate) fn tile_sub_centers<F: Real>(
-    level: Level,
-    z: &mut [F],
-    rows: usize,
-    (factors, biases): (&[F], Option<&[F]>),
-    targets: impl FnMut(usize) -> Range<usize>,
-    stats: TileStats<'_, F>,
-    (max, best): (&mut [F], &mut [u32]),
-) {
-    dispatch(level, TileSubCenters { z, rows, factors, biases, targets, stats, max, best });
-}
-
-struct TileSubCenters<'a, F, T> {
-    z: &'a mut [F],
-    rows: usize,
-    factors: &'a [F],
-    biases: Option<&'a [F]>,
-    targets: T,
-    stats: TileStats<'a, F>,
-    max: &'a mut [F],
-    best: &'a mut [u32],
-}
-
-impl<F: Real, T: FnMut(usize) -> Range<usize>> Op for TileSubCenters<'_, F, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
+op! {
+    /// As [`tile_stats`](super::tile_stats), and leaves each sample's largest of every `rows`
+    /// rows, the first of equals: the others become −∞, and so do all rows of its own class, of
+    /// which `targets` gives the one that counts. `max` and `best` hold a row each.
+    pub(crate) fn tile_sub_centers<I>[F: Real, T: FnMut(usize) -> Range<usize>](
+        level: Level,
+        z: &mut [F],
+        rows: usize,
+        (factors, biases): (&[F], Option<&[F]>),
+        targets: T,
+        stats: TileStats<'_, F>,
+        (max, best): (&mut [F], &mut [u32]),
+    ) {
         /// No row of the class counts as a negative.
         const NONE: u32 = u32::MAX;
-        let TileSubCenters { z, rows, factors, biases, mut targets, stats, max, best } = self;
+        let mut targets = targets;
         let n = max.len();
         let TileStats { max: largest, row: at, target } = stats;
         let (largest, at) = (&mut largest[..n], &mut at[..n]);

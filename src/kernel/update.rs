@@ -1,8 +1,7 @@
 //! A row of parameters moved by its gradient, entry by entry.
 
-use super::dispatch::{Level, Op, dispatch};
+use super::dispatch::op;
 use super::real::Real;
-use super::simd::Isa;
 
 /// What an update does to one entry, whose state is K numbers.
 pub(crate) trait UpdateEntry<const K: usize>: Copy {
@@ -10,33 +9,19 @@ pub(crate) trait UpdateEntry<const K: usize>: Copy {
     fn next(self, value: f64, gradient: f64, state: [f64; K]) -> (f64, [f64; K]);
 }
 
-/// Moves `values` by their `gradient`. Every entry is computed in f64 by additions,
-/// multiplications, divisions and square roots, none of them fused, and rounded once: the bits are
-/// the same at every level.
-pub(crate) fn update_row<F: Real, const K: usize>(
-    rule: impl UpdateEntry<K>,
-    values: &mut [F],
-    gradient: &[F],
-    state: [&mut [F]; K],
-) {
-    assert_eq!(values.len(), gradient.len());
-    assert!(state.iter().all(|state| state.len() == values.len()));
-    dispatch(Level::detect(), UpdateRow { rule, values, gradient, state });
-}
-
-struct UpdateRow<'a, F, U, const K: usize> {
-    rule: U,
-    values: &'a mut [F],
-    gradient: &'a [F],
-    state: [&'a mut [F]; K],
-}
-
-impl<F: Real, U: UpdateEntry<K>, const K: usize> Op for UpdateRow<'_, F, U, K> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        let UpdateRow { rule, values, gradient, state } = self;
+op! {
+    /// Moves `values` by their `gradient`. Every entry is computed in f64 by additions,
+    /// multiplications, divisions and square roots, none of them fused, and rounded once: the bits
+    /// are the same at every level.
+    pub(crate) fn update_row<I>[F: Real, U: UpdateEntry<K>, const K: usize](
+        level: Level,
+        rule: U,
+        values: &mut [F],
+        gradient: &[F],
+        state: [&mut [F]; K],
+    ) {
+        assert_eq!(values.len(), gradient.len());
+        assert!(state.iter().all(|state| state.len() == values.len()));
         // The lengths are equal; saying so here keeps the checks of bounds out of the loop.
         let len = values.len();
         let gradient = &gradient[..len];
@@ -57,6 +42,7 @@ impl<F: Real, U: UpdateEntry<K>, const K: usize> Op for UpdateRow<'_, F, U, K> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dispatch::Level;
     use super::*;
 
     #[derive(Clone, Copy)]
@@ -78,8 +64,7 @@ mod tests {
         for level in Level::available() {
             let (mut w, mut a, mut b) = (numbers(0.3), numbers(0.9), vec![0.5_f32; 77]);
             let state = [&mut a[..], &mut b[..]];
-            let op = UpdateRow { rule: Rule, values: &mut w, gradient: &gradient, state };
-            dispatch(level, op);
+            update_row(level, Rule, &mut w, &gradient, state);
             let found = (w, a, b);
             assert_eq!(*first.get_or_insert_with(|| found.clone()), found, "{level:?}");
         }

@@ -5,7 +5,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1};
 use super::state::{Rule, State, in_one_piece};
 use super::{Magnitudes, RowUpdate, UpdateStep, WeightUpdate, check_bound, same};
 use crate::error::Error;
-use crate::kernel::{self, Real, UpdateEntry, job};
+use crate::kernel::{self, Level, Real, UpdateEntry, job};
 
 /// Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
 ///
@@ -292,11 +292,12 @@ struct Stateless<F> {
 impl<F: Real> RowUpdate<F> for Stateless<F> {
     fn update_row(&mut self, _: usize, weights: ArrayViewMut1<'_, F>, gradient: ArrayView1<'_, F>) {
         in_one_piece(weights, gradient, &mut self.buffers, |weights, gradient| {
-            kernel::update_row(self.rule, weights, gradient, []);
+            kernel::update_row(Level::detect(), self.rule, weights, gradient, []);
         });
     }
 
     fn update_bias(&mut self, _: usize, bias: &mut F, gradient: F) {
-        kernel::update_row(self.rule, std::slice::from_mut(bias), &[gradient], []);
+        let (bias, rule) = (std::slice::from_mut(bias), self.rule);
+        kernel::update_row(Level::detect(), rule, bias, &[gradient], []);
     }
 }

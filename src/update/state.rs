@@ -8,7 +8,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1};
 use super::{Magnitudes, RowUpdate, UpdateStep, check_bound};
 use crate::data::contiguous;
 use crate::error::Error;
-use crate::kernel::{self, Real, UpdateEntry};
+use crate::kernel::{self, Level, Real, UpdateEntry};
 use crate::parallel::split_off;
 
 /// An update with K numbers of state per weight, and a counter T per row.
@@ -297,7 +297,7 @@ impl<F: Real, T: Counter, E: UpdateEntry<K>, const K: usize> Rows<'_, F, T, E, K
         self.latest = Some((*counter, entry));
         let range = row * self.dims..(row + 1) * self.dims;
         let state = self.moments.each_mut().map(|moments| &mut moments[range.clone()]);
-        kernel::update_row(entry, values, gradient, state);
+        kernel::update_row(Level::detect(), entry, values, gradient, state);
     }
 }
 
