@@ -2,21 +2,10 @@
 //!
 //! A generic function is compiled in the crate that calls it: a user's program would compile the
 //! engine with every change of a line, and in a debug build without optimization, whatever it says
-//! of its dependencies. A [`Job`] has a function for `f32` and one for `f64`, neither of them
+//! of its dependencies. A [`Job`](super::Job) has a function for `f32` and one for `f64`, neither of them
 //! generic, and generic code runs the right one.
 
-use super::real::Real;
-
-/// One entrance to the engine.
-pub trait Job {
-    type Input<F: Real>;
-    type Output<F: Real>;
-
-    fn run_f32(input: Self::Input<f32>) -> Self::Output<f32>;
-    fn run_f64(input: Self::Input<f64>) -> Self::Output<f64>;
-}
-
-/// Declares a [`Job`] that runs the generic function `$run`, from its argument to its result for
+/// Declares a [`Job`](super::Job) that runs the generic function `$run`, from its argument to its result for
 /// numbers `F`: `job!(Name<'a>, Input<'a, F> => Result<F, Error>, run)`; a caller runs
 /// `F::run::<Name<'_>>(input)`.
 macro_rules! job {

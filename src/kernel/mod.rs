@@ -27,13 +27,14 @@ mod sub_centers;
 mod update;
 
 pub use bf16::Precision;
-pub(crate) use compiled::{Job, job};
+pub(crate) use compiled::job;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::gemm;
 pub(crate) use hard::{HardRow, HardTile, tile_hard_max, tile_hard_radial};
 pub(crate) use matrix::{Mat, MatMut};
 pub(crate) use packed::Packed;
 pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, tangents};
+pub(crate) use real::Job;
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};

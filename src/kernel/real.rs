@@ -6,7 +6,6 @@ use std::iter::Sum;
 use ndarray::{LinalgScalar, ScalarOperand};
 use num_traits::{Float, FromPrimitive, NumAssign};
 
-use super::compiled::Job;
 use super::exp::{exp_f32, exp_f64};
 use super::simd::{Isa, Vector};
 
@@ -82,6 +81,15 @@ pub trait Element: Sized + Copy + 'static {
     fn to_index(self) -> u64;
     /// e^x for every x, branch-free.
     fn exp_inline<I: Isa>(self) -> Self;
+}
+
+/// One entrance to the engine: work that is compiled in this crate, once for each type.
+pub trait Job {
+    type Input<F: Real>;
+    type Output<F: Real>;
+
+    fn run_f32(input: Self::Input<f32>) -> Self::Output<f32>;
+    fn run_f64(input: Self::Input<f64>) -> Self::Output<f64>;
 }
 
 macro_rules! element {

@@ -173,6 +173,6 @@ fn usage_refuses_what_does_not_fit_and_counts_nothing_then() {
     let forward = Head::new(arcface()).forward(&batch).unwrap();
     assert_eq!(forward.sub_centers(), [0, 1]);
     let refused = second.add(&[0, 0], &forward).unwrap_err();
-    assert!(matches!(refused, Error::Shape { argument: "sub-centres per class", .. }));
+    assert!(matches!(refused, Error::Shape { argument: "sub-centers per class", .. }));
     assert_eq!(second.counts().sum(), 0);
 }
