@@ -82,7 +82,7 @@ fn steps(
         let w = problem.w.slice(s![range.clone(), ..]);
         let shard = Batch::new(&problem.x, &w, &problem.labels);
         let mut gradients = Gradients::zeros_for(&shard);
-        let mut head = Head::on_ranks(CosFace::default(), collective, range);
+        let head = Head::on_ranks(CosFace::default(), collective, range);
         let mut step = || head.forward_backward(&shard, Reduction::Mean, &mut gradients).unwrap();
         step();
         let start = Instant::now();

@@ -294,7 +294,7 @@ fn zero_embeddings_are_left_out_on_every_rank() {
     let one = head.forward(&inputs.batch()).unwrap();
     for forward in on_ranks(&even(10, 3), |collective, range| {
         let head = Head::on_ranks(&loss, collective, range.clone());
-        let mut head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+        let head = head.with_zero_embeddings(ZeroEmbedding::Skip);
         with_shard(&inputs, &range, |shard| head.forward(shard).unwrap())
     }) {
         assert_close("losses", &forward.losses.to_vec(), &one.losses.to_vec(), 1e-12);

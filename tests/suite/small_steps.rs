@@ -4,7 +4,6 @@ use crate::common::layout::{LAYOUTS, Layout};
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
 use crate::common::spec::Spec;
-use margin_softmax::Batch;
 use margin_softmax::Gradients;
 use margin_softmax::energy::{Riesz, Space, hyperspherical_energy, hyperspherical_energy_of_batch};
 use margin_softmax::losses::Continuation;

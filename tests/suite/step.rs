@@ -166,7 +166,7 @@ fn sampled_rows_move_and_the_others_keep_every_bit() {
             for _ in 0..2 {
                 let sample = sampler.sample(&inputs.labels).unwrap();
                 let Moved { w, b, update, dx } = &mut fused;
-                let mut batch = Moved::<F, U>::batch(&inputs, w, b);
+                let batch = Moved::<F, U>::batch(&inputs, w, b);
                 let forward = head
                     .step(&mut batch.with_sample(&sample), Reduction::Mean, update, dx)
                     .unwrap();
@@ -315,7 +315,7 @@ fn a_refused_sampled_step_leaves_everything_as_it_was() {
         spoil(&mut sample, &mut moved);
         let before = format!("{moved:?} {:?}", moved.update.momentum_buffer());
         let Moved { w, b, update, dx } = &mut moved;
-        let mut batch = Moved::<f32, Sgd<f32>>::batch(&inputs, w, b);
+        let batch = Moved::<f32, Sgd<f32>>::batch(&inputs, w, b);
         let error =
             head.step(&mut batch.with_sample(&sample), Reduction::Mean, update, dx).unwrap_err();
         assert!(expected(&error), "case {case}: {error}");
