@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use margin_softmax::{Head, MarginLoss, ZeroEmbedding};
+use margin_softmax::{Head, MarginLoss, Precision, ZeroEmbedding};
 
 use crate::engine::Engine;
 
@@ -207,6 +207,32 @@ impl MarginHead {
     /// ```
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         let engine = self.engine.with(|core| core.with_memory_budget(bytes));
+        MarginHead { engine, ..self }
+    }
+
+    /// The same head, whose steps and predictions compute their matrix products at `precision`; see
+    /// [`Head::with_precision`]. [`logits`](Self::logits) are always at full precision. Where the
+    /// class weights are on the device, it decides how to multiply, and this has no effect. The head
+    /// no longer shares its loss with earlier clones.
+    ///
+    /// ```
+    /// # use burn::tensor::{Device, Tensor};
+    /// # use margin_softmax_burn::MarginHeadConfig;
+    /// use margin_softmax::{CosFace, Precision};
+    ///
+    /// # let device = Device::flex();
+    /// let head = MarginHeadConfig::new(2, 3)
+    ///     .init(CosFace::default(), &device)?
+    ///     .with_precision(Precision::Bf16);
+    /// # let x = Tensor::from_floats([[0.9, 0.1], [-0.2, 0.8]], &device);
+    /// # head.evaluate::<f32>(x, Tensor::from_ints([0, 2], &device))?;
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// With class weights in f64 every precision but [`Precision::Full`] is refused, as
+    /// [`Error::Precision`](margin_softmax::Error::Precision).
+    pub fn with_precision(self, precision: Precision) -> Self {
+        let engine = self.engine.with(|core| core.with_precision(precision));
         MarginHead { engine, ..self }
     }
 

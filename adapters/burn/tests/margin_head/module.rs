@@ -7,7 +7,7 @@ use burn::optim::{GradientsParams, SgdConfig};
 use burn::store::ModuleRecord;
 use burn::tensor::quantization::{Calibration, QuantScheme};
 use burn::tensor::{DType, Device, Int, Tensor};
-use margin_softmax::{ArcFace, CosFace, Error, MarginLoss, Softmax};
+use margin_softmax::{ArcFace, Batch, CosFace, Error, Head, MarginLoss, Precision, Softmax};
 use margin_softmax_burn::{MarginHead, MarginHeadConfig};
 
 use crate::formulas::normalized;
@@ -212,6 +212,23 @@ fn double_precision_is_kept() -> Result<(), Error> {
     let (_, forward) = head.forward_detailed::<f64>(x.clone(), labels(&memory()))?;
     assert_eq!(values(loss), [forward.mean()]);
     assert_eq!(head.logits(x)?.dtype(), DType::F64);
+    Ok(())
+}
+
+#[test]
+fn products_are_rounded_where_the_head_is_told_so() -> Result<(), Error> {
+    let mut head = head(ArcFace::default(), false)?.with_precision(Precision::Bf16);
+    let x = embeddings(&memory());
+    let (_, found) = head.forward_detailed::<f32>(x.clone(), labels(&memory()))?;
+    let single = |tensor| values::<2>(tensor).iter().map(|&v| v as f32).collect::<Vec<_>>();
+    let (numbers, weights) = (single(x), single(head.weights.val()));
+    let batch = Batch::from_slices(&numbers, &weights, &[0, 1, 2, 3, 0], 3)?;
+    let core = Head::new(ArcFace::default());
+    assert_ne!(found, core.forward(&batch)?);
+    assert_eq!(found, core.with_precision(Precision::Bf16).forward(&batch)?);
+    head.weights = Param::from_tensor(self::numbers([4, 3], 0.5, (&memory(), DType::F64)));
+    let refused = head.forward(embeddings(&memory()), labels(&memory())).unwrap_err();
+    assert_eq!(refused, Error::Precision);
     Ok(())
 }
 

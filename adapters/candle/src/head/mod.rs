@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, WithDType};
 use candle_nn::{Init, VarBuilder};
-use margin_softmax::{Head, MarginLoss, Real, Scale, ZeroEmbedding};
+use margin_softmax::{Head, MarginLoss, Precision, Real, Scale, ZeroEmbedding};
 
 use crate::check::{in_main_memory, not_empty, same_type, unsupported};
 use crate::engine::Engine;
@@ -298,6 +298,31 @@ impl MarginHead {
     /// ```
     pub fn with_memory_budget(self, bytes: usize) -> Self {
         let engine = self.engine.with(|core| core.with_memory_budget(bytes));
+        MarginHead { engine, ..self }
+    }
+
+    /// The same head, whose steps and predictions compute their matrix products at `precision`; see
+    /// [`Head::with_precision`]. [`logits`](Self::logits) are always at full precision. Where the
+    /// class weights are on the device, it decides how to multiply, and this has no effect. The head
+    /// no longer shares its loss with earlier clones.
+    ///
+    /// ```
+    /// # use candle_core::{DType, Device, Tensor};
+    /// # use candle_nn::{VarBuilder, VarMap};
+    /// # use margin_softmax_candle::MarginHead;
+    /// use margin_softmax::{CosFace, Precision};
+    ///
+    /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
+    /// let head = MarginHead::new(CosFace::default(), 2, 3, vb)?.with_precision(Precision::Bf16);
+    /// # let x = Tensor::new(&[[0.9_f32, 0.1], [-0.2, 0.8]], &Device::Cpu)?;
+    /// # head.evaluate::<f32>(&x, &Tensor::new(&[0_u32, 2], &Device::Cpu)?)?;
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
+    ///
+    /// With class weights in f64 every precision but [`Precision::Full`] is refused, as
+    /// [`margin_softmax::Error::Precision`].
+    pub fn with_precision(self, precision: Precision) -> Self {
+        let engine = self.engine.with(|core| core.with_precision(precision));
         MarginHead { engine, ..self }
     }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Error, IndexOp, Result, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, VarBuilder, VarMap};
-use margin_softmax::{ArcFace, CosFace, Head, Softmax, SphereFace, ZeroEmbedding};
+use margin_softmax::{
+    ArcFace, Batch, CosFace, Head, Precision, Softmax, SphereFace, ZeroEmbedding,
+};
 use margin_softmax_candle::{MarginHead, refusal};
 
 const CPU: Device = Device::Cpu;
@@ -272,6 +274,23 @@ fn types_that_do_not_agree_are_refused() -> Result<()> {
     assert!(matches!(error, Error::UnexpectedDType { got: DType::F32, .. }), "{error}");
     let error = bare(head.forward(&embeddings()?, &labels()?.to_dtype(DType::F32)?));
     assert!(matches!(error, Error::UnsupportedDTypeForOp(DType::F32, _)), "{error}");
+    Ok(())
+}
+
+#[test]
+fn products_are_rounded_where_the_head_is_told_so() -> Result<()> {
+    let found = plane()?.with_precision(Precision::Bf16);
+    let found = found.evaluate::<f32>(&embeddings()?, &labels()?)?;
+    let numbers = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
+    let (x, w) = (numbers(&embeddings()?)?, numbers(plane()?.weight())?);
+    let batch = Batch::from_slices(&x, &w, &[0, 2], 2).expect("whole rows");
+    let core = Head::new(CosFace::default());
+    assert_ne!(Ok(&found), core.forward(&batch).as_ref());
+    assert_eq!(Ok(found), core.with_precision(Precision::Bf16).forward(&batch));
+    let vb = fresh(&VarMap::new(), DType::F64);
+    let double = MarginHead::new(CosFace::default(), 2, 3, vb)?.with_precision(Precision::Bf16);
+    let error = refused(double.forward(&embeddings()?.to_dtype(DType::F64)?, &labels()?));
+    assert_eq!(error, margin_softmax::Error::Precision);
     Ok(())
 }
 
