@@ -9,77 +9,13 @@ use std::time::Instant;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatRef, Par};
 
-// The kernel's products, which the crate does not export.
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/bf16.rs"]
-mod bf16;
-#[allow(dead_code, unused_imports, unused_macros)]
-#[path = "../../src/kernel/compiled.rs"]
-mod compiled;
+// The kernel, which the crate does not export.
 #[allow(dead_code, unused_imports, unused_macros, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/dispatch.rs"]
-mod dispatch;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/exp.rs"]
-mod exp;
-#[path = "../../src/kernel/gemm.rs"]
-mod gemm;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/matrix.rs"]
-mod matrix;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/packed.rs"]
-mod packed;
-#[path = "../../src/kernel/pairs.rs"]
-mod pairs;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/product.rs"]
-mod product;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/real.rs"]
-mod real;
-#[allow(dead_code, rustdoc::broken_intra_doc_links)]
-#[path = "../../src/kernel/simd/mod.rs"]
-mod simd;
+#[path = "../../src/kernel/mod.rs"]
+mod kernel;
+mod peak;
 
-use bf16::Precision;
-use dispatch::{Level, Op, dispatch};
-use gemm::gemm;
-use matrix::{Mat, MatMut};
-use packed::Packed;
-use real::{Element, Real};
-use simd::{Isa, Vector};
-
-/// Independent chains of multiply-adds, each in a register of its own, and their length.
-const CHAINS: usize = 12;
-const STEPS: usize = 1 << 16;
-
-/// The most multiply-adds that a level can do: returns how many operations it did.
-struct Peak;
-
-impl Op for Peak {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<I: Isa>(self) -> usize {
-        // SAFETY: `dispatch` runs this where the CPU has the level.
-        unsafe {
-            let factor = I::F32::splat(black_box(0.5));
-            let mut chains = [I::F32::splat(black_box(0.25)); CHAINS];
-            for _ in 0..STEPS {
-                for chain in &mut chains {
-                    *chain = chain.multiply_add(factor, factor);
-                }
-            }
-            let mut numbers = [0.0; 16];
-            for chain in chains {
-                chain.store(numbers.as_mut_ptr());
-                black_box(&numbers);
-            }
-        }
-        2 * CHAINS * STEPS * <f32 as Element>::Vector::<I>::LANES
-    }
-}
+use kernel::{Level, Mat, MatMut, Packed, Precision, Real, gemm};
 
 /// Rows, columns and depth of the products of tiles of 256 classes: Z, dX and dW at N = 512 or
 /// 256 and D = 512 or 128.
@@ -104,8 +40,8 @@ fn product<'a, F: Real>(
     precision: Precision,
     (label, a): (&str, Mat<'a, F>),
     b: Mat<'a, F>,
+    [rows, cols, depth]: [usize; 3],
 ) -> Runner<'a, F> {
-    let (rows, depth, cols) = (a.rows, a.cols, b.cols);
     let mut packed = Packed::default();
     packed.pack(level, precision, b);
     let run = Box::new(move |c: &mut [F]| {
@@ -122,7 +58,7 @@ fn compare(shape: [usize; 3], rounds: usize) {
     let mut c = vec![0.0; rows * cols];
     let mut runners = Vec::new();
     for level in Level::available() {
-        let run = Box::new(move |_: &mut [f32]| dispatch(level, Peak));
+        let run = Box::new(move |_: &mut [f32]| peak::multiply_adds(&format!("{level:?}")));
         let peak = runners.len();
         runners.push(Runner { name: format!("{level:?}, peak"), peak, run });
         let (by_rows, by_columns) =
@@ -130,7 +66,7 @@ fn compare(shape: [usize; 3], rounds: usize) {
         for precision in [Precision::Full, Precision::Bf16] {
             for left in [("rows", by_rows), ("columns", by_columns)] {
                 let right = Mat::new(&b, depth, cols);
-                runners.push(product((level, peak), precision, left, right));
+                runners.push(product((level, peak), precision, left, right, shape));
             }
         }
     }

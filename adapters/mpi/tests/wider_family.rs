@@ -50,7 +50,7 @@ fn curricularface_observes_the_same_on_every_rank() -> ExitCode {
     on_ranks(&[3], |collective| {
         let range = even(40, collective.size())[collective.rank()].clone();
         let w = problem.w.slice(s![range.clone(), ..]);
-        let head = Head::on_ranks(CurricularFace::default(), collective, range);
+        let mut head = Head::on_ranks(CurricularFace::default(), collective, range);
         let mut alone = Head::new(CurricularFace::default());
         for _ in 0..3 {
             let batch = Batch::new(&problem.x, &w, &problem.labels);
