@@ -28,8 +28,10 @@ const ROUNDS: usize = 60;
 struct Runner<'a, F> {
     name: String,
     peak: usize,
-    run: Box<dyn FnMut(&mut [F]) -> usize + 'a>,
+    run: Run<'a, F>,
 }
+
+type Run<'a, F> = Box<dyn FnMut(&mut [F]) -> usize + 'a>;
 
 fn numbers<F: Real>(count: usize) -> Vec<F> {
     (0..count).map(|i| F::narrow(((i * 7919) % 2003) as f64 / 1e3 - 1.0)).collect()
