@@ -1,4 +1,4 @@
-//! Serialisation of updates: hyper-parameters and the state of every row, checked on reading.
+//! Serialization of updates: hyper-parameters and the state of every row, checked on reading.
 
 use std::borrow::Cow;
 
@@ -8,59 +8,93 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::parameters::read;
-use crate::update::{AdamW, AdamWState, Sgd, SgdState};
+use crate::update::{AdamW, RowState, Sgd};
 
-/// The fields of [`Sgd`], not yet checked.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[serde(bound(serialize = "F: Serialize", deserialize = "F: Deserialize<'de>"))]
-struct SgdFields<'a, F: Clone> {
-    rate: f64,
-    #[serde(default)]
-    momentum: f64,
-    #[serde(default)]
-    weight_decay: f64,
-    #[serde(default)]
-    nesterov: bool,
-    weights: Option<Momentum<'a, F>>,
-    bias: Option<Momentum<'a, F>>,
+/// For each update: its hyper-parameters, each with a getter of the same name, the state of one
+/// matrix with an expression for each of its fields, and what builds both from their fields.
+macro_rules! updates {
+    ($(
+        $update:ident as $fields:ident { $($(#[$attribute:meta])* $field:ident: $type:ty),* }
+            => $build:expr;
+        $matrix:ident of $state:ident { $($part:ident: $part_type:ty = $value:expr),* }
+            => $build_state:expr;
+    )*) => {$(
+        /// The fields, not yet checked.
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[serde(bound(serialize = "F: Serialize", deserialize = "F: Deserialize<'de>"))]
+        struct $fields<'a, F: Clone> {
+            $($(#[$attribute])* $field: $type,)*
+            weights: Option<$matrix<'a, F>>,
+            bias: Option<$matrix<'a, F>>,
+        }
+
+        /// The state of one matrix, not yet checked.
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[serde(bound(serialize = "F: Serialize", deserialize = "F: Deserialize<'de>"))]
+        struct $matrix<'a, F: Clone> { $($part: $part_type),* }
+
+        impl<F: Real + Serialize> Serialize for $update<F> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let [weights, bias] = self.state().map(|state| {
+                    state.map(|$state| $matrix { $($part: $value.into()),* })
+                });
+                $fields { $($field: self.$field(),)* weights, bias }.serialize(serializer)
+            }
+        }
+
+        impl<'de, F: Real + Deserialize<'de>> Deserialize<'de> for $update<F> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let $fields { $($field,)* weights, bias } = read(deserializer)?;
+                let state = |matrix: Option<$matrix<'_, F>>| {
+                    matrix.map(|$matrix { $($part),* }| $build_state).transpose()
+                };
+                let build = || -> Result<Self, Error> {
+                    $build.with_state([state(weights)?, state(bias)?])
+                };
+                build().map_err(D::Error::custom)
+            }
+        }
+    )*};
 }
 
-/// The state of one matrix, row after row.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[serde(bound(serialize = "F: Serialize", deserialize = "F: Deserialize<'de>"))]
-struct Momentum<'a, F: Clone> {
-    rows: usize,
-    dims: usize,
-    momentum: Cow<'a, [F]>,
-}
+updates! {
+    Sgd as SgdFields {
+        rate: f64,
+        #[serde(default)] momentum: f64,
+        #[serde(default)] weight_decay: f64,
+        #[serde(default)] nesterov: bool
+    } => Sgd::new(rate)?
+            .with_momentum(momentum)?
+            .with_weight_decay(weight_decay)?
+            .with_nesterov(nesterov);
 
-/// The fields of [`AdamW`], not yet checked.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[serde(bound(serialize = "F: Serialize", deserialize = "F: Deserialize<'de>"))]
-struct AdamWFields<'a, F: Clone> {
-    rate: f64,
-    #[serde(default = "default_betas")]
-    betas: (f64, f64),
-    #[serde(default = "default_eps")]
-    eps: f64,
-    #[serde(default = "default_weight_decay")]
-    weight_decay: f64,
-    weights: Option<Moments<'a, F>>,
-    bias: Option<Moments<'a, F>>,
-}
+    Momentum of state {
+        rows: usize = state.rows,
+        dims: usize = state.dims,
+        momentum: Cow<'a, [F]> = &state.moments[0]
+    } => RowState::of_sgd(rows, dims, momentum.into_owned());
 
-/// The state of one matrix: the steps of each row, and the moments row after row.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[serde(bound(serialize = "F: Serialize", deserialize = "F: Deserialize<'de>"))]
-struct Moments<'a, F: Clone> {
-    dims: usize,
-    steps: Cow<'a, [u64]>,
-    first: Cow<'a, [F]>,
-    second: Cow<'a, [F]>,
+    AdamW as AdamWFields {
+        rate: f64,
+        #[serde(default = "default_betas")] betas: (f64, f64),
+        #[serde(default = "default_eps")] eps: f64,
+        #[serde(default = "default_weight_decay")] weight_decay: f64
+    } => AdamW::new(rate)?
+            .with_betas(betas.0, betas.1)?
+            .with_eps(eps)?
+            .with_weight_decay(weight_decay)?;
+
+    Moments of state {
+        dims: usize = state.dims,
+        steps: Cow<'a, [u64]> = state.steps.as_deref().unwrap_or_default(),
+        first: Cow<'a, [F]> = &state.moments[0],
+        second: Cow<'a, [F]> = &state.moments[1]
+    } => {
+        let moments = [first, second].map(Cow::into_owned);
+        RowState::of_adamw(dims, steps.into_owned(), moments)
+    };
 }
 
 fn default_betas() -> (f64, f64) {
@@ -73,76 +107,4 @@ fn default_eps() -> f64 {
 
 fn default_weight_decay() -> f64 {
     AdamW::<f64>::DEFAULTS.2
-}
-
-impl<'a, F: Real> From<&'a SgdState<F>> for Momentum<'a, F> {
-    fn from(state: &'a SgdState<F>) -> Self {
-        let [momentum] = state.moments().each_ref().map(|moments| Cow::from(&moments[..]));
-        Momentum { rows: state.rows(), dims: state.dims(), momentum }
-    }
-}
-
-impl<F: Real> TryFrom<Momentum<'_, F>> for SgdState<F> {
-    type Error = Error;
-
-    fn try_from(fields: Momentum<'_, F>) -> Result<Self, Error> {
-        let Momentum { rows, dims, momentum } = fields;
-        SgdState::new(dims, vec![(); rows], [("momentum", momentum.into_owned())])
-    }
-}
-
-impl<'a, F: Real> From<&'a AdamWState<F>> for Moments<'a, F> {
-    fn from(state: &'a AdamWState<F>) -> Self {
-        let [first, second] = state.moments().each_ref().map(|moments| Cow::from(&moments[..]));
-        Moments { dims: state.dims(), steps: state.counters().into(), first, second }
-    }
-}
-
-impl<F: Real> TryFrom<Moments<'_, F>> for AdamWState<F> {
-    type Error = Error;
-
-    fn try_from(fields: Moments<'_, F>) -> Result<Self, Error> {
-        let Moments { dims, steps, first, second } = fields;
-        let moments =
-            [("first moments", first.into_owned()), ("second moments", second.into_owned())];
-        AdamWState::new(dims, steps.into_owned(), moments)
-    }
-}
-
-/// For each update: its fields, the form of its states, and how it is built of its parameters.
-macro_rules! by_fields {
-    ($($name:ident as $fields:ident of $state:ident { $($parameter:ident),* } => $build:expr;)*) => {$(
-        impl<F: Real + Serialize> Serialize for $name<F> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let [weights, bias] = self.state().map(|state| state.map($state::from));
-                let fields = $fields { $($parameter: self.$parameter(),)* weights, bias };
-                fields.serialize(serializer)
-            }
-        }
-
-        impl<'de, F: Real + Deserialize<'de>> Deserialize<'de> for $name<F> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let fields: $fields<'_, F> = read(deserializer)?;
-                let $fields { $($parameter,)* weights, bias } = fields;
-                let build = || $build.with_state(state(weights)?, state(bias)?);
-                build().map_err(D::Error::custom)
-            }
-        }
-    )*};
-}
-
-by_fields! {
-    Sgd as SgdFields of Momentum { rate, momentum, weight_decay, nesterov } => Sgd::new(rate)?
-        .with_momentum(momentum)?
-        .with_weight_decay(weight_decay)?
-        .with_nesterov(nesterov);
-    AdamW as AdamWFields of Moments { rate, betas, eps, weight_decay } => AdamW::new(rate)?
-        .with_betas(betas.0, betas.1)?
-        .with_eps(eps)?
-        .with_weight_decay(weight_decay)?;
-}
-
-/// The state that fields describe, where there are any.
-fn state<T, S: TryFrom<T>>(fields: Option<T>) -> Result<Option<S>, S::Error> {
-    fields.map(S::try_from).transpose()
 }

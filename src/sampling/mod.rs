@@ -154,7 +154,8 @@ impl ClassSampler {
     /// [`IGNORED`] adds no class.
     ///
     /// # Errors
-    /// [`Error::Label`] for a label that is no class; nothing is drawn then.
+    /// [`Error::Label`] for a label that is no class, and [`Error::Parameter`] for more sampled
+    /// classes than fit into memory; nothing is drawn then.
     pub fn sample(&mut self, labels: &[usize]) -> Result<ClassSample, Error> {
         if self.whole {
             Error::check_labels(labels, self.range.end, Some(IGNORED))?;
@@ -168,8 +169,8 @@ impl ClassSampler {
         let quota = self.range.len() as f64 * self.rate * (1.0 + f64::EPSILON);
         let others = self.range.len() - positives.len();
         let drawn = (quota as usize).saturating_sub(positives.len()).min(others);
-        let ranks = self.distinct(drawn, others);
-        let classes = merged(&positives, &ranks);
+        let ranks = self.distinct(drawn, others)?;
+        let classes = merged(&positives, &ranks)?;
         let place = |row: usize| classes.binary_search(&row).ok();
         let labels = rows.into_iter().map(|row| row.and_then(place).unwrap_or(ClassSample::ABSENT));
         let labels = labels.collect();
@@ -179,13 +180,15 @@ impl ClassSampler {
     }
 
     /// `count` distinct numbers below `below`, ascending; every set of them is equally likely.
-    fn distinct(&mut self, count: usize, below: usize) -> Vec<usize> {
+    fn distinct(&mut self, count: usize, below: usize) -> Result<Vec<usize>, Error> {
         if count > below / 2 {
-            return all_but(&self.distinct(below - count, below), below);
+            // First, so that a refusal draws nothing.
+            let rest = room_for(count)?;
+            return Ok(all_but(&self.distinct(below - count, below)?, below, rest));
         }
         // Each round draws as many as are missing, so the set of distinct numbers is that of
         // drawing one by one until there are enough.
-        let mut numbers = Vec::with_capacity(count);
+        let mut numbers = room_for(count)?;
         while numbers.len() < count {
             for _ in numbers.len()..count {
                 numbers.push(self.below(below));
@@ -194,7 +197,7 @@ impl ClassSampler {
             numbers.sort();
             numbers.dedup();
         }
-        numbers
+        Ok(numbers)
     }
 
     /// A number below `below`, each equally likely: Lemire's method.
@@ -236,16 +239,26 @@ fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// The numbers below `below` that are not in `except`, which is ascending.
-fn all_but(except: &[usize], below: usize) -> Vec<usize> {
+/// An empty list with room for `count` classes: a sampler read from a file may have any range.
+fn room_for(count: usize) -> Result<Vec<usize>, Error> {
+    let mut classes = Vec::new();
+    let valid = classes.try_reserve_exact(count).is_ok();
+    let expected = "so small that they fit into memory";
+    Error::check_parameter("number of sampled classes", count as f64, expected, valid)?;
+    Ok(classes)
+}
+
+/// Fills `rest` with the numbers below `below` that are not in `except`, which is ascending.
+fn all_but(except: &[usize], below: usize, mut rest: Vec<usize>) -> Vec<usize> {
     let mut except = except.iter().copied().peekable();
-    (0..below).filter(|number| except.next_if_eq(number).is_none()).collect()
+    rest.extend((0..below).filter(|number| except.next_if_eq(number).is_none()));
+    rest
 }
 
 /// `positives` together with the others of these `ranks` among all that are not positive; all
 /// three ascending.
-fn merged(positives: &[usize], ranks: &[usize]) -> Vec<usize> {
-    let mut classes = Vec::with_capacity(positives.len() + ranks.len());
+fn merged(positives: &[usize], ranks: &[usize]) -> Result<Vec<usize>, Error> {
+    let mut classes = room_for(positives.len() + ranks.len())?;
     let mut before = positives.iter().copied().peekable();
     let mut passed = 0;
     for rank in ranks {
@@ -256,7 +269,7 @@ fn merged(positives: &[usize], ranks: &[usize]) -> Vec<usize> {
         classes.push(rank + passed);
     }
     classes.extend(before);
-    classes
+    Ok(classes)
 }
 
 /// 128 bits as hexadecimal digits.

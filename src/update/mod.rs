@@ -5,10 +5,13 @@
 
 mod adamw;
 mod apply;
+mod optimizer;
+mod rules;
 mod sgd;
 mod state;
 #[cfg(feature = "serde")]
 mod stored;
+mod updater;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -21,25 +24,24 @@ pub use sgd::Sgd;
 use crate::data::largest_safe;
 use crate::error::Error;
 use crate::kernel::Real;
-use apply::{UpdateBias, UpdateWeights};
 
 #[cfg(feature = "serde")]
-pub(crate) use stored::{AdamWState, SgdState};
+pub(crate) use state::RowState;
 
 /// What turns the gradient of class weights and bias into their new values, with a state per row.
 ///
 /// ```text
-/// (w_j, state_j) ← update(w_j, ∂L/∂w_j, state_j)          for every row j that takes part
+/// (w_j, state_j) ← update(w_j, ∂L/∂w_j, state_j)          for every active row j
 /// ```
 ///
 /// A row's update depends on nothing but this row, its gradient and its state. Hence:
 ///
-/// - A row that takes no part keeps its weights and its state, bit for bit. It is not decayed, and
+/// - A row that is not active keeps its weights and its state, bit for bit. It is not decayed, and
 ///   its momentum does not move it. The docs of [`Sgd`] and [`AdamW`] state how that differs from a
-///   dense optimiser.
+///   dense optimizer.
 /// - All rows by [`apply_rows`](Self::apply_rows) and [`apply`](Self::apply) give the same bits.
 /// - The bits depend neither on the number of threads nor on the CPU's vector instructions: each
-///   number is computed in `f64`, without fused operations, and rounded once to the working type.
+///   number is computed in `f64`, without fused operations, and rounded once to `F`.
 ///
 /// The first call gives the state its shape: that of the class weights (C, D), or of the rows of
 /// one rank. The bias (C) has a state of its own. One update belongs to one pair of class weights
@@ -53,7 +55,7 @@ pub(crate) use stored::{AdamWState, SgdState};
 /// - [`Error::Empty`] for rows without entries; a matrix without rows is accepted,
 /// - [`Error::NonFinite`] for a number that is NaN or infinite,
 /// - [`Error::Rows`] for row numbers that do not ascend, occur twice or are too high,
-/// - [`Error::UpdateOverflow`] where a new value may exceed the largest number of the working type.
+/// - [`Error::UpdateOverflow`] where a new value may exceed the largest number of `F`.
 ///
 /// Two methods are required. [`check`](Self::check) refuses what the state or the numbers of a step
 /// do not allow. [`begin`](Self::begin) prepares a step that passed, and splits the state into
@@ -70,7 +72,7 @@ pub(crate) use stored::{AdamWState, SgdState};
 /// update.apply(&mut w, &array![[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])?;
 /// assert_eq!(w, array![[1.0, -0.5], [-0.5, 1.0], [-1.0, 0.0]]);
 ///
-/// // Only row 2 takes part; row 0 and row 1 keep their momentum for later.
+/// // Only row 2 is active; row 0 and row 1 keep their momentum for later.
 /// update.apply_rows(&mut w, &[2], &array![[2.0, 0.0]])?;
 /// assert_eq!(w, array![[1.0, -0.5], [-0.5, 1.0], [-2.0, 0.0]]);
 /// # Ok::<(), margin_softmax::Error>(())
@@ -86,8 +88,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// Prepares a step and returns one updater for each of its ranges of rows, in their order.
     ///
     /// Everything that can be refused is refused here, as by [`check`](Self::check); the updaters
-    /// cannot fail. They are independent: they may run on different threads, and a row's bits do not depend on how the
-    /// rows are split. A row is updated once or, if it takes no part in the step, not at all.
+    /// cannot fail. They are independent: they may run on different threads, and a row's bits do not
+    /// depend on how the rows are split. A row is updated once or, if it is not active, not at all.
     ///
     /// ```
     /// use margin_softmax::Sgd;
@@ -121,8 +123,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// # Errors
     /// As the trait.
     fn apply(&mut self, w: &mut ArrayRef2<F>, gradient: &ArrayRef2<F>) -> Result<(), Error> {
-        let mut update = self;
-        F::run::<UpdateWeights<'_, '_>>((&mut update, w, None, gradient))
+        apply::to_weights(w, None, gradient, move |step| self.begin(step))
     }
 
     /// Updates the rows `rows` (S), ascending, of class weights `w` (C, D) by the `gradient` (S, D)
@@ -137,8 +138,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         rows: &[usize],
         gradient: &ArrayRef2<F>,
     ) -> Result<(), Error> {
-        let mut update = self;
-        F::run::<UpdateWeights<'_, '_>>((&mut update, w, Some(rows), gradient))
+        apply::to_weights(w, Some(rows), gradient, move |step| self.begin(step))
     }
 
     /// Updates a bias `b` (C) by its `gradient` (C), in any layout. The hyper-parameters are those
@@ -147,8 +147,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// # Errors
     /// As the trait.
     fn apply_bias(&mut self, b: &mut ArrayRef1<F>, gradient: &ArrayRef1<F>) -> Result<(), Error> {
-        let mut update = self;
-        F::run::<UpdateBias<'_, '_>>((&mut update, b, None, gradient))
+        apply::to_bias(b, None, gradient, move |step| self.begin(step))
     }
 
     /// Updates the entries `rows` (S), ascending, of a bias `b` (C) by the `gradient` (S) of these
@@ -162,8 +161,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         rows: &[usize],
         gradient: &ArrayRef1<F>,
     ) -> Result<(), Error> {
-        let mut update = self;
-        F::run::<UpdateBias<'_, '_>>((&mut update, b, Some(rows), gradient))
+        apply::to_bias(b, Some(rows), gradient, move |step| self.begin(step))
     }
 }
 
@@ -188,20 +186,20 @@ pub trait RowUpdate<F: Real>: Send {
     fn update_bias(&mut self, row: usize, bias: &mut F, gradient: F);
 }
 
-/// What takes part in a step of a [`WeightUpdate`].
+/// What is updated in a step of a [`WeightUpdate`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpdateStep<'a> {
     /// The shape (C, D) of the class weights.
     pub shape: (usize, usize),
-    /// Disjoint ranges of rows, ascending; rows outside them take no part.
+    /// Disjoint ranges of rows, ascending; rows outside them are not active.
     pub chunks: &'a [Range<usize>],
-    /// The magnitudes of the class weights, where they take part.
+    /// The magnitudes of the class weights, where they are updated.
     pub weights: Option<Magnitudes>,
-    /// The magnitudes of the bias, where it takes part.
+    /// The magnitudes of the bias, where it is updated.
     pub bias: Option<Magnitudes>,
 }
 
-/// Bounds on the absolute values of the numbers that take part in a step.
+/// Bounds on the absolute values of the numbers in a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Magnitudes {
     /// No parameter exceeds it.
@@ -223,34 +221,6 @@ macro_rules! through_pointer {
             ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
                 (**self).begin(step)
             }
-
-            // Provided methods make a pointer of their own: without these it would be one to a
-            // pointer to a pointer, and so on.
-            fn apply(&mut self, w: &mut ArrayRef2<F>, dw: &ArrayRef2<F>) -> Result<(), Error> {
-                (**self).apply(w, dw)
-            }
-
-            fn apply_rows(
-                &mut self,
-                w: &mut ArrayRef2<F>,
-                rows: &[usize],
-                dw: &ArrayRef2<F>,
-            ) -> Result<(), Error> {
-                (**self).apply_rows(w, rows, dw)
-            }
-
-            fn apply_bias(&mut self, b: &mut ArrayRef1<F>, db: &ArrayRef1<F>) -> Result<(), Error> {
-                (**self).apply_bias(b, db)
-            }
-
-            fn apply_bias_rows(
-                &mut self,
-                b: &mut ArrayRef1<F>,
-                rows: &[usize],
-                db: &ArrayRef1<F>,
-            ) -> Result<(), Error> {
-                (**self).apply_bias_rows(b, rows, db)
-            }
         }
     )*};
 }
@@ -258,12 +228,15 @@ macro_rules! through_pointer {
 through_pointer!(&mut U, Box<U>);
 
 impl UpdateStep<'_> {
-    /// Refuses rows without entries, and ranges that overlap, do not ascend or end too late.
-    fn check(&self) -> Result<(), Error> {
+    /// Refuses rows without entries, more of them than any memory holds, and ranges that overlap, do
+    /// not ascend or end too late.
+    fn check<F: Real>(&self) -> Result<(), Error> {
+        check_entries(self.shape)?;
         let (rows, dims) = self.shape;
-        if dims == 0 {
-            return Err(Error::Empty { argument: "class weights", actual: vec![rows, dims] });
-        }
+        let most = isize::MAX as usize / size_of::<F>();
+        let valid = rows.checked_mul(dims).is_some_and(|entries| entries <= most);
+        let (entries, expected) = (rows as f64 * dims as f64, "so small that they fit into memory");
+        Error::check_parameter("number of class weights", entries, expected, valid)?;
         let mut least = 0;
         for (position, range) in self.chunks.iter().enumerate() {
             let row = match range {
@@ -281,19 +254,17 @@ impl UpdateStep<'_> {
     }
 }
 
+/// Refuses rows without entries.
+fn check_entries((rows, dims): (usize, usize)) -> Result<(), Error> {
+    if dims == 0 {
+        return Err(Error::Empty { argument: "class weights", actual: vec![rows, dims] });
+    }
+    Ok(())
+}
+
 fn check_rate(rate: f64) -> Result<f64, Error> {
     let valid = rate.is_finite() && rate >= 0.0;
     Error::check_parameter("learning rate", rate, "finite and >= 0", valid)
-}
-
-fn check_weight_decay(weight_decay: f64) -> Result<f64, Error> {
-    let valid = weight_decay.is_finite() && weight_decay >= 0.0;
-    Error::check_parameter("weight decay", weight_decay, "finite and >= 0", valid)
-}
-
-/// Refuses a hyper-parameter of one part that is not that of the first.
-fn same(parameter: &'static str, first: f64, other: f64) -> Result<(), Error> {
-    Error::check_parameter(parameter, other, "that of the first part", other == first).map(drop)
 }
 
 /// Refuses a bound beyond what is safe, NaN included.

@@ -1,11 +1,10 @@
-use std::ops::Range;
+use ndarray::ArrayView2;
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1};
-
-use super::state::{Rule, State, in_one_piece};
-use super::{Magnitudes, RowUpdate, UpdateStep, WeightUpdate, check_bound, same};
+use super::optimizer::optimizer;
+use super::rules::{Descent, Rule};
+use super::state::State;
 use crate::error::Error;
-use crate::kernel::{self, Level, Real, UpdateEntry, job};
+use crate::kernel::Real;
 
 /// Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
 ///
@@ -29,9 +28,9 @@ use crate::kernel::{self, Level, Real, UpdateEntry, job};
 /// state are written and read, bit for bit and checked on reading; a hyper-parameter that is
 /// missing gets its default.
 ///
-/// **Rows that take no part** keep weights and momentum. What is exact: a step in which all rows
-/// take part is the dense step, and a row's sequence of values is that of a dense optimiser which
-/// sees only the steps in which the row takes part. What differs from a dense optimiser which sees
+/// **Rows that are not active** keep weights and momentum. What is exact: a step in which all rows
+/// are active is the dense step, and a row's sequence of values is that of a dense optimizer which
+/// sees only the steps in which the row is active. What differs from a dense optimizer which sees
 /// a zero gradient in the others: its momentum becomes m·b_j + d·w_j, and moves the row on. Without
 /// momentum and weight decay both are the same.
 ///
@@ -52,13 +51,15 @@ use crate::kernel::{self, Level, Real, UpdateEntry, job};
 /// ```
 ///
 /// **Source**: Sutskever et al., *On the importance of initialization and momentum in deep
-/// learning* (ICML 2013), section 2, in the convention of `torch.optim.SGD` without dampening: the rate
-/// multiplies the momentum, not the gradient, so that a change of the rate acts at once.
+/// learning* (ICML 2013), section 2, in the convention of `torch.optim.SGD` without dampening: the
+/// rate multiplies the momentum, not the gradient, so that a change of the rate acts at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sgd<F> {
-    rule: Momentum,
-    pub(super) state: State<F, (), 1>,
+    rule: Descent,
+    state: State<F>,
 }
+
+optimizer!(Sgd);
 
 impl<F: Real> Sgd<F> {
     /// Plain gradient descent with learning rate `rate`.
@@ -67,7 +68,7 @@ impl<F: Real> Sgd<F> {
     /// [`Error::Parameter`] unless `rate` is finite and ≥ 0.
     pub fn new(rate: f64) -> Result<Self, Error> {
         let rate = super::check_rate(rate)?;
-        let rule = Momentum { rate, momentum: 0.0, weight_decay: 0.0, nesterov: false };
+        let rule = Descent { rate, momentum: 0.0, weight_decay: 0.0, nesterov: false };
         Ok(Sgd { rule, state: State::NONE })
     }
 
@@ -79,45 +80,18 @@ impl<F: Real> Sgd<F> {
         let valid = (0.0..1.0).contains(&momentum);
         Error::check_parameter("momentum", momentum, "in [0, 1)", valid)?;
         let state = if momentum == 0.0 { State::NONE } else { self.state };
-        Ok(Sgd { rule: Momentum { momentum, ..self.rule }, state })
-    }
-
-    /// The same update with this weight decay, an L2 penalty.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `weight_decay` is finite and ≥ 0.
-    pub fn with_weight_decay(self, weight_decay: f64) -> Result<Self, Error> {
-        let weight_decay = super::check_weight_decay(weight_decay)?;
-        Ok(Sgd { rule: Momentum { weight_decay, ..self.rule }, ..self })
+        Ok(Sgd { rule: Descent { momentum, ..self.rule }, state })
     }
 
     /// The same update with Nesterov's momentum or without.
-    pub fn with_nesterov(self, nesterov: bool) -> Self {
-        Sgd { rule: Momentum { nesterov, ..self.rule }, ..self }
-    }
-
-    /// Sets the learning rate of the steps to come.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `rate` is finite and ≥ 0; the rate stays as it was then.
-    pub fn set_rate(&mut self, rate: f64) -> Result<(), Error> {
-        self.rule.rate = super::check_rate(rate)?;
-        Ok(())
-    }
-
-    /// The learning rate.
-    pub fn rate(&self) -> f64 {
-        self.rule.rate
+    pub fn with_nesterov(mut self, nesterov: bool) -> Self {
+        self.rule.nesterov = nesterov;
+        self
     }
 
     /// The momentum m.
     pub fn momentum(&self) -> f64 {
         self.rule.momentum
-    }
-
-    /// The weight decay d.
-    pub fn weight_decay(&self) -> f64 {
-        self.rule.weight_decay
     }
 
     /// Whether the momentum is Nesterov's.
@@ -127,177 +101,6 @@ impl<F: Real> Sgd<F> {
 
     /// The momentum of the class weights (C, D), from their first step on.
     pub fn momentum_buffer(&self) -> Option<ArrayView2<'_, F>> {
-        self.state.weights.as_ref().map(|state| state.moment(0))
-    }
-
-    /// Adds `rows` rows without momentum at the end: classes that were added to the class weights.
-    pub fn extend(&mut self, rows: usize) {
-        self.state.extend(rows);
-    }
-
-    /// The same update for a range of its rows: those that one of several ranks holds.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for a range that ends before it starts, [`Error::Rows`] for one that
-    /// ends after the last row.
-    pub fn rows(&self, range: Range<usize>) -> Result<Self, Error> {
-        Ok(Sgd { rule: self.rule, state: self.state.cut(range)? })
-    }
-
-    /// The update of the rows of all parts, one after the other.
-    ///
-    /// # Errors
-    /// [`Error::Empty`] for no part, [`Error::Parameter`] for parts of different hyper-parameters,
-    /// [`Error::Shape`] for rows of different lengths and for parts of which only some have made a
-    /// step with momentum.
-    pub fn concatenate(parts: &[Self]) -> Result<Self, Error> {
-        Error::check_not_empty("parts", &[parts.len()])?;
-        let rule = parts[0].rule;
-        for Sgd { rule: other, .. } in parts {
-            same("rate of the parts", rule.rate, other.rate)?;
-            same("momentum of the parts", rule.momentum, other.momentum)?;
-            same("weight decay of the parts", rule.weight_decay, other.weight_decay)?;
-            let nesterov = [rule.nesterov, other.nesterov].map(|on| f64::from(u8::from(on)));
-            same("nesterov of the parts", nesterov[0], nesterov[1])?;
-        }
-        Ok(Sgd { rule, state: State::join(parts.iter().map(|part| &part.state))? })
-    }
-}
-
-impl<F: Real> WeightUpdate<F> for Sgd<F> {
-    fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
-        F::run::<Check<'_, '_>>((self, step))
-    }
-
-    fn begin<'s>(
-        &'s mut self,
-        step: &UpdateStep<'_>,
-    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
-        F::run::<Begin<'_, '_, '_>>((self, step))
-    }
-}
-
-job!(Check<'a, 's: 'a>, (&'a Sgd<F>, &'a UpdateStep<'s>) => Result<(), Error>, check);
-
-fn check<F: Real>((update, step): (&Sgd<F>, &UpdateStep<'_>)) -> Result<(), Error> {
-    update.check_step(step)
-}
-
-job!(
-    Begin<'a, 'b, 's: 'b>,
-    (&'a mut Sgd<F>, &'b UpdateStep<'s>) => Result<Vec<Box<dyn RowUpdate<F> + 'a>>, Error>,
-    begin
-);
-
-fn begin<'a, F: Real>(
-    (update, step): (&'a mut Sgd<F>, &UpdateStep<'_>),
-) -> Result<Vec<Box<dyn RowUpdate<F> + 'a>>, Error> {
-    update.begin_step(step)
-}
-
-impl<F: Real> Sgd<F> {
-    fn check_step(&self, step: &UpdateStep<'_>) -> Result<(), Error> {
-        if self.rule.momentum > 0.0 {
-            return self.state.check(self.rule, step).map(drop);
-        }
-        step.check()?;
-        let Momentum { rate, weight_decay, .. } = self.rule;
-        let bound = |before: Magnitudes| {
-            before.value + rate * (before.gradient + weight_decay * before.value)
-        };
-        step.weights.map_or(Ok(()), |before| check_bound::<F>("a class weight", bound(before)))?;
-        step.bias.map_or(Ok(()), |before| check_bound::<F>("the bias", bound(before)))
-    }
-
-    fn begin_step<'s>(
-        &'s mut self,
-        step: &UpdateStep<'_>,
-    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
-        if self.rule.momentum > 0.0 {
-            return self.state.begin(self.rule, step);
-        }
-        self.check_step(step)?;
-        let Momentum { rate, weight_decay, .. } = self.rule;
-        let rule = Plain { rate, weight_decay };
-        let updater = || Box::new(Stateless { rule, buffers: Default::default() });
-        Ok(step.chunks.iter().map(|_| updater() as Box<dyn RowUpdate<F> + 's>).collect())
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Momentum {
-    rate: f64,
-    momentum: f64,
-    weight_decay: f64,
-    nesterov: bool,
-}
-
-impl Rule<(), 1> for Momentum {
-    type Entry = MomentumEntry;
-
-    fn entry(&self, (): ()) -> MomentumEntry {
-        let &Momentum { rate, momentum, weight_decay, nesterov } = self;
-        let (gradient, buffer) = if nesterov { (1.0, momentum) } else { (0.0, 1.0) };
-        MomentumEntry { rate, momentum, weight_decay, gradient, buffer }
-    }
-
-    fn bounds(&self, before: Magnitudes, [buffer]: [f64; 1]) -> (f64, [f64; 1]) {
-        let gradient = before.gradient + self.weight_decay * before.value;
-        let buffer = self.momentum * buffer + gradient;
-        let ahead = if self.nesterov { gradient + self.momentum * buffer } else { buffer };
-        (before.value + self.rate * ahead, [buffer])
-    }
-}
-
-/// The value moves along `gradient`·g + `buffer`·b: g + m·b, or b.
-#[derive(Clone, Copy)]
-struct MomentumEntry {
-    rate: f64,
-    momentum: f64,
-    weight_decay: f64,
-    gradient: f64,
-    buffer: f64,
-}
-
-impl UpdateEntry<1> for MomentumEntry {
-    #[inline(always)]
-    fn next(self, value: f64, gradient: f64, [buffer]: [f64; 1]) -> (f64, [f64; 1]) {
-        let gradient = gradient + self.weight_decay * value;
-        let buffer = self.momentum * buffer + gradient;
-        let along = self.gradient * gradient + self.buffer * buffer;
-        (value - self.rate * along, [buffer])
-    }
-}
-
-/// Without momentum: no state.
-#[derive(Clone, Copy)]
-struct Plain {
-    rate: f64,
-    weight_decay: f64,
-}
-
-impl UpdateEntry<0> for Plain {
-    #[inline(always)]
-    fn next(self, value: f64, gradient: f64, []: [f64; 0]) -> (f64, [f64; 0]) {
-        (value - self.rate * (gradient + self.weight_decay * value), [])
-    }
-}
-
-/// Updates any rows.
-struct Stateless<F> {
-    rule: Plain,
-    buffers: [Vec<F>; 2],
-}
-
-impl<F: Real> RowUpdate<F> for Stateless<F> {
-    fn update_row(&mut self, _: usize, weights: ArrayViewMut1<'_, F>, gradient: ArrayView1<'_, F>) {
-        in_one_piece(weights, gradient, &mut self.buffers, |weights, gradient| {
-            kernel::update_row(Level::detect(), self.rule, weights, gradient, []);
-        });
-    }
-
-    fn update_bias(&mut self, _: usize, bias: &mut F, gradient: F) {
-        let (bias, rule) = (std::slice::from_mut(bias), self.rule);
-        kernel::update_row(Level::detect(), rule, bias, &[gradient], []);
+        self.state.weights().map(|state| state.moment(0))
     }
 }

@@ -1,130 +1,51 @@
-//! What an update remembers: numbers for every weight, and a counter for every row.
+//! What an update remembers of each row: numbers for every entry, and how often it was updated.
 
 use std::fmt::{self, Debug};
 use std::ops::Range;
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1};
+use ndarray::ArrayView2;
 
-use super::{Magnitudes, RowUpdate, UpdateStep, check_bound};
-use crate::data::contiguous;
+use super::rules::Rule;
 use crate::error::Error;
-use crate::kernel::{self, Level, Real, UpdateEntry};
+use crate::kernel::Real;
 use crate::parallel::split_off;
 
-/// An update with K numbers of state per weight, and a counter T per row.
-pub(super) trait Rule<T, const K: usize>: Copy + Send + Sync {
-    type Entry: UpdateEntry<K> + Send;
-
-    /// The update of the entries of a row that is updated for the `counter`-th time.
-    fn entry(&self, counter: T) -> Self::Entry;
-
-    /// Bounds on value and state after an update, from those before.
-    fn bounds(&self, before: Magnitudes, state: [f64; K]) -> (f64, [f64; K]);
-}
-
-/// How often a row was updated, for the rules that depend on it.
-pub(crate) trait Counter: Copy + Default + PartialEq + Send + Sync + 'static {
-    fn advance(&mut self);
-}
-
-impl Counter for () {
-    fn advance(&mut self) {}
-}
-
-impl Counter for u64 {
-    fn advance(&mut self) {
-        *self += 1;
-    }
-}
-
-/// The state of class weights and bias; none before their first step.
+/// The state of class weights and of a bias; none before their first step.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct State<F, T, const K: usize> {
-    pub weights: Option<RowState<F, T, K>>,
-    pub bias: Option<RowState<F, T, K>>,
-}
+pub(super) struct State<F>(pub [Option<RowState<F>>; 2]);
 
-/// The state of one matrix.
+/// The state of one matrix, or of a bias as a column.
 #[derive(Clone)]
-pub(crate) struct RowState<F, T, const K: usize> {
-    pub(super) dims: usize,
-    /// One for each row.
-    pub(super) counters: Vec<T>,
-    /// Row after row.
-    pub(super) moments: [Vec<F>; K],
-    /// No moment exceeds these in magnitude.
-    pub(super) bounds: [f64; K],
+pub(crate) struct RowState<F> {
+    pub rows: usize,
+    pub dims: usize,
+    /// How often each row was updated, for the rules that depend on it.
+    pub steps: Option<Vec<u64>>,
+    /// Each moment row after row.
+    pub moments: Vec<Vec<F>>,
+    /// No moment exceeds these in magnitude. They follow what grows; what shrinks, only when a step
+    /// would be refused: reading the state at every step would cost as much as the step.
+    pub bounds: [f64; 2],
 }
 
-impl<F: Real, T: Counter, const K: usize> State<F, T, K> {
-    pub const NONE: Self = State { weights: None, bias: None };
+impl<F: Real> State<F> {
+    pub const NONE: Self = State([None, None]);
 
-    fn rows(&self) -> Option<usize> {
-        self.weights.as_ref().or(self.bias.as_ref()).map(RowState::rows)
+    pub fn weights(&self) -> Option<&RowState<F>> {
+        self.0[0].as_ref()
     }
 
-    /// Checks a step: [`WeightUpdate::check`](super::WeightUpdate::check). Returns the bounds of the
-    /// state after it, of class weights and bias.
-    pub fn check<R: Rule<T, K>>(
-        &self,
-        rule: R,
-        step: &UpdateStep<'_>,
-    ) -> Result<[Option<[f64; K]>; 2], Error> {
-        step.check()?;
-        let ((rows, dims), held) = (step.shape, self.rows());
-        if step.weights.is_some() {
-            let dims_held = self.weights.as_ref().map_or(dims, |state| state.dims);
-            let expected = [held.unwrap_or(rows), dims_held];
-            Error::check_shape("class weights", &expected, &[rows, dims])?;
-        }
-        if step.bias.is_some() {
-            Error::check_shape("bias", &[held.unwrap_or(rows)], &[rows])?;
-        }
-        let weight_bounds = step
-            .weights
-            .map(|before| check_bounds::<F, T, _, K>(rule, NAMES[0], before, &self.weights));
-        let bias_bounds =
-            step.bias.map(|before| check_bounds::<F, T, _, K>(rule, NAMES[1], before, &self.bias));
-        Ok([weight_bounds.transpose()?, bias_bounds.transpose()?])
+    pub fn rows(&self) -> Option<usize> {
+        self.0.iter().flatten().map(|state| state.rows).next()
     }
 
-    /// Begins a step: [`WeightUpdate::begin`](super::WeightUpdate::begin).
-    pub fn begin<'s, R: Rule<T, K> + 's>(
-        &'s mut self,
-        rule: R,
-        step: &UpdateStep<'_>,
-    ) -> Result<Vec<Box<dyn RowUpdate<F> + 's>>, Error> {
-        let [weight_bounds, bias_bounds] = self.check(rule, step)?;
-        let (rows, dims) = step.shape;
-        let mut weights = weight_bounds.map(|bounds| {
-            let state = self.weights.get_or_insert_with(|| RowState::zeros(rows, dims));
-            state.bounds = bounds;
-            state.split(step.chunks)
-        });
-        let mut bias = bias_bounds.map(|bounds| {
-            let state = self.bias.get_or_insert_with(|| RowState::zeros(rows, 1));
-            state.bounds = bounds;
-            state.split(step.chunks)
-        });
-        let updaters = step.chunks.iter().map(|_| {
-            let weights = weights.as_mut().and_then(Iterator::next);
-            let bias = bias.as_mut().and_then(Iterator::next);
-            let updater = Updater { rule, weights, bias, buffers: [Vec::new(), Vec::new()] };
-            Box::new(updater) as Box<dyn RowUpdate<F> + 's>
-        });
-        Ok(updaters.collect())
-    }
-
-    /// Adds rows without a past.
-    pub fn extend(&mut self, rows: usize) {
-        for state in [&mut self.weights, &mut self.bias].into_iter().flatten() {
-            let all = state.rows() + rows;
-            state.counters.resize(all, T::default());
-            state
-                .moments
-                .iter_mut()
-                .for_each(|moments| moments.resize(all * state.dims, F::zero()));
+    /// Adds rows of zeros; where there is no memory for them, nothing has changed.
+    pub fn extend(&mut self, rows: usize) -> Result<(), Error> {
+        for state in self.0.iter_mut().flatten() {
+            state.reserve(rows)?;
         }
+        self.0.iter_mut().flatten().for_each(|state| state.extend(rows));
+        Ok(())
     }
 
     /// The state of a range of rows.
@@ -135,213 +56,181 @@ impl<F: Real, T: Counter, const K: usize> State<F, T, K> {
         {
             return Err(Error::Rows { argument: "range", position: 1, row: range.end - 1, rows });
         }
-        let part = |state: &RowState<F, T, K>| RowState {
-            dims: state.dims,
-            counters: state.counters[range.clone()].to_vec(),
-            moments: state
-                .moments
-                .each_ref()
-                .map(|moments| moments[range.start * state.dims..range.end * state.dims].to_vec()),
-            bounds: state.bounds,
+        let cut = |state: &RowState<F>| RowState {
+            rows: range.len(),
+            steps: state.steps.as_ref().map(|steps| steps[range.clone()].to_vec()),
+            moments: state.moments.iter().map(|m| m[state.entries(&range)].to_vec()).collect(),
+            ..*state
         };
-        Ok(State { weights: self.weights.as_ref().map(part), bias: self.bias.as_ref().map(part) })
+        Ok(State(self.0.each_ref().map(|state| state.as_ref().map(cut))))
     }
 
     /// The states of all parts, one after the other.
     pub fn join<'a>(mut parts: impl Iterator<Item = &'a Self>) -> Result<Self, Error> {
         let mut all = parts.next().cloned().unwrap_or(State::NONE);
         for part in parts {
-            append(&mut all.weights, part.weights.as_ref(), "weights' state of the parts")?;
-            append(&mut all.bias, part.bias.as_ref(), "bias' state of the parts")?;
+            let ([weights, bias], [part_weights, part_bias]) = (&mut all.0, &part.0);
+            append(weights, part_weights, "weights' state of the parts")?;
+            append(bias, part_bias, "bias' state of the parts")?;
         }
         Ok(all)
     }
 }
 
-/// What may overflow: values and state of class weights and of a bias.
-const NAMES: [[&str; 2]; 2] =
-    [["a class weight", "the state of the class weights"], ["the bias", "the state of the bias"]];
-
-/// The bounds of the state after a step; refuses a step after which a value or the state may be too
-/// large.
-fn check_bounds<F: Real, T: Counter, R: Rule<T, K>, const K: usize>(
-    rule: R,
-    [value_name, state_name]: [&'static str; 2],
-    before: Magnitudes,
-    state: &Option<RowState<F, T, K>>,
-) -> Result<[f64; K], Error> {
-    let held = state.as_ref().map_or([0.0; K], |state| state.bounds);
-    let (value, mut after) = rule.bounds(before, held);
-    check_bound::<F>(value_name, value)?;
-    for (after, held) in after.iter_mut().zip(held) {
-        check_bound::<F>(state_name, *after)?;
-        // Rows that take no part keep what they have.
-        *after = after.max(held);
-    }
-    Ok(after)
-}
-
 /// Appends the rows of `part`, which has a state if and only if `all` has one.
-fn append<F: Real, T: Counter, const K: usize>(
-    all: &mut Option<RowState<F, T, K>>,
-    part: Option<&RowState<F, T, K>>,
+fn append<F: Real>(
+    all: &mut Option<RowState<F>>,
+    part: &Option<RowState<F>>,
     argument: &'static str,
 ) -> Result<(), Error> {
-    let shape = |state: Option<&RowState<F, T, K>>| match state {
-        Some(state) => vec![state.rows(), state.dims],
-        None => vec![],
-    };
     let (Some(all), Some(part)) = (&mut *all, part) else {
         // Of a part that has made no step, the number of rows is unknown.
-        return Error::check_shape(argument, &shape(all.as_ref()), &shape(part));
+        let [all, part] = [all, part].map(|state| state.as_ref().map(|s| [s.rows, s.dims]));
+        return Error::check_shape(
+            argument,
+            all.as_slice().as_flattened(),
+            part.as_slice().as_flattened(),
+        );
     };
-    Error::check_shape(argument, &[part.rows(), all.dims], &[part.rows(), part.dims])?;
-    all.counters.extend_from_slice(&part.counters);
+    Error::check_shape(argument, &[part.rows, all.dims], &[part.rows, part.dims])?;
+    all.rows += part.rows;
+    for (all, part) in all.steps.iter_mut().zip(&part.steps) {
+        all.extend_from_slice(part);
+    }
     for (all, part) in all.moments.iter_mut().zip(&part.moments) {
         all.extend_from_slice(part);
     }
-    for (all, part) in all.bounds.iter_mut().zip(part.bounds) {
-        *all = all.max(part);
-    }
+    all.bounds = larger(all.bounds, part.bounds);
     Ok(())
 }
 
-impl<F: Real, T: Counter, const K: usize> RowState<F, T, K> {
-    fn zeros(rows: usize, dims: usize) -> Self {
-        RowState {
-            dims,
-            counters: vec![T::default(); rows],
-            moments: [(); K].map(|()| vec![F::zero(); rows * dims]),
-            bounds: [0.0; K],
-        }
+pub(super) fn larger(a: [f64; 2], b: [f64; 2]) -> [f64; 2] {
+    [a[0].max(b[0]), a[1].max(b[1])]
+}
+
+impl<F: Real> RowState<F> {
+    /// The most steps that are counted: `f64`, in which they are used, has every integer up to
+    /// here, and no training comes near.
+    pub const MOST_STEPS: u64 = 1 << 53;
+
+    pub(super) fn zeros(rule: Rule, rows: usize, dims: usize) -> Result<Self, Error> {
+        let steps = rule.counts_steps().then(Vec::new);
+        let moments = vec![Vec::new(); rule.moments()];
+        let mut state = RowState { rows: 0, dims, steps, moments, bounds: [0.0; 2] };
+        state.reserve(rows)?;
+        state.extend(rows);
+        Ok(state)
     }
 
-    pub fn rows(&self) -> usize {
-        self.counters.len()
+    /// Finds the memory for more rows.
+    fn reserve(&mut self, rows: usize) -> Result<(), Error> {
+        let refused = Error::Parameter {
+            parameter: "number of new rows",
+            value: rows as f64,
+            expected: "so small that their state fits into memory",
+        };
+        let all = self.rows.checked_add(rows).and_then(|all| all.checked_mul(self.dims));
+        let (Some(_), Some(entries)) = (all, rows.checked_mul(self.dims)) else {
+            return Err(refused);
+        };
+        let mut results = Vec::new();
+        results.extend(self.steps.iter_mut().map(|steps| steps.try_reserve(rows)));
+        results.extend(self.moments.iter_mut().map(|moments| moments.try_reserve(entries)));
+        results.into_iter().collect::<Result<(), _>>().map_err(|_| refused)
+    }
+
+    /// Adds rows of zeros, for which there is memory.
+    fn extend(&mut self, rows: usize) {
+        self.rows += rows;
+        self.steps.iter_mut().for_each(|steps| steps.resize(self.rows, 0));
+        let entries = self.rows * self.dims;
+        self.moments.iter_mut().for_each(|moments| moments.resize(entries, F::zero()));
+    }
+
+    /// Where the entries of some rows are in a moment.
+    fn entries(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.dims..rows.end * self.dims
     }
 
     /// One moment of every weight (C, D).
     pub fn moment(&self, k: usize) -> ArrayView2<'_, F> {
-        let column = ArrayView1::from(&self.moments[k][..]);
-        column.into_shape_with_order((self.rows(), self.dims)).expect("moments fill their shape")
+        let shape = (self.rows, self.dims);
+        ArrayView2::from_shape(shape, &self.moments[k]).expect("moments fill their shape")
     }
 
-    /// The counters of all rows.
-    pub fn counters(&self) -> &[T] {
-        &self.counters
-    }
-
-    /// The state of each range; the ranges are disjoint and ascend.
-    fn split<'s, 'r, E>(
-        &'s mut self,
-        ranges: &'r [Range<usize>],
-    ) -> impl Iterator<Item = Rows<'s, F, T, E, K>> + use<'s, 'r, F, T, E, K> {
-        let dims = self.dims;
-        let mut counters = &mut self.counters[..];
-        let mut moments = self.moments.each_mut().map(|moments| &mut moments[..]);
-        let mut end = 0;
-        ranges.iter().map(move |range| {
-            let (skipped, len) = (range.start - end, range.len());
-            end = range.end;
-            split_off(&mut counters, skipped);
-            let counters = split_off(&mut counters, len);
-            let moments = moments.each_mut().map(|rest| {
-                split_off(rest, skipped * dims);
-                split_off(rest, len * dims)
-            });
-            Rows { first: range.start, dims, counters, moments, latest: None }
-        })
+    /// The largest magnitudes of the moments in these rows.
+    pub(super) fn largest(&self, rows: &[Range<usize>]) -> [f64; 2] {
+        let mut largest = [0.0; 2];
+        for (largest, moments) in largest.iter_mut().zip(&self.moments) {
+            let entries = rows.iter().flat_map(|rows| &moments[self.entries(rows)]);
+            *largest = entries.fold(F::zero(), |largest, v| largest.max(v.abs())).widen();
+        }
+        largest
     }
 }
 
 /// Only the shape: a state may have billions of numbers.
-impl<F, T, const K: usize> Debug for RowState<F, T, K> {
+impl<F> Debug for RowState<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shape = [self.counters.len(), self.dims];
-        f.debug_struct("RowState").field("shape", &shape).finish_non_exhaustive()
+        f.debug_struct("RowState").field("shape", &[self.rows, self.dims]).finish_non_exhaustive()
     }
 }
 
 /// The bounds are not part of the state: they depend on how it came about.
-impl<F: PartialEq, T: PartialEq, const K: usize> PartialEq for RowState<F, T, K> {
+impl<F: PartialEq> PartialEq for RowState<F> {
     fn eq(&self, other: &Self) -> bool {
-        (self.dims, &self.counters, &self.moments) == (other.dims, &other.counters, &other.moments)
+        (self.rows, self.dims, &self.steps, &self.moments)
+            == (other.rows, other.dims, &other.steps, &other.moments)
     }
 }
 
-/// The state of a range of rows, borrowed.
-struct Rows<'s, F, T, E, const K: usize> {
-    first: usize,
+/// The state of a range of rows, borrowed; empty where the rule has none.
+pub(super) struct Rows<'s, F> {
     dims: usize,
-    counters: &'s mut [T],
-    moments: [&'s mut [F]; K],
-    /// The entry update of the latest row: most rows have the same counter.
-    latest: Option<(T, E)>,
+    steps: Option<&'s mut [u64]>,
+    moments: Vec<&'s mut [F]>,
 }
 
-impl<F: Real, T: Counter, E: UpdateEntry<K>, const K: usize> Rows<'_, F, T, E, K> {
-    fn update<R: Rule<T, K, Entry = E>>(
-        &mut self,
-        rule: &R,
-        row: usize,
-        values: &mut [F],
-        gradient: &[F],
-    ) {
-        let row = row - self.first;
-        let counter = &mut self.counters[row];
-        counter.advance();
-        let entry = match self.latest {
-            Some((latest, entry)) if latest == *counter => entry,
-            _ => rule.entry(*counter),
+impl<'s, F: Real> Rows<'s, F> {
+    /// The state of each chunk of rows of `dims` entries.
+    pub fn split(
+        state: &'s mut Option<RowState<F>>,
+        dims: usize,
+        chunks: &[Range<usize>],
+    ) -> impl Iterator<Item = Self> + use<'s, F> {
+        let (mut steps, mut moments) = match state {
+            Some(state) => {
+                (state.steps.as_deref_mut(), state.moments.iter_mut().map(|m| &mut m[..]).collect())
+            }
+            None => (None, Vec::new()),
         };
-        self.latest = Some((*counter, entry));
-        let range = row * self.dims..(row + 1) * self.dims;
-        let state = self.moments.each_mut().map(|moments| &mut moments[range.clone()]);
-        kernel::update_row(Level::detect(), entry, values, gradient, state);
-    }
-}
-
-/// Updates the rows of one range.
-struct Updater<'s, F, T, R: Rule<T, K>, const K: usize> {
-    rule: R,
-    weights: Option<Rows<'s, F, T, R::Entry, K>>,
-    bias: Option<Rows<'s, F, T, R::Entry, K>>,
-    /// Copies of values and gradient, where these do not lie in one piece.
-    buffers: [Vec<F>; 2],
-}
-
-impl<F: Real, T: Counter, R: Rule<T, K>, const K: usize> RowUpdate<F> for Updater<'_, F, T, R, K> {
-    fn update_row(
-        &mut self,
-        row: usize,
-        weights: ArrayViewMut1<'_, F>,
-        gradient: ArrayView1<'_, F>,
-    ) {
-        let state = self.weights.as_mut().expect("the step has class weights");
-        in_one_piece(weights, gradient, &mut self.buffers, |weights, gradient| {
-            state.update(&self.rule, row, weights, gradient);
+        let mut end = 0;
+        let parts = chunks.iter().map(|chunk| {
+            let (skipped, len) = (chunk.start - end, chunk.len());
+            end = chunk.end;
+            let steps = steps.as_mut().map(|rest| take(rest, skipped, len));
+            let moments = moments.iter_mut().map(|rest| take(rest, skipped * dims, len * dims));
+            Rows { dims, steps, moments: moments.collect() }
         });
+        parts.collect::<Vec<_>>().into_iter()
     }
 
-    fn update_bias(&mut self, row: usize, bias: &mut F, gradient: F) {
-        let state = self.bias.as_mut().expect("the step has a bias");
-        state.update(&self.rule, row, std::slice::from_mut(bias), &[gradient]);
+    /// Counts an update of a row and returns how many there were; 0 where they are not counted.
+    pub fn count(&mut self, row: usize) -> u64 {
+        let Some(steps) = &mut self.steps else { return 0 };
+        steps[row] = (steps[row] + 1).min(RowState::<F>::MOST_STEPS);
+        steps[row]
+    }
+
+    /// The moments of a row.
+    pub fn moments(&mut self, row: usize) -> impl Iterator<Item = &mut [F]> {
+        let entries = row * self.dims..(row + 1) * self.dims;
+        self.moments.iter_mut().map(move |moments| &mut moments[entries.clone()])
     }
 }
 
-/// Calls `update` with values and gradient as slices.
-pub(super) fn in_one_piece<F: Real>(
-    mut values: ArrayViewMut1<'_, F>,
-    gradient: ArrayView1<'_, F>,
-    [value_buffer, gradient_buffer]: &mut [Vec<F>; 2],
-    update: impl FnOnce(&mut [F], &[F]),
-) {
-    let gradient = contiguous(gradient, gradient_buffer);
-    if let Some(values) = values.as_slice_mut() {
-        return update(values, gradient);
-    }
-    value_buffer.clear();
-    value_buffer.extend(values.iter());
-    update(value_buffer, gradient);
-    values.iter_mut().zip(value_buffer).for_each(|(value, &mut new)| *value = new);
+/// Takes `len` entries off `rest`, after `skipped` others.
+fn take<'s, T>(rest: &mut &'s mut [T], skipped: usize, len: usize) -> &'s mut [T] {
+    split_off(rest, skipped);
+    split_off(rest, len)
 }

@@ -383,3 +383,18 @@ fn samplers_of_ranges_pass_over_labels_elsewhere() {
     let all = drawn.iter().map(|rows| rows.view()).collect::<Vec<_>>();
     assert_eq!(concatenate(Axis(0), &all).unwrap().len(), 9);
 }
+
+/// A state that a stranger wrote may have any range.
+#[test]
+fn a_sample_beyond_any_memory_is_refused() {
+    for (rate, range) in [(1.0, 0..usize::MAX), (0.5, 0..1 << 60), (0.9, 1 << 50..1 << 60)] {
+        let state = ClassSampler::new(10, 0.5, 1).unwrap().state();
+        let whole = range.start == 0;
+        let state = SamplerState { rate, range, whole, ..state };
+        let mut sampler = ClassSampler::from_state(state.clone()).unwrap();
+        let refused = sampler.sample(&[1 << 55]).unwrap_err();
+        let parameter = "number of sampled classes";
+        assert!(matches!(refused, Error::Parameter { parameter: p, .. } if p == parameter));
+        assert_eq!(sampler.state(), state);
+    }
+}

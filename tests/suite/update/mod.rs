@@ -12,7 +12,7 @@ use crate::common::refuse::text;
 
 /// What the tests need of both updates.
 trait Update<F: Real>: WeightUpdate<F> + Clone + PartialEq {
-    fn extend(&mut self, rows: usize);
+    fn extend(&mut self, rows: usize) -> Result<(), Error>;
     fn rows(&self, range: Range<usize>) -> Result<Self, Error>;
     fn concatenate(parts: &[Self]) -> Result<Self, Error>;
     fn moments(&self) -> Vec<Array2<F>>;
@@ -21,8 +21,8 @@ trait Update<F: Real>: WeightUpdate<F> + Clone + PartialEq {
 macro_rules! update {
     ($name:ident, $($moments:ident),*) => {
         impl<F: Real> Update<F> for $name<F> {
-            fn extend(&mut self, rows: usize) {
-                $name::extend(self, rows);
+            fn extend(&mut self, rows: usize) -> Result<(), Error> {
+                $name::extend(self, rows)
             }
 
             fn rows(&self, range: Range<usize>) -> Result<Self, Error> {
@@ -111,6 +111,7 @@ fn assert_close<F: Real>(
     }
 }
 
+mod limits;
 mod refusals;
 mod rows;
 #[cfg(feature = "serde")]

@@ -106,7 +106,7 @@ fn new_rows_start_afresh() {
         let (dw, db) = (matrix::<F>(rng, 5, 4), vector::<F>(rng, 5));
 
         let mut extended = old.clone();
-        extended.extend(2);
+        extended.extend(2).unwrap();
         let mut all = concatenate![Axis(0), w, new_w];
         let mut all_b = concatenate![Axis(0), b, new_b];
         extended.apply(&mut all, &dw).unwrap();
@@ -124,7 +124,7 @@ fn new_rows_start_afresh() {
     for_every_update!(check);
     // Before the first step there is nothing to extend.
     let mut update = momentum::<f64>();
-    update.extend(5);
+    update.extend(5).unwrap();
     update.apply(&mut array![[1.0], [2.0]], &array![[0.0], [0.0]]).unwrap();
 }
 

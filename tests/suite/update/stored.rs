@@ -1,5 +1,6 @@
 //! Updates with their state as they are written and read: bit for bit, and checked.
 
+use ndarray::array;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -110,8 +111,51 @@ fn what_is_no_update_is_refused() {
         ("[0, 1]", "[0]", "second moments has shape [1]"),
         ("[7]", "[7, 7]", "first moments has shape [2]"),
         ("[7]", "[-7]", "weights.steps[0]: invalid value"),
+        ("[7]", "[9007199254740993]", "number of steps of a row must be at most 2^53"),
+        ("[7]", "[18446744073709551615]", "number of steps of a row must be at most 2^53"),
     ] {
         let said = refusal::<AdamW<f64>>(&moments.replace(from, to));
         assert!(said.contains(expected), "{said}");
+    }
+}
+
+/// More entries in a row than any memory holds, which no rows make an array without numbers.
+#[test]
+fn rows_of_absurd_length_are_refused() {
+    let said = refusal::<Sgd<f32>>(
+        r#"{ "rate": 0.1, "momentum": 0.9,
+             "weights": { "rows": 0, "dims": 18446744073709551615, "momentum": [] } }"#,
+    );
+    assert!(said.contains("momentum has shape [0]"), "{said}");
+    let said = refusal::<AdamW<f32>>(
+        r#"{ "rate": 0.1, "weights":
+             { "dims": 18446744073709551615, "steps": [], "first": [], "second": [] } }"#,
+    );
+    assert!(said.contains("first moments has shape [0]"), "{said}");
+    // Read, but nothing can be added to it.
+    let mut long: Sgd<f32> = serde_json::from_str(
+        r#"{ "rate": 0.1, "momentum": 0.9,
+             "weights": { "rows": 0, "dims": 9223372036854775807, "momentum": [] } }"#,
+    )
+    .unwrap();
+    assert!(matches!(long.extend(3), Err(Error::Parameter { .. })));
+}
+
+#[test]
+fn the_count_of_steps_stops_before_it_overflows() {
+    let most = 1_u64 << 53;
+    let json = r#"{ "rate": 0.1, "weights":
+        { "dims": 1, "steps": [9007199254740991], "first": [0.5], "second": [0.25] } }"#;
+    let mut update: AdamW<f64> = serde_json::from_str(json).unwrap();
+    let mut w = array![[1.0]];
+    for steps in [most, most, most] {
+        let before = w[[0, 0]];
+        update.apply(&mut w, &array![[0.5]]).unwrap();
+        assert_eq!(update.steps().unwrap(), [steps]);
+        // A correction of 1: the row moves by the rate and by 1 - 0.1 * 0.01.
+        approx::assert_relative_eq!(w[[0, 0]], 0.999 * before - 0.1, max_relative = 1e-6);
+    }
+    for read in through_every_format(&update) {
+        assert_same_state(&read, &update, "read again");
     }
 }
