@@ -84,7 +84,7 @@ every_loss! {
     /// - An unknown field and a value outside its range are errors. The message names the field and
     ///   the value. The ranges are those of the constructors.
     /// - `scale` is a number, `"FeatureNorm"` or `"Unnormalized"`; `continuation` is the name of a
-    ///   [`Continuation`](crate::losses::Continuation), `kind` that of a [`MarginKind`](crate::losses::MarginKind).
+    ///   [`Continuation`], `kind` that of a [`MarginKind`].
     /// - `norms` and `margins` are lists of two numbers, `m1` and `m2` of `ClassMargins` of one for
     ///   each class.
     ///

@@ -38,7 +38,7 @@ use crate::kernel::Real;
 /// them by β₁ and β₂, and count the step.
 ///
 /// **Errors**: constructors return [`Error::Parameter`] for a value outside its range; the updates
-/// return those of [`WeightUpdate`].
+/// return those of [`WeightUpdate`](crate::update::WeightUpdate).
 ///
 /// ```
 /// use margin_softmax::AdamW;

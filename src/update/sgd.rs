@@ -35,7 +35,7 @@ use crate::kernel::Real;
 /// momentum and weight decay both are the same.
 ///
 /// **Errors**: constructors return [`Error::Parameter`] for a value outside its range; the updates
-/// return those of [`WeightUpdate`].
+/// return those of [`WeightUpdate`](crate::update::WeightUpdate).
 ///
 /// ```
 /// use margin_softmax::Sgd;
