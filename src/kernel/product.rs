@@ -361,7 +361,9 @@ mod tests {
         let stride = cols + 3;
         let old = numbers::<F>(rows * stride);
         let rounds = precision == Precision::Bf16;
-        for case in 0..8 {
+        // Under Miri each two of the choices in all four combinations.
+        let cases: &[usize] = if cfg!(miri) { &[0, 3, 5, 6] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
+        for case in cases {
             let [a_by_columns, b_by_columns, accumulate] = [1, 2, 4].map(|bit| case & bit != 0);
             let a = matrix(&a_data, rows, depth, a_by_columns);
             let b = matrix(&b_data, depth, cols, b_by_columns);
@@ -405,7 +407,7 @@ mod tests {
 
     /// Whole blocks and panels of every level, every kind of rest, less than a block, and more
     /// than one group of panels.
-    const SHAPES: [[usize; 3]; 12] = [
+    const SHAPES: &[[usize; 3]] = &[
         [1, 1, 1],
         [3, 2, 5],
         [8, 32, 4],
@@ -419,11 +421,13 @@ mod tests {
         [11, 16, 600],
         [6, 700, 9],
     ];
+    /// Whole and partial blocks of every level, four steps and a rest of one, also in pairs.
+    const SHAPES_UNDER_MIRI: &[[usize; 3]] = &[[8, 17, 5], [2, 33, 9]];
 
     #[test]
     fn products_have_the_bits_of_the_model_at_every_level() {
         for level in Level::available() {
-            for &shape in &SHAPES[..if cfg!(miri) { 5 } else { SHAPES.len() }] {
+            for &shape in if cfg!(miri) { SHAPES_UNDER_MIRI } else { SHAPES } {
                 check::<f32>(level, Precision::Full, shape);
                 check::<f64>(level, Precision::Full, shape);
                 check::<f32>(level, Precision::Bf16, shape);
