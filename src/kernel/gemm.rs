@@ -64,7 +64,9 @@ mod tests {
         let stride = cols + 3;
         let old = numbers::<F>(rows * stride);
         let rounds = precision == Precision::Bf16;
-        for case in 0..8 {
+        // Under Miri each two of the choices in all four combinations.
+        let cases: &[usize] = if cfg!(miri) { &[0, 3, 5, 6] } else { &[0, 1, 2, 3, 4, 5, 6, 7] };
+        for case in cases {
             let [a_by_columns, b_by_columns, accumulate] = [1, 2, 4].map(|bit| case & bit != 0);
             let a = matrix(&a_data, rows, depth, a_by_columns);
             let b = matrix(&b_data, depth, cols, b_by_columns);

@@ -65,16 +65,24 @@ mod native {
     }
 }
 
+/// What the instruction computes of one pair: the second numbers first, each product fused with the
+/// sum.
 #[cfg(test)]
-pub(super) use model::add_pair;
+pub(super) fn add_pair(a: f32, b: f32, sum: f32) -> f32 {
+    let first = |pair: f32| f32::from_bits(pair.to_bits() << 16);
+    let second = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
+    first(a).mul_add(first(b), second(a).mul_add(second(b), sum))
+}
 
-#[cfg(test)]
+/// What a CPU without `vdpbf16ps` tests of it.
+#[cfg(all(test, target_arch = "x86_64"))]
 mod model {
     use super::super::bf16::pair_rows;
     use super::super::dispatch::Op;
     use super::super::product::{Multiply, Product};
     use super::super::real::Element;
     use super::super::simd::{Isa, Vector};
+    use super::add_pair;
 
     /// A [`Product`] of pairs by a model of `vdpbf16ps`.
     pub(super) struct ModelProduct<'a>(pub Product<'a, f32>);
@@ -86,14 +94,6 @@ mod model {
         fn run<I: Isa>(self) {
             self.0.run_with::<I, Model>();
         }
-    }
-
-    /// What the instruction computes of one pair: the second numbers first, each product fused
-    /// with the sum.
-    pub(crate) fn add_pair(a: f32, b: f32, sum: f32) -> f32 {
-        let first = |pair: f32| f32::from_bits(pair.to_bits() << 16);
-        let second = |pair: f32| f32::from_bits(pair.to_bits() & 0xffff_0000);
-        first(a).mul_add(first(b), second(a).mul_add(second(b), sum))
     }
 
     enum Model {}

@@ -220,9 +220,12 @@ unsafe fn sum<F: Real, I: Isa, M: Multiply<F, I>>(
     macro_rules! of_height {
         ($($rows:literal)*) => {
             match height {
+                // No code for higher blocks, whose sums would not fit the registers.
                 // SAFETY: the caller's.
-                $($rows => unsafe { sum_rows::<F, I, M, $rows>(factors, depth, c, accumulate) },)*
-                _ => unreachable!("a strip has at most {MOST_ROWS} rows"),
+                $($rows if $rows <= I::ROWS => unsafe {
+                    sum_rows::<F, I, M, $rows>(factors, depth, c, accumulate)
+                },)*
+                _ => unreachable!("a strip has at most {} rows", I::ROWS),
             }
         };
     }
