@@ -46,7 +46,7 @@ hyper_parameters! {
     ///
     /// let (x, w) = (array![[30.0, 4.0], [1.0, 9.0]], array![[1.0, 0.0], [0.0, 1.0]]);
     /// let mut head = Head::new(AdaFace::new(64.0, 0.4, 0.333)?.with_rate(0.5)?);
-    /// let forward = head.forward(&Batch::new(&x, &w, &[0, 1])?)?;
+    /// let forward = head.forward(&Batch::new(&x, &w, &[0, 1]))?;
     /// // The next step measures norms by these too.
     /// head.loss_mut().observe(&forward.norms().to_vec())?;
     /// assert!(head.loss().std() < 100.0);

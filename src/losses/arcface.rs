@@ -28,7 +28,7 @@ hyper_parameters! {
     /// use ndarray::array;
     ///
     /// let (x, w) = (array![[3.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-    /// let forward = Head::new(ArcFace::new(10.0, 0.5)?).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = Head::new(ArcFace::new(10.0, 0.5)?).forward(&Batch::new(&x, &w, &[0]))?;
     /// let expected = (-10.0 * 0.5_f64.cos()).exp().ln_1p();
     /// approx::assert_relative_eq!(forward.losses[0], expected, epsilon = 1e-15);
     /// # Ok::<(), margin_softmax::Error>(())

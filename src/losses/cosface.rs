@@ -27,7 +27,7 @@ hyper_parameters! {
     /// use ndarray::array;
     ///
     /// let (x, w) = (array![[3.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-    /// let forward = Head::new(CosFace::new(10.0, 0.4)?).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = Head::new(CosFace::new(10.0, 0.4)?).forward(&Batch::new(&x, &w, &[0]))?;
     /// // z = (10 · 0.6, 0)
     /// approx::assert_relative_eq!(forward.losses[0], (-6.0_f64).exp().ln_1p(), epsilon = 1e-15);
     /// # Ok::<(), margin_softmax::Error>(())

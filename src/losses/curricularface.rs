@@ -40,7 +40,7 @@ hyper_parameters! {
     /// let angle = (1.0_f64 / 3.0).atan();
     /// head.loss_mut().observe(&[angle])?;
     /// approx::assert_relative_eq!(head.loss().t(), 0.01 * angle.cos());
-    /// let forward = head.forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = head.forward(&Batch::new(&x, &w, &[0]))?;
     /// assert_eq!(forward.accuracy(), 1.0);
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```

@@ -27,7 +27,7 @@ hyper_parameters! {
     ///
     /// let loss = FNormSphereFace::new(30.0, 2)?;
     /// let (x, w) = (array![[3.0, 1.0]], array![[1.0, 0.0], [0.0, 1.0]]);
-    /// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0]))?;
     /// assert_eq!(forward.accuracy(), 1.0);
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```

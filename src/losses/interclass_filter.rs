@@ -34,7 +34,7 @@ hyper_parameters! {
     ///
     /// let (x, w) = (array![[0.8, 0.6]], array![[1.0, 0.0], [0.0, 1.0]]);
     /// let head = Head::new(InterclassFilter::new(ArcFace::new(10.0, 0.0)?, 0.4)?);
-    /// let forward = head.forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = head.forward(&Batch::new(&x, &w, &[0]))?;
     /// // z = (8, 0): the other cosine is 0.6
     /// approx::assert_relative_eq!(forward.losses[0], (-8.0_f64).exp().ln_1p(), epsilon = 1e-15);
     /// # Ok::<(), margin_softmax::Error>(())

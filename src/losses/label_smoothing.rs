@@ -30,7 +30,7 @@ hyper_parameters! {
     ///
     /// let (x, w) = (array![[3.0, 0.0]], array![[1.0, 0.0], [0.0, 1.0]]);
     /// let loss = LabelSmoothing::new(CosFace::new(10.0, 0.4)?, 0.1)?;
-    /// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = Head::new(loss).forward(&Batch::new(&x, &w, &[0]))?;
     /// // z = (10 · 0.6, 0), their mean is 3
     /// let expected = (-6.0_f64).exp().ln_1p() + 0.1 * (6.0 - 3.0);
     /// approx::assert_relative_eq!(forward.losses[0], expected, epsilon = 1e-15);

@@ -18,7 +18,7 @@ hyper_parameters! {
     /// use ndarray::array;
     ///
     /// let (x, w) = (array![[3.0, 0.0]], array![[5.0, 0.0], [0.0, 0.1]]);
-    /// let forward = Head::new(ModifiedSoftmax::new()).forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = Head::new(ModifiedSoftmax::new()).forward(&Batch::new(&x, &w, &[0]))?;
     /// // z = (3, 0): the norms of the weights have no effect.
     /// approx::assert_relative_eq!(forward.losses[0], (-3.0_f64).exp().ln_1p(), epsilon = 1e-15);
     /// # Ok::<(), margin_softmax::Error>(())

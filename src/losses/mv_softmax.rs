@@ -36,7 +36,7 @@ hyper_parameters! {
     ///
     /// let (x, w) = (array![[0.8, 0.6]], array![[1.0, 0.0], [0.0, 1.0]]);
     /// let head = Head::new(MvSoftmax::am(10.0, 0.3, 0.2)?);
-    /// let forward = head.forward(&Batch::new(&x, &w, &[0])?)?;
+    /// let forward = head.forward(&Batch::new(&x, &w, &[0]))?;
     /// // f = 0.5 and the other cosine, 0.6, is above it: z = (5, 10 · (1.2 · 0.6 + 0.2))
     /// approx::assert_relative_eq!(forward.losses[0], 4.2_f64.exp().ln_1p(), epsilon = 1e-12);
     /// # Ok::<(), margin_softmax::Error>(())

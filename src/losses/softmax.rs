@@ -19,7 +19,7 @@ hyper_parameters! {
     /// use ndarray::array;
     ///
     /// let (x, w, b) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0]], array![0.5, 0.0]);
-    /// let batch = Batch::new(&x, &w, &[1])?.with_bias(&b)?;
+    /// let batch = Batch::new(&x, &w, &[1]).with_bias(&b);
     /// let forward = Head::new(Softmax::new()).forward(&batch)?;
     /// // z = (1.5, 2), so L = log(1 + e^-0.5)
     /// approx::assert_relative_eq!(forward.losses[0], (-0.5_f64).exp().ln_1p(), epsilon = 1e-15);
