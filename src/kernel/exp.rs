@@ -18,7 +18,9 @@ macro_rules! exp {
     ) => {
         #[inline(always)]
         pub(crate) fn $name<I: Isa>(x: $float) -> $float {
-            // Comparisons, not min and max: those would lose a NaN.
+            // At the lowest, the first half of 2ⁿ is 0: rounding a number below the smallest takes a
+            // CPU many cycles, and masked logits are −∞. Comparisons, not min and max: those would
+            // lose a NaN.
             let x = if x < $lowest { $lowest } else { x };
             let x = if x > $highest { $highest } else { x };
             // Adding 1.5 · 2^mantissa leaves the nearest integer in the lowest bits.
@@ -40,7 +42,7 @@ macro_rules! exp {
 
 exp! {
     exp_f32, f32, u32, i32,
-    range: -105.0..89.0,
+    range: -176.0..89.0,
     round: 12_582_912.0, mantissa: 23, bias: 127,
     ln2: 0.693_145_75 + 1.428_606_8e-6,
     polynomial: [1.989_103e-4, 1.393_368_6e-3, 8.333_311e-3, 4.166_646_5e-2, 1.666_666_7e-1, 0.5]
@@ -48,7 +50,7 @@ exp! {
 
 exp! {
     exp_f64, f64, u64, i64,
-    range: -746.0..710.0,
+    range: -1418.0..710.0,
     round: 6_755_399_441_055_744.0, mantissa: 52, bias: 1023,
     ln2: 0.693_147_180_369_123_8 + 1.908_214_929_270_587_7e-10,
     polynomial: [
