@@ -47,11 +47,7 @@ pub use head::{Head, TopK};
 pub use kernel::{Precision, Real};
 pub use logits::{LogitGradients, NormalizedLogits};
 pub use loss::MarginLoss;
-pub use losses::{
-    AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, FNormSphereFace,
-    Generalized, InterclassFilter, LabelSmoothing, MagFace, ModifiedSoftmax, MvSoftmax, Softmax,
-    SphereFace,
-};
+pub use losses::names::*;
 /// The version of ndarray whose arrays this crate takes.
 pub use ndarray;
 pub use step::ZeroEmbedding;

@@ -86,6 +86,12 @@ macro_rules! exported {
         $(pub use $file::$loss;)*
         $(pub use $wrapper_file::$wrapper;)*
 
+        /// The same, for the root of the crate.
+        pub(crate) mod names {
+            $(pub use super::$loss;)*
+            $(pub use super::$wrapper;)*
+        }
+
         /// All losses but those around others, for the tests and fuzz targets of this crate and its
         /// adapters.
         #[doc(hidden)]
