@@ -113,18 +113,6 @@ impl<'a, F: Real> Step<'a, F> {
         communication: &dyn Communication<F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
-        Self::agreed_by(loss, input, workspace, communication, demand, |_| Ok(()))
-    }
-
-    /// The same, where `check` takes the number of classes of all ranks.
-    pub fn agreed_by(
-        loss: &dyn MarginLoss,
-        input: &StepInput<'_, F>,
-        workspace: &'a mut Workspace<F>,
-        communication: &dyn Communication<F>,
-        demand: Demand<'_, '_, F>,
-        check: impl FnOnce(usize) -> Result<(), Error>,
-    ) -> Result<Self, Error> {
         let prepared = Step::prepare(loss, input, workspace, demand);
         let prepared = prepared.and_then(|step| match demand {
             Demand::Update(update, _) => step.check_update(input, update).map(|()| step),
@@ -133,17 +121,14 @@ impl<'a, F: Real> Step<'a, F> {
         let report = match &prepared {
             Ok(step) => Ok(StepReport {
                 counted: step.plan.samples,
-                classes: input.classes.labels(),
-                sub_centers: input.classes.sub_centers,
                 embeddings: demand.embeddings(),
-                precision: input.settings.precision,
                 penalised: step.has_penalty(),
+                ..StepReport::of(input)
             }),
             Err(error) => Err(error.clone()),
         };
         let agreement = communication.agree(loss, input, report)?;
         let mut step = prepared?;
-        check(agreement.classes)?;
         step.penalised = agreement.penalised;
         let form = step.workspace.prepared.form;
         step.smoothing = Smoothing::new(form.smoothing, agreement.classes);
@@ -158,6 +143,11 @@ impl<'a, F: Real> Step<'a, F> {
             prepared.hard.set(form, samples);
         }
         Ok(step)
+    }
+
+    /// How many classes are active, on all ranks.
+    pub fn classes(&self) -> usize {
+        self.smoothing.classes()
     }
 
     /// Whether a loss of this rank's samples has a penalty.

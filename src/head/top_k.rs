@@ -60,12 +60,9 @@ pub(super) fn top_k<F: Real>(
     communication: &dyn Communication<F>,
 ) -> Result<TopK<F>, Error> {
     let k = input.most;
-    let step =
-        Step::agreed_by(loss, input, workspace, communication, Demand::Nearest, |classes| {
-            let valid = (1..=classes).contains(&k);
-            Error::check_parameter("k", k as f64, "between 1 and the number of classes", valid)
-                .map(drop)
-        })?;
+    let mut step = Step::agreed(loss, input, workspace, communication, Demand::Nearest)?;
+    let valid = (1..=step.classes()).contains(&k);
+    Error::check_parameter("k", k as f64, "between 1 and the number of classes", valid)?;
     let rows = input.embeddings.nrows();
     let mut all = Largest::new(rows, k);
     for part in step.largest_of_chunks(input, k) {
@@ -97,18 +94,17 @@ pub(super) fn top_k<F: Real>(
 
 impl<F: Real> Step<'_, F> {
     /// The largest entries of each chunk, for the samples in their order.
-    fn largest_of_chunks(&self, input: &StepInput<'_, F>, k: usize) -> Vec<Largest<F>> {
+    fn largest_of_chunks(&mut self, input: &StepInput<'_, F>, k: usize) -> Vec<Largest<F>> {
         let n = self.plan.samples;
         if n == 0 {
             return Vec::new();
         }
         let mut chunks: Vec<_> = (0..self.plan.chunks).map(|_| Largest::new(n, k)).collect();
-        let sweep = Sweep { plan: &self.plan, prepared: &self.workspace.prepared };
-        let mut workers: Vec<Scratch<F>> = Vec::new();
-        workers.resize_with(self.workers, || Scratch::for_plan(&self.plan));
+        let Workspace { prepared, scratch, .. } = &mut *self.workspace;
+        let sweep = Sweep { plan: &self.plan, prepared };
         let jobs =
             chunks.iter_mut().enumerate().map(|(index, part)| (self.plan.chunk(index), part));
-        run_jobs(jobs, &mut workers, |scratch, (chunk, part)| {
+        run_jobs(jobs, &mut scratch[..self.workers], |scratch, (chunk, part)| {
             for tile in self.plan.tiles(chunk) {
                 sweep.largest_of_tile(input, scratch, tile, part);
             }

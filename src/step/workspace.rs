@@ -82,27 +82,6 @@ pub(crate) struct Scratch<F> {
     pub row: Vec<f64>,
 }
 
-impl<F: Real> Scratch<F> {
-    /// Fresh buffers for a first sweep.
-    pub fn for_plan(plan: &Plan) -> Self {
-        let mut scratch = Scratch::default();
-        scratch.prepare(plan);
-        scratch
-    }
-
-    fn prepare(&mut self, plan: &Plan) {
-        self.tile.resize(plan.tile_rows() * plan.samples, F::zero());
-        self.factors.resize(plan.tile_rows(), F::zero());
-        self.biases.resize(plan.tile_rows(), F::zero());
-        self.short.resize(plan.samples, F::zero());
-        self.line.resize(plan.samples, F::zero());
-        self.max.resize(plan.samples, F::zero());
-        self.best.resize(plan.samples, 0);
-        self.nearest.resize(plan.samples, 0);
-        self.row.resize(plan.dims, 0.0);
-    }
-}
-
 impl<F: Real> Workspace<F> {
     /// Sizes the buffers of the first sweep.
     pub fn prepare(&mut self, plan: &Plan, workers: usize) {
@@ -118,7 +97,15 @@ impl<F: Real> Workspace<F> {
         self.chunks.logits.resize(if smoothed { entries } else { 0 }, 0.0);
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
         for scratch in &mut self.scratch[..workers] {
-            scratch.prepare(plan);
+            scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());
+            scratch.factors.resize(plan.tile_rows(), F::zero());
+            scratch.biases.resize(plan.tile_rows(), F::zero());
+            scratch.short.resize(plan.samples, F::zero());
+            scratch.line.resize(plan.samples, F::zero());
+            scratch.max.resize(plan.samples, F::zero());
+            scratch.best.resize(plan.samples, 0);
+            scratch.nearest.resize(plan.samples, 0);
+            scratch.row.resize(plan.dims, 0.0);
         }
     }
 
