@@ -144,7 +144,9 @@ impl<L: MarginLoss, C> Head<L, C> {
     /// rank holds: the refusal itself where every rank has the same, else [`Error::Collective`] with
     /// the first rank's message. Where a rank is lost during a step the others return
     /// [`Error::Collective`], too; their gradients are then undefined. A second step on a rank while
-    /// one is in progress returns [`Error::Busy`].
+    /// one is in progress returns [`Error::Busy`]. Losses are compared by their scale and their
+    /// `Debug` text, which for a loss of your own has to show every parameter, and nothing that
+    /// differs from process to process.
     ///
     /// **Source**: An et al., *Partial FC* (ICCV Workshops 2021), section 3.2.
     pub fn on_ranks(loss: L, collective: C, class_range: Range<usize>) -> Self {
