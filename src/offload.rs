@@ -61,9 +61,7 @@ impl<'a> OffloadedClasses<'a> {
     /// # Errors
     /// [`Error::Sample`] and [`Error::SampledRange`] for a sample that does not fit.
     pub fn with_sample(self, sample: &ClassSample) -> Result<Self, Error> {
-        if let Some(labels) = self.labels {
-            sample.check(labels, self.ignored, &(0..self.classes))?;
-        }
+        sample.check(self.labels, self.ignored, &(0..self.classes))?;
         Ok(OffloadedClasses { taking_part: sample.classes.len(), ..self })
     }
 

@@ -189,11 +189,12 @@ impl<'a, F: Real> Batch<'a, F> {
         Batch { samples: Samples { labels: None, ignored: None, ..self.samples }, ..self }
     }
 
-    /// Rows of the gradient of the class weights: those of the sample, if there is one.
+    /// Rows of the gradient of the class weights: those of the sample, if there is one. No sample
+    /// that a step accepts has more than all.
     pub(super) fn active_rows(&self) -> usize {
-        let Samples { sample, sub_centers, .. } = self.samples;
+        let (Samples { sample, sub_centers, .. }, all) = (self.samples, self.weights.nrows());
         let of_sample = |sample: &ClassSample| sample.classes.len().saturating_mul(sub_centers);
-        sample.map_or(self.weights.nrows(), of_sample)
+        sample.map_or(all, |sample| of_sample(sample).min(all))
     }
 }
 

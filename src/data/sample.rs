@@ -59,14 +59,17 @@ impl ClassSample {
         if k == 1 { Cow::Borrowed(&self.classes) } else { Cow::Owned(self.rows(k)) }
     }
 
-    /// Refuses a sample that was not drawn for these labels of classes in `range`.
+    /// Refuses a sample that was not drawn for these labels (any, in inference) of classes in `range`.
     pub(crate) fn check(
         &self,
-        labels: &[usize],
+        labels: Option<&[usize]>,
         ignored: Option<usize>,
         range: &Range<usize>,
     ) -> Result<(), Error> {
-        Error::check_shape("labels of the class sample", &[labels.len()], &[self.labels.len()])?;
+        if let Some(labels) = labels {
+            let (expected, actual) = ([labels.len()], [self.labels.len()]);
+            Error::check_shape("labels of the class sample", &expected, &actual)?;
+        }
         let bad = |field, position| Err(Error::Sample { field, position });
         let mut least = 0;
         for (position, &class) in self.classes.iter().enumerate() {
@@ -75,7 +78,7 @@ impl ClassSample {
             }
             least = class + 1;
         }
-        for (row, (&label, &place)) in labels.iter().zip(&self.labels).enumerate() {
+        for (row, (&label, &place)) in labels.into_iter().flatten().zip(&self.labels).enumerate() {
             let row_of_label =
                 if range.contains(&label) { Some(label - range.start) } else { None };
             let class = self.classes.get(place).copied();

@@ -157,13 +157,14 @@ impl<F: Real> StepInput<'_, F> {
         if let Some(bias) = &self.classes.bias {
             Error::check_shape("bias", &[held], bias.shape())?;
         }
-        let Some(labels) = self.labels else { return Ok(()) };
-        Error::check_shape("labels", &[rows], &[labels.len()])?;
+        if let Some(labels) = self.labels {
+            Error::check_shape("labels", &[rows], &[labels.len()])?;
+        }
         if self.whole {
             self.check_classes(loss, self.range.len())?;
         }
-        let sample = self.sample;
-        sample.map_or(Ok(()), |sample| sample.check(labels, self.ignored, &self.range))
+        let check = |sample: &ClassSample| sample.check(self.labels, self.ignored, &self.range);
+        self.sample.map_or(Ok(()), check)
     }
 
     /// Refuses labels and losses for another number of classes.
