@@ -6,9 +6,7 @@ use std::ops::Range;
 use crate::common::compare::{step_bits, wide};
 use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
-use crate::common::ranks::{
-    by_ranks, even, on_ranks, problem, ranges, with_sampled_shard, with_shard,
-};
+use crate::common::ranks::{by_ranks, even, on_ranks, problem, ranges, with_shard};
 use crate::common::run::Inputs;
 use crate::common::spec::{Spec, menu};
 use margin_softmax::ranks::{Collective, ThreadCollective, class_range};
@@ -250,7 +248,8 @@ fn sampling_on_each_rank_is_sampling_on_one_machine() {
         let all = on_ranks(&ranges(&[0, 40, 40, 55, 90]), |collective, range| {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
-            with_sampled_shard(&inputs, &range, &sample, |shard| {
+            with_shard(&inputs, &range, |shard| {
+                let shard = &shard.reborrow().with_sample(&sample);
                 let head = Head::on_ranks(spec.build(), collective, range.clone());
                 let reduction = Reduction::Mean;
                 let mut gradients = Gradients::zeros_for(shard);

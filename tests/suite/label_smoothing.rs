@@ -16,7 +16,7 @@ use crate::common::compare::{assert_forward, assert_gradients, epsilon, norm, st
 use crate::common::golden::{narrow1, narrow2};
 use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
-use crate::common::ranks::{even, on_ranks, problem, with_sampled_shard, with_shard};
+use crate::common::ranks::{even, on_ranks, problem, with_shard};
 use crate::common::spec::{Spec, menu};
 
 fn smoothed(spec: &Spec, epsilon: f64) -> LabelSmoothing<Box<dyn MarginLoss>> {
@@ -155,7 +155,8 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
         let all = on_ranks(&even(90, size), |collective, range| {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
-            with_sampled_shard(&inputs, &range, &sample, |shard| {
+            with_shard(&inputs, &range, |shard| {
+                let shard = &shard.reborrow().with_sample(&sample);
                 let head = Head::on_ranks(&loss, collective, range.clone());
                 let mut gradients = Gradients::zeros_for(shard);
                 let forward = head.forward_backward(shard, Reduction::Mean, &mut gradients);

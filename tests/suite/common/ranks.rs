@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use margin_softmax::ranks::{Collective, ThreadCollective, class_range};
-use margin_softmax::sampling::ClassSample;
 use margin_softmax::{Batch, Error, Forward, Gradients, Head, Real, Reduction};
 use ndarray::s;
 
@@ -61,22 +60,6 @@ pub fn with_shard<F: Real, T>(
     let w = inputs.w.slice(s![range.clone(), ..]);
     let b = inputs.b.as_ref().map(|b| b.slice(s![range.clone()]));
     let shard = Batch::new(&inputs.x, &w, &inputs.labels);
-    match &b {
-        Some(b) => run(&shard.with_bias(b)),
-        None => run(&shard),
-    }
-}
-
-/// The shard of a range among the classes of a sample.
-pub fn with_sampled_shard<F: Real, T>(
-    inputs: &Inputs<F>,
-    range: &Range<usize>,
-    sample: &ClassSample,
-    run: impl FnOnce(&Batch<'_, F>) -> T,
-) -> T {
-    let w = inputs.w.slice(s![range.clone(), ..]);
-    let b = inputs.b.as_ref().map(|b| b.slice(s![range.clone()]));
-    let shard = Batch::new(&inputs.x, &w, &inputs.labels).with_sample(sample);
     match &b {
         Some(b) => run(&shard.with_bias(b)),
         None => run(&shard),
