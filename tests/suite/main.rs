@@ -37,6 +37,7 @@ mod side_by_side;
 mod small_steps;
 mod step;
 mod sub_centers;
+mod top_k;
 mod update;
 mod wider_family;
 mod zero_rows;
