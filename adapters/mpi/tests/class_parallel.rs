@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use common::compare::{bits, wide};
 use common::layout::Layout;
 use common::oracle::Problem;
-use common::ranks::{by_ranks, even, problem, ranges, with_sampled_shard, with_shard};
+use common::ranks::{by_ranks, even, problem, ranges, with_shard};
 use common::run::Inputs;
 use common::spec::{Spec, menu};
 use margin_softmax::ranks::{Collective, class_range};
@@ -155,7 +155,8 @@ fn assert_samples(
     range: &Range<usize>,
 ) -> Result<(), Error> {
     let sample = ClassSampler::for_range(range.clone(), 0.4, 11)?.sample(&inputs.labels)?;
-    let (forward, found) = with_sampled_shard(inputs, range, &sample, |shard| {
+    let (forward, found) = with_shard(inputs, range, |shard| {
+        let shard = &shard.reborrow().with_sample(&sample);
         let mut found = Gradients::zeros_for(shard);
         let head = Head::on_ranks(spec.build(), collective, range.clone());
         let forward = head.forward_backward(shard, Reduction::Mean, &mut found)?;
