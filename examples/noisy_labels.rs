@@ -17,7 +17,7 @@
 //!
 //! To stop early matters most: after 40 epochs most losses know the wrong labels by heart. Of the
 //! wrong labels 98 % lie more than 30° from the dominant sub-centre (31 % beyond the paper's 75°),
-//! and 85 % of what lies there is wrong. The rest is dear: where the digits of a class share two of
+//! and 85 % of what lies there is wrong. The rest is costly: where the digits of a class share two of
 //! its sub-centres, cleaning drops half of the class, and the second training loses more than it
 //! gains.
 

@@ -7,7 +7,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 use super::rows::extend;
 use crate::kernel::Real;
 
-/// The classes that take part in a step, or a part of them. They are numbered from 0 in the order of
+/// The active classes of a step, or some of them. They are numbered from 0 in the order of
 /// their rows: class `j` is row `selected[j]` of the caller's matrix, or row `start + j`. A *label* is
 /// the caller's number of a class. With sub-centers every so many rows in turn are those of one
 /// label, and each row is a class of its own here.
@@ -70,7 +70,7 @@ impl<'a, F: Real> Classes<'a, F> {
         self.len() / self.sub_centers
     }
 
-    /// The first of the classes with this label; `None` where it does not take part.
+    /// The first of the classes with this label; `None` where it is not active.
     pub fn find(&self, label: usize) -> Option<usize> {
         let row = label.checked_sub(self.first)?.checked_mul(self.sub_centers)?;
         match self.selected {

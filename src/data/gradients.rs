@@ -67,7 +67,7 @@ impl<F: Real> Gradients<F> {
     }
 }
 
-/// The gradients that a step is asked for.
+/// The gradients requested from a step.
 pub(crate) struct Output<'a, F> {
     pub embeddings: Option<ArrayViewMut2<'a, F>>,
     pub weights: Option<ArrayViewMut2<'a, F>>,
@@ -92,7 +92,7 @@ impl<'a, F: Real> Output<'a, F> {
     }
 
     /// Refuses gradients that are not in the shapes of a batch of `embeddings` and `classes`
-    /// classes, with a bias or without. The gradient of the bias is asked for together with that of
+    /// classes, with a bias or without. The gradient of the bias is requested together with that of
     /// the class weights.
     pub fn check(
         &self,

@@ -353,7 +353,7 @@ impl<'a, F: Real> Step<'a, F> {
     }
 }
 
-/// The gradients of the class parameters that a step is asked for.
+/// The gradients of the class parameters requested from a step.
 #[derive(Default)]
 pub(super) struct KeptGradients<'a, F> {
     pub weights: Option<&'a mut [F]>,

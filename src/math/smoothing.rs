@@ -31,7 +31,7 @@ pub struct Smoothing {
 }
 
 impl Smoothing {
-    /// Label smoothing `epsilon` in [0, 1] among `classes`: those that take part, the sampled ones
+    /// Label smoothing `epsilon` in [0, 1] among `classes`: those that are active, the sampled ones
     /// in a sampled step. Of one class there is nothing to smooth.
     pub fn new(epsilon: f64, classes: usize) -> Self {
         let epsilon = if classes > 1 { epsilon } else { 0.0 };

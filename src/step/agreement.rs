@@ -22,7 +22,7 @@ struct Summary {
     counted: u64,
     start: u64,
     end: u64,
-    /// Whether the gradient of the embeddings is asked for.
+    /// Whether the gradient of the embeddings is requested.
     embeddings_wanted: u64,
     /// A digest of labels and reduction.
     objective: u64,
@@ -30,7 +30,7 @@ struct Summary {
     embeddings: u64,
     /// Whether the factors of the products are rounded to bf16.
     rounded: u64,
-    /// How many classes take part.
+    /// How many classes are active.
     classes: u64,
     /// Whether a loss has a penalty.
     penalised: u64,

@@ -79,13 +79,13 @@ impl SampleStats {
 pub(crate) struct StepReport {
     /// How many samples count.
     pub counted: usize,
-    /// How many of them take part.
+    /// How many of them are active.
     pub classes: usize,
     /// Whether a loss of this rank's samples has a penalty.
     pub penalised: bool,
     /// Rows of each class.
     pub sub_centers: usize,
-    /// Whether the gradient of the embeddings is asked for.
+    /// Whether the gradient of the embeddings is requested.
     pub embeddings: bool,
     /// What the factors of the products are rounded to.
     pub precision: Precision,
@@ -108,7 +108,7 @@ impl StepReport {
 /// What the reports of all ranks come to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Agreement {
-    /// How many classes take part.
+    /// How many classes are active.
     pub classes: usize,
     /// Whether any loss has a penalty.
     pub penalised: bool,

@@ -37,7 +37,7 @@ pub(crate) struct StepInput<'a, F> {
     pub range: Range<usize>,
     /// Whether these are all classes.
     pub whole: bool,
-    /// Which of them take part, if not all.
+    /// Which of them are active, if not all.
     pub sample: Option<&'a ClassSample>,
     pub settings: Settings,
     /// How many classes of each embedding are requested, in a step that ranks them.
@@ -82,13 +82,13 @@ impl<F> Default for Prepared<F> {
 pub(crate) struct PreparedSample {
     /// Its row in the batch.
     pub row: usize,
-    /// Its class, if that takes part on this rank: of several rows of its label the nearest.
+    /// Its class, if that is active on this rank: of several rows of its label the nearest.
     pub class: Option<usize>,
     /// |x_i|.
     pub norm: f64,
     /// g_i = ∂objective/∂L_i.
     pub upstream: f64,
-    /// Its target pair, where its class takes part.
+    /// Its target pair, where its class is active.
     pub target: Option<TargetPair>,
 }
 

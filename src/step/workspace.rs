@@ -109,7 +109,7 @@ impl<F: Real> Workspace<F> {
         }
     }
 
-    /// Sizes the buffers of the second sweep; `embeddings`: whether their gradient is asked for;
+    /// Sizes the buffers of the second sweep; `embeddings`: whether their gradient is requested;
     /// `update`: whether the class parameters move.
     pub fn prepare_gradients(
         &mut self,

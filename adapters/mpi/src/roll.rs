@@ -1,4 +1,4 @@
-//! The check before each collective call: that every rank takes part and makes the same call.
+//! The check before each collective call: that every rank is present and makes the same call.
 
 use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};

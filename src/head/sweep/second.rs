@@ -31,7 +31,7 @@ pub(in crate::head) enum TargetRows<'a, F> {
     Copied(&'a [F]),
 }
 
-/// Where the second sweep writes; an empty slice is not asked for.
+/// Where the second sweep writes; an empty slice is not requested.
 pub(in crate::head) struct SweepOutput<'a, 'p, F> {
     pub parameters: Parameters<'p, F>,
     /// Rows of the gradient of the class weights, which may hold the logits on entry.

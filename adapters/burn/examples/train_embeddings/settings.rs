@@ -41,10 +41,10 @@ pub struct Settings {
     /// The margin m of the loss, after its warm-up. By default 0.5 for ArcFace, 0.35 for CosFace.
     #[arg(long)]
     pub margin: Option<f64>,
-    /// With more classes than this, a step takes part of them only.
+    /// With more classes than this, a step samples them.
     #[arg(long, default_value_t = 10_000)]
     pub sample_above: usize,
-    /// The share of the classes in a step where not all take part.
+    /// The share of the classes in a step that samples them.
     #[arg(long, default_value_t = 0.1)]
     pub sample_rate: f64,
     /// Decides the initial weights, the identities that are held out, the order of the images and

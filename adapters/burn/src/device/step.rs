@@ -22,7 +22,7 @@ pub(crate) struct DeviceStep {
     pub(super) device: Device,
 }
 
-/// The gradients of one step; `None` where none is asked for.
+/// The gradients of one step; `None` where none is requested.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceGradients {
     pub(super) embeddings: Option<Tensor<2>>,

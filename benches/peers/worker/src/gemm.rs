@@ -36,7 +36,7 @@ pub fn view_mut(
     }
 }
 
-/// How faer is asked for one product.
+/// How faer is called for one product.
 #[derive(Clone, Copy)]
 struct Form {
     order: Order,
