@@ -1,10 +1,12 @@
 //! A step whose sweeps over the classes run elsewhere, such as on a graphics card.
 
+use std::borrow::Cow;
+
 use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
 use crate::data::{
-    ClassSample, Classes, Forward, Reduction, Scale, check_norm, check_sub_centers, contiguous,
-    has_direction, norm_of,
+    ClassSample, Classes, Forward, IGNORED, Reduction, Scale, check_norm, check_sub_centers,
+    contiguous, has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
@@ -19,10 +21,10 @@ use crate::step::{Prepared, PreparedSample, SampleStats, StepInput, TargetLogit}
 pub struct OffloadedClasses<'a> {
     labels: Option<&'a [usize]>,
     ignored: Option<usize>,
-    rows: Vec<usize>,
+    own_rows: Vec<usize>,
     classes: usize,
-    taking_part: usize,
     sub_centers: usize,
+    sample: Option<&'a ClassSample>,
 }
 
 impl<'a> OffloadedClasses<'a> {
@@ -42,9 +44,9 @@ impl<'a> OffloadedClasses<'a> {
         own.sort_unstable();
         own.dedup();
         let k = check_sub_centers(sub_centers)?;
-        let rows = own.into_iter().flat_map(|class| class * k..(class + 1) * k).collect();
-        let (labels, taking_part) = (Some(labels), classes);
-        Ok(OffloadedClasses { labels, ignored, rows, classes, taking_part, sub_centers })
+        let own_rows = own.into_iter().flat_map(|class| class * k..(class + 1) * k).collect();
+        let (labels, sample) = (Some(labels), None);
+        Ok(OffloadedClasses { labels, ignored, own_rows, classes, sub_centers, sample })
     }
 
     /// All of C `classes` for embeddings without labels: predictions.
@@ -52,22 +54,61 @@ impl<'a> OffloadedClasses<'a> {
     /// # Errors
     /// [`Error::Parameter`] for zero sub-centers.
     pub fn for_inference((classes, sub_centers): (usize, usize)) -> Result<Self, Error> {
-        let unlabelled = OffloadedClasses::new(&[], None, (classes, sub_centers))?;
-        Ok(OffloadedClasses { labels: None, ..unlabelled })
+        let unlabeled = OffloadedClasses::new(&[], None, (classes, sub_centers))?;
+        Ok(OffloadedClasses { labels: None, ..unlabeled })
     }
 
     /// The same, where only the classes of `sample` are active.
     ///
     /// # Errors
     /// [`Error::Sample`] and [`Error::SampledRange`] for a sample that does not fit.
-    pub fn with_sample(self, sample: &ClassSample) -> Result<Self, Error> {
+    pub fn with_sample(self, sample: &'a ClassSample) -> Result<Self, Error> {
         sample.check(self.labels, self.ignored, &(0..self.classes))?;
-        Ok(OffloadedClasses { taking_part: sample.classes.len(), ..self })
+        Ok(OffloadedClasses { sample: Some(sample), ..self })
     }
 
     /// The rows of class weights that the step reads, ascending, each once: to be gathered.
-    pub fn rows(&self) -> &[usize] {
-        &self.rows
+    pub fn own_rows(&self) -> &[usize] {
+        &self.own_rows
+    }
+
+    /// The rows of class weights to sweep over, ascending, in the order of their places; `None` for
+    /// all rows, each at its own number.
+    pub fn swept_rows(&self) -> Option<Cow<'a, [usize]>> {
+        self.sample.map(|sample| sample.selected(self.sub_centers))
+    }
+
+    /// What is added to the logit of each row that is swept, where a sample is corrected for: no
+    /// parameter, so without a gradient.
+    pub fn offsets<F: Real>(&self) -> Option<Vec<F>> {
+        let corrected = self.sample.filter(|_| self.labels.is_some());
+        corrected.and_then(|sample| sample.offsets(self.sub_centers))
+    }
+
+    /// The place of each sample's own class among the classes that are swept (N), whose rows start
+    /// at K times that place: its logit is none of the sample's negatives. `None` without labels;
+    /// arbitrary for a sample that does not count.
+    pub fn own_places(&self) -> Option<&'a [usize]> {
+        let labels = self.labels?;
+        Some(self.sample.map_or(labels, |sample| &sample.labels))
+    }
+
+    /// How many classes are swept.
+    fn active(&self) -> usize {
+        self.sample.map_or(self.classes, |sample| sample.classes.len())
+    }
+
+    /// The class at this place of the sweep, which there is.
+    fn class_at(&self, place: usize) -> usize {
+        self.sample.map_or(place, |sample| sample.classes[place])
+    }
+
+    /// The place in the sweep of a row of class weights that is swept.
+    fn place_of(&self, row: usize) -> usize {
+        let k = self.sub_centers;
+        self.sample.map_or(row, |sample| {
+            sample.classes.partition_point(|&class| class < row / k) * k + row % k
+        })
     }
 }
 
@@ -78,8 +119,8 @@ pub struct SweepStats {
     pub negatives: LogSumExp,
     /// The sum of these logits, where labels are smoothed.
     pub logit_sum: f64,
-    /// The class, its own among them, with the largest logit without margin and before hard
-    /// negatives are up-weighted; the lowest of equals.
+    /// The place among the swept classes, its own among them, of the one with the largest logit
+    /// without margin and before hard negatives are up-weighted; the lowest of equals.
     pub nearest: usize,
 }
 
@@ -132,7 +173,7 @@ pub struct EmbeddingGradient<F> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TargetGradients<F> {
-    /// The rows of class weights, ascending, each once.
+    /// The places of rows of class weights in the sweep, ascending, each once.
     pub rows: Vec<usize>,
     /// What is added to the gradients of these rows.
     pub weights: Array2<F>,
@@ -146,19 +187,17 @@ pub struct TargetGradients<F> {
 /// 1. [`Head::offload`] checks the batch and computes norms and target pairs from the embeddings and
 ///    the rows of the samples' own classes alone.
 /// 2. The first sweep forms the logits z_ij = x̂_i·v_j + b_j of [`scaled_embeddings`] x̂ with the
-///    class weights, which are divided by their norms where [`is_normalized`] says so, up-weights
-///    those of [`hard_negative_logits`], and finds [`SweepStats`].
-/// 3. [`complete`] turns these into losses.
-/// 4. The second sweep turns logits into gradients by [`logit_factors`]; [`embedding_gradient`] and
-///    [`target_gradients`] say what is left to add.
+///    class weights of [`swept_rows`], which are divided by their norms where [`is_normalized`] says
+///    so, adds [`offsets`], up-weights those of [`hard_negative_logits`], and finds [`SweepStats`].
+/// 3. [`complete`] turns these into losses, and into what the second sweep needs.
+/// 4. The second sweep turns logits into gradients by [`OffloadedBackward`].
 ///
+/// [`swept_rows`]: OffloadedClasses::swept_rows
+/// [`offsets`]: OffloadedClasses::offsets
 /// [`scaled_embeddings`]: Self::scaled_embeddings
 /// [`is_normalized`]: Self::is_normalized
 /// [`hard_negative_logits`]: Self::hard_negative_logits
 /// [`complete`]: Self::complete
-/// [`logit_factors`]: Self::logit_factors
-/// [`embedding_gradient`]: Self::embedding_gradient
-/// [`target_gradients`]: Self::target_gradients
 ///
 /// ```
 /// use margin_softmax::{ArcFace, Batch, Head, Reduction};
@@ -168,28 +207,38 @@ pub struct TargetGradients<F> {
 /// let (x, w) = (array![[0.9, 0.1]], array![[1.0, 0.0], [0.0, 1.0]]);
 /// let head = Head::new(ArcFace::new(8.0, 0.5)?);
 /// let classes = OffloadedClasses::new(&[0], None, (2, 1))?;
-/// let own = w.select(Axis(0), classes.rows());
-/// let mut step = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean))?;
+/// let own = w.select(Axis(0), classes.own_rows());
+/// let step = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean))?;
 ///
 /// // The sweep of an engine that has one other class, whose norm is 1.
 /// let logits = step.scaled_embeddings().dot(&w.t());
 /// let negatives = LogSumExp::new(logits[[0, 1]], 1.0);
 /// let stats = [SweepStats { negatives, logit_sum: 0.0, nearest: 0 }];
-/// let forward = step.complete(&stats, (1.0, 1.0))?;
+/// let (forward, backward) = step.complete(&stats, (1.0, 1.0))?;
 /// assert_eq!(forward, head.forward(&Batch::new(&x, &w, &[0]))?);
+/// assert_eq!(backward.logit_factors().shift[0], logits[[0, 1]]);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct OffloadedStep<'a, F> {
+    classes: &'a OffloadedClasses<'a>,
     input: StepInput<'a, F>,
     prepared: Prepared<F>,
     smoothing: Smoothing,
+}
+
+/// What the second sweep of an [`OffloadedStep`] needs: [`logit_factors`](Self::logit_factors) turn
+/// logits into their gradients; [`embedding_gradient`](Self::embedding_gradient) and
+/// [`target_gradients`](Self::target_gradients) say what is left to add.
+#[derive(Debug)]
+pub struct OffloadedBackward<'s, 'a, F> {
+    step: &'s OffloadedStep<'a, F>,
     terms: Vec<SampleTerms>,
 }
 
 impl<L: MarginLoss> Head<L> {
     /// Starts a step whose sweeps over the classes run elsewhere: embeddings (N, D), the `own` class
-    /// weights, which are the rows of [`OffloadedClasses::rows`], and for Softmax the whole bias;
+    /// weights, which are the rows of [`OffloadedClasses::own_rows`], and for Softmax the whole bias;
     /// the reduction where gradients follow.
     ///
     /// # Errors
@@ -221,9 +270,9 @@ fn offload<'a, F: Real>(
     (engine, classes, (x, own, bias), reduction): OffloadInput<'a, '_, '_, F>,
 ) -> Result<OffloadedStep<'a, F>, Error> {
     let Engine { loss, settings, .. } = engine;
-    let OffloadedClasses { ref rows, labels, ignored, taking_part, sub_centers, .. } = *classes;
+    let OffloadedClasses { ref own_rows, labels, ignored, sub_centers, .. } = *classes;
     Error::check_not_empty("embeddings", x.shape())?;
-    Error::check_shape("class weights", &[rows.len(), x.ncols()], own.shape())?;
+    Error::check_shape("class weights", &[own_rows.len(), x.ncols()], own.shape())?;
     if let Some(bias) = bias {
         Error::check_shape("bias", &[classes.classes * sub_centers], bias.shape())?;
     }
@@ -231,7 +280,7 @@ fn offload<'a, F: Real>(
         Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
         loss.check_classes(classes.classes)?;
     }
-    let gathered = Classes::gathered(own.view(), bias.map(|bias| bias.view()), rows);
+    let gathered = Classes::gathered(own.view(), bias.map(|bias| bias.view()), own_rows);
     let input = StepInput {
         embeddings: x.view(),
         classes: Classes { sub_centers, ..gathered },
@@ -252,11 +301,11 @@ fn offload<'a, F: Real>(
     let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
     let targets = samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen()));
     hard.set(*form, targets);
-    let smoothing = Smoothing::new(form.smoothing, taking_part);
-    Ok(OffloadedStep { input, prepared, smoothing, terms: Vec::new() })
+    let smoothing = Smoothing::new(form.smoothing, classes.active());
+    Ok(OffloadedStep { classes, input, prepared, smoothing })
 }
 
-impl<F: Real> OffloadedStep<'_, F> {
+impl<'a, F: Real> OffloadedStep<'a, F> {
     /// The embeddings times the scale of their cosines, a_i·u_i (N, D); zeros for samples that do
     /// not count.
     pub fn scaled_embeddings(&self) -> Array2<F> {
@@ -306,7 +355,7 @@ impl<F: Real> OffloadedStep<'_, F> {
     }
 
     /// Refuses class weights that are not finite, or that have no direction where they need one;
-    /// `first` is the number of the first row. Returns their smallest and largest norm.
+    /// `first` is the place of the first row in the sweep. Returns their smallest and largest norm.
     ///
     /// # Errors
     /// [`Error::NonFinite`], [`Error::DegenerateNorm`].
@@ -316,11 +365,13 @@ impl<F: Real> OffloadedStep<'_, F> {
         first: usize,
     ) -> Result<(f64, f64), Error> {
         let mut buffer = Vec::new();
-        let rows = rows.rows().into_iter().enumerate();
-        rows.into_iter().try_fold((f64::INFINITY, 0.0_f64), |(least, most), (j, row)| {
+        let swept = self.classes.swept_rows();
+        let number = |place| swept.as_ref().map_or(Some(place), |rows| rows.get(place).copied());
+        let rows = rows.rows().into_iter().zip(first..);
+        rows.into_iter().try_fold((f64::INFINITY, 0.0_f64), |(least, most), (row, place)| {
             let norm = norm_of(row, &mut buffer);
-            let directed = !self.prepared.form.plain;
-            let norm = check_norm("class weights", first + j, row, norm, directed)?;
+            let (directed, number) = (!self.prepared.form.plain, number(place).unwrap_or(place));
+            let norm = check_norm("class weights", number, row, norm, directed)?;
             Ok((least.min(norm), most.max(norm)))
         })
     }
@@ -330,22 +381,42 @@ impl<F: Real> OffloadedStep<'_, F> {
     ///
     /// # Errors
     /// [`Error::Overflow`] where a logit or a gradient may leave the range of `F`; [`Error::Shape`]
-    /// unless there are as many `stats` as samples.
+    /// unless there are as many `stats` as samples; [`Error::Label`] where the nearest class of one
+    /// that counts is no place of the sweep.
     pub fn complete(
-        &mut self,
+        &self,
         stats: &[SweepStats],
         weight_norms: (f64, f64),
-    ) -> Result<Forward<F>, Error> {
-        let rows = self.input.embeddings.nrows();
-        Error::check_shape("stats of the sweep", &[rows], &[stats.len()])?;
+    ) -> Result<(Forward<F>, OffloadedBackward<'_, 'a, F>), Error> {
         self.check_range(weight_norms)?;
-        let mut forward = Forward::with_samples(rows, self.prepared.form);
+        let predictions = self.predictions(stats)?;
+        let mut forward = Forward::with_samples(predictions.len(), self.prepared.form);
         let terms = self.prepared.samples.iter().map(|sample| {
-            let stats = self.sample_stats(sample, &stats[sample.row]);
+            let prediction = predictions[sample.row];
+            let stats = self.sample_stats(sample, &stats[sample.row], prediction);
             stats.record(self.smoothing, sample.upstream, &mut forward)
         });
-        self.terms = terms.collect();
-        Ok(forward)
+        let terms = terms.collect();
+        Ok((forward, OffloadedBackward { step: self, terms }))
+    }
+
+    /// The nearest class of every embedding, from what the first sweep found; [`IGNORED`] for one
+    /// that does not count.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Label`] as [`complete`](Self::complete).
+    pub fn predictions(&self, stats: &[SweepStats]) -> Result<Vec<usize>, Error> {
+        let rows = self.input.embeddings.nrows();
+        Error::check_shape("stats of the sweep", &[rows], &[stats.len()])?;
+        let mut predictions = vec![IGNORED; rows];
+        for &PreparedSample { row, .. } in &self.prepared.samples {
+            let (label, classes) = (stats[row].nearest, self.classes.active());
+            if label >= classes {
+                return Err(Error::Label { row, label, classes });
+            }
+            predictions[row] = self.classes.class_at(label);
+        }
+        Ok(predictions)
     }
 
     /// Refuses a batch whose logits or gradients may leave the range of `F`; `weight_norms` are the
@@ -359,7 +430,12 @@ impl<F: Real> OffloadedStep<'_, F> {
         self.input.check_range(*form, samples, bounds).map(|_| ())
     }
 
-    fn sample_stats(&self, sample: &PreparedSample, stats: &SweepStats) -> SampleStats {
+    fn sample_stats(
+        &self,
+        sample: &PreparedSample,
+        stats: &SweepStats,
+        prediction: usize,
+    ) -> SampleStats {
         let classes = &self.input.classes;
         let target = sample.target.map(|target| TargetLogit {
             logit: target.logit,
@@ -370,54 +446,66 @@ impl<F: Real> OffloadedStep<'_, F> {
         });
         SampleStats {
             row: sample.row,
-            label: sample.class.map_or(stats.nearest, |class| classes.label_of(class)),
+            label: sample.class.map_or(IGNORED, |class| classes.label_of(class)),
             norm: sample.norm,
             negatives: stats.negatives,
             mean_share: self.smoothing.share(stats.logit_sum),
             target,
-            prediction: stats.nearest,
+            prediction,
             best: stats.negatives.max,
         }
     }
 
+    /// A number for each row of the batch, from those of the samples that count; 0 for others.
+    fn by_row(&self, number: impl Fn(usize) -> F) -> Vec<F> {
+        let mut all = vec![F::zero(); self.input.embeddings.nrows()];
+        for (i, sample) in self.prepared.samples.iter().enumerate() {
+            all[sample.row] = number(i);
+        }
+        all
+    }
+}
+
+impl<F: Real> OffloadedBackward<'_, '_, F> {
     /// How the second sweep turns logits into gradients.
     pub fn logit_factors(&self) -> LogitFactors<F> {
         LogitFactors {
-            shift: self.by_row(|i| F::narrow(self.terms[i].shift)),
-            coefficient: self.by_row(|i| F::narrow(self.terms[i].coefficient)),
-            uniform: self.by_row(|i| F::narrow(self.terms[i].uniform)),
+            shift: self.step.by_row(|i| F::narrow(self.terms[i].shift)),
+            coefficient: self.step.by_row(|i| F::narrow(self.terms[i].coefficient)),
+            uniform: self.step.by_row(|i| F::narrow(self.terms[i].uniform)),
         }
     }
 
     /// How the second sweep's sums become gradients of the embeddings.
     pub fn embedding_gradient(&self) -> EmbeddingGradient<F> {
-        let Prepared { form, samples, .. } = &self.prepared;
+        let Prepared { form, samples, .. } = &self.step.prepared;
         let by_norm = form.hard.is_some() && form.scale == Scale::FeatureNorm;
-        let mut targets = Array2::zeros(self.input.embeddings.dim());
+        let mut targets = Array2::zeros(self.step.input.embeddings.dim());
         let (mut sum, mut copy) = (vec![0.0; targets.ncols()], Vec::new());
         for (i, sample) in samples.iter().enumerate() {
             sum.fill(0.0);
             let class = sample.class;
-            let w = class.map(|class| contiguous(self.input.classes.weight(class), &mut copy));
-            let samples = (self.input.embeddings, &self.terms[..]);
-            self.prepared.finish_embedding(samples, w, (i, 0.0), &mut sum);
+            let w = class.map(|class| contiguous(self.step.input.classes.weight(class), &mut copy));
+            let samples = (self.step.input.embeddings, &self.terms[..]);
+            self.step.prepared.finish_embedding(samples, w, (i, 0.0), &mut sum);
             let row = targets.row_mut(sample.row).into_iter();
             row.zip(&sum).for_each(|(to, from)| *to = F::narrow(*from));
         }
         let projected = match form.scale {
             Scale::Fixed(s) => {
-                Some((F::narrow(s), self.by_row(|i| F::narrow(s / samples[i].norm))))
+                Some((F::narrow(s), self.step.by_row(|i| F::narrow(s / samples[i].norm))))
             }
             Scale::FeatureNorm | Scale::Unnormalized => None,
         };
-        let inverse_norms = by_norm.then(|| self.by_row(|i| F::narrow(samples[i].norm.recip())));
+        let inverse_norms =
+            by_norm.then(|| self.step.by_row(|i| F::narrow(samples[i].norm.recip())));
         EmbeddingGradient { projected, inverse_norms, targets }
     }
 
     /// What the samples' own classes add to the gradients of class weights and bias.
     pub fn target_gradients(&self) -> TargetGradients<F> {
-        let Prepared { samples, .. } = &self.prepared;
-        let (classes, dims) = (&self.input.classes, self.input.embeddings.ncols());
+        let Prepared { samples, .. } = &self.step.prepared;
+        let (classes, dims) = (&self.step.input.classes, self.step.input.embeddings.ncols());
         let (mut rows, mut bias, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         let (mut sum, mut copy) = (vec![0.0; dims], Vec::new());
         let mut first = 0;
@@ -428,25 +516,16 @@ impl<F: Real> OffloadedStep<'_, F> {
             let Some(class) = group[0].class else { continue };
             let terms = self.terms[targets.clone()].iter();
             bias.push(F::narrow(terms.map(|terms| terms.target_gradient).sum()));
-            rows.push(classes.row_of(class));
+            rows.push(self.step.classes.place_of(classes.row_of(class)));
             let start = weights.len();
             weights.resize(start + dims, F::zero());
             let w = contiguous(classes.weight(class), &mut copy);
-            let of_batch = (self.input.embeddings, &self.terms[..]);
+            let of_batch = (self.step.input.embeddings, &self.terms[..]);
             let row = &mut weights[start..];
-            self.prepared.add_target_pairs(of_batch, w, targets, row, &mut sum);
+            self.step.prepared.add_target_pairs(of_batch, w, targets, row, &mut sum);
         }
         let mut matrix = Array2::zeros((rows.len(), dims));
         matrix.iter_mut().zip(weights).for_each(|(to, from)| *to = from);
         TargetGradients { rows, weights: matrix, bias }
-    }
-
-    /// A number for each row of the batch, from those of the samples that count; 0 for others.
-    fn by_row(&self, number: impl Fn(usize) -> F) -> Vec<F> {
-        let mut all = vec![F::zero(); self.input.embeddings.nrows()];
-        for (i, sample) in self.prepared.samples.iter().enumerate() {
-            all[sample.row] = number(i);
-        }
-        all
     }
 }

@@ -3,8 +3,9 @@
 use crate::common::compare::wide;
 use crate::wider_family::{assert_answers, for_each};
 use margin_softmax::offload::{
-    HardNegativeLogits, LogSumExp, OffloadedClasses, OffloadedStep, SweepStats,
+    HardNegativeLogits, LogSumExp, OffloadedBackward, OffloadedClasses, OffloadedStep, SweepStats,
 };
+use margin_softmax::sampling::{ClassSample, ClassSampler};
 use margin_softmax::{ArcFace, Batch, ClassMargins, Gradients, IGNORED, Softmax};
 use margin_softmax::{Error, Forward, Head, MarginLoss, Real, Reduction, ZeroEmbedding};
 use ndarray::{Array1, Array2, Axis, array};
@@ -85,10 +86,11 @@ impl<F: Real> Sweeps<F> {
     fn gradients(
         &self,
         step: &OffloadedStep<'_, F>,
+        backward: &OffloadedBackward<'_, '_, F>,
         labels: &[usize],
     ) -> (Array2<F>, Array2<F>, Array1<F>) {
         let (hard, factors, a) =
-            (step.hard_negative_logits(), step.logit_factors(), step.scaled_embeddings());
+            (step.hard_negative_logits(), backward.logit_factors(), step.scaled_embeddings());
         let (mut g, mut radial) = (Array2::zeros(self.z.dim()), vec![F::zero(); labels.len()]);
         for i in 0..labels.len() {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
@@ -101,7 +103,7 @@ impl<F: Real> Sweeps<F> {
                 }
             }
         }
-        let recipe = step.embedding_gradient();
+        let recipe = backward.embedding_gradient();
         let mut dx = g.dot(&self.v);
         for i in 0..labels.len() {
             let u = a.row(i);
@@ -123,7 +125,7 @@ impl<F: Real> Sweeps<F> {
             }
         }
         let mut bias = g.sum_axis(Axis(0));
-        let own = step.target_gradients();
+        let own = backward.target_gradients();
         for ((row, target), by_bias) in own.rows.iter().zip(own.weights.rows()).zip(own.bias) {
             let mut row_of = dw.row_mut(*row);
             row_of += &target;
@@ -135,19 +137,43 @@ impl<F: Real> Sweeps<F> {
 
 type Answer<F> = (Forward<F>, Array2<F>, Array2<F>, Array1<F>);
 
+/// What a step is over: the labels, the one to ignore, the rows of a class, and the active classes.
+#[derive(Clone, Copy)]
+struct Over<'a> {
+    labels: &'a [usize],
+    ignored: Option<usize>,
+    k: usize,
+    sample: Option<&'a ClassSample>,
+}
+
 fn offloaded<F: Real, L: MarginLoss>(
     head: &Head<L>,
     (x, w, bias): (&Array2<F>, &Array2<F>, Option<&Array1<F>>),
-    (labels, ignored, k): (&[usize], Option<usize>, usize),
+    Over { labels, ignored, k, sample }: Over<'_>,
     reduction: Reduction<'_, F>,
 ) -> Result<Answer<F>, Error> {
     let classes = OffloadedClasses::new(labels, ignored, (w.nrows() / k, k))?;
-    let own = w.select(Axis(0), classes.rows());
+    let classes = match sample {
+        Some(sample) => classes.with_sample(sample)?,
+        None => classes,
+    };
+    let own = w.select(Axis(0), classes.own_rows());
     let bias_view = bias.map(|bias| &**bias);
-    let mut step = head.offload(&classes, (x, &own, bias_view), Some(reduction))?;
-    let sweeps = Sweeps::new(&step, w, bias, k);
-    let forward = step.complete(&sweeps.stats(&step, labels), sweeps.extreme_norms())?;
-    let (dx, dw, db) = sweeps.gradients(&step, labels);
+    let step = head.offload(&classes, (x, &own, bias_view), Some(reduction))?;
+    let (w, bias) = match classes.swept_rows() {
+        Some(rows) => (w.select(Axis(0), &rows), bias.map(|bias| bias.select(Axis(0), &rows))),
+        None => (w.clone(), bias.cloned()),
+    };
+    let offsets = classes.offsets().map(Array1::from);
+    let added = match (bias, offsets) {
+        (Some(bias), Some(offsets)) => Some(bias + offsets),
+        (bias, offsets) => bias.or(offsets),
+    };
+    let sweeps = Sweeps::new(&step, &w, added.as_ref(), k);
+    let places = classes.own_places().unwrap();
+    let (forward, backward) =
+        step.complete(&sweeps.stats(&step, places), sweeps.extreme_norms())?;
+    let (dx, dw, db) = sweeps.gradients(&step, &backward, places);
     Ok((forward, dx, dw, db))
 }
 
@@ -156,7 +182,8 @@ fn check_formulas<F: Real>() {
         let head = Head::new(loss.clone());
         let reduction = Reduction::Weighted(&problem.upstream);
         let arrays = (&problem.x, &problem.w, None);
-        let classes = (&problem.labels[..], None, problem.k);
+        let labels = &problem.labels[..];
+        let classes = Over { labels, ignored: None, k: problem.k, sample: None };
         let (forward, dx, dw, _) = offloaded(&head, arrays, classes, reduction).unwrap();
         assert_answers(what, &forward, [&dx, &dw], answer);
     });
@@ -185,7 +212,7 @@ fn bias_margins_by_class_and_samples_left_out_are_those_of_the_head() {
         };
         let mut expected = Gradients::zeros_for(&batch);
         let forward = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
-        let classes = (&labels[..], Some(IGNORED), 1);
+        let classes = Over { labels: &labels, ignored: Some(IGNORED), k: 1, sample: None };
         let (found, dx, dw, db) =
             offloaded(&head, (&x, &w, bias), classes, Reduction::Mean).unwrap();
         // A few roundings of numbers of the order of 1.
@@ -201,6 +228,38 @@ fn bias_margins_by_class_and_samples_left_out_are_those_of_the_head() {
 }
 
 #[test]
+fn a_sampled_step_is_that_of_the_head() {
+    let x = Array2::from_shape_fn((4, 3), |(i, k)| ((5 * i + 3 * k) as f64 + 0.2).cos());
+    let labels = [17, 4, IGNORED, 17];
+    let mut sampler = ClassSampler::new(20, 0.3, 7).unwrap().with_correction(true);
+    let sample = sampler.sample(&labels).unwrap();
+    assert!(sample.correction() != 0.0 && sample.classes.len() == 6);
+    for (loss, k) in
+        [(Box::new(ArcFace::default()) as Box<dyn MarginLoss>, 2), (Box::new(Softmax::new()), 1)]
+    {
+        let w = Array2::from_shape_fn((20 * k, 3), |(j, k)| ((3 * j + 7 * k) as f64 + 0.5).sin());
+        let bias = Array1::from_shape_fn(20, |j| (j as f64).sin());
+        let bias = (k == 1).then_some(&bias);
+        let head = Head::new(loss);
+        let batch = Batch::new(&x, &w, &labels).with_ignored_label(IGNORED).with_sub_centers(k);
+        let batch = bias.map_or(batch, |bias| batch.with_bias(bias)).with_sample(&sample);
+        let mut expected = Gradients::zeros_for(&batch);
+        let forward = head.forward_backward(&batch, Reduction::Sum, &mut expected).unwrap();
+        let over = Over { labels: &labels, ignored: Some(IGNORED), k, sample: Some(&sample) };
+        let (found, dx, dw, db) = offloaded(&head, (&x, &w, bias), over, Reduction::Sum).unwrap();
+        assert_eq!(found.predictions(), forward.predictions());
+        assert_eq!(found.sub_centers(), forward.sub_centers());
+        // A few roundings of logits of at most 64.
+        approx::assert_abs_diff_eq!(found.losses, forward.losses, epsilon = 1e-12);
+        approx::assert_abs_diff_eq!(dx, expected.embeddings, epsilon = 1e-12);
+        approx::assert_abs_diff_eq!(dw, expected.weights, epsilon = 1e-12);
+        if let Some(expected) = expected.bias {
+            approx::assert_abs_diff_eq!(db, expected, epsilon = 1e-12);
+        }
+    }
+}
+
+#[test]
 fn what_is_wrong_is_refused_as_by_the_head() {
     let (x, w) = (array![[1.0_f32, 0.0]], array![[1.0_f32, 0.0], [0.0, 1.0], [3.0, 4.0]]);
     let head = Head::new(ArcFace::default());
@@ -209,14 +268,14 @@ fn what_is_wrong_is_refused_as_by_the_head() {
     assert!(matches!(OffloadedClasses::new(&[0], None, (3, 0)), Err(Error::Parameter { .. })));
 
     let classes = OffloadedClasses::new(&[2], None, (3, 1)).unwrap();
-    assert_eq!(classes.rows(), [2]);
-    let own = w.select(Axis(0), classes.rows());
+    assert_eq!(classes.own_rows(), [2]);
+    let own = w.select(Axis(0), classes.own_rows());
     assert!(matches!(head.offload(&classes, (&x, &w, None), None), Err(Error::Shape { .. })));
     let bias = array![0.0_f32, 0.0, 0.0];
     let refused = head.offload(&classes, (&x, &own, Some(&*bias)), None).unwrap_err();
     assert_eq!(refused, Error::Bias);
 
-    let mut step = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean)).unwrap();
+    let step = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean)).unwrap();
     assert_eq!(step.check_class_weights(w.view(), 0).unwrap(), (1.0, 5.0));
     assert!(step.accepts_norms((1.0, 5.0)) && !step.accepts_norms((0.0, 5.0)));
     assert!(!step.accepts_norms((1.0, f64::NAN)));
@@ -227,6 +286,9 @@ fn what_is_wrong_is_refused_as_by_the_head() {
     let stats = SweepStats { negatives: LogSumExp::NONE, logit_sum: 0.0, nearest: 2 };
     let refused = step.complete(&[stats], (1e-30, 1e38)).unwrap_err();
     assert!(matches!(refused, Error::Overflow { .. }), "{refused}");
-    let forward = step.complete(&[stats], (1.0, 5.0)).unwrap();
+    let beyond = SweepStats { nearest: 3, ..stats };
+    let refused = step.complete(&[beyond], (1.0, 5.0)).unwrap_err();
+    assert_eq!(refused, Error::Label { row: 0, label: 3, classes: 3 });
+    let (forward, _) = step.complete(&[stats], (1.0, 5.0)).unwrap();
     assert_eq!((forward.losses[0], forward.accuracy()), (0.0, 1.0));
 }

@@ -1,7 +1,7 @@
 //! A step on the device, from tensors to losses and gradients.
 
 use burn::tensor::{Device, Tensor, TensorData, Transaction};
-use margin_softmax::offload::{OffloadedClasses, OffloadedStep};
+use margin_softmax::offload::{OffloadedBackward, OffloadedClasses, OffloadedStep};
 use margin_softmax::sampling::ClassSample;
 use margin_softmax::{Error, Forward, IGNORED, Reduction};
 use ndarray::{Array1, Array2, ArrayRef1};
@@ -134,70 +134,51 @@ impl DeviceStep {
         if let Some(sample) = sample {
             classes = classes.with_sample(sample)?;
         }
-        let Read { embeddings, own, bias } = self.read::<F>(classes.rows())?;
+        let Read { embeddings, own, bias } = self.read::<F>(classes.own_rows())?;
         let bias: Option<&ArrayRef1<F>> = bias.as_deref();
-        let mut step = core.offload(&classes, (&embeddings, &own, bias), reduction)?;
-        let selected = sample.map(|sample| self.selected::<F>(sample));
-        let places = match sample {
-            Some(sample) => sample.labels.iter().map(|&place| place as i64).collect(),
-            None => labels.classes.iter().map(|&label| label as i64).collect(),
-        };
+        let step = core.offload(&classes, (&embeddings, &own, bias), reduction)?;
+        let selected = self.selected::<F>(&classes);
+        let places = classes.own_places().unwrap_or_default();
+        let places = places.iter().map(|&place| place as i64).collect();
         let rows = selected.as_ref().unwrap_or(&self.rows);
         let sweeps = Sweeps::new(&step, rows, places, &self.device);
-        let mut first = sweeps.first()?;
-        let rows_of_sample = sample.map(|sample| sample.rows(k));
-        check_weights(&step, rows, &first, (&self.device, rows_of_sample.as_deref()))?;
-        if let Some(sample) = sample {
-            for stats in &mut first.stats {
-                stats.nearest = sample.classes[stats.nearest];
-            }
-        }
-        let forward = step.complete(&first.stats, first.norms)?;
+        let first = sweeps.first()?;
+        check_weights(&step, rows, &first, &self.device)?;
+        let (forward, backward) = step.complete(&first.stats, first.norms)?;
         let mut gradients = DeviceGradients::default();
         if x || w || b {
-            gradients =
-                self.gradients(&step, (&sweeps, &first), (x, w || b), rows_of_sample.as_deref());
+            let sampled = classes.swept_rows();
+            let wanted = (x, w || b);
+            gradients = self.gradients(&backward, (&sweeps, &first), wanted, sampled.as_deref());
         }
         Ok((forward, gradients))
     }
 
-    /// The matrices and the shift of the classes of a sample.
-    fn selected<F: Precision>(&self, sample: &ClassSample) -> Rows {
-        let k = self.rows.sub_centers;
-        let rows = sample.rows(k);
+    /// The matrices and the shift of the sweep, where it is over some of the rows.
+    fn selected<F: Precision>(&self, classes: &OffloadedClasses<'_>) -> Option<Rows> {
+        let rows = classes.swept_rows()?;
         let bias = self.bias.clone().map(|bias| {
             let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
             bias.select(0, ids(&rows, &self.device))
         });
-        let offsets = (sample.correction() != 0.0).then(|| {
-            let correction = F::from_f64(sample.correction()).unwrap_or_else(F::nan);
-            let mut offsets = vec![correction; sample.classes.len()];
-            for &place in &sample.labels {
-                if let Some(offset) = offsets.get_mut(place) {
-                    *offset = F::zero();
-                }
-            }
-            let offsets: Vec<F> = offsets.into_iter().flat_map(|o| vec![o; k]).collect();
-            let offsets = TensorData::new(offsets, [rows.len()]);
-            Tensor::<1>::from_data(offsets, (&self.device, F::dtype()))
-        });
+        let offsets = classes.offsets::<F>().map(|offsets| self.vector(offsets));
         let shift = match (bias, offsets) {
             (Some(bias), Some(offsets)) => Some(bias + offsets),
             (bias, offsets) => bias.or(offsets),
         };
-        Rows { matrices: self.select(&rows), shift, ..self.rows.clone() }
+        Some(Rows { matrices: self.select(&rows), shift, ..self.rows.clone() })
     }
 
     fn gradients<F: Precision>(
         &self,
-        step: &OffloadedStep<'_, F>,
+        backward: &OffloadedBackward<'_, '_, F>,
         (sweeps, first): (&Sweeps<'_>, &FirstSweep),
         wanted: (bool, bool),
         sampled: Option<&[usize]>,
     ) -> DeviceGradients {
-        let recipe = step.embedding_gradient();
+        let (recipe, factors) = (backward.embedding_gradient(), backward.logit_factors());
         let SecondSweep { embeddings, radial, weights } =
-            sweeps.second(step, first, wanted, recipe.inverse_norms.is_some());
+            sweeps.second(&factors, first, wanted, recipe.inverse_norms.is_some());
         let embeddings = embeddings.map(|mut dx| {
             let scaled = sweeps.embeddings();
             if let Some((s, factors)) = &recipe.projected {
@@ -214,20 +195,19 @@ impl DeviceStep {
             dx + Tensor::from_data(targets, (&self.device, F::dtype()))
         });
         let (shards, bias) =
-            weights.map(|weights| self.weight_gradients(step, weights, sampled)).unzip();
+            weights.map(|weights| self.weight_gradients(backward, weights, sampled)).unzip();
         DeviceGradients { embeddings, shards, bias: bias.flatten() }
     }
 
     /// Adds the target rows to the sweep's gradients of class weights and bias.
     fn weight_gradients<F: Precision>(
         &self,
-        step: &OffloadedStep<'_, F>,
+        backward: &OffloadedBackward<'_, '_, F>,
         (matrices, bias): (Vec<Tensor<2>>, Option<Tensor<1>>),
         sampled: Option<&[usize]>,
     ) -> (Vec<Attached>, Option<Tensor<1>>) {
-        let own = step.target_gradients();
-        let place = |row: &usize| sampled.map_or(Some(*row), |all| all.binary_search(row).ok());
-        let places: Vec<usize> = own.rows.iter().filter_map(place).collect();
+        let own = backward.target_gradients();
+        let places = own.rows;
         let dims = own.weights.ncols();
         let mut numbers = own.weights.into_raw_vec_and_offset().0.into_iter();
         let (mut first, mut at) = (0, 0);
@@ -280,15 +260,9 @@ impl DeviceStep {
         shards.zip(self.local(sampled)).map(of_shard).collect()
     }
 
-    /// The nearest class of every embedding, without margin; `None` for one that has none.
-    pub fn predict<F: Precision>(&self, core: &Core) -> Result<Vec<Option<usize>>, Error> {
-        self.infer::<F, _>(core, |step, _, first| {
-            let mut nearest = vec![None; first.stats.len()];
-            for row in step.counted_rows() {
-                nearest[row] = Some(first.stats[row].nearest);
-            }
-            nearest
-        })
+    /// The nearest class of every embedding, without margin; [`IGNORED`] for one that has none.
+    pub fn predict<F: Precision>(&self, core: &Core) -> Result<Vec<usize>, Error> {
+        self.infer::<F, _>(core, |step, _, first| step.predictions(&first.stats))?
     }
 
     /// The logits without margin (N, C).
@@ -308,19 +282,19 @@ impl DeviceStep {
         let unlabelled = vec![-1; embeddings.nrows()];
         let sweeps = Sweeps::new(&step, &self.rows, unlabelled, &self.device);
         let first = sweeps.first()?;
-        check_weights(&step, &self.rows, &first, (&self.device, None))?;
+        check_weights(&step, &self.rows, &first, &self.device)?;
         step.check_range(first.norms)?;
         Ok(result(&step, &sweeps, &first))
     }
 }
 
 /// Refuses class weights that the device found to be out of range, by the row that main memory
-/// finds to be so; `rows` are the numbers of the sweep's rows where it is over some of them.
+/// finds to be so.
 fn check_weights<F: Precision>(
     step: &OffloadedStep<'_, F>,
     rows: &Rows,
     found: &FirstSweep,
-    (device, numbers): (&Device, Option<&[usize]>),
+    device: &Device,
 ) -> Result<(), Error> {
     const ROWS: usize = 4096;
     if found.finite && step.accepts_norms(found.norms) {
@@ -334,12 +308,8 @@ fn check_weights<F: Precision>(
             let tensor = with_dtype(matrix.clone().slice([block.clone()]), F::dtype());
             let data = read(device, Transaction::default().register(tensor))?;
             let block: Vec<F> = data.iter().flat_map(|data| data.iter::<F>()).collect();
-            for (j, row) in block.chunks_exact(dims).enumerate() {
-                let row = ndarray::ArrayView2::from_shape([1, dims], row).expect("one row");
-                let number = first + start + j;
-                let number = numbers.map_or(number, |numbers| numbers[number]);
-                step.check_class_weights(row, number)?;
-            }
+            let rows = ndarray::ArrayView2::from_shape([block.len() / dims, dims], &block);
+            step.check_class_weights(rows.expect("whole rows"), first + start)?;
         }
         first += count;
     }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, IndexingUpdateOp, Tensor, TensorData, Transaction};
 use margin_softmax::Error;
-use margin_softmax::offload::{LogSumExp, OffloadedStep, SweepStats};
+use margin_softmax::offload::{LogSumExp, LogitFactors, SweepStats};
 
 use super::tiles::{Logits, Norms, Sweeps, Tile, TileRows, column};
 use super::{device_error, ids, read};
@@ -130,12 +130,11 @@ impl Sweeps<'_> {
     /// Turns the logits into gradients of the `wanted` of embeddings and class weights.
     pub fn second<F: Precision>(
         &self,
-        step: &OffloadedStep<'_, F>,
+        factors: &LogitFactors<F>,
         first: &FirstSweep,
         (embeddings, weights): (bool, bool),
         by_norm: bool,
     ) -> SecondSweep {
-        let factors = step.logit_factors();
         let column = |numbers: &[F]| column(numbers, &self.device);
         let shift = column(&factors.shift);
         let coefficient = column(&factors.coefficient);

@@ -130,10 +130,9 @@ impl MarginHead {
         } else {
             let inputs = Inputs::<F>::of(self, embeddings);
             let arrays = inputs.values.arrays()?;
-            let nearest = self.engine.core().predict(&arrays.unlabeled())?;
-            nearest.into_iter().map(|class| (class != IGNORED).then_some(class)).collect()
+            self.engine.core().predict(&arrays.unlabeled())?
         };
-        let class = |class: Option<usize>| class.map_or(NO_CLASS, |class| class as i64);
+        let class = |class| if class == IGNORED { NO_CLASS } else { class as i64 };
         let nearest: Vec<i64> = nearest.into_iter().map(class).collect();
         let count = nearest.len();
         Ok(Tensor::from_data(TensorData::new(nearest, [count]), &device))

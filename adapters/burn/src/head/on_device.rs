@@ -54,7 +54,7 @@ impl MarginHead {
     pub(super) fn predict_on_device<F: Precision>(
         &self,
         embeddings: Tensor<2>,
-    ) -> Result<Vec<Option<usize>>, Error> {
+    ) -> Result<Vec<usize>, Error> {
         let step = DeviceInputs::of::<F>(self, embeddings)?.step(self);
         step.predict::<F>(&self.engine.core())
     }

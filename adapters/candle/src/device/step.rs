@@ -1,7 +1,7 @@
 //! A step on the device, from tensors to losses and gradients.
 
 use candle_core::{Result, Tensor, WithDType};
-use margin_softmax::offload::{OffloadedClasses, OffloadedStep};
+use margin_softmax::offload::{OffloadedBackward, OffloadedClasses, OffloadedStep};
 use margin_softmax::sampling::ClassSample;
 use margin_softmax::{Error, Forward, IGNORED, Real, Reduction};
 use ndarray::Array1;
@@ -74,28 +74,24 @@ impl DeviceStep {
             classes = classes.with_sample(sample).map_err(refused)?;
         }
         let embeddings = read::<F>(&self.embeddings)?;
-        let own = match classes.rows() {
+        let own = match classes.own_rows() {
             [] => ndarray::Array2::zeros((0, embeddings.ncols())),
             rows => read(&self.select(&self.rows.matrix, rows)?)?,
         };
         let bias = self.bias::<F>()?;
         let inputs = (&*embeddings, &*own, bias.as_deref());
-        let mut step = core.offload(&classes, inputs, reduction).map_err(refused)?;
-        let selected = sample.map(|sample| self.selected::<F>(sample)).transpose()?;
+        let step = core.offload(&classes, inputs, reduction).map_err(refused)?;
+        let selected = self.selected::<F>(&classes)?;
         let rows = selected.as_ref().unwrap_or(&self.rows);
-        let places = sample.map_or(&labels.classes, |sample| &sample.labels).clone();
+        let places = classes.own_places().unwrap_or_default().to_vec();
         let sweeps = Sweeps::new(&step, rows, places)?;
-        let mut first = sweeps.first()?;
-        let numbers = sample.map(|sample| sample.rows(self.rows.sub_centers));
-        check_weights(&step, rows, &first, numbers.as_deref())?;
-        if let Some(sample) = sample {
-            first.stats.iter_mut().for_each(|stats| stats.nearest = sample.classes[stats.nearest]);
-        }
-        let forward = step.complete(&first.stats, first.norms).map_err(refused)?;
+        let first = sweeps.first()?;
+        check_weights(&step, rows, &first)?;
+        let (forward, backward) = step.complete(&first.stats, first.norms).map_err(refused)?;
         if !(x || w || b) {
             return Ok((forward, [None, None, None]));
         }
-        let [dx, dw, db] = self.gradients(&step, &sweeps, (x, w || b), numbers.as_deref())?;
+        let [dx, dw, db] = self.gradients(&backward, &sweeps, (x, w || b))?;
         Ok((forward, [dx, dw.filter(|_| w), db.filter(|_| b)]))
     }
 
@@ -103,44 +99,33 @@ impl DeviceStep {
         from.index_select(&ids(rows, from.device())?, 0)
     }
 
-    /// The rows and the shift of the classes of a sample.
-    fn selected<F: Real + WithDType>(&self, sample: &ClassSample) -> Result<Rows> {
-        let k = self.rows.sub_centers;
-        let rows = sample.rows(k);
+    /// The rows and the shift of the sweep, where it is over some of the rows.
+    fn selected<F: Real + WithDType>(
+        &self,
+        classes: &OffloadedClasses<'_>,
+    ) -> Result<Option<Rows>> {
+        let Some(rows) = classes.swept_rows() else { return Ok(None) };
         let shift = self.rows.shift.as_ref().map(|bias| self.select(bias, &rows)).transpose()?;
-        let correction = sample.correction();
-        let offsets = (correction != 0.0).then(|| {
-            let mut offsets = vec![<F as WithDType>::from_f64(correction); rows.len()];
-            for &place in &sample.labels {
-                if let Some(own) = offsets.chunks_exact_mut(k).nth(place) {
-                    own.fill(F::zero());
-                }
-            }
-            Tensor::from_vec(offsets, rows.len(), self.embeddings.device())
-        });
+        let offsets = classes.offsets::<F>();
+        let offsets = offsets.map(|o| Tensor::from_vec(o, rows.len(), self.embeddings.device()));
         let shift = match (shift, offsets.transpose()?) {
             (Some(bias), Some(offsets)) => Some((bias + offsets)?),
             (bias, offsets) => bias.or(offsets),
         };
         let matrix = self.select(&self.rows.matrix, &rows)?;
-        Ok(Rows { matrix, shift, ..self.rows.clone() })
+        Ok(Some(Rows { matrix, shift, ..self.rows.clone() }))
     }
 
     fn gradients<F: Real + WithDType>(
         &self,
-        step: &OffloadedStep<'_, F>,
+        backward: &OffloadedBackward<'_, '_, F>,
         sweeps: &Sweeps<'_>,
         wanted: (bool, bool),
-        sampled: Option<&[usize]>,
     ) -> Result<InputGradients> {
         let device = self.embeddings.device();
-        let (recipe, mut own) = (step.embedding_gradient(), step.target_gradients());
-        if let Some(sampled) = sampled {
-            for row in &mut own.rows {
-                *row = sampled.partition_point(|number| number < row);
-            }
-        }
-        let found = sweeps.second(step, wanted, recipe.inverse_norms.is_some(), &own)?;
+        let (recipe, own) = (backward.embedding_gradient(), backward.target_gradients());
+        let factors = backward.logit_factors();
+        let found = sweeps.second(&factors, wanted, recipe.inverse_norms.is_some(), &own)?;
         let mut dx = found.embeddings;
         if let Some(sum) = dx.take() {
             let (mut sum, scaled) = (sum, &sweeps.embeddings);
@@ -169,13 +154,7 @@ impl DeviceStep {
 
     /// The nearest class of every embedding, without margin; [`IGNORED`] for one that has none.
     pub fn predict<F: Real + WithDType>(&self, core: &Core) -> Result<Vec<usize>> {
-        self.infer::<F, _>(core, |step, _, first| {
-            let mut nearest = vec![IGNORED; first.stats.len()];
-            for row in step.counted_rows() {
-                nearest[row] = first.stats[row].nearest;
-            }
-            Ok(nearest)
-        })
+        self.infer::<F, _>(core, |step, _, first| step.predictions(&first.stats).map_err(refused))
     }
 
     /// The logits without margin (N, C).
@@ -196,19 +175,18 @@ impl DeviceStep {
         let step = core.offload(&classes, inputs, None).map_err(refused)?;
         let sweeps = Sweeps::new(&step, &self.rows, vec![usize::MAX; embeddings.nrows()])?;
         let first = sweeps.first()?;
-        check_weights(&step, &self.rows, &first, None)?;
+        check_weights(&step, &self.rows, &first)?;
         step.check_range(first.norms).map_err(refused)?;
         found(&step, &sweeps, first)
     }
 }
 
 /// Refuses class weights that the device found to be out of range, by the row that main memory
-/// finds to be so; `numbers` are those of the sweep's rows where it is over some of them.
+/// finds to be so.
 fn check_weights<F: Real + WithDType>(
     step: &OffloadedStep<'_, F>,
     rows: &Rows,
     found: &FirstSweep,
-    numbers: Option<&[usize]>,
 ) -> Result<()> {
     const ROWS: usize = 4096;
     if found.finite && step.accepts_norms(found.norms) {
@@ -217,11 +195,7 @@ fn check_weights<F: Real + WithDType>(
     let count = rows.matrix.dim(0)?;
     for start in (0..count).step_by(ROWS) {
         let block = read::<F>(&rows.matrix.narrow(0, start, ROWS.min(count - start))?)?;
-        for (j, row) in block.rows().into_iter().enumerate() {
-            let number = numbers.map_or(start + j, |numbers| numbers[start + j]);
-            let row = row.insert_axis(ndarray::Axis(0));
-            step.check_class_weights(row, number).map_err(refused)?;
-        }
+        step.check_class_weights(block.view(), start).map_err(refused)?;
     }
     let device = format!("{:?}", rows.matrix.device().location());
     let reason = format!("it found norms of class weights in {:?}, which are others", found.norms);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Result, Tensor, WithDType};
 use margin_softmax::Real;
 use margin_softmax::offload::{
-    HardNegativeLogits, LogSumExp, OffloadedStep, SweepStats, TargetGradients,
+    HardNegativeLogits, LogSumExp, LogitFactors, OffloadedStep, SweepStats, TargetGradients,
 };
 
 use super::ids;
@@ -167,12 +167,12 @@ impl<'a> Sweeps<'a> {
     /// the `own` rows are added: their numbers among the rows of the sweep, ascending.
     pub fn second<F: Real + WithDType>(
         &self,
-        step: &OffloadedStep<'_, F>,
+        factors: &LogitFactors<F>,
         (embeddings, weights): (bool, bool),
         by_norm: bool,
         own: &TargetGradients<F>,
     ) -> Result<SecondSweep> {
-        let (factors, device) = (step.logit_factors(), self.rows.matrix.device());
+        let device = self.rows.matrix.device();
         let shift = column(&factors.shift, device)?;
         let coefficient = column(&factors.coefficient, device)?;
         let uniform = self.smoothed.then(|| column(&factors.uniform, device)).transpose()?;
