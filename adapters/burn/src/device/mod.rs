@@ -12,7 +12,7 @@ pub(crate) use inputs::DeviceInputs;
 pub(crate) use operation::check_supported;
 pub use self_check::SelfCheck;
 
-use burn::tensor::{Device, Int, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, Transaction};
 use margin_softmax::Error;
 
 /// The error of a device.
@@ -25,9 +25,9 @@ fn read(device: &Device, tensors: Transaction) -> Result<Vec<TensorData>, Error>
     tensors.try_execute().map_err(|error| device_error(device, &error.to_string()))
 }
 
-/// Numbers of rows or classes as a tensor.
+/// Numbers of rows or classes as a tensor, whatever the default integer of the device.
 fn ids(numbers: &[i64], device: &Device) -> Tensor<1, Int> {
     let numbers: Vec<i32> = numbers.iter().map(|&number| number as i32).collect();
     let count = numbers.len();
-    Tensor::from_data(TensorData::new(numbers, [count]), device)
+    Tensor::from_data(TensorData::new(numbers, [count]), (device, DType::I32))
 }

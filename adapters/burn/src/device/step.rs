@@ -254,7 +254,8 @@ impl DeviceStep {
         let of_shard = |(shard, rows): (&Tensor<2>, Vec<i64>)| {
             let [count, dims] = shard.dims();
             let next = if rows.is_empty() { None } else { gradients.next() };
-            let gradient = next.unwrap_or_else(|| Tensor::zeros([0, dims], &self.device));
+            let gradient =
+                next.unwrap_or_else(|| Tensor::zeros([0, dims], (&self.device, shard.dtype())));
             Attached::Rows { rows, gradient, count }
         };
         shards.zip(self.local(sampled)).map(of_shard).collect()

@@ -1,12 +1,12 @@
 //! The two sweeps over the classes, tile by tile, by burn's own tensor operations.
 
-use burn::tensor::{DType, Device, IndexingUpdateOp, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Device, FloatDType, IndexingUpdateOp, Tensor, TensorData, Transaction};
 use margin_softmax::Error;
 use margin_softmax::offload::{LogSumExp, LogitFactors, SweepStats};
 
 use super::tiles::{Logits, Norms, Sweeps, Tile, TileRows, column};
 use super::{device_error, ids, read};
-use crate::memory::{Precision, with_dtype};
+use crate::memory::Precision;
 
 /// Norms whose squares, and those of entries that count, f32 holds.
 const PLAIN_NORMS: std::ops::RangeInclusive<f64> = 1e-12..=1e12;
@@ -71,7 +71,8 @@ impl Sweeps<'_> {
         let Logits { plain, .. } = self.logits(tile, rows);
         let own = self.own_classes(tile);
         let (best, at) = plain.clone().max_dim_with_indices(1);
-        let at = with_dtype(at.float(), self.dtype);
+        // Not by the device's default float, which may be f16: it holds no index above 2048.
+        let at = at.cast(FloatDType::from(self.dtype));
         let untouched = own.is_none() && self.hard.is_none();
         let z = match &self.hard {
             Some(hard) => hard.logits(plain),

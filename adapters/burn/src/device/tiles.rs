@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::backend::DispatchDevice;
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, TensorData};
 use margin_softmax::offload::{HardNegativeLogits, OffloadedStep};
 
 use super::ids;
@@ -100,7 +100,7 @@ impl Rows {
         let (numbers, least) =
             if on_cpu { (TILE_NUMBERS_ON_CPU, 512) } else { (TILE_NUMBERS, 2048) };
         let rows = self.tile.unwrap_or((numbers / samples.max(1)).max(least));
-        let rows = whole_classes(rows, k);
+        let rows = whole_classes(rows.min(most_rows(device)), k);
         let mut first = 0;
         let mut tiles = Vec::new();
         for (matrix, weights) in self.matrices.iter().enumerate() {
@@ -215,8 +215,8 @@ impl<'a> Sweeps<'a> {
         let rows_of_class = ids(&(0..k as i64).collect::<Vec<_>>(), &self.device);
         let rows_of_class = rows_of_class.cast(at.dtype()).reshape([1, 1, k]);
         let shape = [samples, rows / k, k];
-        let chosen = at.expand(shape).equal(rows_of_class.expand(shape)).float();
-        let chosen = with_dtype(chosen, self.dtype);
+        let chosen = at.expand(shape).equal(rows_of_class.expand(shape));
+        let chosen = chosen.cast(FloatDType::from(self.dtype));
         Logits { plain: largest.squeeze_dim(2), chosen: Some(chosen) }
     }
 
@@ -252,6 +252,12 @@ impl Hard {
         let shape = z.dims();
         z.greater(self.threshold.clone().expand(shape))
     }
+}
+
+/// The most rows of a tile whose indices the device's default integer and f32 hold.
+fn most_rows(device: &Device) -> usize {
+    let integer = DType::from(device.settings().int_dtype);
+    1 << (8 * integer.size() - 1).min(24)
 }
 
 /// One number per sample (N, 1).

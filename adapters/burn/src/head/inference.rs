@@ -1,6 +1,6 @@
 //! Losses without gradients, logits and predictions.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use margin_softmax::{Error, Forward, IGNORED, MarginLoss, NormalizedLogits};
 
 use super::{MarginHead, in_its_type};
@@ -134,7 +134,12 @@ impl MarginHead {
         };
         let class = |class| if class == IGNORED { NO_CLASS } else { class as i64 };
         let nearest: Vec<i64> = nearest.into_iter().map(class).collect();
+        // A narrow default integer may hold no such class, and an unsigned one no `NO_CLASS`.
+        let integer = match DType::from(device.settings().int_dtype) {
+            integer @ (DType::I32 | DType::I64) => integer,
+            _ => DType::I32,
+        };
         let count = nearest.len();
-        Ok(Tensor::from_data(TensorData::new(nearest, [count]), &device))
+        Ok(Tensor::from_data(TensorData::new(nearest, [count]), (&device, integer)))
     }
 }

@@ -5,6 +5,7 @@
 //! feature of that name.
 
 mod agreement;
+mod defaults;
 mod inference;
 mod large;
 mod module;
