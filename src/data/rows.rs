@@ -33,7 +33,7 @@ pub(crate) fn norm_of<F: Real>(row: ArrayView1<'_, F>, buffer: &mut Vec<F>) -> f
 /// Whether a row of this norm can be normalized: neither its inverse norm nor a gradient divided by
 /// its norm leaves the range of the working type.
 pub(crate) fn has_direction<F: Real>(norm: f64) -> bool {
-    (F::MIN_NORM..=F::MIN_NORM.recip()).contains(&norm)
+    (F::MIN_NORM..=F::MAX_NORM).contains(&norm)
 }
 
 /// Refuses row `row` of `argument` unless its entries are finite and, where it `needs_direction`,
@@ -48,7 +48,7 @@ pub(crate) fn check_norm<F: Real>(
     if has_direction::<F>(norm) || (!needs_direction && norm.is_finite()) {
         return Ok(norm);
     }
-    let (minimum, maximum) = (F::MIN_NORM, F::MIN_NORM.recip());
+    let (minimum, maximum) = (F::MIN_NORM, F::MAX_NORM);
     Err(match values.iter().position(|v| !v.is_finite()) {
         Some(column) => Error::NonFinite { argument, row, column, value: values[column].widen() },
         None => Error::DegenerateNorm { argument, row, norm, minimum, maximum },

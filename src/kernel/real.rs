@@ -49,9 +49,11 @@ impl Real for f64 {}
 
 /// What the kernel needs of a working type; it seals [`Real`].
 pub trait Element: Sized + Copy + 'static {
-    /// The norms that are accepted lie between this and its reciprocal, so that neither a norm's
-    /// inverse nor a gradient divided by it leaves the type's range.
+    /// The smallest norm that is accepted: neither its inverse nor a gradient divided by it leaves
+    /// the type's range.
     const MIN_NORM: f64;
+    /// The largest, its reciprocal.
+    const MAX_NORM: f64;
     /// The largest finite value of the type.
     const MAX: f64;
 
@@ -93,9 +95,10 @@ pub trait Job {
 }
 
 macro_rules! element {
-    ($float:ident, $bits:ident, $vector:ident, $run:ident, $min_norm:literal, $exp:ident, |$numbers:ident| $as_f32:expr) => {
+    ($float:ident, $bits:ident, $vector:ident, $run:ident, $min_norm:literal, $max_norm:literal, $exp:ident, |$numbers:ident| $as_f32:expr) => {
         impl Element for $float {
             const MIN_NORM: f64 = $min_norm;
+            const MAX_NORM: f64 = $max_norm;
             const MAX: f64 = $float::MAX as f64;
             const MOST_INDEX: u64 = ($float::MAX.to_bits() - $float::MIN_POSITIVE.to_bits()) as u64;
 
@@ -143,5 +146,5 @@ macro_rules! element {
     };
 }
 
-element!(f32, u32, F32, run_f32, 1e-30, exp_f32, |numbers| Some(numbers));
-element!(f64, u64, F64, run_f64, 1e-290, exp_f64, |_numbers| None);
+element!(f32, u32, F32, run_f32, 1e-30, 1e30, exp_f32, |numbers| Some(numbers));
+element!(f64, u64, F64, run_f64, 1e-290, 1e290, exp_f64, |_numbers| None);

@@ -1,26 +1,16 @@
 //! Conversion of the core's errors to candle's error type, and back.
 
+use std::io;
+
 use candle_core::Error;
 
 /// The result of a call of the core.
 pub(crate) type CoreResult<T> = Result<T, margin_softmax::Error>;
 
-/// The error that candle wraps. It displays as the core's error and keeps it.
-#[derive(thiserror::Error)]
-#[error(transparent)]
-struct Refusal(margin_softmax::Error);
-
-// candle prints the wrapped error with `Debug`; the user needs the message.
-impl std::fmt::Debug for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(&self.0, f)
-    }
-}
-
-/// Wraps an error of the core in candle's error.
+/// Wraps an error of the core in candle's error, which displays as the core's and keeps it: of
+/// candle's variants only this one does both.
 pub(crate) fn refused(error: margin_softmax::Error) -> Error {
-    let context = String::from("refused by the margin head");
-    Error::WrappedContext { wrapped: Box::new(Refusal(error)), context }.bt()
+    Error::Io(io::Error::new(io::ErrorKind::InvalidInput, error)).bt()
 }
 
 /// The typed error of the core inside `error`, with argument, position and value; `None` if the
@@ -45,9 +35,7 @@ pub(crate) fn refused(error: margin_softmax::Error) -> Error {
 /// ```
 pub fn refusal(error: &Error) -> Option<&margin_softmax::Error> {
     match error {
-        Error::WrappedContext { wrapped, .. } => {
-            wrapped.downcast_ref::<Refusal>().map(|Refusal(error)| error)
-        }
+        Error::Io(error) => error.get_ref()?.downcast_ref(),
         Error::Context { inner, .. }
         | Error::WithPath { inner, .. }
         | Error::WithBacktrace { inner, .. } => refusal(inner),
