@@ -5,6 +5,9 @@
 //! instead of a cosine. Xu et al., *X2-Softmax: Margin Adaptive Loss Function for Face
 //! Recognition* (Expert Systems with Applications 2024, arXiv:2312.05281).
 
+#[path = "common/say.rs"]
+mod say;
+
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -15,6 +18,8 @@ use margin_softmax::{Batch, Error, Gradients, Head, MarginLoss, Reduction, Scale
 use ndarray::{Array2, ArrayRef2, Axis, s};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+
+use crate::say::say;
 
 /// `z_y = s · (a · (θ_y − h)² + k)`, `z_j = s · cos θ_j`.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,31 +77,32 @@ type Step = (f64, Array2<f64>);
 
 fn main() -> Result<()> {
     let loss = X2Softmax::default();
-    println!("{loss:?}");
+    say(format!("{loss:?}"))?;
     let refused = X2Softmax::new(64.0, 0.9, 0.0, 0.65).err().context("a = 0.9 was accepted")?;
-    println!("a = 0.9 is refused: {refused}");
+    say(format!("a = 0.9 is refused: {refused}"))?;
     let check = check_loss(&loss)?;
     ensure!(check.error < 1e-7, "{check}");
-    println!("gradients differ from finite differences by {:.0e}", check.error);
+    say(format!("gradients differ from finite differences by {:.0e}", check.error))?;
 
     let (x, mut w, labels) = problem();
     let before = Head::new(&loss).forward(&Batch::new(&x, &w, &labels))?;
     train(&loss, &x, &mut w, &labels)?;
     let after = Head::new(&loss).forward(&Batch::new(&x, &w, &labels))?;
-    println!(
+    say(format!(
         "trained with half of the classes per step: loss {:.2} -> {:.2}, accuracy {:.2} -> {:.2}",
         before.mean(),
         after.mean(),
         before.accuracy(),
         after.accuracy(),
-    );
+    ))?;
     ensure!(after.accuracy() > before.accuracy(), "training did not improve the accuracy");
 
     let (x, labels) = (x.slice(s![..20, ..]), &labels[..20]);
     let batch = Batch::new(&x, &w, labels);
     let ranks = step_over_ranks(&loss, &x, &w, labels)?;
     let whole = step(&loss, &batch)?;
-    println!("{RANKS} ranks differ from one process by {:.0e}", difference(&ranks, &whole)?);
+    let apart = difference(&ranks, &whole)?;
+    say(format!("{RANKS} ranks differ from one process by {apart:.0e}"))?;
 
     let sample = ClassSampler::new(CLASSES, 0.5, 2)?.sample(labels)?;
     let rows = w.select(Axis(0), &sample.classes);
@@ -104,10 +110,9 @@ fn main() -> Result<()> {
     let separate = step(&loss, &Batch::new(&x, &rows, &sample.labels))?;
     let classes = sample.classes.len();
     let apart = difference(&sampled, &separate)?;
-    println!(
+    say(format!(
         "a step over {classes} sampled classes differs from one without the others by {apart:.0e}"
-    );
-    Ok(())
+    ))
 }
 
 /// Embeddings scattered around a direction for each class, and random class weights.

@@ -2,6 +2,9 @@
 //! memory. The weights move as their gradient is made, so that besides weights and momentum the memory
 //! does not grow with the classes.
 
+#[path = "common/say.rs"]
+mod say;
+
 use std::fs;
 use std::time::Instant;
 
@@ -13,6 +16,8 @@ use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
+
+use crate::say::say;
 
 /// Rows per seed, so that the weights do not depend on the number of threads.
 const ROWS: usize = 1024;
@@ -45,11 +50,11 @@ fn count() -> clap::builder::RangedU64ValueParser<u64> {
 fn main() -> Result<()> {
     let args = &Args::parse();
     let [classes, samples, dims] = [args.classes, args.samples, args.dims].map(|n| n as usize);
-    println!("{samples} embeddings, {dims} dimensions, {classes} classes, ArcFace in f32");
+    say(format!("{samples} embeddings, {dims} dimensions, {classes} classes, ArcFace in f32"))?;
     let started = Instant::now();
     let x = random(samples, dims, 1, &ProgressBar::hidden())?;
     let mut w = random(classes, dims, 2, &bar("weights", classes)?)?;
-    println!("weights generated in {:.1} s", started.elapsed().as_secs_f64());
+    say(format!("weights generated in {:.1} s", started.elapsed().as_secs_f64()))?;
 
     let labels: Vec<usize> = (0..samples).map(|i| (i * 7919 + 13) % classes).collect();
     let head = Head::new(ArcFace::default());
@@ -62,17 +67,18 @@ fn main() -> Result<()> {
         let forward = head.step(&mut batch, Reduction::Mean, &mut update, &mut dx)?;
         let seconds = started.elapsed().as_secs_f64();
         let line = format!("step {step}: loss {:.3}, {seconds:.2} s", forward.mean());
-        progress.suspend(|| println!("{line}"));
+        progress.suspend(|| say(line))?;
         progress.inc(1);
     }
     progress.finish_and_clear();
-    println!("{}", memory(2 * w.len() * size_of::<f32>()));
-    Ok(())
+    say(memory(2 * w.len() * size_of::<f32>()))
 }
 
 /// Random entries in [-1, 1), generated in parallel.
 fn random(rows: usize, columns: usize, seed: u64, progress: &ProgressBar) -> Result<Array2<f32>> {
     let entries = rows.checked_mul(columns).context("the matrix is too large")?;
+    // vec! would abort the program.
+    Vec::<f32>::new().try_reserve_exact(entries).context("the matrix does not fit into memory")?;
     let mut matrix = vec![0.0; entries];
     matrix.par_chunks_mut(ROWS * columns).enumerate().for_each(|(block, entries)| {
         let mut rng = Pcg64Mcg::seed_from_u64(seed << 32 | block as u64);

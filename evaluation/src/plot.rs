@@ -3,6 +3,7 @@
 use kuva::PngBackend;
 use kuva::plot::LinePlot;
 use kuva::plot::legend::LegendPosition;
+use kuva::plot::scatter::{MarkerShape, ScatterPlot};
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
 use kuva::render::render::{Primitive, Scene, TextAnchor, render_multiple};
@@ -20,7 +21,7 @@ const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 430.0;
 /// Margins of the plot, with room for the texts of the marks; the legend is right of it.
 const LEFT: f64 = 92.0;
-const ABOVE: f64 = 24.0;
+const ABOVE: f64 = 44.0;
 const BELOW: f64 = 66.0;
 /// The size of the axes' labels.
 const LABEL: u32 = 16;
@@ -32,10 +33,21 @@ const LEGEND_LINE: f64 = 45.0;
 /// The size of the marks' texts, and their distance from the plot.
 const TEXT: u32 = 13;
 const GAP: f64 = 8.0;
-const COLORS: [&str; 10] = [
-    "#2166ac", "#d6604d", "#1b9e77", "#7a5ab5", "#9a6b2f", "#8c8c8c", "#e6a700", "#56b4e9",
-    "#c51b8a", "#222222",
+/// Colors that color-blind readers tell apart (Okabe and Ito), without yellow, which is too pale for a
+/// line. With the marks, which change at every curve, too, 42 curves differ.
+const COLORS: [&str; 7] =
+    ["#222222", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"];
+const MARKS: [MarkerShape; 6] = [
+    MarkerShape::Circle,
+    MarkerShape::Triangle,
+    MarkerShape::Square,
+    MarkerShape::Diamond,
+    MarkerShape::TriangleDown,
+    MarkerShape::Star,
 ];
+/// The distance of the marks of a curve, as a share of an axis.
+const MARK_DISTANCE: f64 = 0.12;
+const MARK_SIZE: f64 = 5.0;
 
 /// The marked rates of the normal-deviate axes.
 const DET_RATES: [(f64, &str); 9] = [
@@ -71,12 +83,20 @@ struct Axis {
 /// # Ok::<(), margin_softmax_evaluation::Error>(())
 /// ```
 pub fn det(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
+    det_titled("", curves)
+}
+
+/// [`det`] with a title.
+///
+/// # Errors
+/// Those of [`det`].
+pub fn det_titled(title: &str, curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
     let axis = |label| {
         let marks = DET_RATES.iter().map(|&(rate, text)| (rate, text.to_string())).collect();
         Axis { label, marks, scale: normal_deviate }
     };
     let (far, frr) = (axis("false accept rate"), axis("false reject rate"));
-    draw(curves, &far, &frr, |point| point.frr)
+    draw(title, curves, &far, &frr, |point| point.frr)
 }
 
 /// ROC curves, TAR against FAR on a logarithmic axis, as a PNG file. The axis starts at the largest
@@ -106,28 +126,70 @@ pub fn roc(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
         marks: (0..=5).map(|fifth| f64::from(fifth) / 5.0).map(|r| (r, format!("{r}"))).collect(),
         scale: |rate| rate,
     };
-    draw(curves, &far, &tar, |point| point.tar)
+    draw("", curves, &far, &tar, |point| point.tar)
 }
 
 fn draw(
+    title: &str,
     curves: &[(&str, &Roc)],
     x: &Axis,
     y: &Axis,
     rate: impl Fn(&RocPoint) -> f64,
 ) -> Result<Vec<u8>, Error> {
     Error::check_not_empty("curves", &[curves.len()])?;
-    let lines = curves.iter().zip(COLORS.iter().cycle()).map(|(&(name, roc), &color)| {
-        let points = roc.points().iter().map(|point| (x.place(point.far), y.place(rate(point))));
-        let line = LinePlot::new().with_data(thinned(points)).with_color(color);
-        line.with_stroke_width(2.5).with_legend(name).into()
+    let lines = curves.iter().enumerate().flat_map(|(number, &(name, roc))| {
+        let points = roc.points().iter().map(|point| (point.far, rate(point)));
+        curve(number, name, &within(points, x, y))
     });
     // The grid comes first: it lies below the curves.
     let plots: Vec<Plot> = grid(x, y).chain(lines).collect();
     let letters = curves.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let mut scene = render_multiple(plots, layout(x, letters));
+    let mut scene = render_multiple(plots, layout(title, x, letters));
     write_marks(&mut scene, x, y);
     let png = PngBackend::new().with_scale(PNG_SCALE).render_scene(&scene);
     png.map_err(|reason| Error::Picture { reason })
+}
+
+/// A line, and its marks, which are shown in the legend.
+fn curve(number: usize, name: &str, points: &[(f64, f64)]) -> [Plot; 2] {
+    let color = COLORS[number % COLORS.len()];
+    let line = LinePlot::new().with_data(points.to_vec()).with_color(color).with_stroke_width(2.0);
+    // Curves that coincide have their marks at different places.
+    let first = MARK_DISTANCE * (0.5 + (number % MARKS.len()) as f64) / MARKS.len() as f64;
+    let marks = ScatterPlot::new()
+        .with_data(every(MARK_DISTANCE, first, points))
+        .with_color(color)
+        .with_marker(MARKS[number % MARKS.len()])
+        .with_size(MARK_SIZE)
+        .with_legend(name);
+    [line.into(), marks.into()]
+}
+
+/// The points of a curve on both axes, with one beyond them at each end. Where none lies on both, all,
+/// moved to the ends of the axes.
+fn within(rates: impl Iterator<Item = (f64, f64)>, x: &Axis, y: &Axis) -> Vec<(f64, f64)> {
+    let places: Vec<_> = rates.map(|(far, rate)| (x.place(far), y.place(rate))).collect();
+    let shown = |&(x, y): &(f64, f64)| x > 0.0 && x < 1.0 && y > 0.0 && y < 1.0;
+    let first = places.iter().position(shown).unwrap_or(0).saturating_sub(1);
+    let last = places.iter().rposition(shown).map_or(places.len(), |last| last + 2);
+    thinned(places[first..last.min(places.len())].iter().copied())
+}
+
+/// Points along a curve, the first one at the given length.
+fn every(distance: f64, first: f64, points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let mut marks = Vec::new();
+    let mut left = first;
+    for pair in points.windows(2) {
+        let (from, to) = (pair[0], pair[1]);
+        let length = f64::hypot(to.0 - from.0, to.1 - from.1);
+        while left <= length && length > 0.0 {
+            let part = left / length;
+            marks.push((from.0 + part * (to.0 - from.0), from.1 + part * (to.1 - from.1)));
+            left += distance;
+        }
+        left -= length;
+    }
+    marks
 }
 
 impl Axis {
@@ -145,7 +207,7 @@ impl Axis {
 }
 
 /// Axes from 0 to 1; the marks are written afterwards, for kuva's ticks have equal distances.
-fn layout(x: &Axis, letters: usize) -> Layout {
+fn layout(title: &str, x: &Axis, letters: usize) -> Layout {
     let legend = LEGEND_LINE + LEGEND_LETTER * letters as f64;
     let right = legend + 3.0 * GAP;
     let mut layout = Layout::new((0.0, 1.0), (0.0, 1.0))
@@ -156,6 +218,8 @@ fn layout(x: &Axis, letters: usize) -> Layout {
         .with_clamp_axis()
         .with_show_grid(false)
         .with_box_axes()
+        .with_title(title)
+        .with_title_size(LABEL)
         .with_label_size(LABEL)
         .with_body_size(LEGEND_TEXT)
         .with_width(LEFT + WIDTH + right)
@@ -181,7 +245,7 @@ fn grid(x: &Axis, y: &Axis) -> impl Iterator<Item = Plot> {
     upright.into_iter().chain(level).map(line)
 }
 
-/// Writes the rate of every mark beside the plot, and the upright label, which kuva leaves out with
+/// Writes the rate of every mark beside the plot, and the upright label, which kuva omits with
 /// the ticks.
 fn write_marks(scene: &mut Scene, x: &Axis, y: &Axis) {
     let bottom = ABOVE + HEIGHT + GAP + f64::from(TEXT);

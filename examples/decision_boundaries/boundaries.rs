@@ -10,16 +10,17 @@ use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
 use kuva::render::theme::Theme;
 
-use crate::panel::{Panel, Point, STEPS, layout, legend, line};
+use crate::panel::{Panel, Point, STEPS, entry, layout, legend, line};
+use crate::plot::COLORS;
 use crate::{Entry, in_degrees};
 
 /// The angle between the class weights.
 const BETWEEN: f64 = FRAC_PI_2;
 
-const CLASS_ONE: &str = "#2166ac";
-const CLASS_TWO: &str = "#d6604d";
+const CLASS_ONE: &str = COLORS[1];
+const CLASS_TWO: &str = COLORS[2];
 const NEITHER: &str = "#8c8c8c";
-const INK: &str = "#222222";
+const INK: &str = COLORS[0];
 
 /// Sizes in pixels: the side of a square panel, its left and right margins, the margin above for
 /// titles and the margin below for labels.
@@ -62,12 +63,12 @@ fn square(range: Point, above: f64, below: f64) -> Layout {
 
 fn key() -> Panel {
     let entries = [
-        ("satisfies class 1", CLASS_ONE, LegendShape::Rect),
-        ("satisfies class 2", CLASS_TWO, LegendShape::Rect),
-        ("the band: satisfies neither", NEITHER, LegendShape::Rect),
-        ("from w₁ to w₂: θ₁ + θ₂ = 90°", INK, LegendShape::Line),
+        entry("satisfies class 1", CLASS_ONE, LegendShape::Rect, ""),
+        entry("satisfies class 2", CLASS_TWO, LegendShape::Rect, ""),
+        entry("the band: satisfies neither", NEITHER, LegendShape::Rect, ""),
+        entry("from w₁ to w₂: θ₁ + θ₂ = 90°", INK, LegendShape::Line, "8 4"),
     ];
-    legend(entries.into_iter(), LEFT, 2.0 * TITLES)
+    legend(entries.into(), LEFT, 2.0 * TITLES)
 }
 
 fn caption() -> Panel {
@@ -98,8 +99,8 @@ fn angles(entry: &Entry) -> Panel {
     let degrees = |curves: Vec<Vec<Point>>| -> Vec<Point> {
         curves.into_iter().flatten().map(|(a, b)| (a.to_degrees(), b.to_degrees())).collect()
     };
-    let one = degrees(entry.boundary.class_one(STEPS));
-    let two = degrees(entry.boundary.class_two(STEPS));
+    let one = degrees(entry.boundary.class_one(STEPS / 2));
+    let two = degrees(entry.boundary.class_two(STEPS / 2));
     // Class 1 is above its boundary, class 2 to the right of its own, the band between them.
     let above = [&one[..], &[(one[one.len() - 1].0, 180.0), (0.0, 180.0)]].concat();
     let right = [&two[..], &[(180.0, two[two.len() - 1].1), (180.0, 0.0)]].concat();
@@ -135,7 +136,7 @@ fn at(angle: f64, radius: f64) -> Point {
 const WEIGHT_ONE: f64 = FRAC_PI_2 + 0.5 * BETWEEN;
 const WEIGHT_TWO: f64 = FRAC_PI_2 - 0.5 * BETWEEN;
 
-/// The arcs of the circle, each with the colour of the class that its points satisfy.
+/// The arcs of the circle, each with the color of the class that its points satisfy.
 fn arcs(entry: &Entry) -> Vec<(&'static str, Vec<Point>)> {
     let color = |angle: f64| {
         let from = |weight: f64| (angle - weight).cos().acos();
@@ -149,8 +150,8 @@ fn arcs(entry: &Entry) -> Vec<(&'static str, Vec<Point>)> {
         }
     };
     // Points in the middle of each step, so that none falls on a boundary.
-    let step = PI / f64::from(2 * STEPS);
-    let rim: Vec<f64> = (0..4 * STEPS).map(|i| WEIGHT_ONE + (f64::from(i) + 0.5) * step).collect();
+    let step = PI / f64::from(STEPS);
+    let rim: Vec<f64> = (0..2 * STEPS).map(|i| WEIGHT_ONE + (f64::from(i) + 0.5) * step).collect();
     let arc = |middles: &[f64]| {
         let starts = middles.iter().map(|middle| at(middle - 0.5 * step, 1.0));
         let end = at(middles[middles.len() - 1] + 0.5 * step, 1.0);

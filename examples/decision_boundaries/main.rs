@@ -5,6 +5,8 @@ mod boundaries;
 mod panel;
 #[path = "../common/plot.rs"]
 mod plot;
+#[path = "../common/say.rs"]
+mod say;
 mod target_logits;
 
 use std::fs;
@@ -17,6 +19,8 @@ use margin_softmax::{
     ArcFace, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Softmax,
     SphereFace,
 };
+
+use crate::say::say;
 
 /// Draw the decision boundaries and the target logits of every loss
 #[derive(Parser)]
@@ -38,13 +42,13 @@ fn main() -> Result<()> {
     let out = &args.out;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let entries = entries()?;
-    print_bands(&entries);
+    print_bands(&entries)?;
     for (name, figure) in
         [("boundaries", boundaries::figure(&entries)), ("target_logits", target_logits::figure()?)]
     {
         let stem = out.join(name);
         plot::save(&figure.render(), &stem)?;
-        println!("{}.svg and .png", stem.display());
+        say(format!("{}.svg and .png", stem.display()))?;
     }
     Ok(())
 }
@@ -52,7 +56,7 @@ fn main() -> Result<()> {
 /// Every loss, with its published margin or a common one.
 fn entries() -> Result<Vec<Entry>, Error> {
     let entry = |name, parameters, loss: Box<dyn MarginLoss>| {
-        // The norms affect Softmax only: the other losses normalise.
+        // The norms affect Softmax only: the other losses normalize.
         let boundary = Boundary::of(loss).with_norms(1.0, 1.5)?;
         Ok(Entry { name, parameters, boundary })
     };
@@ -72,22 +76,21 @@ fn entries() -> Result<Vec<Entry>, Error> {
 }
 
 /// Prints the angular width of each loss's band for several angles between the class weights.
-fn print_bands(entries: &[Entry]) {
+fn print_bands(entries: &[Entry]) -> Result<()> {
     const APART: [f64; 5] = [30.0, 60.0, 90.0, 120.0, 180.0];
-    println!(
-        "Angular width of the band that satisfies neither class, for an angle Θ between the weights"
-    );
-    println!("(– if a boundary does not cross the arc: no sample on it satisfies that class)\n");
+    say("Angular width of the band that satisfies neither class, for an angle Θ between\n\
+         the weights (– if a boundary does not cross the arc: no sample on it satisfies\n\
+         that class)\n")?;
     let row = |head: &str, cells: [String; 5]| {
-        println!("{head:42}{}", cells.map(|cell| format!("{cell:>10}")).concat());
+        say(format!("{head:40}{}", cells.map(|cell| format!("{cell:>8}")).concat()))
     };
-    row("", APART.map(|degrees| format!("Θ = {degrees}°")));
+    row("Θ", APART.map(|degrees| format!("{degrees}°")))?;
     for Entry { name, parameters, boundary } in entries {
         let band = |degrees: f64| boundary.band(degrees.to_radians());
         let cells = APART.map(|degrees| band(degrees).map_or("–".into(), in_degrees));
-        row(&format!("{name}, {parameters}"), cells);
+        row(&format!("{name}, {parameters}"), cells)?;
     }
-    println!();
+    say("")
 }
 
 /// An angle in degrees, rounded to a tenth.

@@ -9,8 +9,8 @@ pub type Point = (f64, f64);
 /// One panel of a figure.
 pub type Panel = (Vec<Plot>, Layout);
 
-/// Steps of half a degree over [0, π].
-pub const STEPS: u32 = 360;
+/// Steps of a degree over [0, π].
+pub const STEPS: u32 = 180;
 
 /// A layout with these axis ranges and large text.
 pub fn layout(x: Point, y: Point) -> Layout {
@@ -32,19 +32,15 @@ pub fn line(points: Vec<Point>, color: &str) -> LinePlot {
     LinePlot::new().with_data(points).with_color(color).with_stroke_width(2.5)
 }
 
+/// An entry of a legend. The dashes are those of a line, and empty where it is solid.
+pub fn entry(label: &str, color: &str, shape: LegendShape, dashes: &str) -> LegendEntry {
+    let dasharray = (!dashes.is_empty()).then(|| dashes.into());
+    LegendEntry { label: label.into(), color: color.into(), shape, dasharray }
+}
+
 /// A panel that contains only a legend.
-pub fn legend<'a>(
-    entries: impl Iterator<Item = (&'a str, &'a str, LegendShape)>,
-    left: f64,
-    top: f64,
-) -> Panel {
-    let entries = entries.map(|(label, color, shape)| LegendEntry {
-        label: label.into(),
-        color: color.into(),
-        shape,
-        dasharray: None,
-    });
-    let legend = LegendPlot::from_entries(entries.collect()).with_cols(1).without_box();
+pub fn legend(entries: Vec<LegendEntry>, left: f64, top: f64) -> Panel {
+    let legend = LegendPlot::from_entries(entries).with_cols(1).without_box();
     let layout =
         layout((0.0, 1.0), (0.0, 1.0)).with_force_margins(left, 0.0).with_force_margins_y(top, 0.0);
     (vec![legend.into()], layout)

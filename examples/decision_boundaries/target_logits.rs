@@ -11,17 +11,12 @@ use margin_softmax::{
     ArcFace, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, SphereFace,
 };
 
-use crate::panel::{Panel, Point, STEPS, layout, legend, line};
+use crate::panel::{Panel, Point, STEPS, entry, layout, legend, line};
+use crate::plot::COLORS;
 
-const INK: &str = "#222222";
 const PALE: &str = "#c4c4c4";
-const GREEN: &str = "#1b9e77";
-const ORANGE: &str = "#e6842a";
-const VIOLET: &str = "#7a5ab5";
-const BLUE: &str = "#3a86c8";
-const RED: &str = "#c8385a";
 
-/// Label, loss and colour.
+/// Label, loss and color.
 type Curve<'a> = (&'a str, &'a dyn MarginLoss, &'a str);
 
 /// A panel of curves f(θ), θ in degrees.
@@ -50,16 +45,16 @@ pub fn figure() -> Result<Figure, Error> {
 
 fn every_loss() -> Result<(Panel, Panel), Error> {
     let curves: [Curve; 6] = [
-        ("Softmax, ModifiedSoftmax: cos θ", &ModifiedSoftmax::new(), INK),
-        ("CosFace, m = 0.35", &CosFace::new(64.0, 0.35)?, GREEN),
-        ("ArcFace, m = 0.5", &ArcFace::new(64.0, 0.5)?, ORANGE),
+        ("Softmax, ModifiedSoftmax: cos θ", &ModifiedSoftmax::new(), COLORS[0]),
+        ("CosFace, m = 0.35", &CosFace::new(64.0, 0.35)?, COLORS[5]),
+        ("ArcFace, m = 0.5", &ArcFace::new(64.0, 0.5)?, COLORS[2]),
         (
             "Generalized, m₀ = 1, m₁ = 0.3, m₂ = 0.2",
             &Generalized::new(64.0, 1.0, 0.3, 0.2)?,
-            VIOLET,
+            COLORS[4],
         ),
-        ("F-Norm SphereFace, m = 2", &FNormSphereFace::new(64.0, 2)?, BLUE),
-        ("SphereFace, m = 4, falls to −7", &SphereFace::new(4)?, RED),
+        ("F-Norm SphereFace, m = 2", &FNormSphereFace::new(64.0, 2)?, COLORS[1]),
+        ("SphereFace, m = 4, falls to −7", &SphereFace::new(4)?, COLORS[6]),
     ];
     let panel = Frame {
         title: "Every loss",
@@ -75,10 +70,10 @@ fn continued_sum() -> Result<(Panel, Panel), Error> {
     let loss = |mode| ArcFace::new(64.0, 0.5).map(|loss| loss.with_continuation(mode));
     let curves: [Curve; 5] = [
         ("no margin: cos θ", &ModifiedSoftmax::new(), PALE),
-        ("Monotone, the default", &loss(Continuation::Monotone)?, ORANGE),
-        ("Linear", &loss(Continuation::Linear)?, VIOLET),
-        ("Raw: cos(θ + m)", &loss(Continuation::Raw)?, GREEN),
-        ("EasyMargin", &loss(Continuation::EasyMargin)?, BLUE),
+        ("Monotone, the default", &loss(Continuation::Monotone)?, COLORS[2]),
+        ("Linear", &loss(Continuation::Linear)?, COLORS[0]),
+        ("Raw: cos(θ + m)", &loss(Continuation::Raw)?, COLORS[1]),
+        ("EasyMargin", &loss(Continuation::EasyMargin)?, COLORS[6]),
     ];
     let panel = Frame {
         title: "ArcFace and its continuations",
@@ -94,8 +89,8 @@ fn continued_product() -> Result<(Panel, Panel), Error> {
     let loss = |mode| Generalized::new(64.0, 4.0, 0.0, 0.0)?.with_continuation(mode);
     let curves: [Curve; 3] = [
         ("no margin: cos θ", &ModifiedSoftmax::new(), PALE),
-        ("Monotone, the default: A-Softmax", &loss(Continuation::Monotone)?, ORANGE),
-        ("Raw: cos(4θ)", &loss(Continuation::Raw)?, GREEN),
+        ("Monotone, the default: A-Softmax", &loss(Continuation::Monotone)?, COLORS[2]),
+        ("Raw: cos(4θ)", &loss(Continuation::Raw)?, COLORS[1]),
     ];
     let panel = Frame {
         title: "SphereFace and its continuations",
@@ -121,8 +116,8 @@ impl Frame {
             .with_x_tick_step(30.0)
             .with_x_tick_format(TickFormat::Degree)
             .with_force_margins(70.0, 20.0);
-        let entries = curves.iter().map(|(label, _, color)| (*label, *color, LegendShape::Line));
-        ((lines.collect(), frame), legend(entries, 70.0, 0.0))
+        let key = curves.iter().map(|(label, _, color)| entry(label, color, LegendShape::Line, ""));
+        ((lines.collect(), frame), legend(key.collect(), 70.0, 0.0))
     }
 
     fn points(&self, loss: &dyn MarginLoss) -> Vec<Point> {

@@ -1,6 +1,6 @@
-//! Trains a small network on handwritten digits with each of the seven losses and AdaFace, prints
-//! accuracy and angles, and draws 2-D features as in the A-Softmax paper. Then it trains on seven
-//! of the digits and verifies on the three others, whose classes the network has never seen.
+//! Trains a small network on handwritten digits with each of eight losses, prints accuracy and angles,
+//! and draws 2-D features as in the A-Softmax paper. Then it trains on ninety of the two-digit numbers,
+//! and verifies the ten others, which the network has never seen.
 
 #[path = "../common/digits.rs"]
 mod digits;
@@ -14,6 +14,8 @@ mod pictures;
 #[path = "../common/plot.rs"]
 mod plot;
 mod recipe;
+#[path = "../common/say.rs"]
+mod say;
 #[path = "../common/training.rs"]
 mod training;
 
@@ -30,6 +32,7 @@ use crate::digits::{CLASSES, Dataset};
 use crate::model::{Evaluation, Model};
 use crate::pictures::Portrait;
 use crate::recipe::{DIMENSIONS, LossName, Recipe};
+use crate::say::say;
 use crate::training::{RATE, Schedule, default_epochs, steps_per_epoch, train};
 
 /// Train a small network on handwritten digits with margin softmax losses
@@ -41,9 +44,10 @@ struct Args {
     /// Passes over the training digits [default: enough for 4500 steps]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     epochs: Option<u32>,
-    /// Trainings per loss on seven of the digits; each leaves out three others for verification
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    splits: usize,
+    /// Trainings per loss on ninety two-digit numbers; each verifies ten others
+    #[arg(long, value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u8).range(..=open_set::SPLITS as i64))]
+    splits: u8,
     /// Seed of the initial weights and of the order of the digits
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -90,11 +94,11 @@ fn main() -> Result<()> {
         Some(name) => std::slice::from_ref(name),
         None => LossName::value_variants(),
     };
-    println!(
+    say(format!(
         "{samples} training digits, {} epochs, {} digits held out",
         schedule.epochs,
         data.held_out.len()
-    );
+    ))?;
     let progress = progress_bar(2 * names.len() * schedule.epochs * steps_per_epoch(samples))?;
     let mut rows = Vec::new();
     let mut portraits = Vec::new();
@@ -103,16 +107,17 @@ fn main() -> Result<()> {
         portraits.push(portray(name, &data, &schedule, &progress)?);
     }
     progress.finish_and_clear();
-    print_table(&rows);
-
+    print_table(&rows)?;
+    let drawable = LossName::value_variants().iter().map(|&name| Recipe::for_plane(name).name());
+    pictures::remove_old(drawable, &args.out)?;
     pictures::draw(&portraits, &args.out)?;
 
-    if args.splits > 0 {
-        open_set::report(names, &data, &schedule, args.splits, &args.out)
-            .context("verification, which --splits 0 leaves out")?;
-    }
-    println!("\npictures: {}", args.out.display());
-    Ok(())
+    let found = match usize::from(args.splits) {
+        0 => None,
+        splits => Some(open_set::report(names, &data, &schedule, splits, &args.out)?),
+    };
+    say(format!("\npictures: {}", args.out.display()))?;
+    found.map_or(Ok(()), |found| say(format!("\n{found}")))
 }
 
 fn energy_weight(text: &str) -> Result<f32> {
@@ -163,11 +168,11 @@ fn portray(
     schedule: &Schedule,
     progress: &ProgressBar,
 ) -> Result<Portrait> {
-    /// More dots would overlap too much.
-    const DOTS: usize = 1000;
+    /// More marks would overlap too much.
+    const MARKS: usize = 160;
     let recipe = Recipe::for_plane(name);
     let model = train_recipe(recipe, 2, data, schedule, progress)?;
-    let rows: Vec<usize> = (0..data.held_out.len().min(DOTS)).collect();
+    let rows: Vec<usize> = (0..data.held_out.len().min(MARKS)).collect();
     let drawn = data.held_out.select(&rows);
     Ok(Portrait {
         recipe,
@@ -179,20 +184,21 @@ fn portray(
     })
 }
 
-fn print_table(rows: &[Row]) {
-    println!(
-        "\n{:<16}  {:<27}  {:>8}  {:>12}  {:>13}  {:>7}",
-        "loss", "hyper-parameters", "accuracy", "target angle", "nearest wrong", "seconds"
-    );
+fn print_table(rows: &[Row]) -> Result<()> {
+    say(format!(
+        "\n{:<15}  {:<21}  {:>8}  {:>7}  {:>7}  {:>7}",
+        "loss", "hyper-parameters", "accuracy", "angle", "nearest", "seconds"
+    ))?;
     for Row { recipe, evaluation, seconds } in rows {
-        println!(
-            "{:<16}  {:<27}  {:>8.4}  {:>11.1}°  {:>12.1}°  {:>7.2}",
+        say(format!(
+            "{:<15}  {:<21}  {:>8.4}  {:>6.1}°  {:>6.1}°  {:>7.2}",
             recipe.name(),
             recipe.hyper_parameters(),
             evaluation.accuracy,
             evaluation.target_angle.to_degrees(),
             evaluation.nearest_wrong_angle.to_degrees(),
             seconds,
-        );
+        ))?;
     }
+    say("angle: to the own class; nearest: to the nearest other one; means of held-out digits")
 }

@@ -1,20 +1,21 @@
 //! The pictures of the A-Softmax paper: 2-D features of each loss, with the class weights as rays.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::slice;
 
 use anyhow::Result;
 use kuva::plot::text::TextPlot;
-use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot, ScatterPlot};
+use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot, MarkerShape, ScatterPlot};
 use kuva::render::annotations::TextAnnotation;
 use kuva::render::figure::Figure;
 use kuva::render::layout::Layout;
-use kuva::render::palette::Palette;
 use kuva::render::plots::Plot;
 use ndarray::Array2;
 
 use crate::digits::CLASSES;
-use crate::plot::save;
+use crate::plot::{COLORS, save};
 use crate::recipe::Recipe;
 
 /// The side of the square that features are drawn in, in pixels: alone, and on the sheet.
@@ -33,8 +34,8 @@ const RIM: f64 = 1.08;
 const LABELS: f64 = 1.18;
 const EDGE: f64 = 1.25;
 
-const HOW_TO_READ: &str = "Dots: features of held-out digits. Rays: class weights. \
-    Dots on the rim: the normalised features.";
+const HOW_TO_READ: &str = "Marks: features of held-out digits. Rays: class weights. \
+    Marks on the rim: the normalized features.";
 const WHY_SMALLER: &str = "Ten classes are close together in two dimensions, so the margins are \
     smaller than those of the table (16 dimensions); the scales are the same.";
 
@@ -49,6 +50,19 @@ pub struct Portrait {
     pub labels: Vec<usize>,
     /// (C, 2)
     pub class_weights: Array2<f32>,
+}
+
+/// Removes the pictures of an earlier run: those of losses that are not drawn again would stay.
+pub fn remove_old(names: impl IntoIterator<Item = &'static str>, directory: &Path) -> Result<()> {
+    for name in names.into_iter().chain(["all", "det"]) {
+        for extension in ["svg", "png"] {
+            match fs::remove_file(directory.join(name).with_extension(extension)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => (),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Writes a picture for each portrait, and a sheet of all if there are several.
@@ -119,15 +133,21 @@ fn text_layout(top: f64) -> Layout {
         .with_force_margins_y(top, 0.0)
 }
 
-fn color(digit: usize) -> String {
-    Palette::category10()[digit].to_string()
+/// Color and mark of a digit; no two digits have both in common.
+fn color(digit: usize) -> &'static str {
+    COLORS[digit % 5]
+}
+
+fn mark(digit: usize) -> MarkerShape {
+    use MarkerShape::{Circle, Diamond, Square, Triangle};
+    [Circle, Triangle, Square, Diamond][digit % 4]
 }
 
 fn legend() -> Vec<Plot> {
     let entries = (0..CLASSES).map(|digit| LegendEntry {
         label: digit.to_string(),
-        color: color(digit),
-        shape: LegendShape::Circle,
+        color: color(digit).into(),
+        shape: LegendShape::Marker(mark(digit)),
         dasharray: None,
     });
     vec![LegendPlot::from_entries(entries.collect()).with_cols(1).without_box().into()]
@@ -206,7 +226,8 @@ fn scatter(digit: usize, points: impl Iterator<Item = (f64, f64)>) -> ScatterPlo
     ScatterPlot::new()
         .with_data(points)
         .with_color(color(digit))
-        .with_size(3.0)
+        .with_marker(mark(digit))
+        .with_size(3.5)
         .with_marker_opacity(0.6)
 }
 

@@ -1,4 +1,4 @@
-//! The seven losses and AdaFace, with the hyper-parameters that this example trains them with.
+//! The losses, with the hyper-parameters that this example trains them with.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -84,6 +84,10 @@ impl Recipe {
             Self::Generalized { .. } => "Generalized",
             Self::AdaFace { .. } => "AdaFace",
         }
+    }
+
+    pub fn has_margin(self) -> bool {
+        !matches!(self, Self::Softmax | Self::ModifiedSoftmax)
     }
 
     /// The scale, if there is one, and the margin.

@@ -1,8 +1,8 @@
 use super::*;
 
 hyper_parameters! {
-    /// MV-Softmax (support vector guided softmax): ArcFace or CosFace whose hard negatives count
-    /// more.
+    /// MV-Softmax (support vector guided softmax): ArcFace or CosFace whose hard negatives are
+    /// up-weighted.
     ///
     /// ```text
     /// z_iy = s · f_i,   f_i = ψ(θ_iy + m)          own class y: arc
@@ -17,7 +17,7 @@ hyper_parameters! {
     /// Take it when most samples are learned early and the rest are confused with a few classes: it
     /// weighs those from the first step, where [`CurricularFace`](crate::CurricularFace) waits.
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct MvSoftmax {
         kind: MarginKind = MarginKind::Angular, any, "kind of margin", "`arc`, in radians, or `am`";
         s: f64 = 32.0, "finite and > 0", "scale s", "the radius of the hypersphere";
@@ -43,7 +43,7 @@ hyper_parameters! {
     /// ```
     ///
     /// **Source**: Wang et al., *Mis-classified Vector Guided Softmax Loss for Face Recognition*
-    /// (AAAI 2020); the defaults are those of the authors' code.
+    /// (AAAI 2020). s, m and t are the defaults of the authors' code, whose kind is `am`.
 }
 
 impl MvSoftmax {

@@ -1,4 +1,4 @@
-//! Accuracy and angles against the margin: one column per loss, one colour per margin schedule.
+//! Accuracy and angles against the margin: one column per loss, one color per margin schedule.
 
 use kuva::plot::{LegendEntry, LegendPlot, LegendShape, LinePlot};
 use kuva::render::annotations::{ReferenceLine, ShadedRegion};
@@ -7,6 +7,7 @@ use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
 
 use crate::findings::Sweep;
+use crate::plot::COLORS;
 use crate::runs::{Outcome, Point};
 use crate::study::{Course, LossName};
 
@@ -19,7 +20,7 @@ const ABOVE: f64 = 48.0;
 const BELOW: f64 = 52.0;
 const LEGEND_HEIGHT: f64 = 240.0;
 
-const GREY: &str = "#8c8c8c";
+const GRAY: &str = "#8c8c8c";
 /// The background where a run does not train.
 const FAILS: &str = "#f3d9a4";
 
@@ -54,11 +55,11 @@ pub fn figure(sweeps: &[Sweep]) -> Figure {
 
 pub fn color(course: Course) -> &'static str {
     match course {
-        Course::AtOnce => "#c8385a",
-        Course::Linear => "#7a5ab5",
-        Course::Raw => "#9a6b2f",
-        Course::Annealed => "#3a86c8",
-        Course::AnnealedAway | Course::WarmedUp => "#1b9e77",
+        Course::AtOnce => COLORS[2],
+        Course::Linear => COLORS[4],
+        Course::Raw => COLORS[0],
+        Course::Annealed => COLORS[1],
+        Course::AnnealedAway | Course::WarmedUp => COLORS[3],
     }
 }
 
@@ -141,7 +142,7 @@ fn layout(sweeps: &[Sweep], y: (f64, f64)) -> Layout {
 }
 
 fn published(name: LossName) -> ReferenceLine {
-    ReferenceLine::vertical(name.published()).with_color(GREY).with_stroke_width(2.0)
+    ReferenceLine::vertical(name.published()).with_color(GRAY).with_stroke_width(2.0)
 }
 
 fn legend(sweeps: &[Sweep]) -> Panel {
@@ -156,10 +157,10 @@ fn legend(sweeps: &[Sweep]) -> Panel {
         entry(course.title(), color(course), LegendShape::Line, None)
     });
     let common = [
-        entry("mean of the seeds; shaded: range", GREY, LegendShape::Line, None),
-        entry("angle to the own class", GREY, LegendShape::Line, None),
-        entry("angle to the nearest wrong one", GREY, LegendShape::Line, Some("8 4")),
-        entry("published margin", GREY, LegendShape::Line, Some("4 4")),
+        entry("mean of the seeds; shaded: range", GRAY, LegendShape::Line, None),
+        entry("angle to the own class", GRAY, LegendShape::Line, None),
+        entry("angle to the nearest wrong one", GRAY, LegendShape::Line, Some("8 4")),
+        entry("published margin", GRAY, LegendShape::Line, Some("4 4")),
         entry("solid line in this area: does not train", FAILS, LegendShape::Rect, None),
     ];
     let entries = curves.chain(common).collect();

@@ -2,12 +2,15 @@
 
 use std::cmp::Ordering;
 
+use anyhow::Result;
+
 use crate::findings::{Reach, Sweep, find};
 use crate::runs::{Fate, Outcome, Point};
+use crate::say::say;
 use crate::study::{Course, LossName, widest_angle};
 
-pub fn print(sweeps: &[Sweep]) {
-    table(sweeps);
+pub fn print(sweeps: &[Sweep]) -> Result<()> {
+    table(sweeps)?;
     let mut rates: Vec<f32> = sweeps.iter().map(|sweep| sweep.rate()).collect();
     rates.sort_by(f32::total_cmp);
     rates.dedup();
@@ -20,58 +23,51 @@ pub fn print(sweeps: &[Sweep]) {
     findings.extend(rates.iter().filter_map(|&rate| effect_of_slow_margin(sweeps, rate)));
     findings.extend(rates.iter().filter_map(|&rate| effect_of_continuation(sweeps, rate)));
     findings.push(finiteness(sweeps));
-    println!("\nFindings:");
-    for finding in findings {
-        println!("- {finding}");
-    }
+    say("\nFindings:")?;
+    findings.iter().try_for_each(|finding| say(format!("- {finding}")))
 }
 
 /// Prints the usable range of each sweep and its first failure.
-fn table(sweeps: &[Sweep]) {
-    println!(
-        "\nA margin trains if from every seed the held-out accuracy is at least {} and the mean \
-         target angle\nbelow 90°. Collapsed: the accuracy is lower. Inside out: the accuracy is \
-         reached, the angle is not.\nThe band is the angle between two of ten evenly spread \
-         classes ({:.1}° apart) that satisfies neither.\n",
+fn table(sweeps: &[Sweep]) -> Result<()> {
+    say(format!(
+        "\nA margin trains if from every seed the held-out accuracy is at least {} and the\n\
+         mean target angle below 90°. Collapsed: the accuracy is lower. Inside out: the\n\
+         accuracy is reached, the angle is not. The band is the angle between two of ten\n\
+         evenly spread classes ({:.1}° apart) that satisfies neither.\n",
         Outcome::ACCURATE,
         widest_angle().to_degrees(),
-    );
-    println!(
-        "{:<18} {:<23} {:>5} {:>10} {:>7} {:>6}  {:<13}  first failure",
-        "loss", "margin", "rate", "published", "trains", "band", "accuracy"
-    );
+    ))?;
+    say(format!(
+        "{:<17} {:<24} {:>4} {:>6} {:>5}  first failure",
+        "loss", "margin", "rate", "trains", "band"
+    ))?;
     for &sweep in sweeps {
         let curve = sweep.curve();
         let (margin, band) = match sweep.reach() {
-            Some(reach) => (format!("≤ {}", short(reach.margin)), format!("{:.1}°", reach.band)),
+            Some(reach) => (format!("≤ {}", short(reach.margin)), format!("{:.0}°", reach.band)),
             None => ("never".into(), "–".into()),
         };
-        println!(
-            "{:<18} {:<23} {:>5} {:>10} {:>7} {:>6}  {:<13}  {}",
+        say(format!(
+            "{:<17} {:<24} {:>4} {:>6} {:>5}  {}",
             curve.name.title(),
             curve.course.title(),
             sweep.rate(),
-            curve.name.published(),
             margin,
             band,
-            accuracies(sweep.usable()),
             sweep.first_failure().map_or("none".into(), failure),
-        );
+        ))?;
     }
+    let points = || sweeps.iter().flat_map(|sweep| sweep.usable());
+    let means = || points().map(Point::mean_accuracy);
+    if let (Some(least), Some(greatest)) = (means().reduce(f64::min), means().reduce(f64::max)) {
+        say(format!("mean accuracies of all that train: {least:.3} to {greatest:.3}"))?;
+    }
+    Ok(())
 }
 
 /// Rounded to a tenth, the resolution of the tested margins.
 pub fn short(margin: f64) -> f64 {
     (10.0 * margin).round() / 10.0
-}
-
-/// The range of the mean accuracies.
-fn accuracies(points: &[Point]) -> String {
-    let means = || points.iter().map(Point::mean_accuracy);
-    match (means().reduce(f64::min), means().reduce(f64::max)) {
-        (Some(least), Some(greatest)) => format!("{least:.3}–{greatest:.3}"),
-        _ => "–".into(),
-    }
 }
 
 fn failure(point: &Point) -> String {

@@ -6,6 +6,7 @@ mod class_parallel;
 mod common;
 mod energy;
 mod errors;
+mod examples;
 mod family;
 mod finite_differences;
 mod golden;
