@@ -5,15 +5,15 @@ use std::borrow::Cow;
 use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
 use crate::data::{
-    ClassSample, Classes, Forward, IGNORED, Reduction, Scale, check_norm, check_sub_centers,
-    contiguous, has_direction, norm_of,
+    ClassSample, Classes, Forward, IGNORED, Reduction, SampleStats, Scale, TargetLogit, check_norm,
+    check_sub_centers, contiguous, has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
 pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
-use crate::step::{Prepared, PreparedSample, SampleStats, StepInput, TargetLogit};
+use crate::step::{Prepared, PreparedSample, StepInput};
 
 /// The classes of an [`OffloadedStep`], and the rows of their weights that it reads in main memory:
 /// those of the samples' own classes.
@@ -437,20 +437,14 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         prediction: usize,
     ) -> SampleStats {
         let classes = &self.input.classes;
-        let target = sample.target.map(|target| TargetLogit {
-            logit: target.logit,
-            margin_free: target.margin_free_logit,
-            angle: target.angle.theta,
-            penalty: target.target.penalty,
-            sub_center: sample.class.map_or(0, |class| classes.sub_center_of(class)),
-        });
+        let sub_center = sample.class.map_or(0, |class| classes.sub_center_of(class));
         SampleStats {
             row: sample.row,
             label: sample.class.map_or(IGNORED, |class| classes.label_of(class)),
             norm: sample.norm,
             negatives: stats.negatives,
             mean_share: self.smoothing.share(stats.logit_sum),
-            target,
+            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
             prediction,
             best: stats.negatives.max,
         }

@@ -4,6 +4,7 @@ use ndarray::Array1;
 
 use super::form::LogitForm;
 use super::labels::IGNORED;
+use super::sample_stats::{SampleStats, TargetLogit};
 use super::target_pair::TargetPair;
 use crate::kernel::Real;
 use crate::math::{LogSumExp, sample_terms};
@@ -30,28 +31,6 @@ pub struct Forward<F> {
     penalties: Vec<f64>,
 }
 
-/// What the forward pass finds for one sample that counts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Outcome {
-    pub negatives: LogSumExp,
-    /// z_iy.
-    pub target_logit: f64,
-    /// z_iy without margin.
-    pub margin_free_logit: f64,
-    /// θ_iy.
-    pub target_angle: f64,
-    /// |x_i|.
-    pub norm: f64,
-    /// The label of the nearest class.
-    pub prediction: usize,
-    /// The negatives' share of the mean of all logits, where labels are smoothed.
-    pub mean_share: f64,
-    /// What is added to the loss for the norm of the embedding.
-    pub penalty: f64,
-    /// Which of the rows of its class is the nearest.
-    pub sub_center: usize,
-}
-
 impl<F: Real> Forward<F> {
     /// A pass over `samples`, each left out until it is recorded.
     pub(crate) fn with_samples(samples: usize, form: LogitForm) -> Self {
@@ -71,21 +50,21 @@ impl<F: Real> Forward<F> {
         }
     }
 
-    /// Counts sample `i` of class `label`, whose loss is `loss` and the penalty.
-    pub(crate) fn record(&mut self, i: usize, label: usize, loss: f64, outcome: &Outcome) {
-        let &Outcome { negatives, target_logit, margin_free_logit, .. } = outcome;
-        self.losses[i] = F::narrow(loss + outcome.penalty);
+    /// Counts a sample, whose loss is `loss` and the penalty.
+    pub(crate) fn record(&mut self, sample: &SampleStats, target: &TargetLogit, loss: f64) {
+        let (i, negatives) = (sample.row, sample.negatives);
+        self.losses[i] = F::narrow(loss + target.penalty);
         self.margin_free_losses[i] =
-            F::narrow(sample_terms(negatives, margin_free_logit, 0.0).loss);
-        self.target_angles[i] = F::narrow(outcome.target_angle);
-        self.norms[i] = F::narrow(outcome.norm);
-        self.predictions[i] = outcome.prediction;
-        self.sub_centers[i] = outcome.sub_center;
+            F::narrow(sample_terms(negatives, target.margin_free, 0.0).loss);
+        self.target_angles[i] = F::narrow(target.angle);
+        self.norms[i] = F::narrow(sample.norm);
+        self.predictions[i] = sample.prediction;
+        self.sub_centers[i] = target.sub_center;
         self.negatives[i] = negatives;
-        self.target_logits[i] = target_logit;
-        self.penalties[i] = outcome.penalty;
+        self.target_logits[i] = target.logit;
+        self.penalties[i] = target.penalty;
         self.counted += 1;
-        self.correct += usize::from(outcome.prediction == label);
+        self.correct += usize::from(sample.prediction == sample.label);
     }
 
     /// Whether sample `i` may have this target pair in logits of this form.

@@ -3,14 +3,12 @@
 use ndarray::{ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
 use super::sweep::{LogitCoefficients, Parameters, Sweep, SweepOutput, TargetRows};
-use crate::data::{Bounds, Forward, IGNORED, Output};
+use crate::data::{Bounds, Forward, IGNORED, Output, SampleStats, TargetLogit};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
-use crate::step::{
-    Communication, Plan, SampleStats, Shared, StepInput, StepReport, TargetLogit, Workspace,
-};
+use crate::step::{Communication, Plan, Shared, StepInput, StepReport, Workspace};
 use crate::update::WeightUpdate;
 
 /// What is requested of a step besides the losses.
@@ -290,13 +288,8 @@ impl<'a, F: Real> Step<'a, F> {
         let nearer = |class: usize| {
             nearest.max > own || (nearest.max == own && sample.class.is_some_and(|own| class < own))
         };
-        let target = sample.target.map(|target| TargetLogit {
-            logit: target.logit,
-            margin_free: target.margin_free_logit,
-            angle: target.angle.theta,
-            penalty: target.target.penalty,
-            sub_center: sample.class.map_or(0, |class| input.classes.sub_center_of(class)),
-        });
+        let sub_center = sample.class.map_or(0, |class| input.classes.sub_center_of(class));
+        let target = sample.target.map(|pair| TargetLogit::new(&pair, sub_center));
         let prediction = match nearest.class {
             Some(class) if target.is_none() || nearer(class) => input.classes.label_of(class),
             _ if target.is_some() => label,

@@ -4,8 +4,8 @@ use ndarray::Array2;
 
 use super::{LogitGradients, NormalizedLogits, for_workers};
 use crate::data::{
-    Bounds, Forward, IGNORED, LogitForm, Outcome, Reduction, Scale, TargetPair, check_norm,
-    has_direction, largest_safe,
+    Bounds, Forward, IGNORED, LogitForm, Reduction, SampleStats, Scale, TargetLogit, TargetPair,
+    check_norm, has_direction, largest_safe,
 };
 use crate::error::Error;
 use crate::kernel::{self, HardRow, Level, Real, RowLogits, job};
@@ -51,17 +51,13 @@ fn run_forward<F: Real>(
 ) -> Result<Forward<F>, Error> {
     let view = View::new(form, logits, labels)?;
     let targets = view.targets(answer, |_| 0.0)?;
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; labels.len()];
-    run_jobs(outcomes.iter_mut().zip(&targets).enumerate(), &mut for_workers::<()>(), {
-        |(), (i, (outcome, target))| *outcome = target.map(|target| view.outcome(i, &target))
+    let mut stats: Vec<Option<SampleStats>> = vec![None; labels.len()];
+    run_jobs(stats.iter_mut().zip(&targets).enumerate(), &mut for_workers::<()>(), {
+        |(), (i, (stats, target))| *stats = target.map(|target| view.stats(i, &target))
     });
     let mut forward = Forward::with_samples(labels.len(), form);
-    for (i, outcome) in outcomes.into_iter().enumerate() {
-        if let Some(outcome) = outcome {
-            let terms = sample_terms(outcome.negatives, outcome.target_logit, 0.0);
-            let added = view.smoothing().loss(outcome.target_logit, outcome.mean_share);
-            forward.record(i, labels[i], terms.loss + added, &outcome);
-        }
+    for stats in stats.iter().flatten() {
+        stats.record(view.smoothing(), 0.0, &mut forward);
     }
     Ok(forward)
 }
@@ -300,7 +296,7 @@ impl<'a, F: Real> View<'a, F> {
         self.smoothing().gradients(sample_terms(negatives, target.pair.logit, upstream), upstream)
     }
 
-    fn outcome(&self, i: usize, target: &RowTarget) -> Outcome {
+    fn stats(&self, i: usize, target: &RowTarget) -> SampleStats {
         let label = self.labels[i];
         let row = self.row(i, target.pair.target.value);
         let found = kernel::row_log_sum_exp(Level::detect(), row);
@@ -317,16 +313,18 @@ impl<'a, F: Real> View<'a, F> {
             0.0
         };
         let beaten = found.nearest > own || (found.nearest == own && found.class < label);
-        Outcome {
-            negatives: LogSumExp::new(found.max.widen(), found.sum),
-            target_logit: target.pair.logit,
-            margin_free_logit: target.pair.margin_free_logit,
-            target_angle: target.pair.angle.theta,
+        SampleStats {
+            row: i,
+            label,
             norm: self.norms(i, label).0,
-            prediction: if beaten { found.class } else { label },
+            negatives: LogSumExp::new(found.max.widen(), found.sum),
             mean_share,
-            penalty: target.pair.target.penalty,
-            sub_center: target.row % self.logits.sub_centers.count,
+            target: Some(TargetLogit::new(
+                &target.pair,
+                target.row % self.logits.sub_centers.count,
+            )),
+            prediction: if beaten { found.class } else { label },
+            best: found.nearest.max(own).widen(),
         }
     }
 

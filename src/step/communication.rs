@@ -4,75 +4,10 @@
 use ndarray::ArrayViewMut2;
 
 use super::prepare::StepInput;
-use crate::data::{Forward, Outcome};
+use crate::data::SampleStats;
 use crate::error::Error;
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
-use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
-
-/// What the first sweep finds for one sample among the classes of this rank.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SampleStats {
-    /// Its row in the batch.
-    pub row: usize,
-    pub label: usize,
-    /// |x_i|.
-    pub norm: f64,
-    pub negatives: LogSumExp,
-    /// The negatives' share of the mean of all logits; 0 unless labels are smoothed.
-    pub mean_share: f64,
-    /// Its target logit, on the rank that holds its class.
-    pub target: Option<TargetLogit>,
-    /// The label of the nearest class without margin.
-    pub prediction: usize,
-    /// The logit of that class without margin; −∞ where this rank holds no class.
-    pub best: f64,
-}
-
-/// The logit of a sample for its own class.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TargetLogit {
-    /// z_iy, margin included.
-    pub logit: f64,
-    /// z_iy without margin.
-    pub margin_free: f64,
-    /// θ_iy.
-    pub angle: f64,
-    /// The penalty on the norm of the embedding.
-    pub penalty: f64,
-    /// Which row of its label is the nearest.
-    pub sub_center: usize,
-}
-
-impl SampleStats {
-    /// Records the sample in `forward`, once its target is known; returns its terms, for a loss that
-    /// counts `upstream` times.
-    pub fn record<F: Real>(
-        &self,
-        smoothing: Smoothing,
-        upstream: f64,
-        forward: &mut Forward<F>,
-    ) -> SampleTerms {
-        let target_logit = self.target.map_or(f64::INFINITY, |target| target.logit);
-        let plain = sample_terms(self.negatives, target_logit, upstream);
-        if let Some(target) = self.target {
-            let outcome = Outcome {
-                negatives: self.negatives,
-                target_logit,
-                margin_free_logit: target.margin_free,
-                target_angle: target.angle,
-                norm: self.norm,
-                prediction: self.prediction,
-                mean_share: self.mean_share,
-                penalty: target.penalty,
-                sub_center: target.sub_center,
-            };
-            let added = smoothing.loss(target_logit, self.mean_share);
-            forward.record(self.row, self.label, plain.loss + added, &outcome);
-        }
-        smoothing.gradients(plain, upstream)
-    }
-}
 
 /// What a rank reports of its step before any data is exchanged.
 #[derive(Debug, Clone, Copy)]

@@ -4,11 +4,9 @@ use ndarray::{ArrayView1, ArrayViewMut2};
 
 use super::agreement::RankInput;
 use super::collective::Collective;
-use super::communication::{
-    Agreement, Communication, SampleStats, Shared, StepReport, TargetLogit,
-};
+use super::communication::{Agreement, Communication, Shared, StepReport};
 use super::prepare::StepInput;
-use crate::data::IGNORED;
+use crate::data::{IGNORED, SampleStats, TargetLogit};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;

@@ -14,9 +14,7 @@ mod target_gradients;
 mod workspace;
 
 pub use collective::{Collective, SingleProcess};
-pub(crate) use communication::{
-    Communication, SampleStats, Shared, SingleRank, StepReport, TargetLogit,
-};
+pub(crate) use communication::{Communication, Shared, SingleRank, StepReport};
 pub(crate) use exchange::Ranks;
 pub(crate) use plan::Plan;
 pub(crate) use prepare::{Prepared, PreparedSample, StepInput, factor_of};

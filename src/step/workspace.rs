@@ -3,10 +3,9 @@
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::communication::SampleStats;
 use super::plan::Plan;
 use super::prepare::Prepared;
-use crate::data::Scale;
+use crate::data::{SampleStats, Scale};
 use crate::kernel::{Packed, Real};
 use crate::math::SampleTerms;
 
