@@ -13,7 +13,7 @@ use crate::head::{Engine, Head};
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
 pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
-use crate::step::{Prepared, PreparedSample, StepInput};
+use crate::step::{HardSamples, Prepared, PreparedSample, StepInput};
 
 /// The classes of an [`OffloadedStep`], and the rows of their weights that it reads in main memory:
 /// those of the samples' own classes.
@@ -224,6 +224,7 @@ pub struct OffloadedStep<'a, F> {
     classes: &'a OffloadedClasses<'a>,
     input: StepInput<'a, F>,
     prepared: Prepared<F>,
+    hard: HardSamples<F>,
     smoothing: Smoothing,
 }
 
@@ -293,16 +294,13 @@ fn offload<'a, F: Real>(
         most: 0,
         reduction,
     };
-    let mut prepared = Prepared::default();
-    input.collect_samples(loss, &mut prepared)?;
-    input.complete_samples(loss, &mut prepared, true)?;
-    let Prepared { form, samples, embeddings, hard, .. } = &mut prepared;
-    input.scale_embeddings(*form, samples, embeddings);
+    let prepared = Prepared::without_sweeps(loss, &input)?;
+    let Prepared { form, samples, .. } = &prepared;
     let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
-    let targets = samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen()));
-    hard.set(*form, targets);
+    let mut hard = HardSamples::default();
+    hard.set(*form, samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen())));
     let smoothing = Smoothing::new(form.smoothing, classes.active());
-    Ok(OffloadedStep { classes, input, prepared, smoothing })
+    Ok(OffloadedStep { classes, input, prepared, hard, smoothing })
 }
 
 impl<'a, F: Real> OffloadedStep<'a, F> {
@@ -337,7 +335,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     /// How hard negatives are up-weighted; `None` where the loss up-weights none.
     pub fn hard_negative_logits(&self) -> Option<HardNegativeLogits<F>> {
         let [_, linear, _] = self.prepared.form.hard?.coefficients();
-        let hard = &self.prepared.hard;
+        let hard = &self.hard;
         Some(HardNegativeLogits {
             threshold: self.by_row(|i| hard.threshold[i]),
             constant: self.by_row(|i| hard.constant[i]),
@@ -394,7 +392,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         let terms = self.prepared.samples.iter().map(|sample| {
             let prediction = predictions[sample.row];
             let stats = self.sample_stats(sample, &stats[sample.row], prediction);
-            stats.record(self.smoothing, sample.upstream, &mut forward)
+            forward.record(&stats, self.smoothing, sample.upstream)
         });
         let terms = terms.collect();
         Ok((forward, OffloadedBackward { step: self, terms }))
@@ -426,8 +424,8 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     /// [`Error::Overflow`].
     pub fn check_range(&self, weight_norms: (f64, f64)) -> Result<(), Error> {
         let Prepared { form, samples, .. } = &self.prepared;
-        let bounds = (weight_norms, self.smoothing.classes());
-        self.input.check_range(*form, samples, bounds).map(|_| ())
+        let classes = self.smoothing.classes();
+        self.input.check_range(*form, samples, weight_norms, classes).map(|_| ())
     }
 
     fn sample_stats(

@@ -4,10 +4,10 @@ use ndarray::Array1;
 
 use super::form::LogitForm;
 use super::labels::IGNORED;
-use super::sample_stats::{SampleStats, TargetLogit};
+use super::sample_stats::SampleStats;
 use super::target_pair::TargetPair;
 use crate::kernel::Real;
-use crate::math::{LogSumExp, sample_terms};
+use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
 
 /// Per-sample losses of a batch, neither reduced nor capped, and metrics to monitor training.
 ///
@@ -50,21 +50,33 @@ impl<F: Real> Forward<F> {
         }
     }
 
-    /// Counts a sample, whose loss is `loss` and the penalty.
-    pub(crate) fn record(&mut self, sample: &SampleStats, target: &TargetLogit, loss: f64) {
+    /// What lies between the sweeps: counts a sample, once its target is known. Returns its terms,
+    /// for a loss that counts `upstream` times.
+    pub(crate) fn record(
+        &mut self,
+        sample: &SampleStats,
+        smoothing: Smoothing,
+        upstream: f64,
+    ) -> SampleTerms {
         let (i, negatives) = (sample.row, sample.negatives);
-        self.losses[i] = F::narrow(loss + target.penalty);
-        self.margin_free_losses[i] =
-            F::narrow(sample_terms(negatives, target.margin_free, 0.0).loss);
-        self.target_angles[i] = F::narrow(target.angle);
-        self.norms[i] = F::narrow(sample.norm);
-        self.predictions[i] = sample.prediction;
-        self.sub_centers[i] = target.sub_center;
-        self.negatives[i] = negatives;
-        self.target_logits[i] = target.logit;
-        self.penalties[i] = target.penalty;
-        self.counted += 1;
-        self.correct += usize::from(sample.prediction == sample.label);
+        let target_logit = sample.target.map_or(f64::INFINITY, |target| target.logit);
+        let terms = sample_terms(negatives, target_logit, upstream);
+        if let Some(target) = sample.target {
+            let loss = terms.loss + smoothing.loss(target_logit, sample.mean_share);
+            self.losses[i] = F::narrow(loss + target.penalty);
+            self.margin_free_losses[i] =
+                F::narrow(sample_terms(negatives, target.margin_free, 0.0).loss);
+            self.target_angles[i] = F::narrow(target.angle);
+            self.norms[i] = F::narrow(sample.norm);
+            self.predictions[i] = sample.prediction;
+            self.sub_centers[i] = target.sub_center;
+            self.negatives[i] = negatives;
+            self.target_logits[i] = target.logit;
+            self.penalties[i] = target.penalty;
+            self.counted += 1;
+            self.correct += usize::from(sample.prediction == sample.label);
+        }
+        smoothing.gradients(terms, upstream)
     }
 
     /// Whether sample `i` may have this target pair in logits of this form.

@@ -1,10 +1,7 @@
-//! What lies between the sweeps, for one sample: from what the first sweep found to its loss and to
-//! what the second sweep needs.
+//! What is known of one sample after the first sweep.
 
-use super::forward::Forward;
 use super::target_pair::TargetPair;
-use crate::kernel::Real;
-use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
+use crate::math::LogSumExp;
 
 /// What the first sweep finds for one sample among the classes of this rank, and once the other
 /// ranks have added theirs, among all.
@@ -50,24 +47,5 @@ impl TargetLogit {
             penalty: pair.target.penalty,
             sub_center,
         }
-    }
-}
-
-impl SampleStats {
-    /// Records the sample in `forward`, once its target is known; returns its terms, for a loss that
-    /// counts `upstream` times.
-    pub fn record<F: Real>(
-        &self,
-        smoothing: Smoothing,
-        upstream: f64,
-        forward: &mut Forward<F>,
-    ) -> SampleTerms {
-        let target_logit = self.target.map_or(f64::INFINITY, |target| target.logit);
-        let terms = sample_terms(self.negatives, target_logit, upstream);
-        if let Some(target) = self.target {
-            let added = smoothing.loss(target_logit, self.mean_share);
-            forward.record(self, &target, terms.loss + added);
-        }
-        smoothing.gradients(terms, upstream)
     }
 }

@@ -178,11 +178,11 @@ job!(
 fn target_angles<F: Real>(
     (engine, batch): (Engine<'_, F>, Batch<'_, F>),
 ) -> Result<Array1<F>, Error> {
-    engine.run(batch, None, |input, workspace, communication| {
+    engine.run(batch, None, |input, _, communication| {
         let angles = input
             .check_shapes(engine.loss)
             .and_then(|()| input.check_labeled())
-            .and_then(|()| input.target_angles(engine.loss, &mut workspace.prepared.samples));
+            .and_then(|()| input.target_angles(engine.loss));
         let report = angles.as_ref().map_err(Clone::clone).map(|_| StepReport::of(input));
         communication.agree(engine.loss, input, report)?;
         let mut angles: Vec<F> = angles?.into_iter().map(F::narrow).collect();

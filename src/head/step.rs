@@ -8,7 +8,9 @@ use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
-use crate::step::{Communication, Plan, Shared, StepInput, StepReport, Workspace};
+use crate::step::{
+    Communication, Plan, Prepared, Shared, StepInput, StepReport, Workspace, check_update,
+};
 use crate::update::WeightUpdate;
 
 /// What is requested of a step besides the losses.
@@ -90,12 +92,54 @@ pub(super) fn nearest<F: Real>(
     Ok(classes)
 }
 
+/// Checks everything and sizes the buffers of the sweeps; returns how these are cut, and bounds on
+/// weights and gradients.
+fn prepare<F: Real>(
+    loss: &dyn MarginLoss,
+    input: &StepInput<'_, F>,
+    workspace: &mut Workspace<F>,
+    demand: Demand<'_, '_, F>,
+) -> Result<(Plan, Bounds), Error> {
+    input.check_shapes(loss)?;
+    demand.check_shapes(input)?;
+    let (rows, dims) = input.embeddings.dim();
+    let weight_rows = matches!(demand, Demand::Gradients(output) if output.weights.is_some());
+    // Without gradients no logit waits for a second sweep.
+    let keeps = !matches!(demand, Demand::Losses | Demand::Nearest);
+    let budget = if keeps { input.settings.budget } else { 0 };
+    let plan = |samples| {
+        Plan::new(
+            (input.settings.level, input.settings.precision),
+            (samples, dims, input.classes.len(), input.classes.sub_centers),
+            size_of::<F>(),
+            budget,
+            weight_rows,
+        )
+    };
+    let threads = rayon::current_num_threads();
+    let parallel = plan(rows).workers(threads) > 1;
+    let earlier = std::mem::take(&mut workspace.prepared);
+    let (prepared, bounds) = Prepared::new(loss, input, earlier, parallel)?;
+    let plan = plan(prepared.samples.len());
+    workspace.prepared = prepared;
+    let workers = plan.workers(threads);
+    workspace.prepare(&plan, workers);
+    if keeps {
+        let update = matches!(demand, Demand::Update(..));
+        workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);
+    }
+    if let Demand::Update(update, _) = demand {
+        check_update(&plan, &bounds, &input.classes, update)?;
+    }
+    Ok((plan, bounds))
+}
+
 /// A step whose input has passed the checks.
 pub(super) struct Step<'a, F> {
     pub plan: Plan,
     pub workers: usize,
     pub bounds: Bounds,
-    /// Label smoothing among the classes of all ranks, once these agree.
+    /// Label smoothing among the classes of all ranks.
     smoothing: Smoothing,
     /// Whether any loss of the batch has a penalty, on any rank.
     penalised: bool,
@@ -111,97 +155,38 @@ impl<'a, F: Real> Step<'a, F> {
         communication: &dyn Communication<F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
-        let prepared = Step::prepare(loss, input, workspace, demand);
-        let prepared = prepared.and_then(|step| match demand {
-            Demand::Update(update, _) => step.check_update(input, update).map(|()| step),
-            Demand::Nearest | Demand::Losses | Demand::Gradients(_) => Ok(step),
+        let prepared = prepare(loss, input, workspace, demand);
+        let penalised = workspace.prepared.samples.iter().any(|sample| sample.has_penalty());
+        let report = prepared.as_ref().map_err(Clone::clone).map(|(plan, _)| StepReport {
+            counted: plan.samples,
+            embeddings: demand.embeddings(),
+            penalised,
+            ..StepReport::of(input)
         });
-        let report = match &prepared {
-            Ok(step) => Ok(StepReport {
-                counted: step.plan.samples,
-                embeddings: demand.embeddings(),
-                penalised: step.has_penalty(),
-                ..StepReport::of(input)
-            }),
-            Err(error) => Err(error.clone()),
-        };
         let agreement = communication.agree(loss, input, report)?;
-        let mut step = prepared?;
-        step.penalised = agreement.penalised;
-        let form = step.workspace.prepared.form;
-        step.smoothing = Smoothing::new(form.smoothing, agreement.classes);
-        if let Some(hard) = form.hard {
-            step.write_targets(input.embeddings.nrows());
-            let Workspace { prepared, targets, .. } = &mut *step.workspace;
-            if hard.cosine().is_none() {
+        let (plan, bounds) = prepared?;
+        let Workspace { prepared, hard, targets, .. } = &mut *workspace;
+        if let Some(negatives) = prepared.form.hard {
+            prepared.write_targets(input.embeddings.nrows(), targets);
+            if negatives.cosine().is_none() {
                 communication.sum_targets(targets)?;
             }
             let samples = prepared.samples.iter();
-            let samples = samples.map(|sample| (sample.norm, targets[sample.row].widen()));
-            prepared.hard.set(form, samples);
+            hard.set(prepared.form, samples.map(|s| (s.norm, targets[s.row].widen())));
         }
-        Ok(step)
+        Ok(Step {
+            workers: plan.workers(rayon::current_num_threads()),
+            plan,
+            bounds,
+            smoothing: Smoothing::new(prepared.form.smoothing, agreement.classes),
+            penalised: agreement.penalised,
+            workspace,
+        })
     }
 
     /// How many classes are active, on all ranks.
     pub fn classes(&self) -> usize {
         self.smoothing.classes()
-    }
-
-    /// Whether a loss of this rank's samples has a penalty.
-    fn has_penalty(&self) -> bool {
-        let targets = self.workspace.prepared.samples.iter().filter_map(|sample| sample.target);
-        targets.into_iter().any(|target| target.target.penalty != 0.0)
-    }
-
-    /// Keeps f of the samples whose class this rank holds, by row of the batch; 0 for others.
-    fn write_targets(&mut self, rows: usize) {
-        let Workspace { prepared, targets, .. } = &mut *self.workspace;
-        targets.clear();
-        targets.resize(rows, F::zero());
-        for sample in &prepared.samples {
-            if let Some(target) = &sample.target {
-                targets[sample.row] = F::narrow(target.target.value);
-            }
-        }
-    }
-
-    /// Checks everything and sizes the buffers of the sweeps.
-    fn prepare(
-        loss: &dyn MarginLoss,
-        input: &StepInput<'_, F>,
-        workspace: &'a mut Workspace<F>,
-        demand: Demand<'_, '_, F>,
-    ) -> Result<Self, Error> {
-        input.check_shapes(loss)?;
-        demand.check_shapes(input)?;
-        let (rows, dims) = input.embeddings.dim();
-        let classes = input.classes.len();
-        let weight_rows = matches!(demand, Demand::Gradients(output) if output.weights.is_some());
-        // Without gradients no logit waits for a second sweep.
-        let keeps = !matches!(demand, Demand::Losses | Demand::Nearest);
-        let budget = if keeps { input.settings.budget } else { 0 };
-        let plan = |samples| {
-            Plan::new(
-                (input.settings.level, input.settings.precision),
-                (samples, dims, classes, input.classes.sub_centers),
-                size_of::<F>(),
-                budget,
-                weight_rows,
-            )
-        };
-        let threads = rayon::current_num_threads();
-        let parallel = plan(rows).workers(threads) > 1;
-        let bounds = input.prepare(loss, &mut workspace.prepared, parallel)?;
-        let plan = plan(workspace.prepared.samples.len());
-        let workers = plan.workers(threads);
-        workspace.prepare(&plan, workers);
-        if keeps {
-            let update = matches!(demand, Demand::Update(..));
-            workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);
-        }
-        let smoothing = Smoothing::new(0.0, 0);
-        Ok(Step { plan, workers, bounds, smoothing, penalised: false, workspace })
     }
 
     fn forward_backward(
@@ -241,13 +226,13 @@ impl<'a, F: Real> Step<'a, F> {
         if self.plan.samples == 0 {
             return;
         }
-        let Workspace { prepared, chunks, logits, scratch, .. } = &mut *self.workspace;
+        let Workspace { prepared, hard, chunks, logits, scratch, .. } = &mut *self.workspace;
         let n = self.plan.samples;
         let stored = match rows {
             Some(rows) if self.plan.in_weight_rows => (rows, self.plan.dims),
             _ => (&mut logits[..self.plan.stored * n], n),
         };
-        let sweep = Sweep { plan: &self.plan, prepared };
+        let sweep = Sweep { plan: &self.plan, prepared, hard };
         sweep.forward(&input.classes, chunks, stored, &mut scratch[..self.workers]);
     }
 
@@ -273,7 +258,7 @@ impl<'a, F: Real> Step<'a, F> {
         let mut forward = Forward::with_samples(rows, prepared.form);
         terms.clear();
         for (sample, stats) in prepared.samples.iter().zip(&stats) {
-            terms.push(stats.record(self.smoothing, sample.upstream, &mut forward));
+            terms.push(forward.record(stats, self.smoothing, sample.upstream));
         }
         self.workspace.stats = stats;
         Ok(forward)
@@ -319,7 +304,7 @@ impl<'a, F: Real> Step<'a, F> {
     ) -> Option<ArrayViewMut2<'e, F>> {
         let workspace = &mut *self.workspace;
         let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
-        let Workspace { terms, uniform, radial, .. } = workspace;
+        let Workspace { hard, terms, uniform, radial, .. } = workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
             *shift = F::narrow(terms.shift);
@@ -335,7 +320,7 @@ impl<'a, F: Real> Step<'a, F> {
         let asked_for = if embeddings.is_some() { self.plan.chunks * n * dims } else { 0 };
         let partials = &mut partials[..asked_for];
         let stored = &logits[..self.plan.stored * n];
-        let sweep = Sweep { plan: &self.plan, prepared };
+        let sweep = Sweep { plan: &self.plan, prepared, hard };
         let output = SweepOutput { parameters, weights, bias, partials, radial };
         sweep.backward(factors, output, stored, scratch);
         if let Some(embeddings) = &mut embeddings {

@@ -10,8 +10,8 @@ use crate::data::{Classes, ClassesMut, Forward};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::step::{Communication, Plan, StepInput, Workspace};
-use crate::update::{Magnitudes, UpdateStep, WeightUpdate};
+use crate::step::{Communication, StepInput, Workspace, update_step};
+use crate::update::WeightUpdate;
 
 /// A step between its sweeps: all is known, and nothing has moved.
 pub(crate) struct UpdateReady<'a, F> {
@@ -53,7 +53,7 @@ impl<F: Real> UpdateReady<'_, F> {
     ) -> Result<Forward<F>, Error> {
         let UpdateReady { mut step, forward, chunks } = self;
         let bias = classes.bias.is_some();
-        let update_step = step.update_step(classes.weights.dim(), &chunks, bias);
+        let update_step = update_step(&step.bounds, classes.weights.dim(), &chunks, bias);
         let updaters = update.begin(&update_step)?;
         Error::check_shape("updaters", &[chunks.len()], &[updaters.len()])?;
         let parameters = Parameters::Moving { classes: Some(classes), updaters };
@@ -76,31 +76,6 @@ impl<F: Real> UpdateReady<'_, F> {
 }
 
 impl<F: Real> Step<'_, F> {
-    /// Refuses a step that the update refuses.
-    pub fn check_update(
-        &self,
-        input: &StepInput<'_, F>,
-        update: &dyn WeightUpdate<F>,
-    ) -> Result<(), Error> {
-        let chunks = self.plan.chunk_rows(&input.classes);
-        let shape = input.classes.weights.dim();
-        update.check(&self.update_step(shape, &chunks, input.classes.bias.is_some()))
-    }
-
-    /// The step as an update sees it. The largest norm of a row bounds its entries.
-    fn update_step<'c>(
-        &self,
-        shape: (usize, usize),
-        chunks: &'c [Range<usize>],
-        bias: bool,
-    ) -> UpdateStep<'c> {
-        let bounds = &self.bounds;
-        let of_weights =
-            Magnitudes { value: bounds.weight_norms.1, gradient: bounds.weight_gradient };
-        let of_bias = Magnitudes { value: bounds.bias, gradient: bounds.bias_gradient };
-        UpdateStep { shape, chunks, weights: Some(of_weights), bias: bias.then_some(of_bias) }
-    }
-
     /// Keeps what the gradient of the embeddings needs of the weights as they are before they move.
     fn copy_target_rows(&mut self, classes: &Classes<'_, F>) {
         let Workspace { prepared, target_rows, .. } = &mut *self.workspace;
@@ -114,15 +89,8 @@ impl<F: Real> Step<'_, F> {
     }
 
     fn update_by_zeros(&mut self, parameters: Parameters<'_, F>) {
-        let Workspace { prepared, scratch, .. } = &mut *self.workspace;
-        let sweep = Sweep { plan: &self.plan, prepared };
+        let Workspace { prepared, hard, scratch, .. } = &mut *self.workspace;
+        let sweep = Sweep { plan: &self.plan, prepared, hard };
         sweep.update_by_zeros(parameters, &mut scratch[..self.workers]);
-    }
-}
-
-impl Plan {
-    /// The rows of each chunk in the caller's matrix, from its first to its last.
-    fn chunk_rows<F: Real>(&self, classes: &Classes<'_, F>) -> Vec<Range<usize>> {
-        (0..self.chunks).map(|index| classes.span(&self.chunk(index))).collect()
     }
 }

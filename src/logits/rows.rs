@@ -57,7 +57,7 @@ fn run_forward<F: Real>(
     });
     let mut forward = Forward::with_samples(labels.len(), form);
     for stats in stats.iter().flatten() {
-        stats.record(view.smoothing(), 0.0, &mut forward);
+        forward.record(stats, view.smoothing(), 0.0);
     }
     Ok(forward)
 }

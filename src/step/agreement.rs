@@ -3,7 +3,7 @@
 
 use super::collective::Collective;
 use super::communication::{Agreement, StepReport};
-use super::prepare::StepInput;
+use super::input::StepInput;
 use crate::data::{Reduction, Scale};
 use crate::error::Error;
 use crate::kernel::{Precision, Real};

@@ -3,7 +3,7 @@
 
 use ndarray::ArrayViewMut2;
 
-use super::prepare::StepInput;
+use super::input::StepInput;
 use crate::data::SampleStats;
 use crate::error::Error;
 use crate::kernel::{Precision, Real};

@@ -5,7 +5,7 @@ use ndarray::{ArrayView1, ArrayViewMut2};
 use super::agreement::RankInput;
 use super::collective::Collective;
 use super::communication::{Agreement, Communication, Shared, StepReport};
-use super::prepare::StepInput;
+use super::input::StepInput;
 use crate::data::{IGNORED, SampleStats, TargetLogit};
 use crate::error::Error;
 use crate::kernel::Real;

@@ -1,21 +1,17 @@
 //! Preparation: every check, every norm and every target pair. All invalid input is refused here,
 //! before any buffer of the caller is written.
 
-use std::ops::Range;
-
-use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-use super::hard_samples::HardSamples;
+use super::input::StepInput;
 use super::settings::{Settings, ZeroEmbedding};
 use crate::data::{
-    Batch, Bounds, ClassSample, Classes, LogitForm, Reduction, Samples, Scale, TargetPair,
-    check_finite, check_norm, check_sub_centers, contiguous, norm_of,
+    Bounds, LogitForm, Scale, TargetPair, check_finite, check_norm, contiguous, norm_of,
 };
 use crate::error::Error;
 use crate::kernel::{self, Mat, Packed, Precision, Real};
-use crate::loss::{MarginLoss, checked_target, form_of};
-use crate::math::{Pair, Sample, SampleTarget};
+use crate::loss::{MarginLoss, form_of};
+use crate::math::SampleTarget;
 
 /// Classes whose factors are kept from the preparation: those of further classes are computed
 /// again, so that memory does not grow with the classes. A multiple of every block and tile.
@@ -24,29 +20,7 @@ const KNOWN_FACTORS: usize = 1 << 16;
 /// The smallest and the largest norm of no rows.
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
 
-/// Everything that a step reads.
-#[derive(Debug, Clone)]
-pub(crate) struct StepInput<'a, F> {
-    pub embeddings: ArrayView2<'a, F>,
-    pub classes: Classes<'a, F>,
-    /// The label of each embedding; `None` in inference, where no sample has a class.
-    pub labels: Option<&'a [usize]>,
-    /// The label of samples that are left out.
-    pub ignored: Option<usize>,
-    /// The classes that this rank holds.
-    pub range: Range<usize>,
-    /// Whether these are all classes.
-    pub whole: bool,
-    /// Which of them are active, if not all.
-    pub sample: Option<&'a ClassSample>,
-    pub settings: Settings,
-    /// How many classes of each embedding are requested, in a step that ranks them.
-    pub most: usize,
-    /// The reduction whose gradients are computed; `None` for a step without gradients.
-    pub reduction: Option<Reduction<'a, F>>,
-}
-
-/// What the preparation leaves for the sweeps.
+/// What the sweeps read of the samples, and what lies between them.
 #[derive(Debug)]
 pub(crate) struct Prepared<F> {
     pub form: LogitForm,
@@ -58,7 +32,6 @@ pub(crate) struct Prepared<F> {
     pub packed: [Packed<F>; 2],
     /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
     pub factors: Vec<F>,
-    pub hard: HardSamples<F>,
     /// Rows of each label.
     pub sub_centers: usize,
 }
@@ -71,7 +44,6 @@ impl<F> Default for Prepared<F> {
             embeddings: Vec::new(),
             packed: [Packed::default(), Packed::default()],
             factors: Vec::new(),
-            hard: HardSamples::default(),
             sub_centers: 1,
         }
     }
@@ -92,7 +64,13 @@ pub(crate) struct PreparedSample {
     pub target: Option<TargetPair>,
 }
 
-fn sort_by_class(samples: &mut [PreparedSample]) {
+impl PreparedSample {
+    pub fn has_penalty(&self) -> bool {
+        self.target.is_some_and(|target| target.target.penalty != 0.0)
+    }
+}
+
+pub(super) fn sort_by_class(samples: &mut [PreparedSample]) {
     samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
 }
 
@@ -104,117 +82,63 @@ pub(crate) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
     }
 }
 
-impl<'a, F: Real> StepInput<'a, F> {
-    /// The input of a step over the classes of `range`, whose weights the batch holds; all of them
-    /// without one. Nothing is checked yet.
-    pub fn new(settings: Settings, batch: Batch<'a, F>, range: Option<Range<usize>>) -> Self {
-        let Batch { embeddings, weights, bias, samples } = batch;
-        let Samples { labels, ignored, sub_centers, sample } = samples;
-        let whole = range.is_none();
-        let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
-        let all = Classes::all(weights, bias);
-        let classes = Classes { first: range.start, sub_centers, ..all };
-        let (most, reduction) = (0, None);
-        StepInput {
-            embeddings,
-            classes,
-            labels,
-            ignored,
-            range,
-            whole,
-            sample,
-            settings,
-            most,
-            reduction,
+impl<F: Real> Prepared<F> {
+    /// Checks every value of the input. Takes the memory of an earlier step; returns bounds on
+    /// weights and gradients, too.
+    pub fn new(
+        loss: &dyn MarginLoss,
+        input: &StepInput<'_, F>,
+        earlier: Self,
+        parallel: bool,
+    ) -> Result<(Self, Bounds), Error> {
+        let Prepared { samples, embeddings, mut packed, factors, .. } = earlier;
+        let form = input.form(loss)?;
+        let samples = input.counted(form, samples)?;
+        let (factors, norms) = input.check_weights(form, factors, parallel)?;
+        let samples = input.with_pairs(loss, form, samples, parallel)?;
+        let bounds = input.check_range(form, &samples, norms, input.classes.labels())?;
+        let embeddings = input.scaled_embeddings(form, &samples, embeddings);
+        if !samples.is_empty() {
+            let Settings { level, precision, .. } = input.settings;
+            let embeddings = Mat::new(&embeddings, samples.len(), input.embeddings.ncols());
+            packed[0].pack(level, precision, embeddings.t());
+            packed[1].pack(level, precision, embeddings);
+        }
+        let sub_centers = input.classes.sub_centers;
+        Ok((Prepared { form, samples, embeddings, packed, factors, sub_centers }, bounds))
+    }
+
+    /// The same for sweeps elsewhere, which check the other class weights and pack what they read.
+    pub fn without_sweeps(loss: &dyn MarginLoss, input: &StepInput<'_, F>) -> Result<Self, Error> {
+        let form = input.form(loss)?;
+        let samples = input.counted(form, Vec::new())?;
+        let samples = input.with_pairs(loss, form, samples, true)?;
+        let embeddings = input.scaled_embeddings(form, &samples, Vec::new());
+        let sub_centers = input.classes.sub_centers;
+        Ok(Prepared { form, samples, embeddings, sub_centers, ..Prepared::default() })
+    }
+}
+
+impl<F: Real> Prepared<F> {
+    /// Writes f of the samples whose class this rank holds, by row of the batch; 0 for others.
+    pub fn write_targets(&self, rows: usize, targets: &mut Vec<F>) {
+        targets.clear();
+        targets.resize(rows, F::zero());
+        for sample in &self.samples {
+            if let Some(target) = &sample.target {
+                targets[sample.row] = F::narrow(target.target.value);
+            }
         }
     }
 }
 
 impl<F: Real> StepInput<'_, F> {
-    /// The same input over the rows `selected` of its sample, if it has one.
-    pub fn sampled<'s>(
-        &'s self,
-        selected: Option<&'s [usize]>,
-        offsets: Option<&'s [F]>,
-    ) -> StepInput<'s, F> {
-        let classes = Classes { selected, offsets, ..self.classes.reborrow() };
-        StepInput { classes, ..self.clone() }
-    }
-
-    /// Refuses shapes, ranges and samples that do not fit each other.
-    /// Where all classes are here, the labels are checked as well, and `loss` is asked whether it
-    /// takes so many classes; on ranks once these know how many there are.
-    pub fn check_shapes(&self, loss: &dyn MarginLoss) -> Result<(), Error> {
-        let (rows, dims) = self.embeddings.dim();
-        Error::check_not_empty("embeddings", self.embeddings.shape())?;
-        if self.whole {
-            Error::check_not_empty("class weights", self.classes.weights.shape())?;
-        }
-        Error::check_range("end of the class range", &self.range)?;
-        let sub_centers = check_sub_centers(self.classes.sub_centers)?;
-        let held = self.range.len().saturating_mul(sub_centers);
-        Error::check_shape("class weights", &[held, dims], self.classes.weights.shape())?;
-        if let Some(bias) = &self.classes.bias {
-            Error::check_shape("bias", &[held], bias.shape())?;
-        }
-        if let Some(labels) = self.labels {
-            Error::check_shape("labels", &[rows], &[labels.len()])?;
-        }
-        if self.whole {
-            self.check_classes(loss, self.range.len())?;
-        }
-        let check = |sample: &ClassSample| sample.check(self.labels, self.ignored, &self.range);
-        self.sample.map_or(Ok(()), check)
-    }
-
-    /// Refuses labels and losses for another number of classes.
-    pub fn check_classes(&self, loss: &dyn MarginLoss, classes: usize) -> Result<(), Error> {
-        let Some(labels) = self.labels else { return Ok(()) };
-        Error::check_labels(labels, classes, self.ignored)?;
-        loss.check_classes(classes)
-    }
-
-    /// Refuses a batch without labels.
-    pub fn check_labeled(&self) -> Result<(), Error> {
-        let rows = self.embeddings.nrows();
-        self.labels.map_or_else(|| Error::check_shape("labels", &[rows], &[]), |_| Ok(()))
-    }
-
-    /// Checks every value and fills what the sweeps read. Returns bounds on weights and gradients.
-    pub fn prepare(
-        &self,
-        loss: &dyn MarginLoss,
-        prepared: &mut Prepared<F>,
-        parallel: bool,
-    ) -> Result<Bounds, Error> {
+    /// The form of the logits; refuses settings, bias and reduction that it does not take.
+    fn form(&self, loss: &dyn MarginLoss) -> Result<LogitForm, Error> {
         if self.settings.precision != Precision::Full && size_of::<F>() != size_of::<f32>() {
             return Err(Error::Precision);
         }
-        self.collect_samples(loss, prepared)?;
-        let form = prepared.form;
-        let norms = self.check_weights(form, &mut prepared.factors, parallel)?;
-        self.complete_samples(loss, prepared, parallel)?;
-        let Prepared { samples, embeddings, packed, .. } = prepared;
-        let classes = self.classes.labels();
-        let bounds = self.check_range(form, samples, (norms, classes))?;
-        self.scale_embeddings(form, samples, embeddings);
-        if !samples.is_empty() {
-            let embeddings = Mat::new(embeddings, samples.len(), self.embeddings.ncols());
-            packed[0].pack(self.settings.level, self.settings.precision, embeddings.t());
-            packed[1].pack(self.settings.level, self.settings.precision, embeddings);
-        }
-        Ok(bounds)
-    }
-
-    /// The form of the logits, and the samples that count with their norms.
-    pub fn collect_samples(
-        &self,
-        loss: &dyn MarginLoss,
-        prepared: &mut Prepared<F>,
-    ) -> Result<(), Error> {
-        prepared.sub_centers = self.classes.sub_centers;
-        let Prepared { form, samples, .. } = prepared;
-        *form = form_of(loss)?;
+        let mut form = form_of(loss)?;
         if self.labels.is_none() {
             // Nothing to smooth, and nothing to be hard against, in inference.
             (form.smoothing, form.hard) = (0.0, None);
@@ -226,34 +150,14 @@ impl<F: Real> StepInput<'_, F> {
         if let Some(bias) = &self.classes.bias {
             check_finite("bias", bias)?;
         }
-        self.collect(*form, samples)
-    }
-
-    /// How much the loss of each sample counts, and its target pair.
-    pub fn complete_samples(
-        &self,
-        loss: &dyn MarginLoss,
-        Prepared { form, samples, .. }: &mut Prepared<F>,
-        parallel: bool,
-    ) -> Result<(), Error> {
-        let counted = samples.len();
-        for sample in samples.iter_mut() {
-            sample.upstream = self.reduction.map_or(0.0, |r| r.weight(sample.row, counted));
-        }
-        self.target_pairs(loss, *form, samples, parallel)
+        Ok(form)
     }
 
     /// The angle of every sample that counts with its class, by row; -1 for the others. No sweep over
     /// the classes.
-    pub fn target_angles(
-        &self,
-        loss: &dyn MarginLoss,
-        samples: &mut Vec<PreparedSample>,
-    ) -> Result<Vec<f64>, Error> {
-        let form = form_of(loss)?;
-        form.check_bias(self.classes.bias.is_some())?;
-        self.collect(form, samples)?;
-        self.target_pairs(loss, form, samples, true)?;
+    pub fn target_angles(&self, loss: &dyn MarginLoss) -> Result<Vec<f64>, Error> {
+        let form = self.form(loss)?;
+        let samples = self.with_pairs(loss, form, self.counted(form, Vec::new())?, true)?;
         let mut angles = vec![-1.0; self.embeddings.nrows()];
         for sample in samples {
             if let Some(target) = &sample.target {
@@ -263,8 +167,12 @@ impl<F: Real> StepInput<'_, F> {
         Ok(angles)
     }
 
-    /// The samples that count, sorted by class and then by row.
-    fn collect(&self, form: LogitForm, samples: &mut Vec<PreparedSample>) -> Result<(), Error> {
+    /// The samples that count, sorted by class and then by row, still without their target pairs.
+    fn counted(
+        &self,
+        form: LogitForm,
+        mut samples: Vec<PreparedSample>,
+    ) -> Result<Vec<PreparedSample>, Error> {
         let mut buffer = Vec::new();
         samples.clear();
         for (row, x) in self.embeddings.rows().into_iter().enumerate() {
@@ -280,18 +188,22 @@ impl<F: Real> StepInput<'_, F> {
             let class = label.and_then(|label| self.classes.find(label));
             samples.push(PreparedSample { row, class, norm, upstream: 0.0, target: None });
         }
-        sort_by_class(samples);
-        Ok(())
+        let counted = samples.len();
+        for sample in &mut samples {
+            sample.upstream = self.reduction.map_or(0.0, |r| r.weight(sample.row, counted));
+        }
+        sort_by_class(&mut samples);
+        Ok(samples)
     }
 
-    /// Checks every class weight and keeps the `factors` of the first; returns the smallest and the
+    /// Checks every class weight. Returns the `factors` of the first, and of all the smallest and the
     /// largest norm.
     fn check_weights(
         &self,
         form: LogitForm,
-        factors: &mut Vec<F>,
+        mut factors: Vec<F>,
         parallel: bool,
-    ) -> Result<(f64, f64), Error> {
+    ) -> Result<(Vec<F>, (f64, f64)), Error> {
         const BLOCK: usize = 256;
         let classes = self.classes.len();
         factors.resize(classes.min(KNOWN_FACTORS), F::zero());
@@ -315,7 +227,7 @@ impl<F: Real> StepInput<'_, F> {
             let (a, b) = (a?, b?);
             Ok((a.0.min(b.0), a.1.max(b.1)))
         };
-        if parallel {
+        let norms = if parallel {
             let others = others.into_par_iter().map(|block| check_block((block, &mut [])));
             let known = factors.par_chunks_mut(BLOCK).enumerate().map(check_block);
             known.chain(others).reduce(|| Ok(NO_NORMS), widest)
@@ -323,90 +235,8 @@ impl<F: Real> StepInput<'_, F> {
             let others = others.map(|block| check_block((block, &mut [])));
             let known = factors.chunks_mut(BLOCK).enumerate().map(check_block);
             known.chain(others).fold(Ok(NO_NORMS), widest)
-        }
-    }
-
-    /// Geometry and margin of every target pair.
-    fn target_pairs(
-        &self,
-        loss: &dyn MarginLoss,
-        form: LogitForm,
-        samples: &mut [PreparedSample],
-        parallel: bool,
-    ) -> Result<(), Error> {
-        let fill = |sample: &mut PreparedSample| {
-            if let Some(first) = sample.class {
-                let class = self.nearest_row(form, sample, first)?;
-                sample.class = Some(class);
-                sample.target = Some(self.target_pair(loss, form, sample, class)?);
-            }
-            Ok(())
         };
-        if parallel {
-            let refused = samples.par_iter_mut().find_map_first(|sample| fill(sample).err());
-            refused.map_or(Ok(()), Err)?;
-        } else {
-            samples.iter_mut().try_for_each(fill)?;
-        }
-        if self.classes.sub_centers > 1 {
-            sort_by_class(samples);
-        }
-        Ok(())
-    }
-
-    /// Of the rows of a sample's label, which start at class `first`, the nearest: that at the
-    /// smallest angle, or with the largest logit where class weights are not normalized; the first
-    /// of equals.
-    fn nearest_row(
-        &self,
-        form: LogitForm,
-        sample: &PreparedSample,
-        first: usize,
-    ) -> Result<usize, Error> {
-        let rows = first..first + self.classes.sub_centers;
-        if rows.len() == 1 {
-            return Ok(first);
-        }
-        let (mut x, mut w) = (Vec::new(), Vec::new());
-        let x = contiguous(self.embeddings.row(sample.row), &mut x);
-        let mut nearest = (f64::NEG_INFINITY, first);
-        for class in rows {
-            let row = self.classes.weight(class);
-            let w = contiguous(row, &mut w);
-            let norm = kernel::norm(w);
-            check_norm("class weights", self.classes.row_of(class), row, norm, !form.plain)?;
-            let nearness = match form.scale {
-                Scale::Unnormalized => kernel::dot(x, w) + self.classes.bias_of(class).widen(),
-                Scale::Fixed(_) | Scale::FeatureNorm => {
-                    -Pair::new(x, w, sample.norm, norm).angle.theta
-                }
-            };
-            if nearness > nearest.0 {
-                nearest = (nearness, class);
-            }
-        }
-        Ok(nearest.1)
-    }
-
-    fn target_pair(
-        &self,
-        loss: &dyn MarginLoss,
-        form: LogitForm,
-        sample: &PreparedSample,
-        class: usize,
-    ) -> Result<TargetPair, Error> {
-        let (mut x, mut w) = (Vec::new(), Vec::new());
-        let x = contiguous(self.embeddings.row(sample.row), &mut x);
-        let row = self.classes.weight(class);
-        let w = contiguous(row, &mut w);
-        let weight_norm = kernel::norm(w);
-        let number = self.classes.row_of(class);
-        check_norm("class weights", number, row, weight_norm, !form.plain)?;
-        let bias = self.classes.bias_of(class).widen();
-        let label = self.classes.label_of(class);
-        TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
-            checked_target(loss, &Sample::new(*angle, sample.norm, label, sample.row))
-        })
+        Ok((factors, norms?))
     }
 
     /// Refuses inputs whose logits or gradients may leave the range of the working type.
@@ -414,7 +244,8 @@ impl<F: Real> StepInput<'_, F> {
         &self,
         form: LogitForm,
         samples: &[PreparedSample],
-        (weight_norms, classes): ((f64, f64), usize),
+        weight_norms: (f64, f64),
+        classes: usize,
     ) -> Result<Bounds, Error> {
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
             .with_smoothing(form.smoothing, classes)
@@ -427,12 +258,12 @@ impl<F: Real> StepInput<'_, F> {
     }
 
     /// The working copy of the embeddings, in the samples' order: a_i·u_i.
-    pub fn scale_embeddings(
+    fn scaled_embeddings(
         &self,
         form: LogitForm,
         samples: &[PreparedSample],
-        embeddings: &mut Vec<F>,
-    ) {
+        mut embeddings: Vec<F>,
+    ) -> Vec<F> {
         let dims = self.embeddings.ncols();
         let mut copy = Vec::new();
         embeddings.resize(samples.len() * dims, F::zero());
@@ -443,5 +274,6 @@ impl<F: Real> StepInput<'_, F> {
                 Scale::FeatureNorm | Scale::Unnormalized => out.copy_from_slice(x),
             }
         }
+        embeddings
     }
 }

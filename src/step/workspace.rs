@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::hard_samples::HardSamples;
 use super::plan::Plan;
 use super::prepare::Prepared;
 use crate::data::{SampleStats, Scale};
@@ -13,6 +14,7 @@ use crate::math::SampleTerms;
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
     pub prepared: Prepared<F>,
+    pub hard: HardSamples<F>,
     /// Statistics of each chunk for each sample (chunks × samples).
     pub chunks: ChunkStats<F>,
     /// Statistics over all chunks for each sample.

@@ -6,7 +6,7 @@ use crate::data::Classes;
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{ChunkStats, Plan, Prepared, Scratch, Workspace, factor_of};
+use crate::step::{ChunkStats, HardSamples, Plan, Prepared, Scratch, Workspace, factor_of};
 
 /// One chunk of the first sweep.
 struct Job<'a, F> {
@@ -28,6 +28,7 @@ struct Job<'a, F> {
 pub(in crate::head) struct Sweep<'a, F> {
     pub plan: &'a Plan,
     pub prepared: &'a Prepared<F>,
+    pub hard: &'a HardSamples<F>,
 }
 
 impl<F: Real> Sweep<'_, F> {
@@ -85,7 +86,7 @@ impl<F: Real> Sweep<'_, F> {
             for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
                 job.class[i] = tile.start + scratch.best[i] as usize;
             }
-            let hard = self.prepared.hard.tile(self.prepared.form, biases);
+            let hard = self.hard.tile(self.prepared.form, biases);
             if let Some(hard) = hard {
                 for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
                     *nearest = nearest.max(*max);

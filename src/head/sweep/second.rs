@@ -121,7 +121,7 @@ impl<F: Real> Sweep<'_, F> {
             _ => job.stored,
         };
         let biases = classes.biases(local.clone(), biases);
-        let hard = self.prepared.hard.tile(self.prepared.form, biases);
+        let hard = self.hard.tile(self.prepared.form, biases);
         let z = match stored.get(at * n..(at + tile.len()) * n) {
             Some(stored) => stored,
             None => {

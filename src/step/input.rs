@@ -1,0 +1,110 @@
+//! What a step reads, and whether its parts fit each other.
+
+use std::ops::Range;
+
+use ndarray::ArrayView2;
+
+use super::settings::Settings;
+use crate::data::{Batch, ClassSample, Classes, Reduction, Samples, check_sub_centers};
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::loss::MarginLoss;
+
+/// Everything that a step reads.
+#[derive(Debug, Clone)]
+pub(crate) struct StepInput<'a, F> {
+    pub embeddings: ArrayView2<'a, F>,
+    pub classes: Classes<'a, F>,
+    /// The label of each embedding; `None` in inference, where no sample has a class.
+    pub labels: Option<&'a [usize]>,
+    /// The label of samples that are left out.
+    pub ignored: Option<usize>,
+    /// The classes that this rank holds.
+    pub range: Range<usize>,
+    /// Whether these are all classes.
+    pub whole: bool,
+    /// Which of them are active, if not all.
+    pub sample: Option<&'a ClassSample>,
+    pub settings: Settings,
+    /// How many classes of each embedding are requested, in a step that ranks them.
+    pub most: usize,
+    /// The reduction whose gradients are computed; `None` for a step without gradients.
+    pub reduction: Option<Reduction<'a, F>>,
+}
+
+impl<'a, F: Real> StepInput<'a, F> {
+    /// The input of a step over the classes of `range`, whose weights the batch holds; all of them
+    /// without one. Nothing is checked yet.
+    pub fn new(settings: Settings, batch: Batch<'a, F>, range: Option<Range<usize>>) -> Self {
+        let Batch { embeddings, weights, bias, samples } = batch;
+        let Samples { labels, ignored, sub_centers, sample } = samples;
+        let whole = range.is_none();
+        let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
+        let all = Classes::all(weights, bias);
+        let classes = Classes { first: range.start, sub_centers, ..all };
+        let (most, reduction) = (0, None);
+        StepInput {
+            embeddings,
+            classes,
+            labels,
+            ignored,
+            range,
+            whole,
+            sample,
+            settings,
+            most,
+            reduction,
+        }
+    }
+}
+
+impl<F: Real> StepInput<'_, F> {
+    /// The same input over the rows `selected` of its sample, if it has one.
+    pub fn sampled<'s>(
+        &'s self,
+        selected: Option<&'s [usize]>,
+        offsets: Option<&'s [F]>,
+    ) -> StepInput<'s, F> {
+        let classes = Classes { selected, offsets, ..self.classes.reborrow() };
+        StepInput { classes, ..self.clone() }
+    }
+
+    /// Refuses shapes, ranges and samples that do not fit each other.
+    /// Where all classes are here, the labels are checked as well, and `loss` is asked whether it
+    /// takes so many classes; on ranks once these know how many there are.
+    pub fn check_shapes(&self, loss: &dyn MarginLoss) -> Result<(), Error> {
+        let (rows, dims) = self.embeddings.dim();
+        Error::check_not_empty("embeddings", self.embeddings.shape())?;
+        if self.whole {
+            Error::check_not_empty("class weights", self.classes.weights.shape())?;
+        }
+        Error::check_range("end of the class range", &self.range)?;
+        let sub_centers = check_sub_centers(self.classes.sub_centers)?;
+        let held = self.range.len().saturating_mul(sub_centers);
+        Error::check_shape("class weights", &[held, dims], self.classes.weights.shape())?;
+        if let Some(bias) = &self.classes.bias {
+            Error::check_shape("bias", &[held], bias.shape())?;
+        }
+        if let Some(labels) = self.labels {
+            Error::check_shape("labels", &[rows], &[labels.len()])?;
+        }
+        if self.whole {
+            self.check_classes(loss, self.range.len())?;
+        }
+        let check = |sample: &ClassSample| sample.check(self.labels, self.ignored, &self.range);
+        self.sample.map_or(Ok(()), check)
+    }
+
+    /// Refuses labels and losses for another number of classes.
+    pub fn check_classes(&self, loss: &dyn MarginLoss, classes: usize) -> Result<(), Error> {
+        let Some(labels) = self.labels else { return Ok(()) };
+        Error::check_labels(labels, classes, self.ignored)?;
+        loss.check_classes(classes)
+    }
+
+    /// Refuses a batch without labels.
+    pub fn check_labeled(&self) -> Result<(), Error> {
+        let rows = self.embeddings.nrows();
+        self.labels.map_or_else(|| Error::check_shape("labels", &[rows], &[]), |_| Ok(()))
+    }
+}

@@ -1,0 +1,96 @@
+//! The pairs of the samples with the weights of their own classes.
+
+use rayon::prelude::*;
+
+use super::input::StepInput;
+use super::prepare::{PreparedSample, sort_by_class};
+use crate::data::{LogitForm, Scale, TargetPair, check_norm, contiguous};
+use crate::error::Error;
+use crate::kernel::{self, Real};
+use crate::loss::{MarginLoss, checked_target};
+use crate::math::{Pair, Sample};
+
+impl<F: Real> StepInput<'_, F> {
+    /// The same samples with geometry and margin of their target pairs.
+    pub(super) fn with_pairs(
+        &self,
+        loss: &dyn MarginLoss,
+        form: LogitForm,
+        mut samples: Vec<PreparedSample>,
+        parallel: bool,
+    ) -> Result<Vec<PreparedSample>, Error> {
+        let fill = |sample: &mut PreparedSample| {
+            if let Some(first) = sample.class {
+                let class = self.nearest_row(form, sample, first)?;
+                sample.class = Some(class);
+                sample.target = Some(self.target_pair(loss, form, sample, class)?);
+            }
+            Ok(())
+        };
+        if parallel {
+            let refused = samples.par_iter_mut().find_map_first(|sample| fill(sample).err());
+            refused.map_or(Ok(()), Err)?;
+        } else {
+            samples.iter_mut().try_for_each(fill)?;
+        }
+        if self.classes.sub_centers > 1 {
+            sort_by_class(&mut samples);
+        }
+        Ok(samples)
+    }
+
+    /// Of the rows of a sample's label, which start at class `first`, the nearest: that at the
+    /// smallest angle, or with the largest logit where class weights are not normalized; the first
+    /// of equals.
+    fn nearest_row(
+        &self,
+        form: LogitForm,
+        sample: &PreparedSample,
+        first: usize,
+    ) -> Result<usize, Error> {
+        let rows = first..first + self.classes.sub_centers;
+        if rows.len() == 1 {
+            return Ok(first);
+        }
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(self.embeddings.row(sample.row), &mut x);
+        let mut nearest = (f64::NEG_INFINITY, first);
+        for class in rows {
+            let row = self.classes.weight(class);
+            let w = contiguous(row, &mut w);
+            let norm = kernel::norm(w);
+            check_norm("class weights", self.classes.row_of(class), row, norm, !form.plain)?;
+            let nearness = match form.scale {
+                Scale::Unnormalized => kernel::dot(x, w) + self.classes.bias_of(class).widen(),
+                Scale::Fixed(_) | Scale::FeatureNorm => {
+                    -Pair::new(x, w, sample.norm, norm).angle.theta
+                }
+            };
+            if nearness > nearest.0 {
+                nearest = (nearness, class);
+            }
+        }
+        Ok(nearest.1)
+    }
+
+    fn target_pair(
+        &self,
+        loss: &dyn MarginLoss,
+        form: LogitForm,
+        sample: &PreparedSample,
+        class: usize,
+    ) -> Result<TargetPair, Error> {
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(self.embeddings.row(sample.row), &mut x);
+        let row = self.classes.weight(class);
+        let w = contiguous(row, &mut w);
+        let weight_norm = kernel::norm(w);
+        let number = self.classes.row_of(class);
+        check_norm("class weights", number, row, weight_norm, !form.plain)?;
+        let bias = self.classes.bias_of(class).widen();
+        let label = self.classes.label_of(class);
+        TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
+            checked_target(loss, &Sample::new(*angle, sample.norm, label, sample.row))
+        })
+    }
+}
