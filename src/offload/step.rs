@@ -1,116 +1,18 @@
-//! A step whose sweeps over the classes run elsewhere, such as on a graphics card.
-
-use std::borrow::Cow;
+//! A step as far as its first sweep, and its losses.
 
 use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
+use super::classes::OffloadedClasses;
 use crate::data::{
-    ClassSample, Classes, Forward, IGNORED, Reduction, SampleStats, Scale, TargetLogit, check_norm,
-    check_sub_centers, contiguous, has_direction, norm_of,
+    Classes, Forward, IGNORED, Reduction, SampleStats, Scale, TargetLogit, check_norm,
+    has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
-pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
+use crate::math::{LogSumExp, SampleTerms, Smoothing};
 use crate::step::{HardSamples, Prepared, PreparedSample, StepInput};
-
-/// The classes of an [`OffloadedStep`], and the rows of their weights that it reads in main memory:
-/// those of the samples' own classes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OffloadedClasses<'a> {
-    labels: Option<&'a [usize]>,
-    ignored: Option<usize>,
-    own_rows: Vec<usize>,
-    classes: usize,
-    sub_centers: usize,
-    sample: Option<&'a ClassSample>,
-}
-
-impl<'a> OffloadedClasses<'a> {
-    /// All of C `classes`, each with `sub_centers` rows of class weights, for samples with these
-    /// `labels`; those with the label `ignored` do not count.
-    ///
-    /// # Errors
-    /// [`Error::Label`] for a label ≥ C, [`Error::Parameter`] for zero sub-centers.
-    pub fn new(
-        labels: &'a [usize],
-        ignored: Option<usize>,
-        (classes, sub_centers): (usize, usize),
-    ) -> Result<Self, Error> {
-        Error::check_labels(labels, classes, ignored)?;
-        let mut own: Vec<usize> = labels.to_vec();
-        own.retain(|label| Some(*label) != ignored);
-        own.sort_unstable();
-        own.dedup();
-        let k = check_sub_centers(sub_centers)?;
-        let own_rows = own.into_iter().flat_map(|class| class * k..(class + 1) * k).collect();
-        let (labels, sample) = (Some(labels), None);
-        Ok(OffloadedClasses { labels, ignored, own_rows, classes, sub_centers, sample })
-    }
-
-    /// All of C `classes` for embeddings without labels: predictions.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for zero sub-centers.
-    pub fn for_inference((classes, sub_centers): (usize, usize)) -> Result<Self, Error> {
-        let unlabeled = OffloadedClasses::new(&[], None, (classes, sub_centers))?;
-        Ok(OffloadedClasses { labels: None, ..unlabeled })
-    }
-
-    /// The same, where only the classes of `sample` are active.
-    ///
-    /// # Errors
-    /// [`Error::Sample`] and [`Error::SampledRange`] for a sample that does not fit.
-    pub fn with_sample(self, sample: &'a ClassSample) -> Result<Self, Error> {
-        sample.check(self.labels, self.ignored, &(0..self.classes))?;
-        Ok(OffloadedClasses { sample: Some(sample), ..self })
-    }
-
-    /// The rows of class weights that the step reads, ascending, each once: to be gathered.
-    pub fn own_rows(&self) -> &[usize] {
-        &self.own_rows
-    }
-
-    /// The rows of class weights to sweep over, ascending, in the order of their places; `None` for
-    /// all rows, each at its own number.
-    pub fn swept_rows(&self) -> Option<Cow<'a, [usize]>> {
-        self.sample.map(|sample| sample.selected(self.sub_centers))
-    }
-
-    /// What is added to the logit of each row that is swept, where a sample is corrected for: no
-    /// parameter, so without a gradient.
-    pub fn offsets<F: Real>(&self) -> Option<Vec<F>> {
-        let corrected = self.sample.filter(|_| self.labels.is_some());
-        corrected.and_then(|sample| sample.offsets(self.sub_centers))
-    }
-
-    /// The place of each sample's own class among the classes that are swept (N), whose rows start
-    /// at K times that place: its logit is none of the sample's negatives. `None` without labels;
-    /// arbitrary for a sample that does not count.
-    pub fn own_places(&self) -> Option<&'a [usize]> {
-        let labels = self.labels?;
-        Some(self.sample.map_or(labels, |sample| &sample.labels))
-    }
-
-    /// How many classes are swept.
-    fn active(&self) -> usize {
-        self.sample.map_or(self.classes, |sample| sample.classes.len())
-    }
-
-    /// The class at this place of the sweep, which there is.
-    fn class_at(&self, place: usize) -> usize {
-        self.sample.map_or(place, |sample| sample.classes[place])
-    }
-
-    /// The place in the sweep of a row of class weights that is swept.
-    fn place_of(&self, row: usize) -> usize {
-        let k = self.sub_centers;
-        self.sample.map_or(row, |sample| {
-            sample.classes.partition_point(|&class| class < row / k) * k + row % k
-        })
-    }
-}
 
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -137,48 +39,6 @@ pub struct HardNegativeLogits<F> {
     pub linear: F,
     /// The factors of its square (N).
     pub quadratic: Vec<F>,
-}
-
-/// What turns logits into their gradients in the second sweep: coefficient_i·e^{z_ij − shift_i} −
-/// uniform_i for the negatives, times the derivative of their up-weighting. One number per row of
-/// the batch; 0 for samples that do not count.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct LogitFactors<F> {
-    /// What is subtracted before the exponential (N).
-    pub shift: Vec<F>,
-    /// What multiplies the exponential (N).
-    pub coefficient: Vec<F>,
-    /// What label smoothing subtracts (N); all 0 without.
-    pub uniform: Vec<F>,
-}
-
-/// How Σ_j G_ij·v_j becomes the gradient of embedding i, where G are the gradients of the logits of
-/// [`LogitFactors`] and v the class weights that the logits are products with.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct EmbeddingGradient<F> {
-    /// Under a fixed scale: s, and s/‖x_i‖ (N; 0 for samples that do not count). The sum loses its
-    /// part along the unit embedding x̂_i/s, and is multiplied by s/‖x_i‖.
-    pub projected: Option<(F, Vec<F>)>,
-    /// Where the up-weighting of negatives depends on the norm: 1/‖x_i‖ (N). With R_i the sum over
-    /// the negatives of G_ij/N′(z_ij)·(N(z_ij) − z_ij·N′(z_ij)), R_i/‖x_i‖ along the unit embedding
-    /// is added.
-    pub inverse_norms: Option<Vec<F>>,
-    /// What the samples' own classes, the margin and the penalty add (N, D).
-    pub targets: Array2<F>,
-}
-
-/// What the samples' own classes add to the gradients of class weights and bias.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct TargetGradients<F> {
-    /// The places of rows of class weights in the sweep, ascending, each once.
-    pub rows: Vec<usize>,
-    /// What is added to the gradients of these rows.
-    pub weights: Array2<F>,
-    /// What is added to the gradients of their bias.
-    pub bias: Vec<F>,
 }
 
 /// One step of [`Head`] whose sweeps over the classes run elsewhere, such as on a graphics card:
@@ -221,9 +81,9 @@ pub struct TargetGradients<F> {
 /// ```
 #[derive(Debug)]
 pub struct OffloadedStep<'a, F> {
-    classes: &'a OffloadedClasses<'a>,
-    input: StepInput<'a, F>,
-    prepared: Prepared<F>,
+    pub(super) classes: &'a OffloadedClasses<'a>,
+    pub(super) input: StepInput<'a, F>,
+    pub(super) prepared: Prepared<F>,
     hard: HardSamples<F>,
     smoothing: Smoothing,
 }
@@ -233,8 +93,8 @@ pub struct OffloadedStep<'a, F> {
 /// [`target_gradients`](Self::target_gradients) say what is left to add.
 #[derive(Debug)]
 pub struct OffloadedBackward<'s, 'a, F> {
-    step: &'s OffloadedStep<'a, F>,
-    terms: Vec<SampleTerms>,
+    pub(super) step: &'s OffloadedStep<'a, F>,
+    pub(super) terms: Vec<SampleTerms>,
 }
 
 impl<L: MarginLoss> Head<L> {
@@ -449,75 +309,11 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     }
 
     /// A number for each row of the batch, from those of the samples that count; 0 for others.
-    fn by_row(&self, number: impl Fn(usize) -> F) -> Vec<F> {
+    pub(super) fn by_row(&self, number: impl Fn(usize) -> F) -> Vec<F> {
         let mut all = vec![F::zero(); self.input.embeddings.nrows()];
         for (i, sample) in self.prepared.samples.iter().enumerate() {
             all[sample.row] = number(i);
         }
         all
-    }
-}
-
-impl<F: Real> OffloadedBackward<'_, '_, F> {
-    /// How the second sweep turns logits into gradients.
-    pub fn logit_factors(&self) -> LogitFactors<F> {
-        LogitFactors {
-            shift: self.step.by_row(|i| F::narrow(self.terms[i].shift)),
-            coefficient: self.step.by_row(|i| F::narrow(self.terms[i].coefficient)),
-            uniform: self.step.by_row(|i| F::narrow(self.terms[i].uniform)),
-        }
-    }
-
-    /// How the second sweep's sums become gradients of the embeddings.
-    pub fn embedding_gradient(&self) -> EmbeddingGradient<F> {
-        let Prepared { form, samples, .. } = &self.step.prepared;
-        let by_norm = form.hard.is_some() && form.scale == Scale::FeatureNorm;
-        let mut targets = Array2::zeros(self.step.input.embeddings.dim());
-        let (mut sum, mut copy) = (vec![0.0; targets.ncols()], Vec::new());
-        for (i, sample) in samples.iter().enumerate() {
-            sum.fill(0.0);
-            let class = sample.class;
-            let w = class.map(|class| contiguous(self.step.input.classes.weight(class), &mut copy));
-            let samples = (self.step.input.embeddings, &self.terms[..]);
-            self.step.prepared.finish_embedding(samples, w, (i, 0.0), &mut sum);
-            let row = targets.row_mut(sample.row).into_iter();
-            row.zip(&sum).for_each(|(to, from)| *to = F::narrow(*from));
-        }
-        let projected = match form.scale {
-            Scale::Fixed(s) => {
-                Some((F::narrow(s), self.step.by_row(|i| F::narrow(s / samples[i].norm))))
-            }
-            Scale::FeatureNorm | Scale::Unnormalized => None,
-        };
-        let inverse_norms =
-            by_norm.then(|| self.step.by_row(|i| F::narrow(samples[i].norm.recip())));
-        EmbeddingGradient { projected, inverse_norms, targets }
-    }
-
-    /// What the samples' own classes add to the gradients of class weights and bias.
-    pub fn target_gradients(&self) -> TargetGradients<F> {
-        let Prepared { samples, .. } = &self.step.prepared;
-        let (classes, dims) = (&self.step.input.classes, self.step.input.embeddings.ncols());
-        let (mut rows, mut bias, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut sum, mut copy) = (vec![0.0; dims], Vec::new());
-        let mut first = 0;
-        // The samples are sorted by class.
-        for group in samples.chunk_by(|a, b| a.class == b.class) {
-            let targets = first..first + group.len();
-            first = targets.end;
-            let Some(class) = group[0].class else { continue };
-            let terms = self.terms[targets.clone()].iter();
-            bias.push(F::narrow(terms.map(|terms| terms.target_gradient).sum()));
-            rows.push(self.step.classes.place_of(classes.row_of(class)));
-            let start = weights.len();
-            weights.resize(start + dims, F::zero());
-            let w = contiguous(classes.weight(class), &mut copy);
-            let of_batch = (self.step.input.embeddings, &self.terms[..]);
-            let row = &mut weights[start..];
-            self.step.prepared.add_target_pairs(of_batch, w, targets, row, &mut sum);
-        }
-        let mut matrix = Array2::zeros((rows.len(), dims));
-        matrix.iter_mut().zip(weights).for_each(|(to, from)| *to = from);
-        TargetGradients { rows, weights: matrix, bias }
     }
 }

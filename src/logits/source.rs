@@ -1,0 +1,136 @@
+//! The vectors of the cosines.
+
+use ndarray::{Array2, ArrayRef2, Axis};
+
+use crate::data::{check_matrices, check_norm, has_direction, norm_of};
+use crate::error::Error;
+use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
+use crate::math::Pair;
+use crate::parallel::run_jobs;
+
+/// The vectors of the cosines. Angles of target pairs and gradients are computed from them.
+#[derive(Debug, Clone)]
+pub(super) struct Source<F> {
+    pub x: Array2<F>,
+    pub w: Array2<F>,
+    pub x_norms: Vec<f64>,
+    pub w_norms: Vec<f64>,
+    /// Class weights that are too short or too long to be normalized, ascending.
+    pub undirected_weights: Vec<usize>,
+}
+
+impl<F: Real> Source<F> {
+    /// The vectors of embeddings `x` and class weights `w`, which are copied.
+    pub fn new(x: &ArrayRef2<F>, w: &ArrayRef2<F>) -> Result<Self, Error> {
+        check_matrices(x, w)?;
+        let x_norms = norms("embeddings", x)?;
+        let w_norms = norms("class weights", w)?;
+        let (x, w) = (x.as_standard_layout().into_owned(), w.as_standard_layout().into_owned());
+        let undirected = |&j: &usize| !has_direction::<F>(w_norms[j]);
+        let undirected_weights = (0..w.nrows()).filter(undirected).collect();
+        Ok(Source { x, w, x_norms, w_norms, undirected_weights })
+    }
+
+    pub fn x(&self, i: usize) -> &[F] {
+        row(&self.x, i)
+    }
+
+    pub fn w(&self, j: usize) -> &[F] {
+        row(&self.w, j)
+    }
+
+    /// Of `count` rows from `first` on, that at the smallest angle from sample `i`; the first of
+    /// equals. In f64, where the cosines near ±1 are equal already.
+    pub fn nearest_row(&self, i: usize, first: usize, count: usize) -> usize {
+        let theta =
+            |j| Pair::new(self.x(i), self.w(j), self.x_norms[i], self.w_norms[j]).angle.theta;
+        let mut nearest = (f64::INFINITY, first);
+        for j in first..first + count {
+            let theta = if count > 1 { theta(j) } else { 0.0 };
+            if theta < nearest.0 {
+                nearest = (theta, j);
+            }
+        }
+        nearest.1
+    }
+
+    /// c_ij in f64, 0 for a zero row.
+    pub fn cosine(&self, i: usize, j: usize) -> F {
+        let (r, q) = (self.x_norms[i], self.w_norms[j]);
+        if r == 0.0 || q == 0.0 {
+            return F::zero();
+        }
+        let terms = self.x(i).iter().zip(self.w(j));
+        F::narrow(terms.map(|(x, w)| (x.widen() / r) * (w.widen() / q)).sum())
+    }
+
+    /// c_ij (N, C).
+    pub fn cosines(&self) -> Array2<F> {
+        const ROWS: usize = 64;
+        let Source { x, w, x_norms, w_norms, undirected_weights } = self;
+        let (n, dims) = x.dim();
+        let units = units(x, x_norms);
+        let (level, mut packed) = (Level::detect(), Packed::default());
+        let weights = packed.pack(level, Precision::Full, Mat::new(slice(w), w.nrows(), dims).t());
+        let inverse = |&norm: &f64| if has_direction::<F>(norm) { norm.recip() } else { 0.0 };
+        let factors: Vec<F> = w_norms.iter().map(|norm| F::narrow(inverse(norm))).collect();
+        let mut cosines = Array2::zeros((n, w.nrows()));
+        let blocks = cosines.axis_chunks_iter_mut(Axis(0), ROWS).zip(units.chunks(ROWS * dims));
+        run_jobs(blocks, &mut for_workers::<()>(), |(), (mut block, units)| {
+            let (rows, classes) = block.dim();
+            let out = slice_mut(&mut block);
+            let units = Mat::new(units, rows, dims);
+            kernel::gemm(MatMut::new(out, rows, classes, classes), false, units, weights);
+            for row in out.chunks_exact_mut(classes) {
+                for (c, &factor) in row.iter_mut().zip(&factors) {
+                    *c *= factor;
+                }
+            }
+        });
+        // Rows so short or so long that only Softmax accepts them: their cosines in f64, one by one.
+        for i in 0..n {
+            if has_direction::<F>(x_norms[i]) {
+                undirected_weights.iter().for_each(|&j| cosines[[i, j]] = self.cosine(i, j));
+            } else {
+                (0..w.nrows()).for_each(|j| cosines[[i, j]] = self.cosine(i, j));
+            }
+        }
+        cosines
+    }
+}
+
+fn norms<F: Real>(argument: &'static str, matrix: &ArrayRef2<F>) -> Result<Vec<f64>, Error> {
+    let mut buffer = Vec::new();
+    let rows = matrix.rows().into_iter().enumerate();
+    rows.map(|(row, values)| check_norm(argument, row, values, norm_of(values, &mut buffer), false))
+        .collect()
+}
+
+/// Row `i` of a matrix in standard layout.
+pub(super) fn row<F>(matrix: &Array2<F>, i: usize) -> &[F] {
+    let columns = matrix.ncols();
+    &slice(matrix)[i * columns..(i + 1) * columns]
+}
+
+/// The entries of a matrix that this module allocated.
+pub(super) fn slice<F>(matrix: &ArrayRef2<F>) -> &[F] {
+    matrix.as_slice().expect(OWN_LAYOUT)
+}
+
+pub(super) fn slice_mut<F>(matrix: &mut ArrayRef2<F>) -> &mut [F] {
+    matrix.as_slice_mut().expect(OWN_LAYOUT)
+}
+
+const OWN_LAYOUT: &str = "matrices made here, and blocks of their rows, are in standard layout";
+
+/// The rows of a matrix divided by their norms; zeros where a row has no direction.
+pub(super) fn units<F: Real>(x: &Array2<F>, norms: &[f64]) -> Vec<F> {
+    let rows = x.rows().into_iter().zip(norms);
+    let unit = |v: F, norm: f64| if has_direction::<F>(norm) { v.widen() / norm } else { 0.0 };
+    rows.flat_map(|(row, &norm)| row.into_iter().map(move |&v| F::narrow(unit(v, norm)))).collect()
+}
+
+/// A buffer for each thread.
+pub(super) fn for_workers<T: Default>() -> Vec<T> {
+    (0..rayon::current_num_threads()).map(|_| T::default()).collect()
+}

@@ -1,0 +1,216 @@
+//! The logits as one loss sees them: their target pairs, and what is between the sweeps.
+
+use super::NormalizedLogits;
+use crate::data::{
+    Bounds, LogitForm, SampleStats, Scale, TargetLogit, TargetPair, check_norm, largest_safe,
+};
+use crate::error::Error;
+use crate::kernel::{self, HardRow, Level, Real, RowLogits};
+use crate::math::{Angle, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing, sample_terms};
+
+/// What a loss returns for the target angle of one sample.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TargetAnswer {
+    pub target: SampleTarget,
+    /// df/dcos θ, or its convention at the ends.
+    pub cosine_slope: f64,
+}
+
+/// The target pair of a sample that counts.
+#[derive(Clone, Copy)]
+pub(super) struct RowTarget {
+    pub pair: TargetPair,
+    pub cosine_slope: f64,
+    /// The row of class weights that the pair is of.
+    pub row: usize,
+}
+
+/// What evaluates a loss for a sample.
+pub(crate) type Answer<'a> = &'a dyn Fn(&Sample) -> Result<TargetAnswer, Error>;
+
+/// The logits in the form of one loss.
+pub(super) struct View<'a, F> {
+    pub logits: &'a NormalizedLogits<F>,
+    pub labels: &'a [usize],
+    pub form: LogitForm,
+}
+
+impl<'a, F: Real> View<'a, F> {
+    pub fn new(
+        form: LogitForm,
+        logits: &'a NormalizedLogits<F>,
+        labels: &'a [usize],
+    ) -> Result<Self, Error> {
+        form.check_bias(logits.bias.is_some())?;
+        if logits.sub_centers.count > 1 && form.scale == Scale::Unnormalized {
+            return Err(Error::SubCenters);
+        }
+        Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
+        Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;
+        let view = View { logits, labels, form };
+        view.check_directions()?;
+        Ok(view)
+    }
+
+    /// Refuses zero rows unless the logits are plain inner products. The embedding of a sample that
+    /// is left out may be anything finite.
+    fn check_directions(&self) -> Result<(), Error> {
+        let Some(source) = &self.logits.source else { return Ok(()) };
+        if self.form.plain {
+            return Ok(());
+        }
+        for (i, (x, &norm)) in source.x.rows().into_iter().zip(&source.x_norms).enumerate() {
+            check_norm("embeddings", i, x, norm, self.label(i).is_some())?;
+        }
+        for (j, (w, &norm)) in source.w.rows().into_iter().zip(&source.w_norms).enumerate() {
+            check_norm("class weights", j, w, norm, true)?;
+        }
+        Ok(())
+    }
+
+    /// The class of sample `i`; `None` where the sample is left out.
+    pub fn label(&self, i: usize) -> Option<usize> {
+        Some(self.labels[i]).filter(|&label| Some(label) != self.logits.ignored)
+    }
+
+    /// |x_i| and |w_j|, in f64 where the vectors are known.
+    pub fn norms(&self, i: usize, j: usize) -> (f64, f64) {
+        let row = self.logits.sub_centers.row(i, j);
+        match &self.logits.source {
+            Some(source) => (source.x_norms[i], source.w_norms[row]),
+            None => (self.logits.feature_norms[i].widen(), self.logits.weight_norms[row].widen()),
+        }
+    }
+
+    /// What multiplies the cosines of sample `i`, apart from a class's own norm.
+    pub fn row_scale(&self, i: usize) -> f64 {
+        self.form.row_scale(self.norms(i, 0).0)
+    }
+
+    /// The logits of sample `i`, whose target is f.
+    pub fn row(&self, i: usize, f: f64) -> RowLogits<'a, F> {
+        let logits = self.logits;
+        let contiguous = "a vector that this type made lies in one piece";
+        let columns = (self.form.scale == Scale::Unnormalized).then_some(&logits.weight_norms);
+        RowLogits {
+            cosines: super::row(&logits.cosines, i),
+            scale: F::narrow(self.row_scale(i)),
+            columns: columns.map(|norms| norms.as_slice().expect(contiguous)),
+            biases: logits.bias.as_ref().map(|bias| bias.as_slice().expect(contiguous)),
+            target: self.labels[i],
+            hard: self.form.hard.map(|hard| HardRow {
+                threshold: F::narrow(hard.threshold(f)),
+                coefficients: hard.coefficients().map(F::narrow),
+            }),
+        }
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        let norms: Vec<f64> = match &self.logits.source {
+            Some(source) => source.w_norms.clone(),
+            None => self.logits.weight_norms.iter().map(|norm| norm.widen()).collect(),
+        };
+        let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
+        let norms = norms.into_iter().fold((f64::INFINITY, 0.0), widest);
+        Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
+            .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
+            .with_hard_negatives(self.form.hard)
+    }
+
+    pub fn smoothing(&self) -> Smoothing {
+        Smoothing::new(self.form.smoothing, self.logits.cosines.ncols())
+    }
+
+    /// The target pair of every sample that counts; refuses what may leave the type's range, the
+    /// loss of sample `i` counting `upstream(i)` times.
+    pub fn targets(
+        &self,
+        answer: Answer<'_>,
+        upstream: impl Fn(usize) -> f64,
+    ) -> Result<Vec<Option<RowTarget>>, Error> {
+        let mut bounds = self.bounds();
+        let targets = (0..self.labels.len()).map(|i| {
+            let Some(label) = self.label(i) else { return Ok(None) };
+            let target = self.target(&answer, i, label)?;
+            let norm = self.norms(i, label).0;
+            bounds.check::<F>(i, norm, Some(target.pair.target), upstream(i))?;
+            let bound = upstream(i).abs() * target.pair.scale * target.cosine_slope.abs();
+            let maximum = largest_safe::<F>();
+            if bound > maximum {
+                let quantity = "the gradient of the target's cosine";
+                return Err(Error::Overflow { quantity, row: i, bound, maximum });
+            }
+            Ok(Some(target))
+        });
+        targets.collect()
+    }
+
+    fn target(&self, answer: Answer<'_>, i: usize, label: usize) -> Result<RowTarget, Error> {
+        let (norm, mut weight_norm) = self.norms(i, label);
+        let row = self.own_row(i);
+        let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());
+        let mut cosine_slope = 0.0;
+        let answer = |angle: &Angle| {
+            let answer = answer(&Sample::new(*angle, norm, label, i))?;
+            cosine_slope = answer.cosine_slope;
+            Ok(answer.target)
+        };
+        let pair = match &self.logits.source {
+            Some(source) => {
+                weight_norm = source.w_norms[row];
+                let (x, w) = ((source.x(i), norm), (source.w(row), weight_norm));
+                TargetPair::new(self.form, x, w, bias, answer)?
+            }
+            None => {
+                let angle = Angle::from_cos(self.logits.cosines[[i, label]].widen());
+                TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
+            }
+        };
+        Ok(RowTarget { pair, cosine_slope, row })
+    }
+
+    /// The row of its own class that is nearest to sample `i`, which has one.
+    fn own_row(&self, i: usize) -> usize {
+        let (label, sub_centers) = (self.labels[i], &self.logits.sub_centers);
+        match &self.logits.source {
+            Some(source) => source.nearest_row(i, label * sub_centers.count, sub_centers.count),
+            None => sub_centers.row(i, label),
+        }
+    }
+
+    pub fn terms(&self, negatives: LogSumExp, target: &RowTarget, upstream: f64) -> SampleTerms {
+        self.smoothing().gradients(sample_terms(negatives, target.pair.logit, upstream), upstream)
+    }
+
+    pub fn stats(&self, i: usize, target: &RowTarget) -> SampleStats {
+        let label = self.labels[i];
+        let row = self.row(i, target.pair.target.value);
+        let found = kernel::row_log_sum_exp(Level::detect(), row);
+        let mut own = row.scale * row.cosines[label];
+        if let Some(columns) = row.columns {
+            own *= columns[label];
+        }
+        if let Some(biases) = row.biases {
+            own += biases[label];
+        }
+        let mean_share = if self.form.smoothing > 0.0 {
+            self.smoothing().share(kernel::row_logit_sum(Level::detect(), row))
+        } else {
+            0.0
+        };
+        let beaten = found.nearest > own || (found.nearest == own && found.class < label);
+        SampleStats {
+            row: i,
+            label,
+            norm: self.norms(i, label).0,
+            negatives: LogSumExp::new(found.max.widen(), found.sum),
+            mean_share,
+            target: Some(TargetLogit::new(
+                &target.pair,
+                target.row % self.logits.sub_centers.count,
+            )),
+            prediction: if beaten { found.class } else { label },
+            best: found.nearest.max(own).widen(),
+        }
+    }
+}

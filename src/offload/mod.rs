@@ -1,0 +1,10 @@
+//! A step whose sweeps over the classes run elsewhere, such as on a graphics card.
+
+mod backward;
+mod classes;
+mod step;
+
+pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
+pub use backward::{EmbeddingGradient, LogitFactors, TargetGradients};
+pub use classes::OffloadedClasses;
+pub use step::{HardNegativeLogits, OffloadedBackward, OffloadedStep, SweepStats};
