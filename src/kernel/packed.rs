@@ -41,15 +41,15 @@ impl<F: Real> Packed<F> {
     pub fn pack(&mut self, level: Level, precision: Precision, b: Mat<'_, F>) -> &Self {
         (self.level, self.precision) = (Some(level), precision);
         (self.depth, self.columns) = (b.rows, b.cols);
-        dispatch(level, Pack { b, precision, pairs: level.has_bf16(), packed: self });
+        dispatch(level, Pack { b, level, precision, packed: self });
         self
     }
 }
 
 struct Pack<'a, F> {
     b: Mat<'a, F>,
+    level: Level,
     precision: Precision,
-    pairs: bool,
     packed: &'a mut Packed<F>,
 }
 
@@ -58,7 +58,7 @@ impl<F: Real> Op for Pack<'_, F> {
 
     #[inline(always)]
     fn run<I: Isa>(self) {
-        let Pack { b, precision, pairs, packed } = self;
+        let Pack { b, level, precision, packed } = self;
         let width = 2 * F::Vector::<I>::LANES;
         let panels = b.cols.div_ceil(width);
         // Beside the last entry, for a block that is transposed.
@@ -76,14 +76,15 @@ impl<F: Real> Op for Pack<'_, F> {
         if precision == Precision::Full {
             return;
         }
-        if !pairs {
+        if !level.has_bf16() {
             return packed.data.iter_mut().for_each(|value| *value = rounded(*value));
         }
         let half = b.rows.div_ceil(2);
         packed.pairs.resize(panels * width * half, 0.0);
-        let panels = packed.data.chunks_exact(width * b.rows);
+        let Some(data) = F::as_f32(&packed.data) else { return };
+        let panels = data.chunks_exact(width * b.rows);
         for (panel, pairs) in panels.zip(packed.pairs.chunks_exact_mut(width * half)) {
-            pair_rows(panel, width, pairs);
+            pair_rows(level, panel, width, pairs);
         }
     }
 }

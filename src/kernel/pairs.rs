@@ -29,7 +29,7 @@ mod native {
     use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
     use std::mem::transmute;
 
-    use super::super::bf16::pair_rows;
+    use super::super::bf16::native::pair_rows;
     use super::super::product::{Multiply, Product};
     use super::super::simd::Avx512;
 
@@ -51,7 +51,8 @@ mod native {
             height: usize,
             other: &'s mut [f32],
         ) -> &'s [f32] {
-            pair_rows(strip, height, other)
+            // SAFETY: a product of pairs runs where the CPU has the features: see `multiply`.
+            unsafe { pair_rows(strip, height, other) }
         }
 
         #[inline(always)]
@@ -77,7 +78,7 @@ pub(super) fn add_pair(a: f32, b: f32, sum: f32) -> f32 {
 /// What a CPU without `vdpbf16ps` tests of it.
 #[cfg(all(test, target_arch = "x86_64"))]
 mod model {
-    use super::super::bf16::pair_rows;
+    use super::super::bf16::tests::pair_rows;
     use super::super::dispatch::Op;
     use super::super::product::{Multiply, Product};
     use super::super::real::Element;
