@@ -65,11 +65,9 @@ pub enum Error {
     /// Another step of this head is in progress on this rank: the calls of several would mix.
     Busy,
 
-    /// Gradients of logits hold no labels: the classes of their samples are unknown.
-    UnknownLabels,
-
-    /// Feature norms were given to logits that hold the norms of their own embeddings.
-    FeatureNorms,
+    /// These arguments and this loss have no meaning together, or what was called needs something
+    /// that they do not hold. The message says what, and what to do instead.
+    Unsupported(&'static str),
 
     /// A number is NaN or infinite.
     NonFinite {
@@ -116,40 +114,19 @@ pub enum Error {
         value: f64,
     },
 
-    /// A loss returned a target logit or a slope that is NaN or infinite.
+    /// A loss returned something for a sample that is NaN or infinite.
     Target {
         /// The sample.
         row: usize,
         /// Its target angle in radians.
         theta: f64,
-        /// f(θ) as the loss returned it.
-        value: f64,
-        /// df/dθ as the loss returned it.
-        slope: f64,
-    },
-
-    /// A loss returned a penalty, or a derivative by the norm, that is NaN or infinite.
-    NormTerms {
-        /// The sample.
-        row: usize,
         /// The norm of its embedding.
         norm: f64,
-        /// ∂f/∂‖x‖ as the loss returned it.
-        norm_slope: f64,
-        /// P as the loss returned it.
-        penalty: f64,
-        /// dP/d‖x‖ as the loss returned it.
-        penalty_slope: f64,
+        /// The field of [`SampleTarget`](crate::custom::SampleTarget).
+        field: &'static str,
+        /// Its value.
+        value: f64,
     },
-
-    /// A loss with [hard negatives](crate::custom::HardNegatives) has the scale
-    /// [`Unnormalized`](crate::Scale::Unnormalized), under which there is no cosine to compare.
-    HardNegatives,
-
-    /// [`NormalizedLogits`](crate::NormalizedLogits) with sub-centers, which are chosen by their
-    /// cosines, were given to a loss whose logits are no cosines: Softmax. [`Head`](crate::Head)
-    /// takes it.
-    SubCenters,
 
     /// A logit or a gradient of these inputs may exceed the largest number of the working type.
     Overflow {
@@ -236,10 +213,6 @@ pub enum Error {
         /// What it reported, or what is wrong with it.
         reason: String,
     },
-
-    /// These logits were built from cosines alone: there are no embeddings and class weights whose
-    /// gradients could be computed.
-    Detached,
 }
 
 impl fmt::Display for Error {
@@ -268,14 +241,7 @@ impl fmt::Display for Error {
             Error::Busy => f.write_str(
                 "another step of this head is in progress: the steps of a rank follow one another",
             ),
-            Error::UnknownLabels => f.write_str(
-                "these gradients hold no labels: take them from MarginLoss::backward, or \
-                 set the labels with LogitGradients::with_labels",
-            ),
-            Error::FeatureNorms => f.write_str(
-                "these logits hold the norms of the embeddings they were built from: only \
-                 logits of NormalizedLogits::from_cosines take feature norms",
-            ),
+            Error::Unsupported(message) => f.write_str(message),
             Error::NonFinite { argument, row, column, value } => {
                 write!(f, "{argument}[{row}, {column}] is {value}: every entry must be finite")
             }
@@ -284,23 +250,11 @@ impl fmt::Display for Error {
                 "{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, \
                  {maximum:e}]",
             ),
-            Error::NormTerms { row, norm, norm_slope, penalty, penalty_slope } => write!(
-                f,
-                "sample {row}: at norm {norm:e} the loss has norm slope {norm_slope}, penalty \
-                 {penalty} and penalty slope {penalty_slope}; all must be finite",
-            ),
-            Error::HardNegatives => f.write_str(
-                "the loss has hard negatives, which compare cosines, but its scale is Unnormalized",
-            ),
-            Error::SubCenters => f.write_str(
-                "the logits have sub-centres, chosen by cosine, but the scale of the loss is \
-                 Unnormalized: only Head takes both",
-            ),
             Error::Precision => {
                 f.write_str("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")
             }
             Error::Bias => f.write_str(
-                "a bias was given, but this loss normalises its weights and has none: only \
+                "a bias was given, but this loss normalizes its weights and has none: only \
                  Softmax does",
             ),
             Error::Cosine { row, column, value } => write!(
@@ -308,10 +262,10 @@ impl fmt::Display for Error {
                 "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 \
                  of rounding",
             ),
-            Error::Target { row, theta, value, slope } => write!(
+            Error::Target { row, theta, norm, field, value } => write!(
                 f,
-                "labels[{row}]: the loss returns value {value} and slope {slope} at the \
-                 target angle {theta}",
+                "labels[{row}]: the loss returns the {field} {value} at the target angle {theta} and \
+                 the norm {norm:e}",
             ),
             Error::Overflow { quantity, row, bound, maximum } => write!(
                 f,
@@ -353,10 +307,6 @@ impl fmt::Display for Error {
             ),
             Error::Collective { rank, reason } => write!(f, "rank {rank}: {reason}"),
             Error::Device { device, reason } => write!(f, "{device}: {reason}"),
-            Error::Detached => f.write_str(
-                "these logits were built from cosines: build them with \
-                 NormalizedLogits::new to get gradients of embeddings and weights",
-            ),
         }
     }
 }

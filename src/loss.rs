@@ -69,8 +69,7 @@ pub trait MarginLoss: Debug + Send + Sync {
 
     /// The target of one sample, by its angle, norm, label and row, and a penalty on its norm.
     ///
-    /// Every part must be finite; if not, the step is refused with [`Error::Target`] or
-    /// [`Error::NormTerms`].
+    /// Every part must be finite; if not, the step is refused with [`Error::Target`].
     fn target_of(&self, sample: &Sample) -> SampleTarget {
         self.target(&sample.angle).into()
     }
@@ -79,7 +78,7 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// nothing.
     ///
     /// Numbers that are not finite are refused with [`Error::Parameter`], and the scale
-    /// `Unnormalized` with [`Error::HardNegatives`].
+    /// `Unnormalized` with [`Error::Unsupported`].
     fn hard_negatives(&self) -> Option<HardNegatives> {
         None
     }
@@ -229,7 +228,8 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
     let smoothing = check_label_smoothing(loss.label_smoothing())?;
     let hard = loss.hard_negatives().map(HardNegatives::checked).transpose()?;
     if hard.is_some() && scale == Scale::Unnormalized {
-        return Err(Error::HardNegatives);
+        let reason = "hard negatives compare cosines, and there are none under Scale::Unnormalized";
+        return Err(Error::Unsupported(reason));
     }
     // Where a loss agrees with the plain cosine at these samples it may be Softmax; each target is
     // compared once more for its own sample before it is treated as an inner product.
@@ -254,13 +254,9 @@ pub(crate) fn checked_target<L: MarginLoss + ?Sized>(
     sample: &Sample,
 ) -> Result<SampleTarget, Error> {
     let target = loss.target_of(sample);
-    let &Sample { angle, norm, row, .. } = sample;
-    let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = target;
-    if !(value.is_finite() && slope.is_finite()) {
-        return Err(Error::Target { row, theta: angle.theta, value, slope });
-    }
-    if !target.is_finite() {
-        return Err(Error::NormTerms { row, norm, norm_slope, penalty, penalty_slope });
+    if let Some((field, value)) = target.not_finite() {
+        let &Sample { angle: Angle { theta, .. }, norm, row, .. } = sample;
+        return Err(Error::Target { row, theta, norm, field, value });
     }
     Ok(target)
 }

@@ -122,9 +122,8 @@ impl fmt::Display for GradientCheck {
 /// ```
 ///
 /// # Errors
-/// [`Error::Parameter`] for a scale that is not finite and positive, [`Error::Target`] for a value
-/// or slope that is not finite, [`Error::NormTerms`] for a penalty or a derivative by the norm, and
-/// what [`MarginLoss::check_classes`] says of three classes.
+/// [`Error::Parameter`] for a scale that is not finite and positive, [`Error::Target`] for a
+/// target or a penalty that is not finite, and what [`MarginLoss::check_classes`] says of three classes.
 pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
     let mut worst = GradientCheck {
         error: 0.0,

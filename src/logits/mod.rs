@@ -147,11 +147,13 @@ impl<F: Real> NormalizedLogits<F> {
     /// whose scale is the feature norm.
     ///
     /// # Errors
-    /// [`Error::FeatureNorms`] for logits that were built from embeddings and hold their norms;
+    /// [`Error::Unsupported`] for logits that were built from embeddings and hold their norms;
     /// [`Error::Shape`], [`Error::NonFinite`], [`Error::DegenerateNorm`].
     pub fn with_feature_norms(self, r: Array1<F>) -> Result<Self, Error> {
         if self.source.is_some() {
-            return Err(Error::FeatureNorms);
+            let reason = "these logits hold the norms of the embeddings they were built from: only \
+                          logits of NormalizedLogits::from_cosines take feature norms";
+            return Err(Error::Unsupported(reason));
         }
         Error::check_shape("feature norms", &[self.cosines.nrows()], r.shape())?;
         for (row, norm) in r.iter().enumerate() {
@@ -178,7 +180,7 @@ impl<F: Real> NormalizedLogits<F> {
     /// of class weights. As [`Batch::with_sub_centers`](crate::Batch::with_sub_centers); call it
     /// once, before [`with_bias`](Self::with_bias).
     ///
-    /// Softmax, whose logits are no cosines, returns [`Error::SubCenters`].
+    /// Softmax, whose logits are no cosines, returns [`Error::Unsupported`].
     ///
     /// ```
     /// use margin_softmax::NormalizedLogits;
@@ -246,8 +248,8 @@ impl<F: Real> NormalizedLogits<F> {
     /// entry in `cosines` is not read.
     ///
     /// # Errors
-    /// [`Error::Detached`] where the logits were built [`from_cosines`](Self::from_cosines);
-    /// [`Error::UnknownLabels`] for gradients filled by hand without
+    /// [`Error::Unsupported`] where the logits were built [`from_cosines`](Self::from_cosines), and
+    /// for gradients filled by hand without
     /// [`with_labels`](LogitGradients::with_labels); [`Error::Shape`] or [`Error::Label`] where the
     /// gradients are those of other logits.
     pub fn backward(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
@@ -255,7 +257,11 @@ impl<F: Real> NormalizedLogits<F> {
     }
 
     fn through_normalization(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
-        let source = self.source.as_ref().ok_or(Error::Detached)?;
+        let detached = Error::Unsupported(
+            "these logits were built from cosines: build them with NormalizedLogits::new to get \
+             gradients of embeddings and weights",
+        );
+        let source = self.source.as_ref().ok_or(detached)?;
         gradients.check(self)?;
         let labels = gradients.checked_labels(self)?;
         Ok(gradients::through_normalisation(source, &self.sub_centers, gradients, &labels))

@@ -43,7 +43,9 @@ impl<'a, F: Real> View<'a, F> {
     ) -> Result<Self, Error> {
         form.check_bias(logits.bias.is_some())?;
         if logits.sub_centers.count > 1 && form.scale == Scale::Unnormalized {
-            return Err(Error::SubCenters);
+            let reason = "sub-centers are chosen by their cosines, and the logits of Softmax are none: \
+                          only Head takes both";
+            return Err(Error::Unsupported(reason));
         }
         Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
         Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;

@@ -26,7 +26,7 @@ hyper_parameters! {
     /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a threshold outside its
     /// range, and for a loss with hard negatives of its own, which the filter would take the place
     /// of. Under the scale [`Unnormalized`](Scale::Unnormalized) a step is refused with
-    /// [`Error::HardNegatives`].
+    /// [`Error::Unsupported`].
     ///
     /// ```
     /// use margin_softmax::{ArcFace, Batch, Head, InterclassFilter};

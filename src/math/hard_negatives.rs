@@ -21,7 +21,7 @@ use crate::error::Error;
 /// | [`InterclassFilter`](crate::InterclassFilter) | a constant | (0, 0, 0) |
 ///
 /// The scale must be [`Fixed`](crate::Scale::Fixed) or [`FeatureNorm`](crate::Scale::FeatureNorm);
-/// under `Unnormalized` there is no cosine, and a step is refused with [`Error::HardNegatives`].
+/// under `Unnormalized` there is no cosine, and a step is refused with [`Error::Unsupported`].
 ///
 /// ```
 /// use margin_softmax::custom::HardNegatives;

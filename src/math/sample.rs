@@ -67,9 +67,12 @@ impl SampleTarget {
         SampleTarget { penalty, penalty_slope, ..self }
     }
 
-    pub(crate) fn is_finite(&self) -> bool {
-        let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = self;
-        [value, slope, norm_slope, penalty, penalty_slope].iter().all(|part| part.is_finite())
+    /// The first field that is NaN or infinite, and its value.
+    pub(crate) fn not_finite(&self) -> Option<(&'static str, f64)> {
+        let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = *self;
+        let target = [("value", value), ("slope", slope), ("norm_slope", norm_slope)];
+        let penalty = [("penalty", penalty), ("penalty_slope", penalty_slope)];
+        target.into_iter().chain(penalty).find(|(_, value)| !value.is_finite())
     }
 }
 

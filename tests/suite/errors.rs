@@ -291,7 +291,10 @@ fn cosines_and_norms_made_elsewhere_are_checked() {
         (
             "nothing to carry on to",
             detached.backward(&gradients).map(drop),
-            Error::Detached,
+            Error::Unsupported(
+                "these logits were built from cosines: build them with NormalizedLogits::new to \
+                 get gradients of embeddings and weights",
+            ),
             &["cosines"],
         ),
         ("a stale forward", stale, Error::Forward { row: 0 }, &["forward", "sample 0"]),

@@ -200,10 +200,11 @@ fn a_loss_that_returns_nonsense_is_refused() {
         let step = Step::<f64>::new(Broken(Scale::FeatureNorm, Target { value, slope }));
         for answer in [step.by_head(), step.by_logits()] {
             // The angle is that of some sample; which one is met first is not promised.
-            let Err(Error::Target { row, theta, value: v, slope: s }) = &answer else {
+            let Err(Error::Target { row, theta, field, value: found, .. }) = &answer else {
                 panic!("{answer:?}")
             };
-            assert_eq!((text(v), text(s)), (text(&value), text(&slope)));
+            let broken = if value.is_finite() { ("slope", slope) } else { ("value", value) };
+            assert_eq!((*field, text(found)), (broken.0, text(&broken.1)));
             assert!(*row < 5 && (0.0..=3.2).contains(theta));
             let message = answer.as_ref().unwrap_err().to_string();
             assert!(message.contains(&format!("labels[{row}]")), "{message}");
