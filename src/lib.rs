@@ -1,3 +1,5 @@
+//! [api]: crate
+//! [benchmarks]: guide::benchmarks
 //! [burn]: https://docs.rs/margin-softmax-burn
 //! [burn-recipe]: https://docs.rs/margin-softmax-burn
 //! [candle]: https://docs.rs/margin-softmax-candle
@@ -5,9 +7,12 @@
 //! [engine]: guide::engine
 //! [evaluation]: https://docs.rs/margin-softmax-evaluation
 //! [features]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/features.png
+//! [glossary]: guide::glossary
+//! [losses]: guide::losses
 //! [math]: guide::math
 //! [mpi]: https://docs.rs/margin-softmax-mpi
 //! [recipes]: guide::recipes
+//! [training-loop]: guide::training_loop
 //! [which-loss]: guide::which_loss
 //!
 #![doc = include_str!("../README.md")]

@@ -1,9 +1,66 @@
-//! Which loss to take, recipes, how to come here from another library, and the mathematics.
+//! A training loop, which loss to take, recipes, how to come here from another library, benchmarks, and
+//! the mathematics.
 //!
 //! The texts are Markdown files that are also read outside rustdoc, and there their links lead to
 //! files. The links above each text come first and so lead to the items instead.
 
 pub mod engine;
+
+pub mod training_loop {
+    //! A training loop: warm-up, learning rate, samples without a label, evaluation, a checkpoint.
+    //!
+    //! [`Head::forward_backward`]: crate::Head::forward_backward
+    //! [`Head::step`]: crate::Head::step
+    //! [`LambdaAnnealing`]: crate::schedule::LambdaAnnealing
+    //! [`MarginWarmup`]: crate::schedule::MarginWarmup
+    //! [the recipes]: crate::guide::recipes
+    //! [which loss]: crate::guide::which_loss
+    //!
+    #![cfg_attr(feature = "serde", doc = include_str!("../../docs/training-loop.md"))]
+    #![cfg_attr(not(feature = "serde"), doc = "With the feature `serde`, which it needs.")]
+}
+
+pub mod losses {
+    //! The losses: their logits, their constructors, and the two levels at which they are computed.
+    //!
+    //! [`Batch`]: crate::Batch
+    //! [`Head`]: crate::Head
+    //! [`Head::predict`]: crate::Head::predict
+    //! [`Head::top_k`]: crate::Head::top_k
+    //! [`NormalizedLogits`]: crate::NormalizedLogits
+    //! [boundaries]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/boundaries.png
+    //! [target-logits]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/target_logits.png
+    //! [the mathematics]: crate::guide::math
+    //! [which loss]: crate::guide::which_loss
+    //!
+    #![doc = include_str!("../../docs/losses.md")]
+}
+
+pub mod glossary {
+    //! The terms of this crate and of its field.
+    //!
+    //! [`Batch`]: crate::Batch
+    //! [`Boundary::band`]: crate::boundary::Boundary::band
+    //! [`ClassSampler`]: crate::sampling::ClassSampler
+    //! [`Continuation`]: crate::losses::Continuation
+    //! [`Head`]: crate::Head
+    //! [`IGNORED`]: crate::IGNORED
+    //! [`MarginWarmup`]: crate::schedule::MarginWarmup
+    //! [`NormalizedLogits`]: crate::NormalizedLogits
+    //! [`Reduction`]: crate::Reduction
+    //!
+    #![doc = include_str!("../../docs/glossary.md")]
+}
+
+pub mod benchmarks {
+    //! A step beside those of JAX and torch.
+    //!
+    //! [The engine]: crate::guide::engine
+    //!
+    #![doc = include_str!("../../docs/benchmarks.svg")]
+    //!
+    #![doc = include_str!("../../docs/benchmarks.md")]
+}
 
 pub mod which_loss {
     //! Which loss, which scale s, which margin m.
@@ -31,15 +88,17 @@ pub mod which_loss {
     //!
     #![doc = include_str!("../../docs/which-loss.md")]
     //!
-    #![doc = include_str!("../../docs/usable-margins.svg")]
+    //! # Picture: the largest margin that trains
     //!
-    #![doc = include_str!("../../docs/which-margin.md")]
+    #![doc = include_str!("../../docs/usable-margins.svg")]
 }
 
 pub mod recipes {
     //! Recipes: accumulation, mixup, focal weighting, new classes, another number of ranks, and more.
     //!
     //! [`class_range`]: crate::ranks::class_range
+    //! [training loop]: crate::guide::training_loop
+    //! [which loss]: crate::guide::which_loss
     //!
     #![doc = include_str!("../../docs/recipes.md")]
 }

@@ -6,7 +6,7 @@ use std::env;
 use std::process::{Command, Stdio};
 
 /// The program of an example, if it has been built.
-fn example(name: &str) -> Option<Command> {
+pub fn example(name: &str) -> Option<Command> {
     let tests = env::current_exe().unwrap();
     let path = tests.parent()?.parent()?.join("examples").join(name);
     path.exists().then(|| Command::new(path))
