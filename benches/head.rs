@@ -64,7 +64,7 @@ fn step_with_sub_centers<F: Real>(
     });
 }
 
-/// The step that moves the class weights, beside `ArcFace f32`, which leaves a gradient.
+/// The step that updates the class weights, beside `ArcFace f32`, which leaves a gradient.
 fn fused(c: &mut Criterion, shape: (usize, usize, usize, bool)) {
     let (n, d, classes, _) = shape;
     let (x, mut w) = (matrix::<f32>(n, d, 1), matrix::<f32>(classes, d, 2));
@@ -123,7 +123,7 @@ fn losses(c: &mut Criterion) {
     step::<f32>(c, "ElasticFace", ElasticFace::default(), shape);
     step::<f32>(c, "CurricularFace", CurricularFace::default(), shape);
     step::<f32>(c, "MvSoftmax", MvSoftmax::default(), shape);
-    step_with_sub_centers::<f32>(c, "ArcFace, 4 sub-centres", ArcFace::default(), shape, 4);
+    step_with_sub_centers::<f32>(c, "ArcFace, 4 sub-centers", ArcFace::default(), shape, 4);
 }
 
 /// Z = X·Wᵀ, dX = Z·W, dW = Zᵀ·X by ndarray, outputs allocated beforehand. `benches/peers` compares

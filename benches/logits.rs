@@ -1,4 +1,4 @@
-//! Forward and backward over materialised cosines, beside the least reading and writing that they
+//! Forward and backward over materialized cosines, beside the least reading and writing that they
 //! can do with: one read for the forward pass, one read and one write for the backward pass.
 
 use std::hint::black_box;

@@ -128,7 +128,7 @@ pub enum Error {
         value: f64,
     },
 
-    /// A logit or a gradient of these inputs may exceed the largest number of the working type.
+    /// A logit or a gradient of these inputs may exceed the largest number of their type.
     Overflow {
         /// What would overflow.
         quantity: &'static str,

@@ -74,7 +74,7 @@ pub trait MarginLoss: Debug + Send + Sync {
         self.target(&sample.angle).into()
     }
 
-    /// Which negatives count harder than their cosine; none unless a loss says so, which costs
+    /// Which negatives are up-weighted; none unless a loss says so, which costs
     /// nothing.
     ///
     /// Numbers that are not finite are refused with [`Error::Parameter`], and the scale

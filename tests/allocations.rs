@@ -1,7 +1,7 @@
 //! What the tiled head allocates: the bytes of a call, and the peak beside what it is given.
 //!
 //! The allocator is a few lines of this file because it measures two things at once, bytes
-//! asked for in all and a peak that can be started anew. Of the published ones `stats_alloc` knows
+//! requested in all and a peak that can be started anew. Of the published ones `stats_alloc` knows
 //! only the first and `peak_alloc` only the second, and neither can be laid over the other on
 //! stable Rust; the peak of `cap` cannot be started anew.
 
@@ -28,7 +28,7 @@ struct Counting {
     held: AtomicUsize,
     /// Most bytes held since the peak was last started anew.
     peak: AtomicUsize,
-    /// Bytes ever asked for.
+    /// Bytes ever requested.
     asked: AtomicUsize,
 }
 
@@ -70,7 +70,7 @@ unsafe impl GlobalAlloc for Counting {
 /// What a piece of work took.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
-    /// Bytes asked for, given back or not.
+    /// Bytes requested, given back or not.
     asked: usize,
     /// Most bytes held beyond those held before.
     peak: usize,
@@ -155,7 +155,7 @@ fn a_hundred_thousand_classes_take_32_mb_and_later_steps_next_to_nothing() {
     }
 }
 
-/// A step that moves the weights needs no gradient of them (205 MB here): logits within the budget,
+/// A step that updates the weights needs no gradient of them (205 MB here): logits within the budget,
 /// and beside them what a step with gradients takes, each thread's tile of gradient rows and the
 /// targets' old rows.
 #[test]

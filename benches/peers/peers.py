@@ -117,7 +117,7 @@ class Torch(Competitor):
 
 
 class TorchSgd(Torch):
-    """Eager, and the class weights moved by torch's optimiser."""
+    """Eager, and the class weights moved by torch's optimizer."""
 
     def __init__(self, x: np.ndarray, w: np.ndarray, labels: np.ndarray, threads: int) -> None:
         super().__init__(x, w, labels, threads)

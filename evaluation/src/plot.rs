@@ -86,10 +86,18 @@ pub fn det(curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
     det_titled("", curves)
 }
 
-/// [`det`] with a title.
+/// [`det`] with a title; without one if it is empty.
 ///
 /// # Errors
 /// Those of [`det`].
+///
+/// ```
+/// use margin_softmax_evaluation::{Verification, plot};
+///
+/// let roc = Verification::from_scores(&[0.9, 0.4, 0.5, 0.1], &[true, true, false, false])?.roc();
+/// assert!(plot::det_titled("Two splits", &[("a network", &roc)])?.starts_with(b"\x89PNG"));
+/// # Ok::<(), margin_softmax_evaluation::Error>(())
+/// ```
 pub fn det_titled(title: &str, curves: &[(&str, &Roc)]) -> Result<Vec<u8>, Error> {
     let axis = |label| {
         let marks = DET_RATES.iter().map(|&(rate, text)| (rate, text.to_string())).collect();
@@ -297,4 +305,27 @@ fn normal_deviate(rate: f64) -> f64 {
     let denominator = 1.0 + t * (1.432788 + t * (0.189269 + t * 0.001308));
     let deviate = t - numerator / denominator;
     if rate < 0.5 { -deviate } else { deviate }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_lie_at_equal_distances_along_a_curve() {
+        let corner = [(0.0, 0.0), (0.25, 0.0), (0.25, 0.5)];
+        assert_eq!(every(0.25, 0.125, &corner), [(0.125, 0.0), (0.25, 0.125), (0.25, 0.375)]);
+    }
+
+    #[test]
+    fn a_curve_ends_at_the_frame() {
+        let axis =
+            || Axis { label: "", marks: vec![(0.2, "".into()), (0.8, "".into())], scale: |x| x };
+        let (x, y) = (axis(), axis());
+        let rates = [(0.0, 1.0), (0.1, 0.9), (0.15, 0.5), (0.5, 0.5), (0.7, 0.1), (1.0, 0.0)];
+        let shown = within(rates.into_iter(), &x, &y);
+        assert_eq!((shown.len(), shown[0].0, shown[2].1), (3, 0.0, 0.0));
+        // Nothing between the ends of both axes: the curve goes along the frame.
+        assert!(within([(0.0, 1.0), (0.0, 0.0), (1.0, 0.0)].into_iter(), &x, &y).len() > 1);
+    }
 }

@@ -43,7 +43,7 @@ pub struct Evaluation {
 }
 
 impl Model {
-    /// A randomly initialised model for a loss with this scale, trained by clones of `update`. Only
+    /// A randomly initialized model for a loss with this scale, trained by clones of `update`. Only
     /// Softmax has a bias.
     pub fn new(
         [pixels, dimensions, classes]: [usize; 3],
@@ -157,7 +157,7 @@ impl Model {
 }
 
 /// Random, except in two dimensions. There the weights start evenly spaced on the circle, because
-/// on a circle training cannot move a class past its neighbour.
+/// on a circle training cannot move a class past its neighbor.
 fn initial_class_weights(classes: usize, dimensions: usize, rng: &mut Pcg64) -> Array2<f32> {
     if dimensions != 2 {
         return Array2::from_shape_simple_fn((classes, dimensions), || rng.random_range(-1.0..1.0));

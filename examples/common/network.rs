@@ -14,7 +14,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// Weights uniform in ±√(6/inputs): He initialisation, for layers with a ReLU.
+    /// Weights uniform in ±√(6/inputs): He initialization, for layers with a ReLU.
     fn new(inputs: usize, outputs: usize, update: Sgd<f32>, rng: &mut Pcg64) -> Self {
         let limit = (6.0 / inputs as f32).sqrt();
         let random = || rng.random_range(-limit..limit);

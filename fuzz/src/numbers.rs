@@ -16,7 +16,7 @@ pub enum Number {
     NearOne { ulps: i8, negative: bool },
 }
 
-/// Conversion to and from a working type.
+/// Conversion to and from a number type.
 pub trait Working: Real {
     /// The nearest number of this type.
     fn of(value: f64) -> Self;

@@ -1,4 +1,4 @@
-//! Serialisation of losses, schedules, samplers and updates with serde.
+//! Serialization of losses, schedules, samplers and updates with serde.
 
 mod sampler;
 mod scale;

@@ -1,4 +1,4 @@
-//! Serialisation of a sampler by its state, which is checked on reading.
+//! Serialization of a sampler by its state, which is checked on reading.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,4 +1,4 @@
-//! Serialisation of a scale: a plain number if it is fixed.
+//! Serialization of a scale: a plain number if it is fixed.
 
 use std::fmt;
 

@@ -50,7 +50,7 @@ pub(crate) struct LogitForm {
     pub plain: bool,
     /// The label smoothing ε; 0 without.
     pub smoothing: f64,
-    /// Negatives that count harder than their cosine.
+    /// Negatives that are up-weighted.
     pub hard: Option<HardNegatives>,
 }
 

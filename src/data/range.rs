@@ -1,4 +1,4 @@
-//! Whether logits and gradients stay within the range of the working type: checked before a step
+//! Whether logits and gradients stay within the range of the number type: checked before a step
 //! writes anything.
 
 use super::form::Scale;
@@ -60,7 +60,7 @@ impl Bounds {
         Bounds { smoothing: (epsilon, classes), ..self }
     }
 
-    /// The same for negatives that count harder.
+    /// The same for negatives that are up-weighted.
     pub fn with_hard_negatives(self, hard: Option<HardNegatives>) -> Self {
         let negatives = hard.map_or((1.0, 1.0), |hard| (hard.largest(), hard.steepest()));
         Bounds { negatives, ..self }
@@ -87,7 +87,7 @@ impl Bounds {
         let target = target.unwrap_or_else(|| unknown.into());
         let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = target;
         // Of the logits' gradients the negatives' are at most 1 + ε together, the target's 1. A
-        // negative that counts harder changes by N′ with the cosine, by N − c·N′ with the norm.
+        // negative that is up-weighted changes by N′ with the cosine, by N − c·N′ with the norm.
         let (smoothing, classes) = self.smoothing;
         let (largest, steepest) = self.negatives;
         let negatives = if largest > 1.0 || steepest > 1.0 { largest + steepest } else { 1.0 };

@@ -31,7 +31,7 @@ pub(crate) fn norm_of<F: Real>(row: ArrayView1<'_, F>, buffer: &mut Vec<F>) -> f
 }
 
 /// Whether a row of this norm can be normalized: neither its inverse norm nor a gradient divided by
-/// its norm leaves the range of the working type.
+/// its norm leaves the range of the number type.
 pub(crate) fn has_direction<F: Real>(norm: f64) -> bool {
     (F::MIN_NORM..=F::MAX_NORM).contains(&norm)
 }

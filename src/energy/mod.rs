@@ -171,7 +171,7 @@ fn energy<F: Real>(
 /// ```
 ///
 /// **Source**: Liu et al., *Learning towards Minimum Hyperspherical Energy* (NeurIPS 2018,
-/// arXiv 1805.09298), "mini-batch approximation". The authors' Caffe layer optimises a different
+/// arXiv 1805.09298), "mini-batch approximation". The authors' Caffe layer optimizes a different
 /// quantity, the distance to the mean direction.
 pub fn hyperspherical_energy_of_batch<F: Real>(
     w: &ArrayRef2<F>,

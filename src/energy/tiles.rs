@@ -16,7 +16,7 @@
 //! same row, and their energies are added in order, so that the result does not depend on the
 //! number of threads.
 //!
-//! Rounding errors: in the working type T, with rounding unit ε_T, a cosine is off by a few ε_T
+//! Rounding errors: in the number type T, with rounding unit ε_T, a cosine is off by a few ε_T
 //! (unit rows are rounded, and their product is summed), so that the forces of pairs that are not
 //! near have a relative error of at most about 16·ε_T (`kernel::riesz_row`). The forces of near
 //! pairs grow without bound. They are computed from the difference of the two rows in f64, with an

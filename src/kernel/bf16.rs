@@ -11,7 +11,7 @@ use super::real::Real;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Precision {
-    /// Those of the working type: no rounding.
+    /// Those of the number type: no rounding.
     #[default]
     Full,
     /// bf16, for `f32` data: the range of `f32`, 8 significant bits. Sums are in `f32`.
@@ -22,7 +22,7 @@ pub enum Precision {
     /// |Δz_ij| ≤ a_i·(2u + u²)·Σ_k |u_ik·v_jk| ≤ a_i·(2u + u²)
     /// ```
     ///
-    /// where a is the scale, u_i and v_j the normalised vectors. Observed at s = 64 with 1,000
+    /// where a is the scale, u_i and v_j the normalized vectors. Observed at s = 64 with 1,000
     /// random classes: 0.0066 (D = 512) and 0.013 (D = 128) in root mean square, losses within 1 %
     /// and 2 %, gradients within 1.3 % and 1.9 % of their length.
     ///

@@ -1,4 +1,4 @@
-//! Negatives that count harder than their cosine, in passes of their own or row by row: a loss
+//! Negatives that are up-weighted, in passes of their own or row by row: a loss
 //! without them pays nothing.
 
 use super::dispatch::{madd, op};

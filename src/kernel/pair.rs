@@ -65,7 +65,7 @@ pub(crate) struct Tangents {
     pub along_x: f64,
     /// k_w, after one step of Gram–Schmidt.
     pub along_w: f64,
-    /// Lengths of both before they are normalised.
+    /// Lengths of both before they are normalized.
     pub lengths: [f64; 2],
 }
 

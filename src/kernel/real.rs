@@ -1,4 +1,4 @@
-//! The two working types.
+//! The two number types.
 
 use std::fmt::{Debug, Display, LowerExp};
 use std::iter::Sum;
@@ -47,7 +47,7 @@ pub trait Real:
 impl Real for f32 {}
 impl Real for f64 {}
 
-/// What the kernel needs of a working type; it seals [`Real`].
+/// What the kernel needs of a number type; it seals [`Real`].
 pub trait Element: Sized + Copy + 'static {
     /// The smallest norm that is accepted: neither its inverse nor a gradient divided by it leaves
     /// the type's range.

@@ -5,7 +5,7 @@ use super::dispatch::op;
 use super::hard::{HardTile, counted};
 use super::real::Real;
 
-/// Terms that may be summed in the working type before the sum moves on to f64.
+/// Terms that may be summed in the number type before the sum moves on to f64.
 const SHORT_SUM: usize = 64;
 
 /// `value`, or 0 where the logit `z` is −∞: an entry that takes no part.

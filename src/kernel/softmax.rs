@@ -13,7 +13,7 @@ use super::simd::Isa;
 /// Rows of a tile that are taken at a time, and samples whose maxima stay in registers meanwhile.
 const GROUP: usize = 8;
 const STRIPE: usize = 16;
-/// Terms that may be summed in the working type before the sum moves on to f64.
+/// Terms that may be summed in the number type before the sum moves on to f64.
 const SHORT_SUM: usize = 64;
 
 /// Per-sample statistics of one tile: the largest negative logit, its row, and the target's

@@ -19,7 +19,7 @@ pub(crate) struct RowLogits<'a, F> {
     pub columns: Option<&'a [F]>,
     pub biases: Option<&'a [F]>,
     pub target: usize,
-    /// Negatives that count harder; not together with `columns`.
+    /// Negatives that are up-weighted; not together with `columns`.
     pub hard: Option<HardRow<F>>,
 }
 

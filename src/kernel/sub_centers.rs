@@ -1,4 +1,4 @@
-//! Sub-centres: of the rows of each class in a tile, only the nearest to each sample counts.
+//! Sub-centers: of the rows of each class in a tile, only the nearest to each sample counts.
 
 use std::ops::Range;
 

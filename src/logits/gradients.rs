@@ -154,7 +154,7 @@ const FULL: Precision = Precision::Full;
 
 /// The gradients of embeddings, class weights and bias, from those of the logits of samples of
 /// these classes.
-pub(super) fn through_normalisation<F: Real>(
+pub(super) fn through_normalization<F: Real>(
     source: &Source<F>,
     sub_centers: &SubCenters,
     gradients: &LogitGradients<F>,

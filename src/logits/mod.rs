@@ -264,7 +264,7 @@ impl<F: Real> NormalizedLogits<F> {
         let source = self.source.as_ref().ok_or(detached)?;
         gradients.check(self)?;
         let labels = gradients.checked_labels(self)?;
-        Ok(gradients::through_normalisation(source, &self.sub_centers, gradients, &labels))
+        Ok(gradients::through_normalization(source, &self.sub_centers, gradients, &labels))
     }
 }
 

@@ -44,7 +44,7 @@ impl<F: Real> View<'_, F> {
         (F::narrow(by_function * target.pair.target.slope), F::narrow(along_norm))
     }
 
-    /// What the negatives of sample `i` that count harder add to the derivative by its norm, times
+    /// What the negatives of sample `i` that are up-weighted add to the derivative by its norm, times
     /// the norm, beyond what the products of cosines and their gradients do.
     fn hard_radial(&self, i: usize, row: &RowLogits<'_, F>, terms: &SampleTerms) -> f64 {
         let Some(hard) = row.hard else { return 0.0 };

@@ -20,10 +20,10 @@ hyper_parameters! {
     /// As published, no gradient flows through k. μ and σ are running statistics of the norms,
     /// which [`observe`](Self::observe) moves and nothing else: a step leaves the loss as it is.
     ///
-    /// Take it when the images are of mixed quality and the worst of them cannot be recognised at
+    /// Take it when the images are of mixed quality and the worst of them cannot be recognized at
     /// all: the loss then leans on the good ones.
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct AdaFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.4, ("in [0, 1): the cosine margin reaches 2m", |m| (0.0..1.0).contains(&m))
@@ -87,8 +87,8 @@ impl AdaFace {
     /// nothing. The published code does this before the step. On every rank of a class-parallel
     /// step, give the norms of the whole batch.
     ///
-    /// Norms are clipped as in the loss. Leave out those of samples that were left out of the
-    /// step: [`Forward::norms`](crate::Forward::norms) says 0 for them.
+    /// Norms are clipped as in the loss. Omit those of ignored samples and of skipped zero
+    /// rows: [`Forward::norms`](crate::Forward::norms) says 0 for them.
     ///
     /// # Errors
     /// [`Error::NonFinite`] and [`Error::DegenerateNorm`] for a norm that is not finite, or

@@ -11,7 +11,7 @@ hyper_parameters! {
     /// ψ is the cosine up to π and keeps falling beyond π, in the way that the [`Continuation`]
     /// sets. `cos(θ + m)` itself would rise again for `θ > π − m`.
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct ArcFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";

@@ -17,7 +17,7 @@ hyper_parameters! {
     /// species and products do.
     ///
     /// **Shapes**: embeddings x (N, D) and class weights w (C, D), with margins m1 (C) and m2 (C).
-    /// The loss normalises both. Labels, of sampled and class-parallel steps too, are numbers among
+    /// The loss normalizes both. Labels, of sampled and class-parallel steps too, are numbers among
     /// all C classes; a step with another C is refused.
     pub struct ClassMargins {
         s: f64, "finite and > 0", "scale s", "the radius of the hypersphere; 64 is usual";

@@ -9,7 +9,7 @@ hyper_parameters! {
     /// z_ij = s · cos θ_ij           every other class j
     /// ```
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct CosFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.35, "in (-2, 2), a difference of cosines" of "scale s, then margin m",

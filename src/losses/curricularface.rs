@@ -1,7 +1,7 @@
 use super::*;
 
 hyper_parameters! {
-    /// CurricularFace: ArcFace whose hard negatives count more, and the more so the further the
+    /// CurricularFace: ArcFace whose hard negatives are up-weighted, and the more so the further the
     /// training has come.
     ///
     /// ```text
@@ -17,7 +17,7 @@ hyper_parameters! {
     /// Take it when a fixed margin no longer finds what to learn from, and labels are clean enough
     /// for hard negatives to be worth the attention.
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct CurricularFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";
@@ -83,7 +83,7 @@ impl CurricularFace {
     /// angles change nothing. On every rank of a class-parallel step, give the angles of the whole
     /// batch.
     ///
-    /// Leave out samples that were left out of the step:
+    /// Omit ignored samples and skipped zero rows:
     /// [`Forward::target_angles`](crate::Forward::target_angles) says π/2 for them.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ hyper_parameters! {
     /// Take it when one fixed margin is too hard for some classes and too easy for others, and the
     /// numbers of their samples do not tell which.
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct ElasticFace {
         kind: MarginKind = MarginKind::Angular, any, "kind of margin", "`arc`, in radians, or `cos`";
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
@@ -106,7 +106,7 @@ impl ElasticFace {
 /// A number from the standard normal distribution, at most 8.6 from 0: a function of the words.
 fn normal(words: &[u64]) -> f64 {
     // One generator after the other, each seeded by the one before and the next word: seeding
-    // mixes all bits, so that neighbouring steps and rows have nothing in common.
+    // mixes all bits, so that neighboring steps and rows have nothing in common.
     let state =
         words.iter().fold(0, |state, &word| Pcg64Mcg::seed_from_u64(state ^ word).next_u64());
     let mut rng = Pcg64Mcg::seed_from_u64(state);

@@ -1,7 +1,7 @@
 use super::*;
 
 hyper_parameters! {
-    /// F-Norm SphereFace: SphereFace's margin with a fixed scale, so that embeddings are normalised
+    /// F-Norm SphereFace: SphereFace's margin with a fixed scale, so that embeddings are normalized
     /// too.
     ///
     /// ```text
@@ -11,7 +11,7 @@ hyper_parameters! {
     ///
     /// ψ is that of [`SphereFace`](crate::SphereFace).
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct FNormSphereFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";

@@ -1,7 +1,7 @@
 use super::*;
 
 hyper_parameters! {
-    /// The general form with all three margins; every other normalised loss of this crate is a
+    /// The general form with all three margins; every other normalized loss of this crate is a
     /// special case.
     ///
     /// ```text

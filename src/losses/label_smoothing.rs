@@ -9,7 +9,7 @@ hyper_parameters! {
     /// ```
     ///
     /// z are the logits of the inner loss, the target logit with its margin, and C is the number of
-    /// classes that take part: all, over all ranks, or those sampled (with their correction, where
+    /// active classes: all, over all ranks, or those sampled (with their correction, where
     /// the sampler has one). It equals `cross_entropy(z, y, label_smoothing=ε)` of PyTorch.
     /// [`Forward::margin_free_losses`](crate::Forward::margin_free_losses) are not smoothed.
     ///

@@ -17,7 +17,7 @@ hyper_parameters! {
     /// Take it when the norm of an embedding shall tell how good its image is, to sort out the
     /// worst or to weigh them when templates are pooled.
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises both.
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes both.
     pub struct MagFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         norms: (f64, f64) = (10.0, 110.0), (check_norms "finite, 0 < l_a < u_a"),

@@ -1,14 +1,14 @@
 use super::*;
 
 hyper_parameters! {
-    /// Softmax with normalised class weights and no bias: the baseline of the margin losses,
+    /// Softmax with normalized class weights and no bias: the baseline of the margin losses,
     /// without a margin.
     ///
     /// ```text
     /// z_ij = ‖x_i‖ · cos θ_ij       every class j
     /// ```
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises the class
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes the class
     /// weights only.
     ///
     /// **Hyper-parameters**: none.

@@ -1,7 +1,7 @@
 use super::*;
 
 hyper_parameters! {
-    /// Plain softmax cross-entropy on inner products: no margin and no normalisation.
+    /// Plain softmax cross-entropy on inner products: no margin and no normalization.
     ///
     /// ```text
     /// z_ij = w_j · x_i + b_j = ‖w_j‖ · ‖x_i‖ · cos θ_ij + b_j       every class j

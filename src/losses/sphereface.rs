@@ -13,7 +13,7 @@ hyper_parameters! {
     ///
     /// `ψ(m · θ)` falls from 1 to `−(2m − 1)` on [0, π].
     ///
-    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalises the class
+    /// **Shapes**: embeddings x (N, D) and class weights w (C, D). The loss normalizes the class
     /// weights only.
     pub struct SphereFace {
         m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";

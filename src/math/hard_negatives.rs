@@ -1,4 +1,4 @@
-//! Negatives that count harder than their cosine.
+//! Negatives that are up-weighted.
 
 use crate::error::Error;
 

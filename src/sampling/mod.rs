@@ -9,7 +9,7 @@ pub use crate::data::ClassSample;
 use crate::data::IGNORED;
 use crate::error::Error;
 
-/// Draws the classes that take part in a step: all classes of the batch, and others, each equally
+/// Draws the active classes of a step: all classes of the batch, and others, each equally
 /// likely, up to ⌊rate·C⌋ together. More classes in the batch than that are all kept.
 ///
 /// ```text
@@ -109,7 +109,7 @@ impl ClassSampler {
     }
 
     /// The same sampler, whose samples carry the correction or not. With it, accuracy and
-    /// predictions are of the corrected logits, which favour classes outside the batch.
+    /// predictions are of the corrected logits, which favor classes outside the batch.
     pub fn with_correction(self, correction: bool) -> Self {
         ClassSampler { correction, ..self }
     }
@@ -150,7 +150,7 @@ impl ClassSampler {
         self.rate
     }
 
-    /// Draws the classes of one step, for a batch with these labels. A sample labelled
+    /// Draws the classes of one step, for a batch with these labels. A sample labeled
     /// [`IGNORED`] adds no class.
     ///
     /// # Errors

@@ -137,7 +137,7 @@ impl<F: Real> RankInput<'_, '_, F> {
         }
     }
 
-    /// Refuses numbers that the working type cannot carry.
+    /// Refuses numbers that the number type cannot carry.
     fn check_numbers(&self, collective: &dyn Collective<F>) -> Result<(), Error> {
         if self.0.range.end as u64 <= F::MOST_INDEX {
             return Ok(());
@@ -180,7 +180,7 @@ impl<F: Real> RankInput<'_, '_, F> {
     }
 }
 
-/// A number that differs, almost surely, where the words do: cut to what every working type
+/// A number that differs, almost surely, where the words do: cut to what every number type
 /// carries.
 fn digest(words: impl Iterator<Item = u64>) -> u64 {
     // One multiplication per word, its high bits mixed into the low ones.

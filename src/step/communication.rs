@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub smoothed: bool,
     /// The penalty.
     pub penalised: bool,
-    /// The nearest class, where it is not that of the largest logit: negatives count harder.
+    /// The nearest class, where it is not that of the largest logit: negatives are up-weighted.
     pub hard: bool,
     /// Which row of its class is the nearest, where a class has several.
     pub sub_centers: bool,

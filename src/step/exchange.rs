@@ -86,7 +86,7 @@ impl<F: Real> Ranks<'_, F> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
     /// exponentials; the target logits, with and without margin, as distances from the largest
     /// negative; and, where there are any, the shares of the mean and the penalties. Returns the
-    /// largest plain logits: of the negatives, or where these count harder, of all classes.
+    /// largest plain logits: of the negatives, or where these are up-weighted, of all classes.
     fn log_sum_exps(
         &self,
         rows: usize,

@@ -1,4 +1,4 @@
-//! Which logits of each sample count harder, in units of the logits.
+//! Which logits of each sample are up-weighted, in units of the logits.
 
 use crate::data::LogitForm;
 use crate::kernel::{HardTile, Real};

@@ -239,7 +239,7 @@ impl<F: Real> StepInput<'_, F> {
         Ok((factors, norms?))
     }
 
-    /// Refuses inputs whose logits or gradients may leave the range of the working type.
+    /// Refuses inputs whose logits or gradients may leave the range of the number type.
     pub fn check_range(
         &self,
         form: LogitForm,

@@ -10,7 +10,7 @@ use crate::data::{SampleStats, Scale};
 use crate::kernel::{Packed, Real};
 use crate::math::SampleTerms;
 
-/// The buffers of one working type.
+/// The buffers of one number type.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
     pub prepared: Prepared<F>,
@@ -26,11 +26,11 @@ pub(crate) struct Workspace<F> {
     /// Each chunk's part of the embeddings' gradient (chunks × samples × dims).
     pub partials: Vec<F>,
     /// Each chunk's part of the derivatives by the embeddings' norms (chunks × samples); empty unless
-    /// negatives count harder and logits depend on the norm.
+    /// negatives are up-weighted and logits depend on the norm.
     pub radial: Vec<f64>,
-    /// [`SampleTerms::shift`] of each sample, in the working type.
+    /// [`SampleTerms::shift`] of each sample, in the number type.
     pub shift: Vec<F>,
-    /// [`SampleTerms::coefficient`] of each sample, in the working type.
+    /// [`SampleTerms::coefficient`] of each sample, in the number type.
     pub coefficients: Vec<F>,
     /// [`SampleTerms::uniform`] of each sample; empty unless labels are smoothed.
     pub uniform: Vec<F>,
@@ -49,7 +49,7 @@ pub(crate) struct ChunkStats<F> {
     pub class: Vec<usize>,
     pub sum: Vec<f64>,
     pub target: Vec<F>,
-    /// The largest logit without hard negatives; empty unless some count harder.
+    /// The largest logit without hard negatives; empty unless some are up-weighted.
     pub nearest: Vec<F>,
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     pub logits: Vec<f64>,

@@ -1,6 +1,6 @@
 """The losses and their gradients in high-precision arithmetic, from docs/math.md.
 
-Everything is a plain loop over lists of `mpf`: no vectorisation and no trick that the formula on
+Everything is a plain loop over lists of `mpf`: no vectorization and no trick that the formula on
 the page does not have. Section numbers refer to docs/math.md.
 """
 

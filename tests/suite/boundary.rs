@@ -47,8 +47,8 @@ fn band_of_sphereface_is_a_share_of_the_arc() {
         let factor = f64::from(m);
         let expected = Some(between * (factor - 1.0) / (factor + 1.0));
         assert_band("sphereface", SphereFace::new(m).unwrap(), between, expected);
-        let normalised = FNormSphereFace::new(30.0, m).unwrap();
-        assert_band("f-norm sphereface", normalised, between, expected);
+        let normalized = FNormSphereFace::new(30.0, m).unwrap();
+        assert_band("f-norm sphereface", normalized, between, expected);
     }
 }
 
@@ -226,7 +226,7 @@ fn softmax_has_one_line_for_both_classes_which_norms_and_bias_move() {
 }
 
 #[test]
-fn norms_do_not_move_a_loss_that_normalises() {
+fn norms_do_not_move_a_loss_that_normalizes() {
     let cosface = Boundary::of(CosFace::default());
     assert_eq!(cosface.clone().with_norms(2.0, 5.0).unwrap(), cosface);
     let scaled = Generalized::new(Scale::FeatureNorm, 1.0, 0.5, 0.0).unwrap();

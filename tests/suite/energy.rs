@@ -229,7 +229,7 @@ fn batch_reaches_rows_outside_it() {
 
 #[test]
 fn regular_simplex_has_its_known_energy_and_rests() {
-    // e_j minus the centre: five points in five dimensions, d² = 2C/(C−1) on the unit sphere.
+    // e_j minus the center: five points in five dimensions, d² = 2C/(C−1) on the unit sphere.
     let w = Array2::<f64>::eye(5) - 0.2;
     let square = 2.0 * 5.0 / 4.0_f64;
     for (riesz, expected) in

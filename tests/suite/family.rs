@@ -113,7 +113,7 @@ fn logits_agree_with_the_family_in_f32() {
 }
 
 #[test]
-fn there_are_thirty_two_cases_six_of_them_with_sub_centres() {
+fn there_are_thirty_two_cases_six_of_them_with_sub_centers() {
     assert_eq!(cases().len(), 32);
     assert_eq!(cases().iter().filter(|case| case.f32_exact).count(), 29);
     assert_eq!(cases().iter().filter(|case| case.sub_centers > 1).count(), 6);

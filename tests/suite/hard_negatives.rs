@@ -101,10 +101,10 @@ fn norm_slopes_and_penalties_must_be_finite() {
 #[test]
 fn a_penalty_is_in_the_loss_and_not_in_the_margin_free_loss() {
     let (x, w) = (array![[1.0, 2.0], [0.3, 0.1]], array![[1.0, 0.0], [0.5, 1.0]]);
-    let (plain, penalised) = (Wide::new(Scale::Fixed(8.0)), Wide::new(Scale::Fixed(8.0)));
-    let penalised = Wide { lambda: 0.5, ..penalised };
+    let (plain, penalized) = (Wide::new(Scale::Fixed(8.0)), Wide::new(Scale::Fixed(8.0)));
+    let penalized = Wide { lambda: 0.5, ..penalized };
     let batch = Batch::new(&x, &w, &[0, 1]);
-    let [without, with] = [plain, penalised].map(|loss| Head::new(loss).forward(&batch).unwrap());
+    let [without, with] = [plain, penalized].map(|loss| Head::new(loss).forward(&batch).unwrap());
     assert_eq!(with.margin_free_losses(), without.margin_free_losses());
     let penalties = &with.losses - &without.losses;
     approx::assert_relative_eq!(penalties, array![0.5 * 5.0, 0.5 * 0.1], max_relative = 1e-13);

@@ -71,7 +71,7 @@ fn a_head_leaves_ignored_samples_out() {
 }
 
 #[test]
-fn materialised_logits_leave_ignored_samples_out() {
+fn materialized_logits_leave_ignored_samples_out() {
     let (mut x, w) = inputs();
     x.row_mut(3).fill(2.0);
     let logits = NormalizedLogits::new(&x, &w).unwrap().with_ignored_label(IGNORED);

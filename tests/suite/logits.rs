@@ -1,4 +1,4 @@
-//! The materialised level at its edges: gradients that are there already, the ends of the range,
+//! The materialized level at its edges: gradients that are there already, the ends of the range,
 //! angles without a direction.
 
 use margin_softmax::custom::{Angle, Target};

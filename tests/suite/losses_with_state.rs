@@ -291,7 +291,7 @@ fn class_margins_of_another_number_of_classes_are_refused() {
 }
 
 #[test]
-fn class_margins_are_counted_by_classes_and_not_by_sub_centres() {
+fn class_margins_are_counted_by_classes_and_not_by_sub_centers() {
     let (x, w) = (array![[1.0, 2.0]], array![[1.0, 0.0], [0.0, 1.0], [3.0, 0.0], [-1.0, 0.0]]);
     let batch = Batch::new(&x, &w, &[1]).with_sub_centers(2);
     let logits = NormalizedLogits::new(&x, &w).unwrap().with_sub_centers(2).unwrap();

@@ -142,7 +142,7 @@ fn check_logits<F: Real>() {
     });
 }
 
-/// What the materialised level says of cosines, target angles and norms.
+/// What the materialized level says of cosines, target angles and norms.
 fn assert_logit_gradients<F: Real>(
     what: &str,
     found: &margin_softmax::LogitGradients<F>,

@@ -263,7 +263,7 @@ fn assert_loss_within<F: Real>(loss: f64, classes: usize, a: f64, (low, high): (
     assert!(loss >= least * (1.0 - slack) - tiny::<F>(), "loss {loss:e} is below {least:e}");
 }
 
-/// Gradients are at right angles to what was normalised away, follow Euler's relation along what
+/// Gradients are at right angles to what was normalized away, follow Euler's relation along what
 /// was not, and sum to zero over the classes of Softmax. Rounding is relative to the terms that
 /// cancel: at most 16 samples and classes, 8 dimensions.
 fn assert_invariants<F: Real>(spec: &Spec, found: &StepResult<F>) {
@@ -298,7 +298,7 @@ fn assert_invariants<F: Real>(spec: &Spec, found: &StepResult<F>) {
     }
 }
 
-/// Powers of two scale exactly: where a norm is normalised away, losses stay as they are and
+/// Powers of two scale exactly: where a norm is normalized away, losses stay as they are and
 /// gradients scale by the inverse. Only the sums' rounding may differ.
 fn assert_scale_invariance<F: Real>(spec: &Spec, found: &StepResult<F>, layouts: [Layout; 2]) {
     if *spec == Spec::Softmax {

@@ -1,4 +1,4 @@
-//! Sub-centres at their edges: equal rows, rows nearer than cosines can tell, refusals, ranks that
+//! Sub-centers at their edges: equal rows, rows nearer than cosines can tell, refusals, ranks that
 //! disagree, and what their usage is counted for.
 
 use crate::common::ranks::{even, on_ranks};

@@ -1,4 +1,4 @@
-//! Norms, penalties, hard negatives and sub-centres: every level, step and rank against textbook
+//! Norms, penalties, hard negatives and sub-centers: every level, step and rank against textbook
 //! loops.
 
 use crate::common::compare::{norm, tiny, wide};
@@ -38,7 +38,7 @@ fn menu() -> Vec<Wide> {
     ]
 }
 
-/// (samples, dimensions, classes, sub-centres): N above and below D, tiles that are full and begun,
+/// (samples, dimensions, classes, sub-centers): N above and below D, tiles that are full and begun,
 /// and classes with more rows than a tile.
 const SHAPES: [(usize, usize, usize, usize); 8] = [
     (1, 2, 2, 1),

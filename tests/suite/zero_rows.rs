@@ -33,7 +33,7 @@ fn naive(x: &Array2<f64>, w: &Array2<f64>, b: &Array1<f64>, labels: &[usize]) ->
     (losses, g.dot(w), g.t().dot(x), g.sum_axis(Axis(0)))
 }
 
-/// Every way through the crate: the head, the materialised level, all classes sampled, two ranks.
+/// Every way through the crate: the head, the materialized level, all classes sampled, two ranks.
 fn every_way<F: Real>(
     x: &Array2<F>,
     w: &Array2<F>,
@@ -124,7 +124,7 @@ fn softmax_takes_zero_embeddings_and_zero_class_weights_among_others() {
     }
 }
 
-/// Rows that are too short or too long to be normalised, but not zero.
+/// Rows that are too short or too long to be normalized, but not zero.
 #[test]
 fn softmax_takes_rows_of_any_finite_norm() {
     let x = array![[3e-31, 0.0, 4e-31], [0.25, 3.0, 1.0], [2.0, 1.0, -1.0]];

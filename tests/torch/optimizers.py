@@ -1,4 +1,4 @@
-"""Computes optimizers.json: a small matrix after each of several steps of torch's optimisers.
+"""Computes optimizers.json: a small matrix after each of several steps of torch's optimizers.
 
 Everything is in float64. Without an option it writes the file; with --check it computes everything
 again and compares it with the file to 1e-14 of each array's largest entry, for another version of

@@ -1,4 +1,4 @@
-//! Trains a network on handwritten digits with the optimiser, learner and metrics of burn and an
+//! Trains a network on handwritten digits with the optimizer, learner and metrics of burn and an
 //! ArcFace head.
 //!
 //! `cargo run --release -p margin-softmax-burn --example train_digits_burn`

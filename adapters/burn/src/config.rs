@@ -11,7 +11,7 @@ use crate::MarginHead;
 use crate::device::{check_supported, device_error};
 use crate::memory::main_memory;
 
-/// The size and the initialisation of a [`MarginHead`].
+/// The size and the initialization of a [`MarginHead`].
 ///
 /// | field | default | meaning |
 /// |---|---|---|
@@ -41,7 +41,7 @@ pub struct MarginHeadConfig {
     pub dims: usize,
     /// C, the number of classes.
     pub classes: usize,
-    /// K, the number of sub-centres of each class; see [`MarginHead::with_sub_centers`].
+    /// K, the number of sub-centers of each class; see [`MarginHead::with_sub_centers`].
     #[config(default = 1)]
     pub sub_centers: usize,
     /// Whether the logits have a bias. Softmax only.
@@ -93,7 +93,7 @@ impl MarginHeadConfig {
     /// trained if `device` is an autodiff device.
     ///
     /// # Errors
-    /// [`Error::Empty`] for no dimensions, no classes or no sub-centres, [`Error::Bias`] for a bias
+    /// [`Error::Empty`] for no dimensions, no classes or no sub-centers, [`Error::Bias`] for a bias
     /// with any loss but Softmax, [`Error::Parameter`] for no rows per shard or per tile,
     /// [`Error::Device`] for a device that is not supported, or that cannot hold the parameters.
     pub fn init(

@@ -67,7 +67,7 @@ impl Place {
     }
 }
 
-/// The tensors of a record. The state of the optimiser is under ids, which are random, and of which
+/// The tensors of a record. The state of the optimizer is under ids, which are random, and of which
 /// the record says where their parameters are.
 fn tensors(record: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let reader = Reader::from_file(record)?;

@@ -17,7 +17,7 @@ struct Job<'a, F> {
     class: &'a mut [usize],
     sum: &'a mut [f64],
     target: &'a mut [F],
-    /// The largest logits without hard negatives; empty unless some count harder.
+    /// The largest logits without hard negatives; empty unless some are up-weighted.
     nearest: &'a mut [F],
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     logits: &'a mut [f64],

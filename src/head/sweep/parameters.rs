@@ -27,7 +27,7 @@ pub(in crate::head) enum ChunkParameters<'a, F> {
 }
 
 impl<'a, F: Real> Parameters<'a, F> {
-    /// Takes the chunk of these classes, the last that is left.
+    /// Takes the chunk of these classes: the last one not yet taken.
     pub fn split_tail(&mut self, chunk: Range<usize>) -> ChunkParameters<'a, F> {
         match self {
             Parameters::Fixed(classes) => ChunkParameters::Fixed(classes.part(chunk)),

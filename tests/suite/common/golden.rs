@@ -106,7 +106,7 @@ impl Case {
     }
 }
 
-/// Numbers in the working type.
+/// Numbers in the number type.
 pub fn narrow1<F: Real>(values: Array1<f64>) -> Array1<F> {
     values.mapv(|v| F::from(v).unwrap())
 }

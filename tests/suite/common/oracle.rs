@@ -17,7 +17,7 @@ pub struct Problem {
     pub upstream: Array1<f64>,
 }
 
-/// What the formulas say, and how large the terms were that cancelled in each row.
+/// What the formulas say, and how large the terms were that canceled in each row.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub losses: Array1<f64>,

@@ -9,7 +9,7 @@ use super::golden::{narrow1, narrow2};
 use super::layout::{Layout, lay_out};
 use super::oracle::Problem;
 
-/// A problem's numbers in the working type, each matrix in its layout.
+/// A problem's numbers in the number type, each matrix in its layout.
 pub struct Inputs<F> {
     pub x: Array2<F>,
     pub w: Array2<F>,
@@ -19,7 +19,7 @@ pub struct Inputs<F> {
 }
 
 impl Problem {
-    /// The same problem, its numbers rounded to the working type.
+    /// The same problem, its numbers rounded to the number type.
     pub fn rounded<F: Real>(&self) -> Problem {
         let round = |v: &f64| F::from(*v).unwrap().to_f64().unwrap();
         Problem {
@@ -78,7 +78,7 @@ impl<F: Real> Inputs<F> {
         (forward, gradients)
     }
 
-    /// Through the materialised logits, with the problem's upstream weights.
+    /// Through the materialized logits, with the problem's upstream weights.
     pub fn by_logits<L: MarginLoss>(
         &self,
         loss: &L,

@@ -78,7 +78,7 @@ pub struct WideAnswer {
     pub sine: f64,
     /// The smallest distance of a cosine from a threshold, or of the two nearest rows of a class.
     pub gap: f64,
-    /// How many negatives count harder.
+    /// How many negatives are up-weighted.
     pub hard: usize,
 }
 

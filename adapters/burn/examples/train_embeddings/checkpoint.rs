@@ -25,7 +25,7 @@ pub struct Origin {
     pub images: u32,
 }
 
-/// What is neither in the model nor in the optimiser. Order and views of the images, margin and
+/// What is neither in the model nor in the optimizer. Order and views of the images, margin and
 /// learning rate follow from the epoch.
 #[derive(Serialize, Deserialize)]
 struct Progress {
@@ -65,7 +65,7 @@ pub fn load(output: &Path, state: State, origin: &Origin) -> Result<State> {
         let Progress { epochs, sampler, origin: before } = serde_json::from_str(&text)?;
         origin.settings.check_same(&before.settings)?;
         ensure!(origin.images == before.images, "made with other images");
-        // With the parameters come their ids, by which the optimiser knows its state.
+        // With the parameters come their ids, by which the optimizer knows its state.
         let model = state.model.try_load_file(folder.join(MODEL))?;
         let optimizer = state.optimizer.load(folder.join(OPTIMIZER))?;
         anyhow::Ok(State { model, optimizer, sampler, epochs })

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `train` holds some identities out, trains a small convolutional network with a margin on the
-//! others, and verifies the held-out ones: how often two images of one identity are recognised as
+//! others, and verifies the held-out ones: how often two images of one identity are recognized as
 //! such, and at which threshold. A run that is stopped continues from its last checkpoint with
 //! `--resume` and ends, on the CPU, with the same bits.
 

@@ -52,7 +52,7 @@ impl Model {
         Ok(Model {
             blocks: blocks.into(),
             pool: AdaptiveAvgPool2dConfig::new([POOLED, POOLED]).init(),
-            // The normalisation subtracts any bias again.
+            // The normalization subtracts any bias again.
             embedding: LinearConfig::new(features, dims).with_bias(false).init(device),
             normalization: BatchNormConfig::new(dims).init(device),
             head: head.init(loss, device)?,
@@ -66,7 +66,7 @@ impl Model {
         self.normalization.forward(self.embedding.forward(features))
     }
 
-    /// The embeddings (M, D) of all images, as they are used: without gradients, and normalised by
+    /// The embeddings (M, D) of all images, as they are used: without gradients, and normalized by
     /// the running statistics instead of those of a batch.
     pub fn embed_all(&self, images: &Images, batch: usize, device: &Device) -> Result<Array2<f32>> {
         let (model, device) = (self.valid(), device.clone().inner());

@@ -280,8 +280,8 @@ impl DeviceStep {
         let classes = OffloadedClasses::for_inference((self.classes()?, self.rows.sub_centers))?;
         let Read { embeddings, own, bias } = self.read::<F>(&[])?;
         let step = core.offload(&classes, (&embeddings, &own, bias.as_deref()), None)?;
-        let unlabelled = vec![-1; embeddings.nrows()];
-        let sweeps = Sweeps::new(&step, &self.rows, unlabelled, &self.device);
+        let unlabeled = vec![-1; embeddings.nrows()];
+        let sweeps = Sweeps::new(&step, &self.rows, unlabeled, &self.device);
         let first = sweeps.first()?;
         check_weights(&step, &self.rows, &first, &self.device)?;
         step.check_range(first.norms)?;

@@ -25,7 +25,7 @@ pub(super) struct FirstSweep {
 pub(super) struct SecondSweep {
     /// Σ_j G_ij·v_j (N, D).
     pub embeddings: Option<Tensor<2>>,
-    /// What negatives that count harder add to the derivatives by the norms (N, 1).
+    /// What negatives that are up-weighted add to the derivatives by the norms (N, 1).
     pub radial: Option<Tensor<2>>,
     /// The gradients of the matrices, and of the shift (rows).
     pub weights: Option<(Vec<Tensor<2>>, Option<Tensor<1>>)>,
@@ -166,7 +166,7 @@ impl Sweeps<'_> {
                 .then(|| self.by_row(g.clone() * plain, chosen.as_ref()).sum_dim(0));
             g = self.by_row(g, chosen.as_ref());
             let sums = self.rows.shift.as_ref().filter(|_| weights).map(|_| g.clone().sum_dim(0));
-            // What normalised rows lose along themselves: without its shift, g·z is the product of
+            // What normalized rows lose along themselves: without its shift, g·z is the product of
             // a row with its gradient.
             let along = products.map(|products| match (&sums, self.shift(tile)) {
                 (Some(sums), Some(shift)) => (products - sums.clone() * shift).transpose(),
@@ -208,7 +208,7 @@ impl Sweeps<'_> {
         (chosen.clone() * classes.unsqueeze_dim::<3>(2)).reshape([samples, count * k])
     }
 
-    /// Σ_i G_ij·a_i·u_i, less what lies `along` the rows where class weights are normalised.
+    /// Σ_i G_ij·a_i·u_i, less what lies `along` the rows where class weights are normalized.
     fn weight_rows(&self, g: Tensor<2>, rows: &TileRows, along: Option<Tensor<2>>) -> Tensor<2> {
         let mut gradient = g.transpose().matmul(self.embeddings.clone());
         if let Some(mut along) = along {

@@ -77,7 +77,7 @@ pub(super) struct TileRows {
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant)] // one per tile
 pub(super) enum Norms {
-    /// Class weights are not normalised.
+    /// Class weights are not normalized.
     Unused,
     /// (1, rows): 1/norm.
     Plain(Tensor<2>),
@@ -87,7 +87,7 @@ pub(super) enum Norms {
 
 /// The logits of one tile.
 pub(super) struct Logits {
-    /// (N, classes), before any counts harder.
+    /// (N, classes), before any is up-weighted.
     pub plain: Tensor<2>,
     /// Which of its rows each class takes (N, classes, K) of 0 and 1; `None` where it has one.
     pub chosen: Option<Tensor<3>>,

@@ -52,7 +52,7 @@ use crate::engine::Engine;
 /// ```
 #[derive(Debug, Clone)]
 pub struct MarginHead {
-    /// The class weights (C, D); with K sub-centres (C·K, D). Of a head on the device, the first
+    /// The class weights (C, D); with K sub-centers (C·K, D). Of a head on the device, the first
     /// of its shards.
     pub weights: Param<Tensor<2>>,
     /// The class weights that follow those of `weights`, shard by shard: of a head on the device
@@ -166,7 +166,7 @@ impl MarginHead {
         MarginHead { sub_centers: k, ..self }
     }
 
-    /// K, the number of sub-centres of each class.
+    /// K, the number of sub-centers of each class.
     pub fn sub_centers(&self) -> usize {
         self.sub_centers
     }

@@ -199,9 +199,9 @@ impl MarginHead {
     /// `sampler` draws. The time of the step follows the number of drawn classes.
     ///
     /// **Shapes**: embeddings (N, D), `labels` (N), a loss (1). The gradient of the class weights
-    /// is dense (C, D), as burn's optimisers need it, and exactly 0 in every row that was not
+    /// is dense (C, D), as burn's optimizers need it, and exactly 0 in every row that was not
     /// drawn. It is written in the backward pass; until then the graph holds the drawn rows alone.
-    /// Optimisers with momentum or weight decay also move the rows whose gradient is 0.
+    /// Optimizers with momentum or weight decay also move the rows whose gradient is 0.
     ///
     /// ```
     /// # use burn::tensor::{Device, Tensor};

@@ -17,7 +17,7 @@ fn logits_and_predictions_are_those_of_the_core() -> Result<(), Error> {
         let k = problem.sub_centers;
         for with_bias in [false, true] {
             if with_bias && k > 1 {
-                continue; // the materialised level has no Softmax with sub-centres
+                continue; // the materialized level has no Softmax with sub-centers
             }
             problem.bias = with_bias
                 .then(|| Array1::from_shape_fn(problem.w.nrows(), |j| f64::from((j as f32).cos())));

@@ -1,4 +1,4 @@
-//! The head as part of a burn model: records, devices, optimisers, frozen parts.
+//! The head as part of a burn model: records, devices, optimizers, frozen parts.
 
 use std::sync::Arc;
 
@@ -87,18 +87,18 @@ fn records_of_another_size_are_refused() -> Result<(), Error> {
 }
 
 #[test]
-fn optimiser_descends_as_in_main_memory() -> Result<(), Error> {
+fn optimizer_descends_as_in_main_memory() -> Result<(), Error> {
     let problem = Problem::new(SHAPE, 2);
     let on_device = problem.head(Arc::new(CosFace::new(8.0, 0.2)?), SHAPE)?;
     let config = MarginHeadConfig::new(SHAPE.1, SHAPE.2);
     let mut in_memory = config.init(CosFace::new(8.0, 0.2)?, &training())?;
     problem.fill(&mut in_memory);
     let train = |mut head: MarginHead| {
-        let mut optimiser = AdamWConfig::new().init();
+        let mut optimizer = AdamWConfig::new().init();
         for _ in 0..15 {
             let gradients = head.forward(problem.embeddings(), problem.labels())?.backward();
             let gradients = GradientsParams::from_grads(gradients, &head);
-            head = optimiser.step(0.01, head, gradients);
+            head = optimizer.step(0.01, head, gradients);
         }
         let loss = values(head.forward(problem.embeddings(), problem.labels())?)[0];
         Ok::<_, Error>((loss, all(&head)))

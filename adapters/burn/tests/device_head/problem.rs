@@ -25,7 +25,7 @@ pub fn training() -> Device {
     device().autodiff()
 }
 
-/// Samples, dimensions, classes, sub-centres, rows of a shard and of a tile.
+/// Samples, dimensions, classes, sub-centers, rows of a shard and of a tile.
 pub type Shape = (usize, usize, usize, usize, usize, usize);
 
 /// Tiles that are full and begun, shards of one and of several tiles, and all classes in one.

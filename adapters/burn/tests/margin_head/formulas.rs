@@ -52,7 +52,7 @@ fn psi_2(cos: Tensor<2>) -> Tensor<2> {
     cos.clone() * cos.abs() * 2.0 - 1.0
 }
 
-/// Normalises the rows.
+/// Normalizes the rows.
 pub fn normalized(rows: Tensor<2>) -> Tensor<2> {
     rows.clone() / norms(rows)
 }

@@ -1,4 +1,4 @@
-//! The head as part of a burn model: records, devices, optimisers, inference.
+//! The head as part of a burn model: records, devices, optimizers, inference.
 
 use std::sync::Arc;
 
@@ -114,16 +114,16 @@ fn validation_needs_no_graph_and_training_takes_it_up_again() -> Result<(), Erro
 }
 
 #[test]
-fn optimiser_descends_through_weights_on_both_devices() -> Result<(), Error> {
+fn optimizer_descends_through_weights_on_both_devices() -> Result<(), Error> {
     for device in [memory(), elsewhere()] {
-        let mut optimiser = SgdConfig::new().init();
+        let mut optimizer = SgdConfig::new().init();
         let mut head = head(CosFace::new(8.0, 0.2)?, false)?;
         let x = embeddings(&device);
         let first = values(head.forward(x.clone(), labels(&device))?)[0];
         for _ in 0..20 {
             let gradients = head.forward(x.clone(), labels(&device))?.backward();
             let gradients = GradientsParams::from_grads(gradients, &head);
-            head = optimiser.step(0.05, head, gradients);
+            head = optimizer.step(0.05, head, gradients);
         }
         let last = values(head.forward(x, labels(&device))?)[0];
         assert!(last < 0.7 * first, "{first} to {last}");

@@ -47,7 +47,7 @@ struct Hard {
 
 /// The logits of one tile.
 struct Logits {
-    /// (N, classes), before any counts harder.
+    /// (N, classes), before any is up-weighted.
     plain: Tensor,
     /// Which of its rows each class takes (N, classes, K) of 0 and 1; `None` where it has one.
     chosen: Option<Tensor>,
@@ -67,7 +67,7 @@ pub(super) struct FirstSweep {
 pub(super) struct SecondSweep {
     /// Σ_j G_ij·v_j (N, D).
     pub embeddings: Option<Tensor>,
-    /// What negatives that count harder add to the derivatives by the norms (N, 1).
+    /// What negatives that are up-weighted add to the derivatives by the norms (N, 1).
     pub radial: Option<Tensor>,
     /// The gradient of the rows, and that of the shift (rows).
     pub weights: Option<Tensor>,
@@ -225,7 +225,7 @@ impl<'a> Sweeps<'a> {
         Tensor::cat(&self.tiles.iter().map(of_tile).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// Σ_i G_ij·a_i·u_i, projected where the class weights are normalised.
+    /// Σ_i G_ij·a_i·u_i, projected where the class weights are normalized.
     fn weight_rows(&self, g: &Tensor, v: &Tensor, norm: &Tensor) -> Result<Tensor> {
         let rows = g.t()?.matmul(&self.embeddings)?;
         if !self.normalized {
@@ -235,7 +235,7 @@ impl<'a> Sweeps<'a> {
         (rows - v.broadcast_mul(&along)?)?.broadcast_div(norm)
     }
 
-    /// The rows of a tile, divided by their norms where class weights are normalised, and the
+    /// The rows of a tile, divided by their norms where class weights are normalized, and the
     /// norms (rows, 1). The largest entry is divided out first: no square overflows.
     fn unit_rows(&self, tile: &Range<usize>) -> Result<(Tensor, Tensor)> {
         let weights = self.rows.matrix.narrow(0, tile.start, tile.len())?;

@@ -258,7 +258,7 @@ impl MarginHead {
         MarginHead { sub_centers: k, ..self }
     }
 
-    /// K, the number of sub-centres of each class.
+    /// K, the number of sub-centers of each class.
     pub fn sub_centers(&self) -> usize {
         self.sub_centers
     }

@@ -162,7 +162,7 @@ impl MarginHead {
     /// gradients for the upstream gradient of each sample. Forward and backward cost four matrix
     /// products instead of the three of [`forward_with`](Self::forward_with), which is to be
     /// preferred where it serves. The backward pass reads embeddings, class weights and bias again,
-    /// so that it must run before an optimiser changes them, and uses the loss function of the
+    /// so that it must run before an optimizer changes them, and uses the loss function of the
     /// forward pass, whatever [`set_loss`](Self::set_loss) has set since.
     ///
     /// ```
@@ -191,9 +191,9 @@ impl MarginHead {
     /// `sampler` draws. The time of the step follows the number of drawn classes.
     ///
     /// **Shapes**: embeddings (N, D), `labels` (N), a scalar loss. The gradient of the class
-    /// weights is dense (C, D), as candle's optimisers need it, and exactly 0 in every row that was
+    /// weights is dense (C, D), as candle's optimizers need it, and exactly 0 in every row that was
     /// not drawn. It is written in the backward pass; until then the graph holds the drawn rows
-    /// alone. Optimisers with momentum or weight decay also move the rows whose gradient is 0.
+    /// alone. Optimizers with momentum or weight decay also move the rows whose gradient is 0.
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor};

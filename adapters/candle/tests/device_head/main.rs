@@ -2,5 +2,5 @@
 //! `cuda` or `metal`.
 
 mod agreement;
-mod behaviour;
+mod behavior;
 mod problem;

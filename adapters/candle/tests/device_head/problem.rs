@@ -19,7 +19,7 @@ pub fn device() -> Result<Device> {
     }
 }
 
-/// Samples, dimensions, classes, sub-centres, rows of a tile.
+/// Samples, dimensions, classes, sub-centers, rows of a tile.
 pub type Shape = (usize, usize, usize, usize, usize);
 
 /// Tiles that are full and begun, tiles of one class, and all classes in one.

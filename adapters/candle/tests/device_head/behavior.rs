@@ -40,7 +40,7 @@ fn sampling_inference_and_bits_are_those_of_main_memory() -> Result<()> {
         let (problem, softmax) = (Problem::new(shape, seed), Softmax::new());
         for loss in [arc(), Arc::new(softmax)] {
             if shape.3 > 1 && loss.scale() == Scale::Unnormalized {
-                continue; // the materialised level has no Softmax with sub-centres
+                continue; // the materialized level has no Softmax with sub-centers
             }
             let (head, x) = (problem.head(loss.clone(), shape)?, matrix(&problem.x)?);
             let cpu = head.weight().to_device(&Device::Cpu)?;
