@@ -74,7 +74,7 @@ op! {
 
 /// Turns products of row `j` into logits, and keeps the largest of each sample and its row.
 #[inline(always)]
-fn logits<F: Real, I: Isa>(
+pub(super) fn logits<F: Real, I: Isa>(
     z: &mut [F],
     (factor, bias): (F, F),
     j: usize,

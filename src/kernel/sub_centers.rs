@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::dispatch::{madd, op};
+use super::dispatch::op;
 use super::real::Real;
-use super::softmax::TileStats;
+use super::softmax::{TileStats, logits};
 
 op! {
     /// As [`tile_stats`](super::tile_stats), and leaves each sample's largest of every `rows`
@@ -27,36 +27,29 @@ op! {
         let (largest, at) = (&mut largest[..n], &mut at[..n]);
         largest.fill(F::neg_infinity());
         at.fill(0);
-        for (class, z) in z.chunks_exact_mut(n * rows).enumerate() {
-            let first = class * rows;
+        for (z, first) in z.chunks_exact_mut(n * rows).zip((0..).step_by(rows)) {
             max.fill(F::neg_infinity());
-            best.fill(0);
-            for (z, r) in z.chunks_exact_mut(n).zip(0_u32..) {
-                let j = first + r as usize;
-                let (factor, bias) = (factors[j], biases.map_or(F::zero(), |biases| biases[j]));
-                for ((z, max), best) in z.iter_mut().zip(max.iter_mut()).zip(best.iter_mut()) {
-                    *z = madd::<_, I>(*z, factor, bias);
-                    let larger = *z > *max;
-                    *max = if larger { *z } else { *max };
-                    *best = if larger { r } else { *best };
-                }
+            best.fill(first as u32);
+            for (z, j) in z.chunks_exact_mut(n).zip(first..) {
+                let bias = biases.map_or(F::zero(), |biases| biases[j]);
+                logits::<F, I>(z, (factors[j], bias), j, max, best);
             }
-            for r in 0..rows {
-                for i in targets(first + r) {
-                    target[i] = z[r * n + i];
+            for (z, j) in z.chunks_exact(n).zip(first..) {
+                for i in targets(j) {
+                    target[i] = z[i];
                     (max[i], best[i]) = (F::neg_infinity(), NONE);
                 }
             }
-            for (z, r) in z.chunks_exact_mut(n).zip(0_u32..) {
+            for (z, j) in z.chunks_exact_mut(n).zip(first as u32..) {
                 for (z, best) in z.iter_mut().zip(best.iter()) {
-                    *z = if *best == r { *z } else { F::neg_infinity() };
+                    *z = if *best == j { *z } else { F::neg_infinity() };
                 }
             }
             let found = max.iter().zip(best.iter());
             for ((largest, at), (&max, &best)) in largest.iter_mut().zip(at.iter_mut()).zip(found) {
                 let larger = max > *largest;
                 *largest = if larger { max } else { *largest };
-                *at = if larger { first as u32 + best } else { *at };
+                *at = if larger { best } else { *at };
             }
         }
     }
