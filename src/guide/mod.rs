@@ -84,6 +84,7 @@ pub mod which_loss {
     //! [`SphereFace`]: crate::SphereFace
     //! [`with_sub_centers(K)`]: crate::Batch::with_sub_centers
     //! [det]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/det.png
+    //! [glyphs]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/glyphs.png
     //! [the recipes]: crate::guide::recipes
     //!
     #![doc = include_str!("../../docs/which-loss.md")]

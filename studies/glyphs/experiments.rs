@@ -101,7 +101,7 @@ pub fn groups() -> Vec<Group> {
     ];
     let margins = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5];
     let scales = [8.0, 16.0, 32.0, 64.0];
-    let scaled = scales.map(|s| [cosface(s, 0.0), arcface(s, 0.3)]);
+    let scaled = scales.map(|s| [cosface(s, 0.0), arcface(s, 0.3), arcface(s, 0.5)]);
     let mixed = [cosface(s, 0.0), arcface(s, 0.4), cosface(s, 0.4), adaface];
     vec![
         Group {

@@ -1,5 +1,11 @@
 //! Trains a small network on half of the characters that many fonts share, with each loss, and
 //! verifies and retrieves the other half in fonts that it never saw.
+//!
+//! ```sh
+//! studies/glyphs/fetch                        # 200 MB of Debian's packages
+//! cargo run --release -p glyphs -- run        # about a minute a run; continues where it stopped
+//! cargo run --release -p glyphs -- report
+//! ```
 
 mod experiments;
 mod fonts;

@@ -1,6 +1,6 @@
 //! True accepts of every loss, and against the margin.
 
-use kuva::plot::{LinePlot, ScatterPlot};
+use kuva::plot::{LinePlot, MarkerShape, ScatterPlot};
 use kuva::render::figure::Figure;
 use kuva::render::layout::Layout;
 use kuva::render::plots::Plot;
@@ -83,10 +83,12 @@ fn losses(experiments: &[Experiment], outcomes: &[Outcome]) -> Panel {
     (plots, layout)
 }
 
-/// ArcFace solid, CosFace dashed, with the intervals shaded.
+/// Two curves, with the intervals shaded and a mark for each margin.
 fn curves(sweeps: [&Vec<Experiment>; 2], outcomes: &[Outcome], value: Value, label: &str) -> Panel {
+    let styles = [(ARCFACE, MarkerShape::Circle), (COSFACE, MarkerShape::Triangle)];
     let mut highest = 1.0_f64;
-    let [arcface, cosface] = sweeps.map(|sweep| {
+    let mut plots: Vec<Plot> = Vec::new();
+    for (sweep, (color, mark)) in sweeps.into_iter().zip(styles) {
         let points: Vec<(f64, [f64; 3])> = sweep
             .iter()
             .filter_map(|experiment| {
@@ -97,24 +99,25 @@ fn curves(sweeps: [&Vec<Experiment>; 2], outcomes: &[Outcome], value: Value, lab
         highest = points.iter().fold(highest, |highest, (_, [_, _, high])| highest.max(*high));
         let (low, high): (Vec<f64>, Vec<f64>) =
             points.iter().map(|(_, [_, low, high])| (low, high)).unzip();
-        LinePlot::new()
-            .with_data(points.iter().map(|&(margin, [value, ..])| (margin, value)))
-            .with_band(low, high)
-            .with_stroke_width(2.5)
-    });
-    let arcface = arcface.with_color(ARCFACE).with_legend("ArcFace");
-    let cosface = cosface.with_color(COSFACE).with_dashed().with_legend("CosFace");
+        let means: Vec<(f64, f64)> =
+            points.iter().map(|&(margin, [value, ..])| (margin, value)).collect();
+        let line = LinePlot::new().with_data(means.clone()).with_band(low, high);
+        let marks = ScatterPlot::new().with_data(means).with_marker(mark).with_size(5.0);
+        plots.push(line.with_color(color).with_stroke_width(2.5).into());
+        plots.push(marks.with_color(color).into());
+    }
     let layout = Layout::new((0.0, 0.5), (0.0, 1.1 * highest))
         .with_x_axis_min(0.0)
         .with_y_axis_min(0.0)
         .with_force_margins(LEFT, RIGHT)
         .with_force_margins_y(ABOVE, BELOW)
+        .with_title("● ArcFace   ▲ CosFace")
         .with_title_size(18)
         .with_label_size(15)
         .with_tick_size(13)
         .with_x_label("margin m, s = 32")
         .with_y_label(label);
-    (vec![arcface.into(), cosface.into()], layout)
+    (plots, layout)
 }
 
 fn margin(experiment: &Experiment) -> f64 {
