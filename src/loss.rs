@@ -9,7 +9,7 @@ use crate::data::{Forward, LogitForm, Reduction, Scale};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::logits::{LogitGradients, NormalizedLogits, TargetAnswer};
-use crate::math::{Angle, HardNegatives, SINGULAR, Sample, SampleTarget, Target};
+use crate::math::{Angle, HardNegatives, SINGULAR, Sample, SampleTarget, Target, TopMargin};
 
 /// A margin-based softmax loss: a scale and a target function, from which all else follows.
 ///
@@ -80,6 +80,15 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// Numbers that are not finite are refused with [`Error::Parameter`], and the scale
     /// `Unnormalized` with [`Error::Unsupported`].
     fn hard_negatives(&self) -> Option<HardNegatives> {
+        None
+    }
+
+    /// The margin on each sample's nearest negatives; none unless a loss says so, which costs
+    /// nothing. See [`TopNegatives`](crate::TopNegatives), which adds it to any loss.
+    ///
+    /// Numbers out of their range are refused with [`Error::Parameter`], and the scale
+    /// `Unnormalized` with [`Error::Unsupported`].
+    fn top_negatives(&self) -> Option<TopMargin> {
         None
     }
 
@@ -209,6 +218,10 @@ macro_rules! through_pointer {
                 (**self).hard_negatives()
             }
 
+            fn top_negatives(&self) -> Option<TopMargin> {
+                (**self).top_negatives()
+            }
+
             fn check_classes(&self, classes: usize) -> Result<(), Error> {
                 (**self).check_classes(classes)
             }
@@ -231,6 +244,12 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
         let reason = "hard negatives compare cosines, and there are none under Scale::Unnormalized";
         return Err(Error::Unsupported(reason));
     }
+    let top = loss.top_negatives().map(TopMargin::checked).transpose()?;
+    if top.is_some() && scale == Scale::Unnormalized {
+        let reason = "the nearest negatives have an angular margin, and there are no angles under \
+                      Scale::Unnormalized";
+        return Err(Error::Unsupported(reason));
+    }
     // Where a loss agrees with the plain cosine at these samples it may be Softmax; each target is
     // compared once more for its own sample before it is treated as an inner product.
     let angles = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
@@ -239,7 +258,7 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
         samples.iter().all(|sample| loss.target_of(sample) == Target::plain(angle).into())
     };
     let plain = scale == Scale::Unnormalized && angles.iter().chain([&Angle::RIGHT]).all(is_plain);
-    Ok(LogitForm { scale, plain, smoothing, hard })
+    Ok(LogitForm { scale, plain, smoothing, hard, top })
 }
 
 /// Checks a label smoothing.

@@ -291,6 +291,7 @@ vary! { next:
     f64, old => next(*old);
     u32, old => next(f64::from(*old)) as u32;
     u64, old => next(*old as f64) as u64;
+    usize, old => next(*old as f64) as usize;
     (f64, f64), old => (next(old.0), next(old.1));
     Vec<f64>, old => old.iter().map(|old| next(*old)).collect();
     Scale, old => match (next(0.0) as usize % 3, *old) {

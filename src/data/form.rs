@@ -1,7 +1,7 @@
 //! How a cosine becomes a logit.
 
 use crate::error::Error;
-use crate::math::HardNegatives;
+use crate::math::{HardNegatives, TopMargin};
 
 /// What multiplies the cosine to make a logit.
 ///
@@ -52,12 +52,20 @@ pub(crate) struct LogitForm {
     pub smoothing: f64,
     /// Negatives that are up-weighted.
     pub hard: Option<HardNegatives>,
+    /// The margin on the nearest negatives.
+    pub top: Option<TopMargin>,
 }
 
 impl LogitForm {
     /// Refuses a bias unless the logits are inner products.
     pub fn check_bias(self, given: bool) -> Result<(), Error> {
         if given && self.scale != Scale::Unnormalized { Err(Error::Bias) } else { Ok(()) }
+    }
+
+    /// Whether the largest logit among those of the softmax may be that of another class than the
+    /// nearest: some negatives count by another number than their cosine.
+    pub fn changes_negatives(self) -> bool {
+        self.hard.is_some() || self.top.is_some()
     }
 
     /// a_i, the factor of sample i's cosines apart from the norm of the class weight.

@@ -9,7 +9,7 @@ use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
 use crate::step::{
-    Communication, Plan, Prepared, Shared, StepInput, StepReport, Workspace, check_update,
+    Apart, Communication, Plan, Prepared, Shared, StepInput, StepReport, Workspace, check_update,
 };
 use crate::update::WeightUpdate;
 
@@ -199,6 +199,7 @@ impl<'a, F: Real> Step<'a, F> {
         let mut weights = weights.map(StandardLayout::new);
         self.first_sweep(input, weights.as_mut().map(StandardLayout::rows));
         let forward = self.forward(input, communication)?;
+        self.nearest_gradients(input, embeddings.is_some());
         let mut bias_row = bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
         let kept = KeptGradients {
             weights: weights.as_mut().map(StandardLayout::rows),
@@ -244,13 +245,18 @@ impl<'a, F: Real> Step<'a, F> {
         communication: &dyn Communication<F>,
     ) -> Result<Forward<F>, Error> {
         let rows = input.embeddings.nrows();
+        let apart = self.nearest_pairs(input, communication)?;
         let mut stats = std::mem::take(&mut self.workspace.stats);
         stats.clear();
         let samples = 0..self.workspace.prepared.samples.len();
-        stats.extend(samples.map(|i| self.sample_stats(input, i)));
+        stats.extend(samples.map(|i| {
+            let apart = apart.get(i).copied().unwrap_or(Apart::NONE);
+            self.sample_stats(input, i, apart)
+        }));
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
-            let (smoothed, hard) = (prepared.form.smoothing > 0.0, prepared.form.hard.is_some());
+            let (smoothed, hard) =
+                (prepared.form.smoothing > 0.0, prepared.form.changes_negatives());
             let sub_centers = prepared.sub_centers > 1;
             let shared = Shared { smoothed, penalised: self.penalised, hard, sub_centers };
             communication.complete(rows, shared, &mut stats)?;
@@ -265,7 +271,7 @@ impl<'a, F: Real> Step<'a, F> {
     }
 
     /// The statistics of sample `i` over all chunks.
-    fn sample_stats(&self, input: &StepInput<'_, F>, i: usize) -> SampleStats {
+    fn sample_stats(&self, input: &StepInput<'_, F>, i: usize, apart: Apart) -> SampleStats {
         let sample = &self.workspace.prepared.samples[i];
         let label = input.labels.map_or(IGNORED, |labels| labels[sample.row]);
         let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
@@ -285,8 +291,10 @@ impl<'a, F: Real> Step<'a, F> {
             row: sample.row,
             label,
             norm: sample.norm,
-            negatives,
-            mean_share: self.smoothing.share(self.workspace.logit_sum(&self.plan, i)),
+            negatives: negatives.merge(apart.negatives),
+            mean_share: self
+                .smoothing
+                .share(self.workspace.logit_sum(&self.plan, i) + apart.logits),
             target,
             prediction,
             best,
@@ -304,7 +312,7 @@ impl<'a, F: Real> Step<'a, F> {
     ) -> Option<ArrayViewMut2<'e, F>> {
         let workspace = &mut *self.workspace;
         let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
-        let Workspace { hard, terms, uniform, radial, .. } = workspace;
+        let Workspace { hard, nearest, terms, uniform, radial, .. } = workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
             *shift = F::narrow(terms.shift);
@@ -314,8 +322,14 @@ impl<'a, F: Real> Step<'a, F> {
             *uniform = F::narrow(terms.uniform);
         }
         let (shift, coefficients, terms) = (&shift[..n], &coefficients[..n], &terms[..]);
-        let factors =
-            LogitCoefficients { shift, coefficients, uniform, terms, embeddings: x.view() };
+        let factors = LogitCoefficients {
+            shift,
+            coefficients,
+            uniform,
+            terms,
+            nearest,
+            embeddings: x.view(),
+        };
         let scratch = &mut scratch[..self.workers];
         let asked_for = if embeddings.is_some() { self.plan.chunks * n * dims } else { 0 };
         let partials = &mut partials[..asked_for];

@@ -33,6 +33,7 @@ pub(crate) fn prepare_update<'a, F: Real>(
     let mut step = Step::agreed(loss, input, workspace, communication, demand)?;
     step.first_sweep(input, None);
     let forward = step.forward(input, communication)?;
+    step.nearest_gradients(input, !dx.is_empty());
     if !dx.is_empty() {
         step.copy_target_rows(&input.classes);
     }

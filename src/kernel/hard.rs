@@ -41,6 +41,14 @@ impl<F: Real> HardTile<'_, F> {
         out
     }
 
+    /// A logit of sample `i` as it counts; `p` is the part below its offset.
+    pub fn value(&self, i: usize, p: F, z: F) -> F {
+        if p <= self.threshold[i] {
+            return z;
+        }
+        self.constant[i] + p * (self.linear + self.quadratic[i] * p) + (z - p)
+    }
+
     /// Multiplies the gradients of row `j` by the derivatives of [`values`](Self::values).
     #[inline(always)]
     pub(super) fn multiply_by_slopes<I: Isa>(&self, j: usize, z: &[F], out: &mut [F]) {
@@ -72,16 +80,16 @@ pub(super) fn counted<'s, F: Real, I: Isa>(
 
 op! {
     /// The largest logit of each sample in a tile, as they count.
-    pub(crate) fn tile_hard_max<I>[F: Real](
+    pub(crate) fn tile_counted_max<I>[F: Real](
         level: Level,
         z: &[F],
-        hard: HardTile<'_, F>,
+        hard: Option<HardTile<'_, F>>,
         row: &mut [F],
         max: &mut [F],
     ) {
         max.fill(F::neg_infinity());
         for (j, z) in z.chunks_exact(max.len()).enumerate() {
-            let values = hard.values::<I>(j, z, row);
+            let values = counted::<F, I>(hard, j, z, row);
             for (max, &z) in max.iter_mut().zip(values) {
                 *max = if z > *max { z } else { *max };
             }
@@ -136,6 +144,12 @@ impl<F: Real> HardRow<F> {
     pub(super) fn slope<I: Isa>(&self, c: F) -> F {
         let [_, q1, q2] = self.coefficients;
         if c > self.threshold { madd::<_, I>(q2 + q2, c, q1) } else { F::one() }
+    }
+
+    /// N(c).
+    pub fn counted(&self, c: F) -> F {
+        let [q0, q1, q2] = self.coefficients;
+        if c > self.threshold { q0 + c * (q1 + c * q2) } else { c }
     }
 
     /// N(c) − c·N′(c).

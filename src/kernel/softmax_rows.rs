@@ -91,7 +91,10 @@ op! {
                 all.sum *= (all.max - max).exp_inline::<I>().widen();
                 all.max = max;
             }
-            all.sum += sum_exp::<F, I>(values, scale, all.max);
+            // Logits that are left out are −∞: a block of nothing else has no largest.
+            if all.max > none {
+                all.sum += sum_exp::<F, I>(values, scale, all.max);
+            }
             let plain = if logits.hard.is_some() { &logits.cosines[block.clone()] } else { values };
             let largest = if logits.hard.is_some() { largest(plain) } else { of_values };
             if scale * largest > all.nearest {

@@ -1,6 +1,7 @@
 //! The materialized level: cosines of every embedding with every class, held as a matrix.
 
 mod gradients;
+mod nearest;
 mod row_gradients;
 mod rows;
 mod source;

@@ -16,7 +16,9 @@ impl<F: Real> View<'_, F> {
         (terms, upstream): (&SampleTerms, f64),
         out: &mut [F],
     ) -> (F, F) {
-        let row = self.row(i, target.pair.target.value);
+        let all = self.row(i, target.pair.target.value);
+        let mut copy = Vec::new();
+        let row = Self::others(all, &target.nearest, &mut copy);
         kernel::row_gradient(
             Level::detect(),
             row,
@@ -27,6 +29,11 @@ impl<F: Real> View<'_, F> {
         if terms.uniform != 0.0 {
             kernel::row_smoothing(Level::detect(), row, F::narrow(terms.uniform), out);
         }
+        let nearest = target.nearest.iter().map(|nearest| {
+            out[nearest.class] = F::zero();
+            nearest.gradient(terms) * nearest.pair.scale * nearest.pair.target.value
+        });
+        let nearest: f64 = nearest.sum();
         let by_function = terms.target_gradient * target.pair.scale;
         let norm = self.norms(i, 0).0;
         let by_loss = target.pair.by_norm(terms.target_gradient, upstream);
@@ -34,13 +41,17 @@ impl<F: Real> View<'_, F> {
             Scale::Fixed(_) => by_loss,
             _ if norm == 0.0 => 0.0,
             _ => {
-                let products = out.iter().zip(row.cosines).map(|(g, c)| g.widen() * c.widen());
+                let products = out.iter().zip(all.cosines).map(|(g, c)| g.widen() * c.widen());
                 let hard = self.hard_radial(i, &row, terms);
-                (products.sum::<f64>() + hard + by_function * target.pair.target.value) / norm
-                    + by_loss
+                let own = by_function * target.pair.target.value;
+                (products.sum::<f64>() + hard + nearest + own) / norm + by_loss
             }
         };
         out[self.labels[i]] = F::narrow(by_function * target.cosine_slope);
+        for nearest in &target.nearest {
+            let by_logit = nearest.gradient(terms) * nearest.pair.scale;
+            out[nearest.class] = F::narrow(by_logit * nearest.cosine_slope);
+        }
         (F::narrow(by_function * target.pair.target.slope), F::narrow(along_norm))
     }
 

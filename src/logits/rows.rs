@@ -31,7 +31,7 @@ fn run_forward<F: Real>(
     let targets = view.targets(answer, |_| 0.0)?;
     let mut stats: Vec<Option<SampleStats>> = vec![None; labels.len()];
     run_jobs(stats.iter_mut().zip(&targets).enumerate(), &mut for_workers::<()>(), {
-        |(), (i, (stats, target))| *stats = target.map(|target| view.stats(i, &target))
+        |(), (i, (stats, target))| *stats = target.as_ref().map(|target| view.stats(i, target))
     });
     let mut forward = Forward::with_samples(labels.len(), form);
     for stats in stats.iter().flatten() {

@@ -1,6 +1,7 @@
 //! The logits as one loss sees them: their target pairs, and what is between the sweeps.
 
 use super::NormalizedLogits;
+use super::nearest::RowNearest;
 use crate::data::{
     Bounds, LogitForm, SampleStats, Scale, TargetLogit, TargetPair, check_norm, largest_safe,
 };
@@ -17,12 +18,14 @@ pub(crate) struct TargetAnswer {
 }
 
 /// The target pair of a sample that counts.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct RowTarget {
     pub pair: TargetPair,
     pub cosine_slope: f64,
     /// The row of class weights that the pair is of.
     pub row: usize,
+    /// The sample's nearest negatives, where they have a margin.
+    pub nearest: Vec<RowNearest>,
 }
 
 /// What evaluates a loss for a sample.
@@ -136,7 +139,9 @@ impl<'a, F: Real> View<'a, F> {
             let target = self.target(&answer, i, label)?;
             let norm = self.norms(i, label).0;
             bounds.check::<F>(i, norm, Some(target.pair.target), upstream(i))?;
-            let bound = upstream(i).abs() * target.pair.scale * target.cosine_slope.abs();
+            let slopes = target.nearest.iter().map(|nearest| nearest.cosine_slope.abs());
+            let slope = slopes.fold(target.cosine_slope.abs(), f64::max);
+            let bound = upstream(i).abs() * target.pair.scale * slope;
             let maximum = largest_safe::<F>();
             if bound > maximum {
                 let quantity = "the gradient of the target's cosine";
@@ -168,7 +173,7 @@ impl<'a, F: Real> View<'a, F> {
                 TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
             }
         };
-        Ok(RowTarget { pair, cosine_slope, row })
+        Ok(RowTarget { pair, cosine_slope, row, nearest: self.nearest(i, label)? })
     }
 
     /// The row of its own class that is nearest to sample `i`, which has one.
@@ -187,7 +192,16 @@ impl<'a, F: Real> View<'a, F> {
     pub fn stats(&self, i: usize, target: &RowTarget) -> SampleStats {
         let label = self.labels[i];
         let row = self.row(i, target.pair.target.value);
-        let found = kernel::row_log_sum_exp(Level::detect(), row);
+        let mut copy = Vec::new();
+        let others = Self::others(row, &target.nearest, &mut copy);
+        let mut found = kernel::row_log_sum_exp(Level::detect(), others);
+        let mut negatives = LogSumExp::new(found.max.widen(), found.sum);
+        for nearest in &target.nearest {
+            negatives = negatives.merge(LogSumExp::new(nearest.pair.logit, 1.0));
+        }
+        if let Some(RowNearest { class, .. }) = target.nearest.first() {
+            (found.class, found.nearest) = (*class, row.scale * row.cosines[*class]);
+        }
         let mut own = row.scale * row.cosines[label];
         if let Some(columns) = row.columns {
             own *= columns[label];
@@ -196,7 +210,8 @@ impl<'a, F: Real> View<'a, F> {
             own += biases[label];
         }
         let mean_share = if self.form.smoothing > 0.0 {
-            self.smoothing().share(kernel::row_logit_sum(Level::detect(), row))
+            let plain = kernel::row_logit_sum(Level::detect(), row);
+            self.smoothing().share(plain + Self::added_by_margins(&row, &target.nearest))
         } else {
             0.0
         };
@@ -205,7 +220,7 @@ impl<'a, F: Real> View<'a, F> {
             row: i,
             label,
             norm: self.norms(i, label).0,
-            negatives: LogSumExp::new(found.max.widen(), found.sum),
+            negatives,
             mean_share,
             target: Some(TargetLogit::new(
                 &target.pair,

@@ -70,6 +70,7 @@ impl<L: MarginLoss> MarginLoss for InterclassFilter<L> {
         fn scale() -> Scale;
         fn target(angle: &Angle) -> Target;
         fn target_of(sample: &Sample) -> SampleTarget;
+        fn top_negatives() -> Option<TopMargin>;
         fn check_classes(classes: usize) -> Result<(), Error>;
         fn label_smoothing() -> f64;
     }

@@ -62,6 +62,7 @@ impl<L: MarginLoss> MarginLoss for LabelSmoothing<L> {
         fn target(angle: &Angle) -> Target;
         fn target_of(sample: &Sample) -> SampleTarget;
         fn hard_negatives() -> Option<HardNegatives>;
+        fn top_negatives() -> Option<TopMargin>;
         fn check_classes(classes: usize) -> Result<(), Error>;
     }
 

@@ -16,6 +16,7 @@ mod modified_softmax;
 mod mv_softmax;
 mod softmax;
 mod sphereface;
+mod top_negatives;
 
 pub use crate::math::Continuation;
 pub use margin_kind::MarginKind;
@@ -26,7 +27,7 @@ use crate::data::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target, annealed};
+use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target, TopMargin, annealed};
 use crate::parameters::{Vary, check, hyper_parameters, vary};
 
 /// Methods of a loss that are those of another one.
@@ -66,6 +67,7 @@ macro_rules! every_loss {
             wrappers {
                 label_smoothing::LabelSmoothing,
                 interclass_filter::InterclassFilter,
+                top_negatives::TopNegatives,
             }
         }
     };

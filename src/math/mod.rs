@@ -7,6 +7,7 @@ mod log_sum_exp;
 mod pair;
 mod sample;
 mod smoothing;
+mod top_margin;
 
 pub use angle::{Angle, Target};
 pub use continuation::Continuation;
@@ -16,3 +17,4 @@ pub use log_sum_exp::{LogSumExp, SampleTerms, sample_terms};
 pub(crate) use pair::{Pair, SINGULAR};
 pub use sample::{Sample, SampleTarget};
 pub use smoothing::Smoothing;
+pub use top_margin::TopMargin;

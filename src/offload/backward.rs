@@ -70,7 +70,7 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             let class = sample.class;
             let w = class.map(|class| contiguous(self.step.input.classes.weight(class), &mut copy));
             let samples = (self.step.input.embeddings, &self.terms[..]);
-            self.step.prepared.finish_embedding(samples, w, (i, 0.0), &mut sum);
+            self.step.prepared.finish_embedding(samples, (w, None), (i, 0.0), &mut sum);
             let row = targets.row_mut(sample.row).into_iter();
             row.zip(&sum).for_each(|(to, from)| *to = F::narrow(*from));
         }
@@ -105,7 +105,7 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             let w = contiguous(classes.weight(class), &mut copy);
             let of_batch = (self.step.input.embeddings, &self.terms[..]);
             let row = &mut weights[start..];
-            self.step.prepared.add_target_pairs(of_batch, w, targets, row, &mut sum);
+            self.step.prepared.add_pairs(of_batch, w, (targets, &[]), row, &mut sum);
         }
         let mut matrix = Array2::zeros((rows.len(), dims));
         matrix.iter_mut().zip(weights).for_each(|(to, from)| *to = from);

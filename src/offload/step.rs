@@ -156,6 +156,11 @@ fn offload<'a, F: Real>(
     };
     let prepared = Prepared::without_sweeps(loss, &input)?;
     let Prepared { form, samples, .. } = &prepared;
+    if form.top.is_some() {
+        let reason = "a margin on the nearest negatives needs a head in main memory: engines of \
+                      another kind find no more than one nearest class";
+        return Err(Error::Unsupported(reason));
+    }
     let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
     let mut hard = HardSamples::default();
     hard.set(*form, samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen())));

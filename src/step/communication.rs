@@ -56,7 +56,8 @@ pub(crate) struct Shared {
     pub smoothed: bool,
     /// The penalty.
     pub penalised: bool,
-    /// The nearest class, where it is not that of the largest logit: negatives are up-weighted.
+    /// The nearest class, where it is not that of the largest logit: some negatives count by another
+    /// number than their cosine.
     pub hard: bool,
     /// Which row of its class is the nearest, where a class has several.
     pub sub_centers: bool,
@@ -83,6 +84,11 @@ pub(crate) trait Communication<F: Real> {
     /// The largest number of all ranks for each row.
     fn largest(&self, numbers: &mut [F]) -> Result<(), Error>;
 
+    /// Whether there is no other rank.
+    fn is_alone(&self) -> bool {
+        false
+    }
+
     /// Every rank's numbers, one rank's after the other's.
     fn all(&self, numbers: Vec<F>) -> Result<Vec<F>, Error>;
 
@@ -106,6 +112,10 @@ impl<F: Real> Communication<F> for SingleRank {
     ) -> Result<Agreement, Error> {
         let StepReport { classes, penalised, .. } = report?;
         Ok(Agreement { classes, penalised })
+    }
+
+    fn is_alone(&self) -> bool {
+        true
     }
 
     fn sum_targets(&self, _: &mut [F]) -> Result<(), Error> {

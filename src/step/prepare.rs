@@ -39,7 +39,13 @@ pub(crate) struct Prepared<F> {
 impl<F> Default for Prepared<F> {
     fn default() -> Self {
         Prepared {
-            form: LogitForm { scale: Scale::FeatureNorm, plain: false, smoothing: 0.0, hard: None },
+            form: LogitForm {
+                scale: Scale::FeatureNorm,
+                plain: false,
+                smoothing: 0.0,
+                hard: None,
+                top: None,
+            },
             samples: Vec::new(),
             embeddings: Vec::new(),
             packed: [Packed::default(), Packed::default()],
@@ -140,8 +146,8 @@ impl<F: Real> StepInput<'_, F> {
         }
         let mut form = form_of(loss)?;
         if self.labels.is_none() {
-            // Nothing to smooth, and nothing to be hard against, in inference.
-            (form.smoothing, form.hard) = (0.0, None);
+            // Without labels there are no negatives, and nothing to smooth.
+            (form.smoothing, form.hard, form.top) = (0.0, None, None);
         }
         form.check_bias(self.classes.bias.is_some())?;
         if let Some(reduction) = &self.reduction {

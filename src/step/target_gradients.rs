@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ndarray::ArrayView2;
 
+use super::nearest::NearestPair;
 use super::prepare::Prepared;
 use crate::data::{Scale, contiguous};
 use crate::kernel::{self, Real};
@@ -14,12 +15,13 @@ type Samples<'a, F> = (ArrayView2<'a, F>, &'a [SampleTerms]);
 
 impl<F: Real> Prepared<F> {
     /// Turns Σ_j G_ij·v_j into the gradient of the embedding of sample `i`: its projection where
-    /// the scale is fixed, plus the gradient of the target logit, whose class weight is `w`.
+    /// the scale is fixed, plus the gradient of the target logit, whose class weight is `w`, and what
+    /// the `nearest` negatives with a margin of their own add.
     /// `radial` is r times what the negatives add to the derivative by the norm r.
     pub fn finish_embedding(
         &self,
         (embeddings, terms): Samples<'_, F>,
-        w: Option<&[F]>,
+        (w, nearest): (Option<&[F]>, Option<&[f64]>),
         (i, radial): (usize, f64),
         sum: &mut [f64],
     ) {
@@ -34,6 +36,9 @@ impl<F: Real> Prepared<F> {
         if let (Some(target), Some(w)) = (&sample.target, w) {
             target.add_to_embedding(form, (x, w), terms[i].target_gradient, sum);
         }
+        for (sum, nearest) in sum.iter_mut().zip(nearest.into_iter().flatten()) {
+            *sum += nearest;
+        }
         if let Scale::Fixed(s) = form.scale {
             sum.iter_mut().for_each(|v| *v *= s * inverse);
         }
@@ -45,12 +50,13 @@ impl<F: Real> Prepared<F> {
         }
     }
 
-    /// Adds the target pairs of one class, of weight `w`, to the gradient of that.
-    pub fn add_target_pairs(
+    /// Adds the target pairs of one class, of weight `w`, and its pairs with samples whose nearest
+    /// negative it is, to the gradient of that.
+    pub fn add_pairs(
         &self,
         (embeddings, terms): Samples<'_, F>,
         w: &[F],
-        targets: Range<usize>,
+        (targets, nearest): (Range<usize>, &[NearestPair]),
         row: &mut [F],
         sum: &mut [f64],
     ) {
@@ -61,6 +67,11 @@ impl<F: Real> Prepared<F> {
             let Some(target) = &sample.target else { continue };
             let x = contiguous(embeddings.row(sample.row), &mut copy);
             target.add_to_weight(self.form, (x, w, sample.norm), terms[i].target_gradient, sum);
+        }
+        for NearestPair { sample, pair, gradient, .. } in nearest {
+            let sample = &self.samples[*sample];
+            let x = contiguous(embeddings.row(sample.row), &mut copy);
+            pair.add_to_weight(self.form, (x, w, sample.norm), *gradient, sum);
         }
         kernel::rounded(row, sum);
     }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::hard_samples::HardSamples;
+use super::nearest::{NearestLogit, NearestPairs};
 use super::plan::Plan;
 use super::prepare::Prepared;
 use crate::data::{SampleStats, Scale};
@@ -15,6 +16,7 @@ use crate::math::SampleTerms;
 pub(crate) struct Workspace<F> {
     pub prepared: Prepared<F>,
     pub hard: HardSamples<F>,
+    pub nearest: NearestPairs,
     /// Statistics of each chunk for each sample (chunks × samples).
     pub chunks: ChunkStats<F>,
     /// Statistics over all chunks for each sample.
@@ -49,10 +51,12 @@ pub(crate) struct ChunkStats<F> {
     pub class: Vec<usize>,
     pub sum: Vec<f64>,
     pub target: Vec<F>,
-    /// The largest logit without hard negatives; empty unless some are up-weighted.
+    /// The largest logit by its cosine; empty unless some negatives count by another number.
     pub nearest: Vec<F>,
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     pub logits: Vec<f64>,
+    /// The largest logits (chunks × samples × k); empty unless the nearest negatives have a margin.
+    pub top: Vec<NearestLogit<F>>,
 }
 
 /// The buffers of one worker.
@@ -81,6 +85,10 @@ pub(crate) struct Scratch<F> {
     pub bias_gradient: Vec<F>,
     /// One row in f64.
     pub row: Vec<f64>,
+    /// Logits that wait apart while the others are summed: their places in the tile.
+    pub apart: Vec<(usize, F)>,
+    /// Logits that nearer ones have pushed out, by sample.
+    pub pushed: Vec<(usize, NearestLogit<F>)>,
 }
 
 impl<F: Real> Workspace<F> {
@@ -92,8 +100,11 @@ impl<F: Real> Workspace<F> {
         self.chunks.sum.resize(entries, 0.0);
         self.chunks.target.resize(entries, F::zero());
         let form = self.prepared.form;
-        let hard = if form.hard.is_some() { entries } else { 0 };
-        self.chunks.nearest.resize(hard, F::zero());
+        let changed = if form.changes_negatives() { entries } else { 0 };
+        self.chunks.nearest.resize(changed, F::zero());
+        let k = form.top.map_or(0, |top| top.k.min(plan.classes));
+        self.chunks.top.clear();
+        self.chunks.top.resize(k * entries, NearestLogit::none());
         let smoothed = form.smoothing > 0.0;
         self.chunks.logits.resize(if smoothed { entries } else { 0 }, 0.0);
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);

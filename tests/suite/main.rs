@@ -39,6 +39,7 @@ mod small_steps;
 mod step;
 mod sub_centers;
 mod top_k;
+mod top_negatives;
 mod update;
 mod wider_family;
 mod zero_rows;

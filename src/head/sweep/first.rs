@@ -6,7 +6,9 @@ use crate::data::Classes;
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{ChunkStats, HardSamples, Plan, Prepared, Scratch, Workspace, factor_of};
+use crate::step::{
+    ChunkStats, HardSamples, NearestLogit, Plan, Prepared, Scratch, Workspace, factor_of,
+};
 
 /// One chunk of the first sweep.
 struct Job<'a, F> {
@@ -17,10 +19,12 @@ struct Job<'a, F> {
     class: &'a mut [usize],
     sum: &'a mut [f64],
     target: &'a mut [F],
-    /// The largest logits without hard negatives; empty unless some are up-weighted.
+    /// The largest logits by their cosines; empty unless some negatives count by another number.
     nearest: &'a mut [F],
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     logits: &'a mut [f64],
+    /// The largest logits of each sample (samples × k); empty unless they have a margin.
+    top: &'a mut [NearestLogit<F>],
 }
 
 /// What both sweeps read.
@@ -50,12 +54,15 @@ impl<F: Real> Sweep<'_, F> {
             .zip(stats.target.chunks_mut(n));
         let mut logits = &mut stats.logits[..];
         let mut nearest = &mut stats.nearest[..];
+        let k = stats.top.len() / (self.plan.chunks * n);
+        let mut top = &mut stats.top[..];
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let range = self.plan.chunk(index);
             let stored = split_off(&mut stored, range.len() * room);
             let logits = split_off(&mut logits, n);
             let nearest = split_off(&mut nearest, n);
-            Job { classes: range, stored, max, class, sum, target, nearest, logits }
+            let top = split_off(&mut top, n * k);
+            Job { classes: range, stored, max, class, sum, target, nearest, logits, top }
         });
         run_jobs(jobs, workers, |scratch, job| self.forward_chunk(classes, scratch, job));
     }
@@ -87,11 +94,15 @@ impl<F: Real> Sweep<'_, F> {
                 job.class[i] = tile.start + scratch.best[i] as usize;
             }
             let hard = self.hard.tile(self.prepared.form, biases);
-            if let Some(hard) = hard {
-                for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
-                    *nearest = nearest.max(*max);
-                }
-                kernel::tile_hard_max(level, z, hard, &mut scratch.line, &mut scratch.max[..n]);
+            for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
+                *nearest = nearest.max(*max);
+            }
+            if !job.top.is_empty() {
+                let buffers = (&mut scratch.apart, &mut scratch.pushed, &mut scratch.short[..]);
+                self.take_nearest(z, tile.start, biases, job.top, buffers);
+            }
+            if self.prepared.form.changes_negatives() {
+                kernel::tile_counted_max(level, z, hard, &mut scratch.line, &mut scratch.max[..n]);
             }
             for i in 0..n {
                 if scratch.max[i] > job.max[i] {
@@ -107,7 +118,50 @@ impl<F: Real> Sweep<'_, F> {
                 let rows = [&mut scratch.short[..], &mut scratch.line[..]];
                 kernel::tile_logit_sums(level, z, hard, rows, job.logits);
             }
+            for (at, logit) in scratch.apart.drain(..) {
+                z[at] = logit;
+            }
+            for (i, NearestLogit { plain, logit, .. }) in scratch.pushed.drain(..) {
+                let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
+                if counted > job.max[i] {
+                    job.sum[i] *= (job.max[i] - counted).exp().widen();
+                    job.max[i] = counted;
+                }
+                job.sum[i] += (counted - job.max[i]).exp().widen();
+                if let Some(sum) = job.logits.get_mut(i) {
+                    *sum += counted.widen();
+                }
+            }
         }
+    }
+
+    /// Takes the logits of a tile that are among the largest so far out of it, until the others are
+    /// summed; those that they push out are summed for themselves.
+    fn take_nearest(
+        &self,
+        z: &mut [F],
+        first: usize,
+        offsets: Option<&[F]>,
+        top: &mut [NearestLogit<F>],
+        (apart, pushed, threshold): (
+            &mut Vec<(usize, F)>,
+            &mut Vec<(usize, NearestLogit<F>)>,
+            &mut [F],
+        ),
+    ) {
+        let n = self.plan.samples;
+        let k = top.len() / n;
+        let threshold = &mut threshold[..n];
+        for (threshold, entries) in threshold.iter_mut().zip(top.chunks_exact(k)) {
+            *threshold = entries[k - 1].plain;
+        }
+        kernel::tile_nearest(self.plan.level, z, offsets, threshold, |j, i, plain, logit| {
+            let entries = &mut top[i * k..(i + 1) * k];
+            apart.push((j * n + i, logit));
+            let entry = NearestLogit { plain, logit, class: first + j };
+            pushed.extend(entry.insert(entries).map(|last| (i, last)));
+            entries[k - 1].plain
+        });
     }
 
     /// w_j·(a_i·u_i) of a tile.

@@ -1,5 +1,6 @@
 //! The second sweep: from the logits to the gradients of class weights and embeddings.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
@@ -10,7 +11,7 @@ use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::SampleTerms;
 use crate::parallel::{run_jobs, split_tail};
-use crate::step::{Plan, Scratch};
+use crate::step::{NearestPair, NearestPairs, Plan, Scratch};
 
 /// What turns a sample's logits into their gradients, all in the samples' order, and the embeddings
 /// of the batch.
@@ -21,6 +22,7 @@ pub(in crate::head) struct LogitCoefficients<'a, F> {
     /// Empty unless labels are smoothed.
     pub uniform: &'a [F],
     pub terms: &'a [SampleTerms],
+    pub nearest: &'a NearestPairs,
     pub embeddings: ArrayView2<'a, F>,
 }
 
@@ -135,15 +137,25 @@ impl<F: Real> Sweep<'_, F> {
             }
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
-        let LogitCoefficients { shift, coefficients: c, uniform, .. } = coefficients;
+        let LogitCoefficients { shift, coefficients: c, uniform, nearest, .. } = coefficients;
+        let nearest = nearest.of(tile.start, tile.end);
         let Plan { level, precision, .. } = *self.plan;
         let line = &mut scratch.line[..];
         kernel::tile_gradient(level, z, hard, [shift, c, factors], line, gradient);
         if !uniform.is_empty() {
             kernel::tile_smoothing(level, z, hard, [uniform, factors], line, gradient);
         }
+        let place = |pair: &NearestPair| (pair.class - tile.start) * n + pair.sample;
         if let (Some(hard), false) = (hard, job.radial.is_empty()) {
-            kernel::tile_hard_radial(level, z, hard, [shift, c, uniform], line, job.radial);
+            // The nearest negatives that have a margin of their own are not hard besides.
+            let mut others = Cow::Borrowed(&*z);
+            for pair in nearest {
+                others.to_mut()[place(pair)] = F::neg_infinity();
+            }
+            kernel::tile_hard_radial(level, &others, hard, [shift, c, uniform], line, job.radial);
+        }
+        for pair in nearest {
+            gradient[place(pair)] = F::zero();
         }
         let gradient = Mat::new(gradient, tile.len(), n);
         if !job.partial.is_empty() {
@@ -216,21 +228,21 @@ impl<F: Real> Sweep<'_, F> {
         mut bias: Option<&mut [F]>,
         sum: &mut [f64],
     ) {
+        let LogitCoefficients { embeddings, terms, nearest, .. } = coefficients;
         let mut targets = self.targets(first);
         for (j, row) in rows.chunks_exact_mut(self.plan.dims).enumerate() {
-            let targets = targets(j);
-            if targets.is_empty() {
+            let (targets, nearest) = (targets(j), nearest.of(first + j, first + j + 1));
+            if targets.is_empty() && nearest.is_empty() {
                 continue;
             }
             if let Some(bias) = &mut bias {
-                let terms = coefficients.terms[targets.clone()].iter();
+                let terms = terms[targets.clone()].iter();
                 let sum: f64 = terms.map(|terms| terms.target_gradient).sum();
                 bias[j] = F::narrow(bias[j].widen() + sum);
             }
             let mut copy = Vec::new();
             let w = contiguous(classes.weight(at + j), &mut copy);
-            let LogitCoefficients { embeddings, terms, .. } = coefficients;
-            self.prepared.add_target_pairs((embeddings, terms), w, targets, row, sum);
+            self.prepared.add_pairs((embeddings, terms), w, (targets, nearest), row, sum);
         }
     }
 
@@ -261,8 +273,9 @@ impl<F: Real> Sweep<'_, F> {
                 TargetRows::InPlace(classes) => contiguous(classes.weight(class), &mut copy),
                 TargetRows::Copied(rows) => &rows[i * dims..(i + 1) * dims],
             });
-            let LogitCoefficients { embeddings, terms, .. } = coefficients;
-            prepared.finish_embedding((embeddings, terms), w, (i, radial), sum);
+            let LogitCoefficients { embeddings, terms, nearest, .. } = coefficients;
+            let nearest = nearest.embedding(i, dims);
+            prepared.finish_embedding((embeddings, terms), (w, nearest), (i, radial), sum);
             match row.as_slice_mut() {
                 Some(row) => kernel::rounded(row, sum),
                 None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),

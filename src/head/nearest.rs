@@ -1,0 +1,149 @@
+//! Between the sweeps, for losses with a margin on the nearest negatives: which these are, over all
+//! chunks and ranks, and their pairs in f64.
+
+use super::step::Step;
+use crate::data::{LogitForm, TargetPair, contiguous};
+use crate::error::Error;
+use crate::kernel::{self, HardTile, Real};
+use crate::math::TopMargin;
+use crate::step::{
+    Apart, Communication, NearestLogit, NearestPair, NearestPairs, PreparedSample, StepInput,
+    Workspace,
+};
+
+/// A negative before others: by its logit, then by its class.
+fn before<F: Real>(a: &NearestLogit<F>, b: &NearestLogit<F>) -> std::cmp::Ordering {
+    b.plain.widen().total_cmp(&a.plain.widen()).then(a.class.cmp(&b.class))
+}
+
+impl<F: Real> Step<'_, F> {
+    /// Keeps the pairs of the nearest negatives, and returns for each sample the logits that the
+    /// first sweep left out; nothing for a loss without a margin on them.
+    pub(super) fn nearest_pairs(
+        &mut self,
+        input: &StepInput<'_, F>,
+        communication: &dyn Communication<F>,
+    ) -> Result<Vec<Apart>, Error> {
+        let n = self.plan.samples;
+        self.workspace.nearest = NearestPairs::default();
+        let Some(top) = self.workspace.prepared.form.top.filter(|_| n > 0) else {
+            return Ok(Vec::new());
+        };
+        let mut apart = vec![Apart::NONE; n];
+        let k = top.k.min(self.classes());
+        let mut candidates: Vec<_> = (0..n).map(|i| self.largest_of(i)).collect();
+        let kept = if communication.is_alone() {
+            vec![k; n]
+        } else {
+            self.among_all(k, input, &candidates, communication)?
+        };
+        let Workspace { prepared, hard, nearest, .. } = &mut *self.workspace;
+        let hard = hard.tile(prepared.form, None);
+        for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
+            let others = candidates.split_off(kept.min(candidates.len()));
+            for NearestLogit { plain, logit, .. } in others {
+                let counted = |hard: HardTile<'_, F>| hard.value(i, plain, logit);
+                apart[i].add(hard.map_or(logit, counted).widen());
+            }
+            for &mut NearestLogit { class, .. } in candidates {
+                let pair = pair_of(top, input, &prepared.samples[i], prepared.form, class)?;
+                apart[i].add(pair.logit);
+                nearest.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
+            }
+        }
+        nearest.pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
+        Ok(apart)
+    }
+
+    /// The negatives of sample `i` that the chunks have kept, from the nearest on.
+    fn largest_of(&self, i: usize) -> Vec<NearestLogit<F>> {
+        let (n, entries) = (self.plan.samples, &self.workspace.chunks.top);
+        let k = entries.len() / (self.plan.chunks * n);
+        let of_chunk = |chunk: usize| &entries[(chunk * n + i) * k..][..k];
+        let kept = (0..self.plan.chunks).flat_map(of_chunk).filter(|entry| entry.is_some());
+        let mut kept: Vec<_> = kept.copied().collect();
+        kept.sort_unstable_by(before);
+        kept
+    }
+
+    /// How many of each sample's candidates are among the k nearest of all ranks.
+    fn among_all(
+        &self,
+        k: usize,
+        input: &StepInput<'_, F>,
+        candidates: &[Vec<NearestLogit<F>>],
+        communication: &dyn Communication<F>,
+    ) -> Result<Vec<usize>, Error> {
+        let rows = input.embeddings.nrows();
+        let samples = &self.workspace.prepared.samples;
+        let mut numbers = vec![F::neg_infinity(); 2 * rows * k];
+        let (logits, labels) = numbers.split_at_mut(rows * k);
+        for (sample, candidates) in samples.iter().zip(candidates) {
+            for (at, entry) in (sample.row * k..).zip(candidates.iter().take(k)) {
+                logits[at] = entry.plain;
+                labels[at] = F::from_index(input.classes.label_of(entry.class) as u64);
+            }
+        }
+        let all = communication.all(numbers)?;
+        let kept = |(sample, candidates): (&PreparedSample, &Vec<NearestLogit<F>>)| {
+            let row = sample.row;
+            let of_rank = |numbers: &[F]| {
+                let (logits, labels) = numbers.split_at(rows * k);
+                let entries = (row * k..(row + 1) * k).filter(|&at| logits[at].is_finite());
+                let entry = |at: usize| NearestLogit {
+                    plain: logits[at],
+                    logit: logits[at],
+                    class: labels[at].to_index() as usize,
+                };
+                entries.map(entry).collect::<Vec<_>>()
+            };
+            let mut entries: Vec<_> = all.chunks_exact(2 * rows * k).flat_map(of_rank).collect();
+            entries.sort_unstable_by(before);
+            entries.truncate(k);
+            let last = entries.last().copied();
+            let is_kept = |entry: &&NearestLogit<F>| {
+                let entry = NearestLogit { class: input.classes.label_of(entry.class), ..**entry };
+                last.is_some_and(|last| before(&entry, &last).is_le())
+            };
+            candidates.iter().take_while(is_kept).count()
+        };
+        Ok(samples.iter().zip(candidates).map(kept).collect())
+    }
+
+    /// The gradients of the nearest negatives' logits, and what they add to those of the embeddings.
+    pub(super) fn nearest_gradients(&mut self, input: &StepInput<'_, F>, embeddings: bool) {
+        let Workspace { prepared, nearest, terms, .. } = &mut *self.workspace;
+        let NearestPairs { pairs, embeddings: sums } = nearest;
+        let dims = self.plan.dims;
+        sums.resize(
+            if embeddings && !pairs.is_empty() { self.plan.samples * dims } else { 0 },
+            0.0,
+        );
+        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
+        for NearestPair { class, sample, pair, gradient } in pairs {
+            let terms = terms[*sample];
+            *gradient = terms.coefficient * (pair.logit - terms.shift).exp() - terms.uniform;
+            if let Some(sum) = sums.get_mut(*sample * dims..(*sample + 1) * dims) {
+                let row = prepared.samples[*sample].row;
+                let x = contiguous(input.embeddings.row(row), &mut x_copy);
+                let w = contiguous(input.classes.weight(*class), &mut w_copy);
+                pair.add_to_embedding(prepared.form, (x, w), *gradient, sum);
+            }
+        }
+    }
+}
+
+fn pair_of<F: Real>(
+    top: TopMargin,
+    input: &StepInput<'_, F>,
+    sample: &PreparedSample,
+    form: LogitForm,
+    class: usize,
+) -> Result<TargetPair, Error> {
+    let (mut x, mut w) = (Vec::new(), Vec::new());
+    let x = contiguous(input.embeddings.row(sample.row), &mut x);
+    let w = contiguous(input.classes.weight(class), &mut w);
+    let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
+    let target = |angle: &_| Ok(top.target(angle).into());
+    TargetPair::new(form, (x, sample.norm), (w, norm), bias, target)
+}
