@@ -75,6 +75,7 @@ pub mod which_loss {
     //! [`ElasticFace`]: crate::ElasticFace
     //! [`Forward::margin_free_losses`]: crate::Forward::margin_free_losses
     //! [`InterclassFilter`]: crate::InterclassFilter
+    //! [`TopNegatives`]: crate::TopNegatives
     //! [`LabelSmoothing`]: crate::LabelSmoothing
     //! [`LambdaAnnealing`]: crate::schedule::LambdaAnnealing
     //! [`MagFace`]: crate::MagFace

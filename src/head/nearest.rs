@@ -58,7 +58,7 @@ impl<F: Real> Step<'_, F> {
     /// The negatives of sample `i` that the chunks have kept, from the nearest on.
     fn largest_of(&self, i: usize) -> Vec<NearestLogit<F>> {
         let (n, entries) = (self.plan.samples, &self.workspace.chunks.top);
-        let k = entries.len() / (self.plan.chunks * n);
+        let k = entries.len() / (self.plan.chunks * n).max(1);
         let of_chunk = |chunk: usize| &entries[(chunk * n + i) * k..][..k];
         let kept = (0..self.plan.chunks).flat_map(of_chunk).filter(|entry| entry.is_some());
         let mut kept: Vec<_> = kept.copied().collect();

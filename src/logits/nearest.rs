@@ -1,26 +1,10 @@
 //! The nearest negatives of a sample, where they have a margin of their own.
 
-use super::view::View;
+use super::view::{RowNearest, View};
 use crate::data::TargetPair;
 use crate::error::Error;
 use crate::kernel::{HardRow, Real, RowLogits};
-use crate::math::{Angle, SINGULAR, SampleTerms, TopMargin};
-
-/// A sample and one of its nearest negatives.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RowNearest {
-    pub class: usize,
-    pub pair: TargetPair,
-    /// d cos(θ − m′)/d cos θ; 0 where it has none.
-    pub cosine_slope: f64,
-}
-
-impl RowNearest {
-    /// ∂objective/∂z, from the terms of the sample.
-    pub fn gradient(&self, terms: &SampleTerms) -> f64 {
-        terms.coefficient * (self.pair.logit - terms.shift).exp() - terms.uniform
-    }
-}
+use crate::math::{Angle, SINGULAR, TopMargin};
 
 impl<F: Real> View<'_, F> {
     /// The nearest negatives of sample `i` whose class is `label`, from the nearest on; none for a

@@ -1,7 +1,6 @@
 //! The logits as one loss sees them: their target pairs, and what is between the sweeps.
 
 use super::NormalizedLogits;
-use super::nearest::RowNearest;
 use crate::data::{
     Bounds, LogitForm, SampleStats, Scale, TargetLogit, TargetPair, check_norm, largest_safe,
 };
@@ -26,6 +25,22 @@ pub(super) struct RowTarget {
     pub row: usize,
     /// The sample's nearest negatives, where they have a margin.
     pub nearest: Vec<RowNearest>,
+}
+
+/// A sample and one of its nearest negatives.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowNearest {
+    pub class: usize,
+    pub pair: TargetPair,
+    /// d cos(θ − m′)/d cos θ; 0 where it has none.
+    pub cosine_slope: f64,
+}
+
+impl RowNearest {
+    /// ∂objective/∂z, from the terms of the sample.
+    pub fn gradient(&self, terms: &SampleTerms) -> f64 {
+        terms.coefficient * (self.pair.logit - terms.shift).exp() - terms.uniform
+    }
 }
 
 /// What evaluates a loss for a sample.

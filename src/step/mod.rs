@@ -22,7 +22,7 @@ pub(crate) use communication::{Communication, Shared, SingleRank, StepReport};
 pub(crate) use exchange::Ranks;
 pub(crate) use hard_samples::HardSamples;
 pub(crate) use input::StepInput;
-pub(crate) use nearest::{Apart, NearestLogit, NearestPair, NearestPairs};
+pub(crate) use nearest::{Apart, Aside, NearestLogit, NearestPair, NearestPairs};
 pub(crate) use plan::Plan;
 pub(crate) use prepare::{Prepared, PreparedSample, factor_of};
 pub(crate) use settings::Settings;

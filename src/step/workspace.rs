@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::hard_samples::HardSamples;
-use super::nearest::{NearestLogit, NearestPairs};
+use super::nearest::{Aside, NearestLogit, NearestPairs};
 use super::plan::Plan;
 use super::prepare::Prepared;
 use crate::data::{SampleStats, Scale};
@@ -85,10 +85,7 @@ pub(crate) struct Scratch<F> {
     pub bias_gradient: Vec<F>,
     /// One row in f64.
     pub row: Vec<f64>,
-    /// Logits that wait apart while the others are summed: their places in the tile.
-    pub apart: Vec<(usize, F)>,
-    /// Logits that nearer ones have pushed out, by sample.
-    pub pushed: Vec<(usize, NearestLogit<F>)>,
+    pub aside: Aside<F>,
 }
 
 impl<F: Real> Workspace<F> {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
-use margin_softmax::{Error, InterclassFilter, LabelSmoothing, MarginLoss, Scale};
+use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target, TopMargin};
+use margin_softmax::{Error, InterclassFilter, LabelSmoothing, MarginLoss, Scale, TopNegatives};
 
 /// A loss whose every method differs from the one that the trait provides.
 #[derive(Debug, Clone)]
@@ -27,6 +27,10 @@ impl MarginLoss for Everything {
         Some(HardNegatives::above(0.5, 0.1, 0.2, 0.3))
     }
 
+    fn top_negatives(&self) -> Option<TopMargin> {
+        Some(TopMargin { k: 4, margin: 0.5 })
+    }
+
     fn check_classes(&self, classes: usize) -> Result<(), Error> {
         Err(Error::Empty { argument: "classes", actual: vec![classes] })
     }
@@ -36,7 +40,14 @@ impl MarginLoss for Everything {
     }
 }
 
-type Answers = (Scale, Target, SampleTarget, Option<HardNegatives>, Result<(), Error>, f64);
+type Answers = (
+    Scale,
+    Target,
+    SampleTarget,
+    (Option<HardNegatives>, Option<TopMargin>),
+    Result<(), Error>,
+    f64,
+);
 
 /// What the methods of a loss return that it may provide itself.
 fn answers(loss: &impl MarginLoss) -> Answers {
@@ -45,7 +56,7 @@ fn answers(loss: &impl MarginLoss) -> Answers {
         loss.scale(),
         loss.target(&sample.angle),
         loss.target_of(&sample),
-        loss.hard_negatives(),
+        (loss.hard_negatives(), loss.top_negatives()),
         loss.check_classes(9),
         loss.label_smoothing(),
     )
@@ -59,8 +70,15 @@ fn the_answers_are_those_of_every_method_of_the_trait() {
     let of_trait = of_trait.split_once("\n}\n").unwrap().0;
     let methods = of_trait.lines().filter_map(|line| line.strip_prefix("    fn "));
     let names: Vec<_> = methods.map(|line| line.split(['(', '<']).next().unwrap()).collect();
-    let answered =
-        ["scale", "target", "target_of", "hard_negatives", "check_classes", "label_smoothing"];
+    let answered = [
+        "scale",
+        "target",
+        "target_of",
+        "hard_negatives",
+        "top_negatives",
+        "check_classes",
+        "label_smoothing",
+    ];
     let of_engine = ["forward", "backward", "backward_into", "margin_free_logits"];
     assert_eq!(names, [&answered[..], &of_engine].concat());
 }
@@ -92,6 +110,10 @@ impl MarginLoss for WithoutHardNegatives {
         Everything.target_of(sample)
     }
 
+    fn top_negatives(&self) -> Option<TopMargin> {
+        Everything.top_negatives()
+    }
+
     fn check_classes(&self, classes: usize) -> Result<(), Error> {
         Everything.check_classes(classes)
     }
@@ -106,8 +128,11 @@ fn wrappers_forward_every_method_but_their_own() {
     let mut expected = answers(&Everything);
     expected.5 = 0.5;
     assert_eq!(answers(&LabelSmoothing::new(Everything, 0.5).unwrap()), expected);
+    let mut expected = answers(&Everything);
+    expected.3.1 = Some(TopMargin { k: 2, margin: 0.25 });
+    assert_eq!(answers(&TopNegatives::new(Everything, 2, 0.25).unwrap()), expected);
     let mut expected = answers(&WithoutHardNegatives);
-    expected.3 = Some(HardNegatives::above(0.25, 0.0, 0.0, 0.0));
+    expected.3.0 = Some(HardNegatives::above(0.25, 0.0, 0.0, 0.0));
     let filter = InterclassFilter::new(WithoutHardNegatives, 0.25).unwrap();
     assert_eq!(answers(&filter), expected);
 }

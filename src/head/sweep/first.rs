@@ -7,7 +7,7 @@ use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
 use crate::step::{
-    ChunkStats, HardSamples, NearestLogit, Plan, Prepared, Scratch, Workspace, factor_of,
+    Aside, ChunkStats, HardSamples, NearestLogit, Plan, Prepared, Scratch, Workspace, factor_of,
 };
 
 /// One chunk of the first sweep.
@@ -54,7 +54,7 @@ impl<F: Real> Sweep<'_, F> {
             .zip(stats.target.chunks_mut(n));
         let mut logits = &mut stats.logits[..];
         let mut nearest = &mut stats.nearest[..];
-        let k = stats.top.len() / (self.plan.chunks * n);
+        let k = stats.top.len() / (self.plan.chunks * n).max(1);
         let mut top = &mut stats.top[..];
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let range = self.plan.chunk(index);
@@ -98,8 +98,8 @@ impl<F: Real> Sweep<'_, F> {
                 *nearest = nearest.max(*max);
             }
             if !job.top.is_empty() {
-                let buffers = (&mut scratch.apart, &mut scratch.pushed, &mut scratch.short[..]);
-                self.take_nearest(z, tile.start, biases, job.top, buffers);
+                let logits = (&mut *z, tile.start, biases);
+                self.take_nearest(logits, job.top, &mut scratch.aside, &mut scratch.short[..n]);
             }
             if self.prepared.form.changes_negatives() {
                 kernel::tile_counted_max(level, z, hard, &mut scratch.line, &mut scratch.max[..n]);
@@ -118,10 +118,10 @@ impl<F: Real> Sweep<'_, F> {
                 let rows = [&mut scratch.short[..], &mut scratch.line[..]];
                 kernel::tile_logit_sums(level, z, hard, rows, job.logits);
             }
-            for (at, logit) in scratch.apart.drain(..) {
+            for (at, logit) in scratch.aside.waiting.drain(..) {
                 z[at] = logit;
             }
-            for (i, NearestLogit { plain, logit, .. }) in scratch.pushed.drain(..) {
+            for (i, NearestLogit { plain, logit, .. }) in scratch.aside.pushed.drain(..) {
                 let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
                 if counted > job.max[i] {
                     job.sum[i] *= (job.max[i] - counted).exp().widen();
@@ -139,27 +139,21 @@ impl<F: Real> Sweep<'_, F> {
     /// summed; those that they push out are summed for themselves.
     fn take_nearest(
         &self,
-        z: &mut [F],
-        first: usize,
-        offsets: Option<&[F]>,
+        (z, first, offsets): (&mut [F], usize, Option<&[F]>),
         top: &mut [NearestLogit<F>],
-        (apart, pushed, threshold): (
-            &mut Vec<(usize, F)>,
-            &mut Vec<(usize, NearestLogit<F>)>,
-            &mut [F],
-        ),
+        aside: &mut Aside<F>,
+        threshold: &mut [F],
     ) {
         let n = self.plan.samples;
         let k = top.len() / n;
-        let threshold = &mut threshold[..n];
         for (threshold, entries) in threshold.iter_mut().zip(top.chunks_exact(k)) {
             *threshold = entries[k - 1].plain;
         }
         kernel::tile_nearest(self.plan.level, z, offsets, threshold, |j, i, plain, logit| {
             let entries = &mut top[i * k..(i + 1) * k];
-            apart.push((j * n + i, logit));
+            aside.waiting.push((j * n + i, logit));
             let entry = NearestLogit { plain, logit, class: first + j };
-            pushed.extend(entry.insert(entries).map(|last| (i, last)));
+            aside.pushed.extend(entry.insert(entries).map(|last| (i, last)));
             entries[k - 1].plain
         });
     }

@@ -148,7 +148,7 @@ impl<F: Real> Sweep<'_, F> {
         let place = |pair: &NearestPair| (pair.class - tile.start) * n + pair.sample;
         if let (Some(hard), false) = (hard, job.radial.is_empty()) {
             // The nearest negatives that have a margin of their own are not hard besides.
-            let mut others = Cow::Borrowed(&*z);
+            let mut others = Cow::Borrowed(z);
             for pair in nearest {
                 others.to_mut()[place(pair)] = F::neg_infinity();
             }
