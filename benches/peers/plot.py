@@ -6,7 +6,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 COLORS = ["#222222", "#0072b2", "#56b4e9", "#e69f00", "#009e73", "#d55e00"]
-LEFT, UNIT, BAR, GAP, TOP = 190, 110, 13, 18, 64
+LEFT, UNIT, BAR, GAP, TOP = 190, 62, 13, 18, 64
 
 
 def number(cell):

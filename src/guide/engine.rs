@@ -10,6 +10,7 @@
 //! [`Precision::Bf16`]: crate::Precision::Bf16
 //! [`sample_terms`]: crate::offload::sample_terms
 //! [`SampleTerms`]: crate::offload::SampleTerms
+//! [benchmarks]: crate::guide::benchmarks
 //! [derivations]: crate::guide::math
 //!
 #![doc = include_str!("../../docs/engine.md")]
