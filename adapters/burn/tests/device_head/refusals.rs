@@ -108,7 +108,7 @@ fn rows_that_are_no_whole_classes_are_refused() -> Result<(), Error> {
     Ok(())
 }
 
-#[cfg(not(feature = "ndarray"))]
+#[cfg(all(feature = "other-backend", not(feature = "ndarray")))]
 #[test]
 #[allow(deprecated)] // the only other backend without further system dependencies
 fn backend_without_its_feature_is_refused() {

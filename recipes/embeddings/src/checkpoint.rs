@@ -1,5 +1,6 @@
 //! Checkpoints: folders that appear whole or not at all.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,14 +9,17 @@ use burn::module::Module;
 use margin_softmax::sampling::ClassSampler;
 use serde::{Deserialize, Serialize};
 
-use super::images::entries;
-use super::settings::Settings;
-use super::training::State;
+use crate::images::entries;
+use crate::settings::Settings;
+use crate::training::State;
 
 const PREFIX: &str = "checkpoint-";
 const MODEL: &str = "model.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const PROGRESS: &str = "progress.json";
+/// The checksums of the other files, by name: a damaged file could otherwise be read, and so could
+/// one of another run.
+const CHECKSUMS: &str = "checksums.json";
 
 /// What a run has to have in common with the checkpoint that it continues from.
 #[derive(Clone, Serialize, Deserialize)]
@@ -50,6 +54,8 @@ pub fn save(output: &Path, state: &State, origin: &Origin) -> Result<()> {
     let (epochs, sampler) = (state.epochs, state.sampler.clone());
     let progress = Progress { epochs, sampler, origin: origin.clone() };
     fs::write(part.join(PROGRESS), serde_json::to_string_pretty(&progress)?)?;
+    let checksums = checksums(&part)?;
+    fs::write(part.join(CHECKSUMS), serde_json::to_string_pretty(&checksums)?)?;
     fs::rename(&part, &folder)?;
     older.iter().try_for_each(fs::remove_dir_all)?;
     Ok(())
@@ -61,6 +67,7 @@ pub fn load(output: &Path, state: State, origin: &Origin) -> Result<State> {
         bail!("{} has no checkpoint", output.display());
     };
     let read = || {
+        check(&folder)?;
         let text = fs::read_to_string(folder.join(PROGRESS))?;
         let Progress { epochs, sampler, origin: before } = serde_json::from_str(&text)?;
         origin.settings.check_same(&before.settings)?;
@@ -71,6 +78,26 @@ pub fn load(output: &Path, state: State, origin: &Origin) -> Result<State> {
         anyhow::Ok(State { model, optimizer, sampler, epochs })
     };
     read().with_context(|| folder.display().to_string())
+}
+
+fn checksums(folder: &Path) -> Result<BTreeMap<String, u32>> {
+    let checksum = |file: &str| {
+        let bytes = fs::read(folder.join(file)).with_context(|| file.to_owned())?;
+        Ok((file.to_owned(), crc32fast::hash(&bytes)))
+    };
+    [MODEL, OPTIMIZER, PROGRESS].into_iter().map(checksum).collect()
+}
+
+/// Refuses files that are not as they were written.
+fn check(folder: &Path) -> Result<()> {
+    let text = fs::read_to_string(folder.join(CHECKSUMS)).context(CHECKSUMS)?;
+    let written: BTreeMap<String, u32> = serde_json::from_str(&text).context(CHECKSUMS)?;
+    let found = checksums(folder)?;
+    let changed: Vec<_> =
+        found.iter().filter(|&(file, sum)| written.get(file) != Some(sum)).collect();
+    let names: Vec<_> = changed.into_iter().map(|(file, _)| file.as_str()).collect();
+    ensure!(names.is_empty(), "damaged, or of another run: {}", names.join(", "));
+    Ok(())
 }
 
 /// Refuses to begin where another run has been.

@@ -1,8 +1,8 @@
 //! A recipe for embeddings of your own images: a folder for each identity, faces for example.
 //!
 //! ```sh
-//! cargo run --release -p margin-softmax-burn --example train_embeddings -- write-digits digits
-//! cargo run --release -p margin-softmax-burn --example train_embeddings -- train digits
+//! cargo run --release -p embeddings -- write-digits digits
+//! cargo run --release -p embeddings -- train digits
 //! ```
 //!
 //! `train` holds some identities out, trains a small convolutional network with a margin on the
@@ -11,10 +11,10 @@
 //! `--resume` and ends, on the CPU, with the same bits.
 
 mod checkpoint;
-#[path = "../common/device.rs"]
+#[path = "../../../adapters/burn/examples/common/device.rs"]
 mod devices;
-#[allow(dead_code)] // `train_digits_burn` uses the rest
-#[path = "../../../../examples/common/digits.rs"]
+#[allow(dead_code)] // the other examples use the rest
+#[path = "../../../examples/common/digits.rs"]
 mod digits;
 mod digits_folder;
 mod export;
@@ -23,6 +23,8 @@ mod network;
 mod recipe;
 mod schedule;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod training;
 mod verification;
 mod view;

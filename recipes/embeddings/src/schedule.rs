@@ -8,7 +8,7 @@ use anyhow::Result;
 use margin_softmax::schedule::MarginWarmup;
 use margin_softmax::{ArcFace, CosFace, MarginLoss};
 
-use super::settings::{LossName, Settings};
+use crate::settings::{LossName, Settings};
 
 /// The share of all steps in which the learning rate rises.
 const RATE_WARMUP: f64 = 0.1;
@@ -37,7 +37,10 @@ impl Schedule {
         });
         let steps = steps as f64;
         let margin = MarginWarmup::new(margin, (MARGIN_WARMUP * steps) as usize)?;
-        Ok(Schedule { loss, scale, margin, rate, steps })
+        let schedule = Schedule { loss, scale, margin, rate, steps };
+        // Of the whole margin: the training does not begin with one that it would end with.
+        schedule.loss(usize::MAX)?;
+        Ok(schedule)
     }
 
     pub fn loss(&self, step: usize) -> Result<Box<dyn MarginLoss>> {

@@ -11,8 +11,8 @@ use margin_softmax::MarginLoss;
 use margin_softmax_burn::{MarginHead, MarginHeadConfig};
 use ndarray::Array2;
 
-use super::images::Images;
-use super::view::View;
+use crate::images::Images;
+use crate::view::View;
 
 /// Input and output channels of each block, and its stride.
 const BLOCKS: [([usize; 2], usize); 4] =

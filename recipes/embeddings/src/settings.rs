@@ -29,14 +29,14 @@ pub struct Settings {
     #[arg(long, default_value_t = 64, value_parser = at_least::<2>)]
     pub batch: usize,
     /// The largest learning rate.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = up_to::<10>)]
     pub rate: f64,
     /// The loss.
     #[arg(long, value_enum, default_value_t = LossName::ArcFace)]
     pub loss: LossName,
     /// The scale s of the loss. By default twice the least scale at which a sample can reach the
     /// probability 0.99; 64 is usual for many thousand identities.
-    #[arg(long)]
+    #[arg(long, value_parser = up_to::<10_000>)]
     pub scale: Option<f64>,
     /// The margin m of the loss, after its warm-up. By default 0.5 for ArcFace, 0.35 for CosFace.
     #[arg(long)]
@@ -45,7 +45,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 10_000)]
     pub sample_above: usize,
     /// The share of the classes in a step that samples them.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, value_parser = up_to::<1>)]
     pub sample_rate: f64,
     /// Decides the initial weights, the identities that are held out, the order of the images and
     /// how they are changed.
@@ -87,5 +87,12 @@ fn given(value: &Value) -> String {
 pub fn at_least<const LEAST: usize>(text: &str) -> Result<usize> {
     let number = text.parse()?;
     ensure!(number >= LEAST, "expected at least {LEAST}");
+    Ok(number)
+}
+
+/// A number above 0 and at most `MOST`, from the command line.
+fn up_to<const MOST: u32>(text: &str) -> Result<f64> {
+    let number: f64 = text.parse()?;
+    ensure!(number > 0.0 && number <= f64::from(MOST), "expected above 0 and at most {MOST}");
     Ok(number)
 }

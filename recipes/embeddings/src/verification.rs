@@ -4,7 +4,7 @@ use anyhow::Result;
 use margin_softmax_evaluation::{Bootstrap, Error, Figure, Threshold, Verification};
 use ndarray::Array2;
 
-use super::images::Images;
+use crate::images::Images;
 
 /// The share of pairs of different identities that the recommended threshold accepts.
 const FAR: f64 = 0.01;

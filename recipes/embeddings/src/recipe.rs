@@ -2,18 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::checkpoint::{self, Origin};
-use super::images::Images;
-use super::network::Model;
-use super::schedule::Schedule;
-use super::settings::{Settings, at_least};
-use super::training::{State, steps_per_epoch};
-use super::{devices, export, verification};
+use crate::checkpoint::{self, Origin};
+use crate::images::Images;
+use crate::network::Model;
+use crate::schedule::Schedule;
+use crate::settings::{Settings, at_least};
+use crate::training::{State, steps_per_epoch};
+use crate::{devices, export, verification};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -74,7 +74,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     while state.epochs < settings.epochs {
         bar.set_position((state.epochs * per_epoch) as u64);
         let averages;
-        (state, averages) = state.epoch(&train, settings, &schedule, &device, &bar)?;
+        let epoch = state.epochs + 1;
+        (state, averages) = state
+            .epoch(&train, settings, &schedule, &device, &bar)
+            .with_context(|| format!("epoch {epoch}"))?;
+        state.check_finite().with_context(|| format!("epoch {epoch}"))?;
         bar.suspend(|| println!("epoch {:3}: {averages}", state.epochs));
         let last = state.epochs == settings.epochs;
         if last || state.epochs.is_multiple_of(arguments.checkpoint_every) {
@@ -100,13 +104,8 @@ fn read(directory: &Path, settings: &Settings) -> Result<(Images, Images, Origin
     let images = Images::read(directory, settings.size)?;
     let identities = images.identities.len();
     let held_out = settings.held_out.unwrap_or((identities / 10).max(3));
-    ensure!(
-        identities >= held_out + 2,
-        "{} has identities: {identities}; to hold out {held_out} and to train on two takes {}",
-        directory.display(),
-        held_out + 2,
-    );
     let origin = Origin { settings: settings.clone(), images: images.checksum() };
-    let (train, held_out) = images.split(held_out, settings.seed);
+    let split = images.split(held_out, settings.seed);
+    let (train, held_out) = split.with_context(|| directory.display().to_string())?;
     Ok((train, held_out, origin))
 }

@@ -9,7 +9,7 @@ use ndarray::ArrayView1;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
-use super::digits::{CLASSES, Dataset};
+use crate::digits::{CLASSES, Dataset};
 
 const SIDE: u32 = 8;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use ndarray::Array2;
 
-use super::images::Images;
+use crate::images::Images;
 
 /// Writes `embeddings.npy` (M, D) and `images.tsv` with a line for each row of it: the set, the
 /// identity and the file of the image.

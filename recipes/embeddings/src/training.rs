@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use indicatif::ProgressBar;
 use margin_softmax::Forward;
 use margin_softmax::sampling::ClassSampler;
@@ -14,11 +15,11 @@ use margin_softmax_burn::Reduction;
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
-use super::images::Images;
-use super::network::Model;
-use super::schedule::Schedule;
-use super::settings::Settings;
-use super::view::View;
+use crate::images::Images;
+use crate::network::Model;
+use crate::schedule::Schedule;
+use crate::settings::Settings;
+use crate::view::View;
 
 const MOMENTUM: f64 = 0.9;
 const WEIGHT_DECAY: f32 = 5e-4;
@@ -42,6 +43,14 @@ impl State {
         let sampled = classes > settings.sample_above;
         let sampler = || ClassSampler::new(classes, settings.sample_rate, settings.seed);
         Ok(State { model, optimizer, sampler: sampled.then(sampler).transpose()?, epochs: 0 })
+    }
+
+    /// Refuses what a diverged training leaves: no later run could continue from it.
+    pub fn check_finite(&self) -> Result<()> {
+        let mut finite = Finite(true);
+        self.model.visit(&mut finite);
+        ensure!(finite.0, "diverged: parameters are no longer finite; a lower --rate may help");
+        Ok(())
     }
 
     /// Trains for one epoch.
@@ -83,6 +92,15 @@ impl State {
             bar.inc(1);
         }
         Ok((State { model, optimizer, sampler, epochs: epochs + 1 }, averages))
+    }
+}
+
+/// Whether all parameters seen so far are finite.
+struct Finite(bool);
+
+impl ModuleVisitor for Finite {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        self.0 &= parameter.val().is_finite().all().into_scalar::<bool>();
     }
 }
 
