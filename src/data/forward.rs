@@ -22,6 +22,7 @@ pub struct Forward<F> {
     margin_free_losses: Array1<F>,
     norms: Array1<F>,
     predictions: Vec<usize>,
+    nearest_negatives: (Vec<usize>, Array1<F>),
     sub_centers: Vec<usize>,
     counted: usize,
     correct: usize,
@@ -40,6 +41,7 @@ impl<F: Real> Forward<F> {
             margin_free_losses: Array1::zeros(samples),
             norms: Array1::zeros(samples),
             predictions: vec![IGNORED; samples],
+            nearest_negatives: (vec![IGNORED; samples], -Array1::<F>::ones(samples)),
             sub_centers: vec![IGNORED; samples],
             counted: 0,
             correct: 0,
@@ -69,6 +71,8 @@ impl<F: Real> Forward<F> {
             self.target_angles[i] = F::narrow(target.angle);
             self.norms[i] = F::narrow(sample.norm);
             self.predictions[i] = sample.prediction;
+            self.nearest_negatives.0[i] = sample.nearest_negative.label;
+            self.nearest_negatives.1[i] = F::narrow(sample.nearest_negative.cosine);
             self.sub_centers[i] = target.sub_center;
             self.negatives[i] = negatives;
             self.target_logits[i] = target.logit;
@@ -112,6 +116,28 @@ impl<F: Real> Forward<F> {
     /// out.
     pub fn predictions(&self) -> &[usize] {
         &self.predictions
+    }
+
+    /// The nearest negative of each sample, without margin: the class other than its own with the
+    /// largest logit (N), and its cosine (N). [`IGNORED`] and −1 where there is none: for a sample that
+    /// was left out, without other classes, and in a step on a device.
+    ///
+    /// Counted over an epoch they show which classes are mistaken for one another, and, where the
+    /// cosine is near 1, which labels may be one and the same.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Batch, Head};
+    /// use ndarray::array;
+    ///
+    /// let w = array![[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]];
+    /// let forward = Head::new(ArcFace::default()).forward(&Batch::new(&array![[0.6, 0.8]], &w, &[0]))?;
+    /// let (classes, cosines) = forward.nearest_negatives();
+    /// assert_eq!(classes, [1]);
+    /// approx::assert_relative_eq!(cosines[0], 0.8, max_relative = 1e-15);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn nearest_negatives(&self) -> (&[usize], &Array1<F>) {
+        (&self.nearest_negatives.0, &self.nearest_negatives.1)
     }
 
     /// Which of the K sub-centers of its own class each sample is nearest to (N), from 0 to K − 1: 0

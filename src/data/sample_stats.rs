@@ -1,5 +1,6 @@
 //! What is known of one sample after the first sweep.
 
+use super::labels::IGNORED;
 use super::target_pair::TargetPair;
 use crate::math::LogSumExp;
 
@@ -21,6 +22,23 @@ pub(crate) struct SampleStats {
     pub prediction: usize,
     /// The logit of that class without margin; −∞ where this rank holds no class.
     pub best: f64,
+    pub nearest_negative: NearestNegative,
+}
+
+/// The class other than its own that a sample is nearest to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NearestNegative {
+    /// Its label; [`IGNORED`] where there is none.
+    pub label: usize,
+    /// Its logit by its cosine alone; −∞ where there is none.
+    pub logit: f64,
+    /// Its cosine; −1 where there is none.
+    pub cosine: f64,
+}
+
+impl NearestNegative {
+    pub const NONE: Self =
+        NearestNegative { label: IGNORED, logit: f64::NEG_INFINITY, cosine: -1.0 };
 }
 
 /// The logit of a sample for its own class.

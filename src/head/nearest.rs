@@ -2,7 +2,8 @@
 //! chunks and ranks, and their pairs in f64.
 
 use super::step::Step;
-use crate::data::{LogitForm, TargetPair, contiguous};
+use super::sweep::Nearest;
+use crate::data::{LogitForm, NearestNegative, TargetPair, contiguous, cosine_of};
 use crate::error::Error;
 use crate::kernel::{self, HardTile, Real};
 use crate::math::TopMargin;
@@ -53,6 +54,24 @@ impl<F: Real> Step<'_, F> {
         }
         nearest.pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
         Ok(apart)
+    }
+
+    /// The nearest negative that the first sweep has found, its cosine in f64.
+    pub(super) fn nearest_negative(
+        &self,
+        input: &StepInput<'_, F>,
+        sample: &PreparedSample,
+        nearest: Nearest<F>,
+    ) -> NearestNegative {
+        let Some(class) = nearest.class else { return NearestNegative::NONE };
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(input.embeddings.row(sample.row), &mut x);
+        let w = contiguous(input.classes.weight(class), &mut w);
+        NearestNegative {
+            label: input.classes.label_of(class),
+            logit: nearest.max.widen(),
+            cosine: cosine_of(x, w, sample.norm, kernel::norm(w)),
+        }
     }
 
     /// The negatives of sample `i` that the chunks have kept, from the nearest on.

@@ -298,6 +298,7 @@ impl<'a, F: Real> Step<'a, F> {
             target,
             prediction,
             best,
+            nearest_negative: self.nearest_negative(input, sample, nearest),
         }
     }
 

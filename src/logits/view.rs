@@ -2,10 +2,11 @@
 
 use super::NormalizedLogits;
 use crate::data::{
-    Bounds, LogitForm, SampleStats, Scale, TargetLogit, TargetPair, check_norm, largest_safe,
+    Bounds, LogitForm, NearestNegative, SampleStats, Scale, TargetLogit, TargetPair, check_norm,
+    largest_safe,
 };
 use crate::error::Error;
-use crate::kernel::{self, HardRow, Level, Real, RowLogits};
+use crate::kernel::{self, HardRow, Level, Real, RowLogSumExp, RowLogits};
 use crate::math::{Angle, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing, sample_terms};
 
 /// What a loss returns for the target angle of one sample.
@@ -204,6 +205,18 @@ impl<'a, F: Real> View<'a, F> {
         self.smoothing().gradients(sample_terms(negatives, target.pair.logit, upstream), upstream)
     }
 
+    fn nearest_negative(&self, i: usize, found: RowLogSumExp<F>) -> NearestNegative {
+        if found.nearest == F::neg_infinity() {
+            return NearestNegative::NONE;
+        }
+        let cosine = match &self.logits.source {
+            Some(source) => source.cosine(i, self.logits.sub_centers.row(i, found.class)),
+            None => self.logits.cosines[[i, found.class]],
+        };
+        let (label, logit) = (found.class, found.nearest.widen());
+        NearestNegative { label, logit, cosine: cosine.widen() }
+    }
+
     pub fn stats(&self, i: usize, target: &RowTarget) -> SampleStats {
         let label = self.labels[i];
         let row = self.row(i, target.pair.target.value);
@@ -243,6 +256,7 @@ impl<'a, F: Real> View<'a, F> {
             )),
             prediction: if beaten { found.class } else { label },
             best: found.nearest.max(own).widen(),
+            nearest_negative: self.nearest_negative(i, found),
         }
     }
 }

@@ -4,8 +4,8 @@ use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
 use super::classes::OffloadedClasses;
 use crate::data::{
-    Classes, Forward, IGNORED, Reduction, SampleStats, Scale, TargetLogit, check_norm,
-    has_direction, norm_of,
+    Classes, Forward, IGNORED, NearestNegative, Reduction, SampleStats, Scale, TargetLogit,
+    check_norm, has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
@@ -310,6 +310,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
             target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
             prediction,
             best: stats.negatives.max,
+            nearest_negative: NearestNegative::NONE,
         }
     }
 

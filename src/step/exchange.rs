@@ -6,7 +6,7 @@ use super::agreement::RankInput;
 use super::collective::Collective;
 use super::communication::{Agreement, Communication, Shared, StepReport};
 use super::input::StepInput;
-use crate::data::{IGNORED, SampleStats, TargetLogit};
+use crate::data::{IGNORED, NearestNegative, SampleStats, TargetLogit};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -86,18 +86,20 @@ impl<F: Real> Ranks<'_, F> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
     /// exponentials; the target logits, with and without margin, as distances from the largest
     /// negative; and, where there are any, the shares of the mean and the penalties. Returns the
-    /// largest plain logits: of the negatives, or where these are up-weighted, of all classes.
+    /// largest plain logits: of the negatives, or where these are up-weighted, of all classes; and of
+    /// the negatives.
     fn log_sum_exps(
         &self,
         rows: usize,
         Shared { smoothed, penalised, hard, .. }: Shared,
         stats: &mut [SampleStats],
-    ) -> Result<Vec<F>, Error> {
-        let mut maxima = vec![F::neg_infinity(); if hard { 2 } else { 1 } * rows];
+    ) -> Result<[Vec<F>; 2], Error> {
+        let mut maxima = vec![F::neg_infinity(); if hard { 3 } else { 1 } * rows];
         for sample in stats.iter() {
             maxima[sample.row] = F::narrow(sample.negatives.max);
             if hard {
                 maxima[rows + sample.row] = F::narrow(sample.best);
+                maxima[2 * rows + sample.row] = F::narrow(sample.nearest_negative.logit);
             }
         }
         self.collective.all_reduce_max(&mut maxima)?;
@@ -134,28 +136,37 @@ impl<F: Real> Ranks<'_, F> {
             let sub_center = sub_center.unwrap_or(UNKNOWN);
             sample.target = Some(TargetLogit { logit, margin_free, angle, penalty, sub_center });
         }
-        Ok(if hard { maxima.split_off(rows) } else { maxima })
+        let negatives = if hard { maxima.split_off(2 * rows) } else { maxima.clone() };
+        Ok([if hard { maxima.split_off(rows) } else { maxima }, negatives])
     }
 
     /// All-reduces what is needed for reporting only: the target angle, known to the rank of the
     /// target, and with `sub_centers` its nearest row; and the nearest class, known to the rank with
-    /// the largest logit. Of several ranks the lowest class counts.
+    /// the largest logit, and so the nearest negative. Of several ranks the lowest class counts.
     fn share_reports(
         &self,
-        nearest_logits: &[F],
+        [nearest_logits, negative_logits]: &[Vec<F>; 2],
         sub_centers: bool,
         stats: &mut [SampleStats],
     ) -> Result<(), Error> {
         let rows = nearest_logits.len();
-        let mut reports = vec![F::neg_infinity(); if sub_centers { 3 } else { 2 } * rows];
-        let (angles, others) = reports.split_at_mut(rows);
-        let (nearest, chosen) = others.split_at_mut(rows);
+        let mut reports = vec![F::neg_infinity(); if sub_centers { 5 } else { 4 } * rows];
+        let mut vectors = reports.chunks_exact_mut(rows);
+        let mut vector = || vectors.next().unwrap_or_default();
+        let (angles, nearest, negatives, cosines) = (vector(), vector(), vector(), vector());
+        let chosen = vector();
         for sample in stats.iter() {
             let max = nearest_logits[sample.row].widen();
             let Some(target) = sample.target else { continue };
             angles[sample.row] = F::narrow(target.angle);
             if sub_centers && target.sub_center != UNKNOWN {
                 chosen[sample.row] = F::from_index(target.sub_center as u64);
+            }
+            let negative = sample.nearest_negative;
+            if negative.label != IGNORED && F::narrow(negative.logit) == negative_logits[sample.row]
+            {
+                negatives[sample.row] = -F::from_index(negative.label as u64);
+                cosines[sample.row] = F::narrow(negative.cosine);
             }
             if sample.best > max {
                 nearest[sample.row] = F::one();
@@ -168,8 +179,14 @@ impl<F: Real> Ranks<'_, F> {
         for sample in stats {
             if let Some(target) = &mut sample.target {
                 target.angle = reports[sample.row].widen();
-                let chosen = reports.get(2 * rows + sample.row);
+                let chosen = reports.get(4 * rows + sample.row);
                 target.sub_center = chosen.map_or(0, |chosen| chosen.to_index() as usize);
+            }
+            let [negative, cosine] = [2, 3].map(|vector| reports[vector * rows + sample.row]);
+            sample.nearest_negative = NearestNegative::NONE;
+            if negative > F::neg_infinity() {
+                sample.nearest_negative.label = (-negative).to_index() as usize;
+                sample.nearest_negative.cosine = cosine.widen();
             }
             let nearest = reports[rows + sample.row];
             sample.prediction =

@@ -5,15 +5,16 @@ use margin_softmax::custom::TopMargin;
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::update::WeightUpdate;
 use margin_softmax::{
-    ArcFace, Batch, BatchMut, CosFace, CurricularFace, Error, Generalized, Gradients, Head,
-    LabelSmoothing, MarginLoss, ModifiedSoftmax, NormalizedLogits, Real, Reduction, Sgd, Softmax,
-    TopNegatives, ZeroEmbedding,
+    ArcFace, Batch, BatchMut, CosFace, CurricularFace, Error, Forward, Generalized, Gradients,
+    Head, IGNORED, LabelSmoothing, MarginLoss, ModifiedSoftmax, NormalizedLogits, Real, Reduction,
+    Scale, Sgd, Softmax, TopNegatives, ZeroEmbedding,
 };
 use ndarray::{Array2, Axis, array, s};
 use serde_json::Value;
 
 use crate::common::compare::{bits, epsilon, norm, step_bits, wide};
 use crate::common::golden::Case;
+use crate::common::oracle::Problem;
 use crate::common::ranks::{even, on_ranks, problem};
 use crate::golden::{check_head, check_logits};
 
@@ -280,4 +281,72 @@ fn what_cannot_be_is_refused() {
     assert!(matches!(refused, Error::Unsupported(message) if message.contains("angular")));
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     assert_eq!(loss.forward(&logits, &[0]).unwrap_err(), refused);
+}
+
+/// The nearest negative of each sample, by a plain search.
+fn searched(problem: &Problem, bias: bool) -> Vec<(usize, f64)> {
+    let nearest = |(x, &label): (ndarray::ArrayView1<f64>, &usize)| {
+        let mut nearest = (f64::NEG_INFINITY, 0, 0.0);
+        for (j, w) in problem.w.rows().into_iter().enumerate().filter(|(j, _)| *j != label) {
+            let cosine = x.dot(&w) / norm(x) / norm(w);
+            let logit = match &problem.b {
+                Some(b) if bias => x.dot(&w) + b[j],
+                _ => cosine,
+            };
+            if logit > nearest.0 {
+                nearest = (logit, j, cosine);
+            }
+        }
+        (nearest.1, nearest.2)
+    };
+    problem.x.rows().into_iter().zip(&problem.labels).map(nearest).collect()
+}
+
+fn assert_searched(what: &str, forward: &Forward<f64>, expected: &[(usize, f64)]) {
+    let (classes, cosines) = forward.nearest_negatives();
+    for (i, (class, cosine)) in expected.iter().enumerate() {
+        assert_eq!(classes[i], *class, "{what}");
+        assert!((cosines[i] - cosine).abs() < 1e-14, "{what}");
+    }
+}
+
+#[test]
+fn every_loss_tells_the_nearest_negatives_at_both_levels_and_over_ranks() {
+    let mut all = losses();
+    all.push(Box::new(ArcFace::default()));
+    all.push(Box::new(CurricularFace::default()));
+    all.push(Box::new(Softmax));
+    for loss in all {
+        let is_softmax = loss.scale() == Scale::Unnormalized;
+        let problem = problem(12, (7, 5, 300), is_softmax);
+        let (x, w, labels) = (&problem.x, &problem.w, &problem.labels);
+        let expected = searched(&problem, is_softmax);
+        let what = format!("{loss:?}");
+        let batch = Batch::new(x, w, labels);
+        let batch = problem.b.as_ref().map_or(batch, |b| batch.with_bias(b));
+        assert_searched(&what, &Head::new(&loss).forward(&batch).unwrap(), &expected);
+        let mut logits = NormalizedLogits::new(x, w).unwrap();
+        if let Some(b) = &problem.b {
+            logits = logits.with_bias(b).unwrap();
+        }
+        assert_searched(&what, &loss.forward(&logits, labels).unwrap(), &expected);
+        for ranks in [even(300, 2), even(300, 3)] {
+            let forwards = on_ranks(&ranks, |collective, range| {
+                let rows = w.slice(s![range.clone(), ..]);
+                let b = problem.b.as_ref().map(|b| b.slice(s![range.clone()]));
+                let batch = Batch::new(x, &rows, labels);
+                let batch = b.as_ref().map_or(batch, |b| batch.with_bias(b));
+                Head::on_ranks(&loss, collective, range).forward(&batch).unwrap()
+            });
+            forwards.iter().for_each(|forward| assert_searched(&what, forward, &expected));
+        }
+    }
+}
+
+#[test]
+fn a_sample_without_negatives_has_no_nearest() {
+    let (x, w) = (array![[1.0, 2.0], [2.0, 1.0]], array![[1.0, 0.0]]);
+    let batch = Batch::new(&x, &w, &[0, 7]).with_ignored_label(7);
+    let forward = Head::new(ArcFace::default()).forward(&batch).unwrap();
+    assert_eq!(forward.nearest_negatives(), (&[IGNORED; 2][..], &array![-1.0, -1.0]));
 }
