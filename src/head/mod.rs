@@ -35,8 +35,8 @@ pub use top_k::TopK;
 /// bytes (256 MB by default), and what does not fit is computed twice.
 ///
 /// **Keep the head**: it holds its buffers from step to step. A head made anew for each step touches
-/// fresh pages of memory each time, which costs as much as half a step where N > D. Use one head for
-/// a whole training run.
+/// fresh pages of memory each time, which costs up to as much as the rest of the step where N > D. Use
+/// one head for a whole training run.
 ///
 /// Made by [`new`](Self::new), a head holds all classes; made by [`on_ranks`](Self::on_ranks), those
 /// of one rank, with the same methods and the results of one machine.

@@ -26,6 +26,7 @@ mod softmax;
 mod softmax_rows;
 mod sub_centers;
 mod update;
+mod zeros;
 
 pub use bf16::Precision;
 pub(crate) use compiled::job;
@@ -47,3 +48,4 @@ pub(crate) use softmax_rows::{
 };
 pub(crate) use sub_centers::tile_sub_centers;
 pub(crate) use update::{UpdateEntry, update_row};
+pub(crate) use zeros::large_zeros;

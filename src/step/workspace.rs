@@ -8,7 +8,7 @@ use super::nearest::{Aside, NearestLogit, NearestPairs};
 use super::plan::Plan;
 use super::prepare::Prepared;
 use crate::data::{SampleStats, Scale};
-use crate::kernel::{Packed, Real};
+use crate::kernel::{Packed, Real, large_zeros};
 use crate::math::SampleTerms;
 
 /// The buffers of one number type.
@@ -127,7 +127,11 @@ impl<F: Real> Workspace<F> {
         embeddings: bool,
         update: bool,
     ) {
-        self.logits.resize(plan.stored * plan.samples, F::zero());
+        let entries = plan.stored * plan.samples;
+        if entries > self.logits.capacity() {
+            self.logits = large_zeros(entries);
+        }
+        self.logits.resize(entries, F::zero());
         if embeddings {
             self.partials.resize(plan.chunks * plan.samples * plan.dims, F::zero());
         }
