@@ -68,6 +68,17 @@ impl LogitForm {
         self.hard.is_some() || self.top.is_some()
     }
 
+    /// Whether the largest logit of all negatives, margin-free, may be so far above those that it
+    /// does not count among that nothing is left of them beside it.
+    pub fn needs_maxima_of_others(self) -> bool {
+        const SAFE: f64 = 32.0; // e^32 times the smallest share is far below a rounding
+        let falls = |top: TopMargin| match self.scale {
+            Scale::Fixed(s) => s * (1.0 - top.margin.cos()),
+            Scale::FeatureNorm | Scale::Unnormalized => f64::INFINITY,
+        };
+        self.hard.is_some() || self.top.is_some_and(|top| falls(top) > SAFE)
+    }
+
     /// a_i, the factor of sample i's cosines apart from the norm of the class weight.
     pub fn row_scale(self, norm: f64) -> f64 {
         match self.scale {

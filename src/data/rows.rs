@@ -30,14 +30,6 @@ pub(crate) fn norm_of<F: Real>(row: ArrayView1<'_, F>, buffer: &mut Vec<F>) -> f
     kernel::norm(contiguous(row, buffer))
 }
 
-/// The cosine of vectors of norms `r` and `q`, of any finite length; 0 for a zero vector.
-pub(crate) fn cosine_of<F: Real>(x: &[F], w: &[F], r: f64, q: f64) -> f64 {
-    if r == 0.0 || q == 0.0 {
-        return 0.0;
-    }
-    x.iter().zip(w).map(|(x, w)| (x.widen() / r) * (w.widen() / q)).sum()
-}
-
 /// Whether a row of this norm can be normalized: neither its inverse norm nor a gradient divided by
 /// its norm leaves the range of the number type.
 pub(crate) fn has_direction<F: Real>(norm: f64) -> bool {

@@ -3,7 +3,7 @@
 
 use super::step::Step;
 use super::sweep::Nearest;
-use crate::data::{LogitForm, NearestNegative, TargetPair, contiguous, cosine_of};
+use crate::data::{LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, HardTile, Real};
 use crate::math::TopMargin;
@@ -56,7 +56,7 @@ impl<F: Real> Step<'_, F> {
         Ok(apart)
     }
 
-    /// The nearest negative that the first sweep has found, its cosine in f64.
+    /// The nearest negative that the first sweep has found.
     pub(super) fn nearest_negative(
         &self,
         input: &StepInput<'_, F>,
@@ -64,14 +64,17 @@ impl<F: Real> Step<'_, F> {
         nearest: Nearest<F>,
     ) -> NearestNegative {
         let Some(class) = nearest.class else { return NearestNegative::NONE };
-        let (mut x, mut w) = (Vec::new(), Vec::new());
-        let x = contiguous(input.embeddings.row(sample.row), &mut x);
-        let w = contiguous(input.classes.weight(class), &mut w);
-        NearestNegative {
-            label: input.classes.label_of(class),
-            logit: nearest.max.widen(),
-            cosine: cosine_of(x, w, sample.norm, kernel::norm(w)),
-        }
+        let form = self.workspace.prepared.form;
+        let weight_norm = match form.scale {
+            Scale::Unnormalized => norm_of(input.classes.weight(class), &mut Vec::new()),
+            Scale::Fixed(_) | Scale::FeatureNorm => 1.0,
+        };
+        let scale = form.pair_scale(sample.norm, weight_norm);
+        let logit = nearest.max.widen();
+        let product = logit - input.classes.bias_of(class).widen();
+        // A zero vector has a right angle to any other. Rounding alone exceeds 1.
+        let cosine = if scale == 0.0 { 0.0 } else { (product / scale).clamp(-1.0, 1.0) };
+        NearestNegative { label: input.classes.label_of(class), logit, cosine }
     }
 
     /// The negatives of sample `i` that the chunks have kept, from the nearest on.

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayRef2, Axis};
 
-use crate::data::{check_matrices, check_norm, cosine_of, has_direction, norm_of};
+use crate::data::{check_matrices, check_norm, has_direction, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
 use crate::math::Pair;
@@ -56,7 +56,12 @@ impl<F: Real> Source<F> {
 
     /// c_ij in f64, 0 for a zero row.
     pub fn cosine(&self, i: usize, j: usize) -> F {
-        F::narrow(cosine_of(self.x(i), self.w(j), self.x_norms[i], self.w_norms[j]))
+        let (r, q) = (self.x_norms[i], self.w_norms[j]);
+        if r == 0.0 || q == 0.0 {
+            return F::zero();
+        }
+        let terms = self.x(i).iter().zip(self.w(j));
+        F::narrow(terms.map(|(x, w)| (x.widen() / r) * (w.widen() / q)).sum())
     }
 
     /// c_ij (N, C).

@@ -101,7 +101,7 @@ impl<F: Real> Sweep<'_, F> {
                 let logits = (&mut *z, tile.start, biases);
                 self.take_nearest(logits, job.top, &mut scratch.aside, &mut scratch.short[..n]);
             }
-            if self.prepared.form.changes_negatives() {
+            if self.prepared.form.needs_maxima_of_others() {
                 kernel::tile_counted_max(level, z, hard, &mut scratch.line, &mut scratch.max[..n]);
             }
             for i in 0..n {
@@ -149,7 +149,7 @@ impl<F: Real> Sweep<'_, F> {
         for (threshold, entries) in threshold.iter_mut().zip(top.chunks_exact(k)) {
             *threshold = entries[k - 1].plain;
         }
-        kernel::tile_nearest(self.plan.level, z, offsets, threshold, |j, i, plain, logit| {
+        kernel::tile_nearest(self.plan.level, z, offsets, k, threshold, |j, i, plain, logit| {
             let entries = &mut top[i * k..(i + 1) * k];
             aside.waiting.push((j * n + i, logit));
             let entry = NearestLogit { plain, logit, class: first + j };
