@@ -162,12 +162,12 @@ impl<L: MarginLoss, C> Head<L, C> {
     /// The same head, whose logits may take `bytes` between the sweeps where N > D. With 0 they
     /// are always computed twice: four matrix products instead of three.
     pub fn with_memory_budget(self, bytes: usize) -> Self {
-        Head { settings: Settings { budget: bytes, ..self.settings }, ..self }
+        Head { settings: self.settings.with_memory_budget(bytes), ..self }
     }
 
     /// The same head with another rule for embeddings that are zero.
     pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
-        Head { settings: Settings { zero, ..self.settings }, ..self }
+        Head { settings: self.settings.with_zero_embeddings(zero), ..self }
     }
 
     /// The same head, whose matrix products are computed at `precision`; by default
@@ -186,7 +186,12 @@ impl<L: MarginLoss, C> Head<L, C> {
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```
     pub fn with_precision(self, precision: Precision) -> Self {
-        Head { settings: Settings { precision, ..self.settings }, ..self }
+        Head { settings: self.settings.with_precision(precision), ..self }
+    }
+
+    /// The same head with all these settings.
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Head { settings, ..self }
     }
 
     /// The same head for each level of vector instructions that this CPU has, for tests: a head

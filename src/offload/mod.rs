@@ -5,6 +5,7 @@ mod classes;
 mod step;
 
 pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
+pub use crate::step::Settings;
 pub use backward::{EmbeddingGradient, LogitFactors, TargetGradients};
 pub use classes::OffloadedClasses;
 pub use step::{HardNegativeLogits, OffloadedBackward, OffloadedStep, SweepStats};

@@ -18,16 +18,45 @@ pub enum ZeroEmbedding {
     Skip,
 }
 
-/// The settings of a head, which every entrance to the engine takes whole.
+/// The settings of a head, which every entrance to the engine takes whole:
+/// [`Head::with_settings`](crate::Head::with_settings).
+///
+/// ```
+/// use margin_softmax::offload::Settings;
+/// use margin_softmax::{ArcFace, Head, Precision, ZeroEmbedding};
+///
+/// let settings = Settings::default()
+///     .with_memory_budget(1 << 20)
+///     .with_zero_embeddings(ZeroEmbedding::Skip)
+///     .with_precision(Precision::Bf16);
+/// let head = Head::new(ArcFace::default()).with_settings(settings);
+/// ```
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// Bytes that logits may take between the sweeps.
-    pub budget: usize,
-    pub zero: ZeroEmbedding,
+    pub(crate) budget: usize,
+    pub(crate) zero: ZeroEmbedding,
     /// What the factors of the products are rounded to.
-    pub precision: Precision,
+    pub(crate) precision: Precision,
     /// The vector instructions of products and loops over tiles.
-    pub level: Level,
+    pub(crate) level: Level,
+}
+
+impl Settings {
+    /// As [`Head::with_memory_budget`](crate::Head::with_memory_budget); 256 MiB by default.
+    pub fn with_memory_budget(self, bytes: usize) -> Self {
+        Settings { budget: bytes, ..self }
+    }
+
+    /// As [`Head::with_zero_embeddings`](crate::Head::with_zero_embeddings); an error by default.
+    pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
+        Settings { zero, ..self }
+    }
+
+    /// As [`Head::with_precision`](crate::Head::with_precision); full by default.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Settings { precision, ..self }
+    }
 }
 
 impl Default for Settings {

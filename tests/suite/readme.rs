@@ -11,7 +11,15 @@ fn root() -> &'static Path {
 
 /// The Markdown files of the repository; of a package only those that it holds.
 fn markdown_files() -> Vec<PathBuf> {
-    let folders = ["", "docs", "evaluation", "adapters/burn", "adapters/candle", "adapters/mpi"];
+    let folders = [
+        "",
+        "docs",
+        "evaluation",
+        "adapters/burn",
+        "adapters/candle",
+        "adapters/device",
+        "adapters/mpi",
+    ];
     let entries = folders.iter().filter_map(|folder| fs::read_dir(root().join(folder)).ok());
     let paths = entries.flatten().map(|entry| entry.unwrap().path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()

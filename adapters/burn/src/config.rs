@@ -8,8 +8,9 @@ use burn::tensor::{DType, Device};
 use margin_softmax::{Error, MarginLoss, Scale};
 
 use crate::MarginHead;
-use crate::device::{check_supported, device_error};
+use crate::graph::check_supported;
 use crate::memory::main_memory;
+use crate::operations::device_error;
 
 /// The size and the initialization of a [`MarginHead`].
 ///
@@ -54,7 +55,9 @@ pub struct MarginHeadConfig {
     #[config(default = false)]
     pub on_device: bool,
     /// On the device: the most rows of class weights in one tensor, rounded to whole classes.
-    /// Devices bind no tensors of any size; 128 MiB is what Vulkan and WebGPU promise.
+    /// Devices bind no tensors of any size; 128 MiB is what Vulkan and WebGPU promise. Burn's
+    /// clipping by norm is of each tensor alone, and so is the state of an optimizer: keep this
+    /// number to continue a run.
     #[config(default = "None")]
     pub rows_per_shard: Option<usize>,
     /// On the device: the rows of class weights in one product, rounded to whole classes. Fewer take

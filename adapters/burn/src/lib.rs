@@ -4,19 +4,18 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod backward;
 mod config;
 mod detached;
-mod device;
-mod engine;
+mod graph;
 mod head;
 mod inputs;
 mod memory;
-mod operation;
-mod reduction;
+mod operations;
+mod options;
 
 pub use config::MarginHeadConfig;
-pub use device::SelfCheck;
 pub use head::{MarginHead, NO_CLASS};
+pub use margin_softmax::offload::Settings;
+pub use margin_softmax_device::SelfCheck;
 pub use memory::Precision;
-pub use reduction::Reduction;
+pub use options::{Options, Output, Reduction};

@@ -2,11 +2,10 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{
-    DType, Device, Element, GradientCheckpointingStrategy, Int, Tensor, TensorData,
-};
-use margin_softmax::{Error, Real, labels_from, labels_from_ignoring};
-use ndarray::{ArrayView, Dimension, IntoDimension};
+use burn::tensor::{DType, Device, Element, GradientCheckpointingStrategy, Int, Tensor};
+use margin_softmax::{Error, Real};
+use margin_softmax_device::Labels;
+use ndarray::ArrayView2;
 
 /// The types that a head computes in: `f32` and `f64`. Sealed, like [`Real`].
 pub trait Precision: Real + Element {
@@ -27,11 +26,6 @@ impl Precision for f64 {
     }
 }
 
-/// The number in f64.
-pub(crate) fn number<F: Precision>(number: F) -> f64 {
-    number.elem()
-}
-
 /// Main memory, with the autodiff settings of `device`.
 pub(crate) fn main_memory(device: &Device) -> Device {
     let memory = Device::flex();
@@ -42,11 +36,6 @@ pub(crate) fn main_memory(device: &Device) -> Device {
     }
 }
 
-/// Moves a tensor to main memory and converts it to `F`. Both are recorded in the autodiff graph.
-pub(crate) fn bring<F: Precision, const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    with_dtype(on_device(tensor.dequantize(), &Device::flex()), F::dtype())
-}
-
 /// Moves the tensor to `device`; a step of the graph only if it is on another device.
 pub(crate) fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
     if tensor.device() == *device { tensor } else { tensor.to_device(device) }
@@ -55,11 +44,6 @@ pub(crate) fn on_device<const D: usize>(tensor: Tensor<D>, device: &Device) -> T
 /// Converts the tensor to `dtype`; a step of the graph only if it has another type.
 pub(crate) fn with_dtype<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
     if tensor.dtype() == dtype { tensor } else { tensor.cast(dtype) }
-}
-
-/// Converts numbers to a tensor in main memory, without a copy.
-pub(crate) fn tensor_of<F: Precision>(numbers: Vec<F>, shape: &[usize]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(numbers, shape))
 }
 
 /// The numbers of a tensor in row-major order, without a copy if it stores them so in main memory.
@@ -75,40 +59,22 @@ pub(crate) fn numbers_of<const D: usize>(tensor: &Tensor<D>) -> FlexTensor {
 ///
 /// # Errors
 /// [`Error::Shape`] unless the numbers are of type `F` and as many as `shape` has entries.
-pub(crate) fn view<'a, F: Precision, D: Dimension>(
-    numbers: &'a FlexTensor,
-    argument: &'static str,
-    shape: impl IntoDimension<Dim = D>,
-) -> Result<ArrayView<'a, F, D>, Error> {
-    let shape = shape.into_dimension();
+pub(crate) fn view<F: Precision>(
+    numbers: &FlexTensor,
+    shape: [usize; 2],
+) -> Result<ArrayView2<'_, F>, Error> {
     let entries = F::entries(numbers).unwrap_or_default();
-    ArrayView::from_shape(shape.clone(), entries).map_err(|_| Error::Shape {
-        argument,
-        expected: shape.slice().to_vec(),
-        actual: vec![entries.len()],
-    })
+    let (expected, actual) = (shape.to_vec(), vec![entries.len()]);
+    let refused = |_| Error::Shape { argument: "a tensor of the step", expected, actual };
+    ArrayView2::from_shape(shape, entries).map_err(refused)
 }
 
-/// The labels of a step, and whether some may be ignored.
-#[derive(Debug)]
-pub(crate) struct Labels {
-    pub classes: Vec<usize>,
-    pub with_ignored: bool,
-}
-
-impl Labels {
-    /// Converts labels of any integer type; the `ignored` one becomes
-    /// [`IGNORED`](margin_softmax::IGNORED).
-    pub fn read(labels: Tensor<1, Int>, ignored: Option<i64>) -> Result<Self, Error> {
-        let data = labels.without_autodiff().into_data();
-        let labels: Vec<i128> = match data.dtype() {
-            DType::U64 => data.iter::<u64>().map(i128::from).collect(),
-            _ => data.iter::<i64>().map(i128::from).collect(),
-        };
-        let classes = match ignored {
-            Some(ignored) => labels_from_ignoring(&labels, i128::from(ignored)),
-            None => labels_from(&labels),
-        };
-        Ok(Labels { classes: classes?, with_ignored: ignored.is_some() })
-    }
+/// Labels of any integer type; the `ignored` one becomes [`IGNORED`](margin_softmax::IGNORED).
+pub(crate) fn read_labels(labels: Tensor<1, Int>, ignored: Option<i64>) -> Result<Labels, Error> {
+    let data = labels.without_autodiff().into_data();
+    let labels: Vec<i128> = match data.dtype() {
+        DType::U64 => data.iter::<u64>().map(i128::from).collect(),
+        _ => data.iter::<i64>().map(i128::from).collect(),
+    };
+    Labels::new(&labels, ignored)
 }

@@ -4,9 +4,6 @@ use std::io;
 
 use candle_core::Error;
 
-/// The result of a call of the core.
-pub(crate) type CoreResult<T> = Result<T, margin_softmax::Error>;
-
 /// Wraps an error of the core in candle's error, which displays as the core's and keeps it: of
 /// candle's variants only this one does both.
 pub(crate) fn refused(error: margin_softmax::Error) -> Error {

@@ -5,16 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod check;
-mod device;
-mod engine;
 mod error;
 mod head;
-mod inputs;
 mod node;
-mod reduction;
+mod operations;
+mod options;
 mod tensor;
 
-pub use device::SelfCheck;
 pub use error::refusal;
 pub use head::{MarginHead, NO_CLASS};
-pub use reduction::Reduction;
+pub use margin_softmax::offload::Settings;
+pub use margin_softmax_device::SelfCheck;
+pub use options::{Options, Output, Reduction};

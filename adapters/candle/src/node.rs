@@ -5,10 +5,10 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape,
     Tensor, WithDType,
 };
-use margin_softmax::{Gradients, Real};
-use ndarray::{Array1, Array2};
+use margin_softmax::Real;
+use margin_softmax_device::{StepGradients, WeightGradient};
 
-use crate::tensor::tensor;
+use crate::operations::ids;
 
 const NAME: &str = "margin-softmax";
 
@@ -66,96 +66,43 @@ impl Parents<'_> {
     }
 }
 
-/// Converts the gradients that are `tracked`.
-pub(crate) fn tensors<F: Real + WithDType>(
-    gradients: Gradients<F>,
-    [embeddings, weights, bias]: [bool; 3],
-) -> Result<InputGradients> {
-    let Gradients { embeddings: dx, weights: dw, bias: db, .. } = gradients;
-    Ok([
-        embeddings.then(|| tensor(dx)).transpose()?,
-        weights.then(|| tensor(dw)).transpose()?,
-        db.filter(|_| bias).map(tensor).transpose()?,
-    ])
-}
-
-/// The backward pass of a scalar with known gradients: they are multiplied by the upstream
-/// gradient.
+/// The backward pass of a scalar with known gradients, in a head with so many rows of class weights.
 pub(crate) fn known(
-    gradients: InputGradients,
+    gradients: StepGradients<Tensor>,
+    rows: usize,
 ) -> impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static {
     move |upstream| {
-        let upstream = scalar(upstream)?;
-        let [dx, dw, db] = gradients.each_ref().map(|gradient| {
-            gradient.as_ref().map(|gradient| scaled(gradient, upstream)).transpose()
-        });
-        Ok([dx?, dw?, db?])
+        let upstream = upstream.to_dtype(DType::F64)?.to_scalar()?;
+        input_gradients(&gradients, rows, upstream)
     }
 }
 
-/// The same for gradients of some rows of class weights and bias: the others are exactly 0. The
-/// full gradients exist only from the backward pass on.
-pub(crate) fn known_rows<F: Real + WithDType>(
-    gradients: Gradients<F>,
-    classes: Vec<usize>,
-    count: usize,
-    [embeddings, weights, bias]: [bool; 3],
-) -> Result<impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static> {
-    let Gradients { embeddings: dx, weights: dw, bias: db, .. } = gradients;
-    let dx = embeddings.then(|| tensor(dx)).transpose()?;
-    let (dw, db) = (weights.then_some(dw), db.filter(|_| bias));
-    Ok(move |upstream: &Tensor| {
-        let upstream = scalar(upstream)?;
-        let factor = <F as WithDType>::from_f64(upstream);
-        let scattered = |rows: &Array2<F>| {
-            let mut all = Array2::zeros((count, rows.ncols()));
-            for (row, &class) in rows.rows().into_iter().zip(&classes) {
-                all.row_mut(class).zip_mut_with(&row, |to, &from| *to = from * factor);
-            }
-            tensor(all)
-        };
-        let scattered_bias = |rows: &Array1<F>| {
-            let mut all = Array1::zeros(count);
-            rows.iter().zip(&classes).for_each(|(&from, &class)| all[class] = from * factor);
-            tensor(all)
-        };
-        Ok([
-            dx.as_ref().map(|dx| scaled(dx, upstream)).transpose()?,
-            dw.as_ref().map(scattered).transpose()?,
-            db.as_ref().map(scattered_bias).transpose()?,
-        ])
-    })
-}
-
-/// The same for gradients on a device of the rows of class weights and bias with these numbers.
-pub(crate) fn known_rows_of(
-    [dx, dw, db]: InputGradients,
-    rows: Tensor,
-    count: usize,
-) -> impl Fn(&Tensor) -> Result<InputGradients> + Send + Sync + 'static {
-    move |upstream| {
-        let upstream = scalar(upstream)?;
-        let scattered = |part: &Tensor| {
-            let mut shape = part.dims().to_vec();
-            shape[0] = count;
-            let all = Tensor::zeros(shape, part.dtype(), part.device())?;
-            all.index_add(&rows, &scaled(part, upstream)?, 0)
-        };
-        Ok([
-            dx.as_ref().map(|dx| scaled(dx, upstream)).transpose()?,
-            dw.as_ref().map(scattered).transpose()?,
-            db.as_ref().map(scattered).transpose()?,
-        ])
-    }
+/// The gradients times `upstream`. Those of some rows become those of all only here.
+pub(crate) fn input_gradients(
+    gradients: &StepGradients<Tensor>,
+    rows: usize,
+    upstream: f64,
+) -> Result<InputGradients> {
+    let StepGradients { embeddings, shards, bias } = gradients;
+    let weights = |shard: &WeightGradient<Tensor>| -> Result<Option<Tensor>> {
+        let Some(part) = &shard.gradient else { return Ok(None) };
+        let part = scaled(part, upstream)?;
+        let Some(numbers) = &shard.rows else { return Ok(Some(part)) };
+        let zeros = Tensor::zeros((rows, part.dim(1)?), part.dtype(), part.device())?;
+        let numbers = ids(numbers.iter().copied().map(Some), part.device())?;
+        zeros.index_add(&numbers, &part, 0).map(Some)
+    };
+    let shard = shards.as_ref().and_then(|shards| shards.first());
+    Ok([
+        embeddings.as_ref().map(|dx| scaled(dx, upstream)).transpose()?,
+        shard.map(weights).transpose()?.flatten(),
+        bias.as_ref().map(|db| scaled(&db.squeeze(0)?, upstream)).transpose()?,
+    ])
 }
 
 fn scaled(gradient: &Tensor, upstream: f64) -> Result<Tensor> {
     // In the usual case, a backward pass from the loss, this avoids a pass over C×D numbers.
     if upstream == 1.0 { Ok(gradient.clone()) } else { gradient.affine(upstream, 0.0) }
-}
-
-fn scalar(upstream: &Tensor) -> Result<f64> {
-    upstream.to_dtype(DType::F64)?.to_scalar()
 }
 
 impl CustomOp2 for Node {

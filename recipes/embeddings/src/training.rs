@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 use indicatif::ProgressBar;
 use margin_softmax::Forward;
 use margin_softmax::sampling::ClassSampler;
-use margin_softmax_burn::Reduction;
+use margin_softmax_burn::{Options, Output};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
@@ -74,18 +74,12 @@ impl State {
             let (pixels, labels) = images.batch(rows, view, device);
             model.head.set_loss(schedule.loss(step)?);
             let embeddings = model.embed(pixels);
-            let (loss, forward) = match &mut sampler {
-                None => model.head.forward_detailed::<f32>(embeddings, labels)?,
-                Some(sampler) => {
-                    let (loss, forward, _) = model.head.forward_sampled_detailed::<f32>(
-                        embeddings,
-                        labels,
-                        sampler,
-                        Reduction::Mean,
-                    )?;
-                    (loss, forward)
-                }
+            let options = match &mut sampler {
+                None => Options::default(),
+                Some(sampler) => Options::default().with_sampler(sampler),
             };
+            let Output { loss, forward, .. } =
+                model.head.run::<f32>(embeddings, labels, options)?;
             let gradients = GradientsParams::from_grads(loss.backward(), &model);
             model = optimizer.step(schedule.rate(step), model, gradients);
             averages.add(&forward);

@@ -1,11 +1,11 @@
 //! Losses without gradients, logits and predictions.
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use margin_softmax::{Error, Forward, IGNORED, MarginLoss, NormalizedLogits};
+use margin_softmax::{Error, Forward, IGNORED};
 
 use super::{MarginHead, in_its_type};
 use crate::inputs::Inputs;
-use crate::memory::{Labels, Precision, on_device, with_dtype};
+use crate::memory::{Precision, on_device, read_labels, with_dtype};
 
 /// The prediction of [`MarginHead::predict`] for an embedding that has none.
 pub const NO_CLASS: i64 = -1;
@@ -35,13 +35,9 @@ impl MarginHead {
         embeddings: Tensor<2>,
         labels: Tensor<1, Int>,
     ) -> Result<Forward<F>, Error> {
-        let labels = Labels::read(labels, self.ignored)?;
-        if self.is_on_device() {
-            return self.evaluate_on_device(embeddings, &labels);
-        }
-        let inputs = Inputs::<F>::of(self, embeddings);
-        let arrays = inputs.values.arrays()?;
-        self.engine.core().forward(&arrays.batch(&labels))
+        let labels = read_labels(labels, self.ignored)?;
+        let step = Inputs::of::<F>(self, embeddings.dequantize())?.step::<F>(self);
+        step.evaluate(&self.engine.core(), &labels)
     }
 
     /// The logits for inference (N, C), without margin: `a_ij · cos θ_ij`, plus the bias of
@@ -82,12 +78,12 @@ impl MarginHead {
     /// # use burn::module::Param;
     /// # use burn::tensor::{Device, Tensor};
     /// # use margin_softmax::{CosFace, ZeroEmbedding};
-    /// use margin_softmax_burn::{MarginHeadConfig, NO_CLASS};
+    /// use margin_softmax_burn::{MarginHeadConfig, NO_CLASS, Settings};
     ///
     /// # let device = Device::flex();
     /// let mut head = MarginHeadConfig::new(2, 2)
     ///     .init(CosFace::default(), &device)?
-    ///     .with_zero_embeddings(ZeroEmbedding::Skip);
+    ///     .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     /// let weights = Tensor::from_floats([[3.0, 0.0], [0.0, 1.0]], &device);
     /// head.weights = Param::from_tensor(weights);
     ///
@@ -106,33 +102,15 @@ impl MarginHead {
     fn logits_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<2>, Error> {
         let embeddings = embeddings.dequantize();
         let (device, dtype) = (embeddings.device().without_autodiff(), embeddings.dtype());
-        if self.is_on_device() {
-            let logits = self.logits_on_device::<F>(embeddings)?;
-            return Ok(on_device(with_dtype(logits, dtype), &device));
-        }
-        let inputs = Inputs::<F>::of(self, embeddings);
-        let arrays = inputs.values.arrays()?;
-        let mut logits = NormalizedLogits::new(&arrays.embeddings, &arrays.weights)?
-            .with_sub_centers(self.sub_centers)?;
-        if let Some(bias) = &arrays.bias {
-            logits = logits.with_bias(bias)?;
-        }
-        let logits = self.loss().margin_free_logits(&logits)?;
-        let shape = [logits.nrows(), logits.ncols()];
-        let logits = TensorData::new(logits.into_raw_vec_and_offset().0, shape);
-        Ok(Tensor::from_data(logits, (&device, dtype)))
+        let step = Inputs::of::<F>(self, embeddings)?.step::<F>(self);
+        Ok(on_device(with_dtype(step.logits(&self.engine.core())?, dtype), &device))
     }
 
     fn predict_in<F: Precision>(&self, embeddings: Tensor<2>) -> Result<Tensor<1, Int>, Error> {
         let device = embeddings.device().without_autodiff();
-        let nearest = if self.is_on_device() {
-            self.predict_on_device::<F>(embeddings)?
-        } else {
-            let inputs = Inputs::<F>::of(self, embeddings);
-            let arrays = inputs.values.arrays()?;
-            self.engine.core().predict(&arrays.unlabeled())?
-        };
+        let step = Inputs::of::<F>(self, embeddings.dequantize())?.step::<F>(self);
         let class = |class| if class == IGNORED { NO_CLASS } else { class as i64 };
+        let nearest = step.predict(&self.engine.core())?;
         let nearest: Vec<i64> = nearest.into_iter().map(class).collect();
         // A narrow default integer may hold no such class, and an unsigned one no `NO_CLASS`.
         let integer = match DType::from(device.settings().int_dtype) {

@@ -2,8 +2,8 @@
 
 mod inference;
 mod module;
-mod on_device;
 mod records;
+mod self_check;
 mod training;
 
 pub use inference::NO_CLASS;
@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use burn::module::Param;
 use burn::tensor::Tensor;
-use margin_softmax::{Head, MarginLoss, Precision, ZeroEmbedding};
-
-use crate::engine::Engine;
+use margin_softmax::offload::Settings;
+use margin_softmax::{Head, MarginLoss};
+use margin_softmax_device::SharedHead;
 
 /// A margin-based softmax loss with its class weights, as a burn module.
 ///
@@ -23,7 +23,8 @@ use crate::engine::Engine;
 /// ```
 ///
 /// [`MarginHeadConfig`](crate::MarginHeadConfig) creates it. The record holds `weights` and, if
-/// present, `bias`, but not the loss. Unless the head was made
+/// present, `shards` and `bias`, K and the size of the shards, but not the loss. It loads into any
+/// number of shards; the state of an optimizer for them then starts from zero. Unless the head was made
 /// [`on_device`](crate::MarginHeadConfig::on_device), both parameters are in main memory and stay
 /// there: [`to_device`](burn::module::Module::to_device) and [`fork`](burn::module::Module::fork)
 /// move only the other parts of a model. Embeddings and labels may be on any device and of any float and
@@ -63,7 +64,7 @@ pub struct MarginHead {
     ignored: Option<i64>,
     sub_centers: usize,
     on_device: Option<OnDevice>,
-    engine: Engine,
+    engine: SharedHead,
 }
 
 /// What a head on the device needs to know besides.
@@ -91,7 +92,7 @@ impl MarginHead {
         bias: Option<Param<Tensor<1>>>,
         loss: Arc<dyn MarginLoss>,
     ) -> Self {
-        let engine = Engine::new(Head::new(loss));
+        let engine = SharedHead::new(Head::new(loss));
         MarginHead { weights, shards, bias, ignored: None, sub_centers: 1, on_device: None, engine }
     }
 
@@ -119,7 +120,7 @@ impl MarginHead {
         self.on_device.and_then(|settings| settings.rows_per_tile)
     }
 
-    /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss
+    /// The same head, which ignores the samples with this label, such as -1 or -100: their loss
     /// and gradient are 0, they do not count in the mean or the accuracy, and their prediction in
     /// [`Forward`](margin_softmax::Forward) is [`IGNORED`](margin_softmax::IGNORED).
     ///
@@ -171,68 +172,36 @@ impl MarginHead {
         self.sub_centers
     }
 
-    /// The same head with another rule for embeddings that are zero: they are an error by default.
-    /// It no longer shares its loss with earlier clones.
+    /// The same head with other settings: the memory for logits between the two passes over the
+    /// classes where N > D, the rule for zero embeddings, and the precision of the matrix products.
+    /// On the device the rule alone has an effect. The head no longer shares its loss with earlier
+    /// clones.
+    ///
+    /// Zero embeddings are an error by default. [`logits`](Self::logits) are always at full
+    /// precision. With class weights in f64 every precision but
+    /// [`Precision::Full`](margin_softmax::Precision::Full) is refused, as
+    /// [`Error::Precision`](margin_softmax::Error::Precision).
     ///
     /// ```
     /// # use burn::tensor::{Device, Int, Tensor};
-    /// # use margin_softmax::{CosFace, ZeroEmbedding};
     /// # use margin_softmax_burn::MarginHeadConfig;
+    /// use margin_softmax::{CosFace, Precision, ZeroEmbedding};
+    /// use margin_softmax_burn::Settings;
+    ///
     /// # let device = Device::flex();
-    /// let head = MarginHeadConfig::new(2, 3)
-    ///     .init(CosFace::default(), &device)?
-    ///     .with_zero_embeddings(ZeroEmbedding::Skip);
+    /// let settings = Settings::default()
+    ///     .with_zero_embeddings(ZeroEmbedding::Skip)
+    ///     .with_precision(Precision::Bf16)
+    ///     .with_memory_budget(1 << 20);
+    /// let head = MarginHeadConfig::new(2, 3).init(CosFace::default(), &device)?;
+    /// let head = head.with_settings(settings);
     /// let x = Tensor::from_floats([[0.0, 0.0], [-0.2, 0.8]], &device);
     /// let forward = head.evaluate::<f32>(x, Tensor::from_ints([0, 2], &device))?;
     /// assert_eq!((forward.counted(), forward.losses[0]), (1, 0.0));
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```
-    pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
-        let engine = self.engine.with(|core| core.with_zero_embeddings(zero));
-        MarginHead { engine, ..self }
-    }
-
-    /// The same head, whose logits may take `bytes` between the two passes over the classes where
-    /// N > D; see [`Head::with_memory_budget`]. It no longer shares its loss with earlier clones.
-    ///
-    /// ```
-    /// # use burn::tensor::Device;
-    /// # use margin_softmax::CosFace;
-    /// # use margin_softmax_burn::MarginHeadConfig;
-    /// # let device = Device::flex();
-    /// let head = MarginHeadConfig::new(64, 1000)
-    ///     .init(CosFace::default(), &device)?
-    ///     .with_memory_budget(1 << 20);
-    /// # Ok::<(), margin_softmax::Error>(())
-    /// ```
-    pub fn with_memory_budget(self, bytes: usize) -> Self {
-        let engine = self.engine.with(|core| core.with_memory_budget(bytes));
-        MarginHead { engine, ..self }
-    }
-
-    /// The same head, whose steps and predictions compute their matrix products at `precision`; see
-    /// [`Head::with_precision`]. [`logits`](Self::logits) are always at full precision. Where the
-    /// class weights are on the device, it decides how to multiply, and this has no effect. The head
-    /// no longer shares its loss with earlier clones.
-    ///
-    /// ```
-    /// # use burn::tensor::{Device, Tensor};
-    /// # use margin_softmax_burn::MarginHeadConfig;
-    /// use margin_softmax::{CosFace, Precision};
-    ///
-    /// # let device = Device::flex();
-    /// let head = MarginHeadConfig::new(2, 3)
-    ///     .init(CosFace::default(), &device)?
-    ///     .with_precision(Precision::Bf16);
-    /// # let x = Tensor::from_floats([[0.9, 0.1], [-0.2, 0.8]], &device);
-    /// # head.evaluate::<f32>(x, Tensor::from_ints([0, 2], &device))?;
-    /// # Ok::<(), margin_softmax::Error>(())
-    /// ```
-    ///
-    /// With class weights in f64 every precision but [`Precision::Full`] is refused, as
-    /// [`Error::Precision`](margin_softmax::Error::Precision).
-    pub fn with_precision(self, precision: Precision) -> Self {
-        let engine = self.engine.with(|core| core.with_precision(precision));
+    pub fn with_settings(self, settings: Settings) -> Self {
+        let engine = self.engine.with(|core| core.with_settings(settings));
         MarginHead { engine, ..self }
     }
 

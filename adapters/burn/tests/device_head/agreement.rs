@@ -8,7 +8,7 @@ use margin_softmax::{
     Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing, MagFace, MarginLoss,
     ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, ZeroEmbedding,
 };
-use margin_softmax_burn::Reduction as BurnReduction;
+use margin_softmax_burn::{Options, Output, Reduction as BurnReduction, Settings};
 use ndarray::{Array1, Array2, array};
 
 use crate::problem::{
@@ -82,13 +82,16 @@ fn check(
 ) -> Result<(), Error> {
     let head = problem.head(loss.clone(), shape)?.with_ignored_label(-1);
     let tolerance = tolerance(&loss, shape);
-    let head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = head.with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let core = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
     let twice = Array1::from_elem(problem.x.nrows(), 2.0);
     let (forward, expected) = problem.expected(&core, Reduction::Weighted(&twice))?;
     let x = problem.embeddings();
-    let (value, found) =
-        head.forward_detailed_with::<f32>(x.clone(), problem.labels(), BurnReduction::Sum)?;
+    let Output { loss: value, forward: found, .. } = head.run::<f32>(
+        x.clone(),
+        problem.labels(),
+        Options::default().with_reduction(BurnReduction::Sum),
+    )?;
     assert_losses(what, &found, &forward, tolerance);
     let gradients = (value * 2.0).backward();
     let dx = values(x.grad(&gradients).expect("a gradient"));
@@ -177,7 +180,9 @@ fn reductions_are_those_of_the_core() -> Result<(), Error> {
     ] {
         let (_, expected) = problem.expected(&core, expected)?;
         let x = problem.embeddings();
-        let loss = head.forward_with(x.clone(), problem.labels(), reduction)?;
+        let loss = head
+            .run::<f32>(x.clone(), problem.labels(), Options::default().with_reduction(reduction))?
+            .loss;
         let gradients = loss.backward();
         let dx = values(x.grad(&gradients).expect("a gradient"));
         assert_close("dx", &dx, &expected.embeddings, TOLERANCE);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use margin_softmax::{
     ArcFace, CosFace, Error, Head, MarginLoss, NormalizedLogits, Softmax, ZeroEmbedding,
 };
-use margin_softmax_burn::{MarginHead, NO_CLASS};
+use margin_softmax_burn::{MarginHead, NO_CLASS, Options, Output, Settings};
 use ndarray::{Array1, Array2, array};
 
 use crate::problem::{Problem, SHAPES, TOLERANCE, assert_close, device, matrix, values};
@@ -51,7 +51,7 @@ fn of_equally_near_classes_the_first_is_predicted() -> Result<(), Error> {
     let x = array![[2.0, 1.0], [1.0, 2.0], [0.0, 0.0]];
     let problem = Problem { x, w, labels: vec![0; 3], sub_centers: 1, bias: None };
     let head = problem.head(Arc::new(ArcFace::default()), (3, 2, 9, 1, 5, 2))?;
-    let head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = head.with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let classes = head.predict(matrix(&problem.x, &device()))?;
     assert_eq!(classes.into_data().iter::<i64>().collect::<Vec<_>>(), [2, 0, NO_CLASS]);
     let refused = head.logits(matrix(&problem.x, &device())).unwrap_err();
@@ -63,7 +63,8 @@ fn of_equally_near_classes_the_first_is_predicted() -> Result<(), Error> {
 fn evaluation_gives_the_losses_of_a_step() -> Result<(), Error> {
     let problem = Problem::new(SHAPES[3], 3);
     let head = problem.head(Arc::new(ArcFace::new(16.0, 0.5)?), SHAPES[3])?;
-    let (loss, forward) = head.forward_detailed::<f32>(problem.embeddings(), problem.labels())?;
+    let Output { loss, forward, .. } =
+        head.run::<f32>(problem.embeddings(), problem.labels(), Options::default())?;
     let evaluated = head.evaluate::<f32>(problem.embeddings(), problem.labels())?;
     assert_eq!(evaluated, forward);
     assert_eq!(values(loss), [f64::from(forward.mean())]);

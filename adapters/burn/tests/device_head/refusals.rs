@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Param;
 use burn::tensor::{Int, Tensor};
 use margin_softmax::{ArcFace, CosFace, Error, Softmax};
-use margin_softmax_burn::{MarginHead, MarginHeadConfig, Reduction};
+use margin_softmax_burn::{MarginHead, MarginHeadConfig, Options, Reduction};
 
 use crate::problem::{Problem, SHAPES, device, matrix, training};
 
@@ -61,7 +61,11 @@ fn embeddings_labels_and_weights_of_samples_are_checked() -> Result<(), Error> {
     assert!(matches!(refused, Error::Shape { argument: "labels", .. }), "{refused}");
     let nan = Tensor::<1>::from_floats([0.0, f32::NAN, 0.0, 0.0, 0.0, 0.0], &training());
     let refused = head
-        .forward_with(problem.embeddings(), problem.labels(), Reduction::Weighted(nan))
+        .run::<f32>(
+            problem.embeddings(),
+            problem.labels(),
+            Options::default().with_reduction(Reduction::Weighted(nan)),
+        )
         .unwrap_err();
     assert!(matches!(refused, Error::NonFinite { argument: "reduction weights", row: 1, .. }));
     let wide = Tensor::<2>::ones([6, 3], &training());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{ArcFace, Error, Gradients, Head, MarginLoss, Reduction, Softmax};
-use margin_softmax_burn::Reduction as BurnReduction;
+use margin_softmax_burn::{Options, Output};
 use ndarray::{Array1, Array2};
 
 use crate::problem::{Problem, SHAPES, TOLERANCE, assert_close, values, weight_gradients};
@@ -36,12 +36,14 @@ fn sampled_steps_are_those_of_the_core() -> Result<(), Error> {
 
             let head = problem.head(loss, shape)?;
             let x = problem.embeddings();
-            let (value, found, drawn) = head.forward_sampled_detailed::<f32>(
+            let Output { loss: value, forward: found, sample: Some(drawn), .. } = head.run::<f32>(
                 x.clone(),
                 problem.labels(),
-                &mut sampler,
-                BurnReduction::Mean,
-            )?;
+                Options::default().with_sampler(&mut sampler),
+            )?
+            else {
+                panic!("no sample")
+            };
             assert_eq!(drawn, sample);
             assert_eq!(found.predictions(), forward.predictions());
             let losses: Vec<f64> = found.losses.iter().map(|&loss| f64::from(loss)).collect();

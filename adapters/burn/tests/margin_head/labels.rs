@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Int, IntDType, Tensor};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{Batch, CosFace, Error, Gradients, IGNORED, Reduction as Core, ZeroEmbedding};
-use margin_softmax_burn::{MarginHead, NO_CLASS, Reduction};
+use margin_softmax_burn::{MarginHead, NO_CLASS, Options, Reduction, Settings};
 
 use crate::problem::{LABELS, Problem, labels_of, vector};
 use crate::tensors::{memory, values};
@@ -25,10 +25,10 @@ fn refusals(head: &MarginHead, x: Tensor<2>, labels: Tensor<1, Int>) -> Result<[
     let (x, y) = (|| x.clone(), || labels.clone());
     let steps = [
         head.forward(x(), y()).map(drop),
-        head.forward_with(x(), y(), Reduction::Sum).map(drop),
+        head.run::<f64>(x(), y(), Options::default().with_reduction(Reduction::Sum)).map(drop),
         head.losses(x(), y()).map(drop),
         head.evaluate::<f64>(x(), y()).map(drop),
-        head.forward_sampled(x(), y(), &mut sampler, Reduction::Mean).map(drop),
+        head.run::<f64>(x(), y(), Options::default().with_sampler(&mut sampler)).map(drop),
     ];
     Ok(steps.map(|step| step.expect_err("a refusal")))
 }
@@ -113,8 +113,11 @@ fn batch_of_ignored_samples_has_no_loss_and_no_gradient() -> Result<(), Error> {
 #[test]
 fn settings_are_kept_by_clones_and_by_each_other() -> Result<(), Error> {
     let problem = problem()?;
-    let head =
-        problem.head.clone().with_ignored_label(-1).with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = problem
+        .head
+        .clone()
+        .with_ignored_label(-1)
+        .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let two = problem.x().narrow(0, 0, 2);
     let zeros = Tensor::zeros([4, 5], (&memory(), DType::F64));
     let x = Tensor::cat(vec![two, zeros], 0);
@@ -125,7 +128,10 @@ fn settings_are_kept_by_clones_and_by_each_other() -> Result<(), Error> {
 #[test]
 fn skipped_embedding_is_predicted_to_be_of_no_class() -> Result<(), Error> {
     let problem = problem()?;
-    let head = problem.head.clone().with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = problem
+        .head
+        .clone()
+        .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let zero = Tensor::zeros([1, 5], (&memory(), DType::F64));
     let predicted = head.predict(Tensor::cat(vec![problem.x(), zero], 0))?;
     let predicted: Vec<i64> = predicted.into_data().iter::<i64>().collect();

@@ -8,7 +8,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::quantization::{Calibration, QuantScheme};
 use burn::tensor::{DType, Device, Int, Tensor};
 use margin_softmax::{ArcFace, Batch, CosFace, Error, Head, MarginLoss, Precision, Softmax};
-use margin_softmax_burn::{MarginHead, MarginHeadConfig};
+use margin_softmax_burn::{MarginHead, MarginHeadConfig, Options, Output, Settings};
 
 use crate::formulas::normalized;
 use crate::tensors::{assert_close, elsewhere, memory, numbers, values};
@@ -152,7 +152,8 @@ fn loss_changes_between_steps_of_a_head_and_its_clones() -> Result<(), Error> {
 fn details_are_those_of_the_step_without_margin() -> Result<(), Error> {
     let head = head(ArcFace::default(), false)?;
     let (x, labels) = (embeddings(&memory()), labels(&memory()));
-    let (loss, forward) = head.forward_detailed::<f32>(x.clone(), labels.clone())?;
+    let Output { loss, forward, .. } =
+        head.run::<f32>(x.clone(), labels.clone(), Options::default())?;
     assert_eq!(values(loss), [f64::from(forward.mean())]);
     let predictions: Vec<i64> = head.predict(x)?.into_data().iter::<i64>().collect();
     let found: Vec<i64> = forward.predictions().iter().map(|&class| class as i64).collect();
@@ -209,7 +210,8 @@ fn double_precision_is_kept() -> Result<(), Error> {
     head.weights = Param::from_tensor(numbers([4, 3], 0.5, (&memory(), DType::F64)));
     let x = numbers::<2>([5, 3], 0.75, (&memory(), DType::F64));
     let loss = head.forward(x.clone(), labels(&memory()))?;
-    let (_, forward) = head.forward_detailed::<f64>(x.clone(), labels(&memory()))?;
+    let Output { forward, .. } =
+        head.run::<f64>(x.clone(), labels(&memory()), Options::default())?;
     assert_eq!(values(loss), [forward.mean()]);
     assert_eq!(head.logits(x)?.dtype(), DType::F64);
     Ok(())
@@ -217,9 +219,11 @@ fn double_precision_is_kept() -> Result<(), Error> {
 
 #[test]
 fn products_are_rounded_where_the_head_is_told_so() -> Result<(), Error> {
-    let mut head = head(ArcFace::default(), false)?.with_precision(Precision::Bf16);
+    let mut head = head(ArcFace::default(), false)?
+        .with_settings(Settings::default().with_precision(Precision::Bf16));
     let x = embeddings(&memory());
-    let (_, found) = head.forward_detailed::<f32>(x.clone(), labels(&memory()))?;
+    let Output { forward: found, .. } =
+        head.run::<f32>(x.clone(), labels(&memory()), Options::default())?;
     let single = |tensor| values::<2>(tensor).iter().map(|&v| v as f32).collect::<Vec<_>>();
     let (numbers, weights) = (single(x), single(head.weights.val()));
     let batch = Batch::from_slices(&numbers, &weights, &[0, 1, 2, 3, 0], 3)?;

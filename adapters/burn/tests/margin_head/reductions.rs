@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 use margin_softmax::{ArcFace, CosFace, Error, Reduction as Core, Softmax, SphereFace};
-use margin_softmax_burn::Reduction;
+use margin_softmax_burn::{Options, Output, Reduction, Settings};
 use ndarray::{Array1, array};
 
 use crate::problem::{DIMS, Problem, SAMPLES, assert_near, entries, labels, vector};
@@ -37,7 +37,9 @@ fn every_reduction_is_that_of_the_core() -> Result<(), Error> {
         ] {
             let (forward, gradients) = problem.expected(core)?;
             let (head, x) = (&problem.head, problem.x());
-            let loss = head.forward_with(x.clone(), labels(), ours.clone())?;
+            let loss = head
+                .run::<f64>(x.clone(), labels(), Options::default().with_reduction(ours.clone()))?
+                .loss;
             problem.assert_gradients(loss.clone(), &gradients, 1e-14);
             let value = match core {
                 Core::Mean => forward.mean(),
@@ -45,7 +47,8 @@ fn every_reduction_is_that_of_the_core() -> Result<(), Error> {
                 _ => forward.losses.dot(&g),
             };
             assert_near("loss", &values(loss.clone()), &[value], 1e-14);
-            let (detailed, found) = head.forward_detailed_with::<f64>(x, labels(), ours)?;
+            let Output { loss: detailed, forward: found, .. } =
+                head.run::<f64>(x, labels(), Options::default().with_reduction(ours))?;
             assert_eq!((values(detailed), found), (values(loss), forward));
         }
     }
@@ -59,9 +62,14 @@ fn reduction_without_gradients_has_the_same_value() -> Result<(), Error> {
     let x = problem.x().inner();
     let weighted = Reduction::Weighted(weights_tensor());
     for reduction in [Reduction::Mean, Reduction::Sum, weighted] {
-        let loss = frozen.forward_with(x.clone(), labels(), reduction.clone())?;
+        let loss = frozen
+            .run::<f64>(x.clone(), labels(), Options::default().with_reduction(reduction.clone()))?
+            .loss;
         assert!(!loss.is_autodiff());
-        let tracked = problem.head.forward_with(problem.x(), labels(), reduction)?;
+        let tracked = problem
+            .head
+            .run::<f64>(problem.x(), labels(), Options::default().with_reduction(reduction))?
+            .loss;
         assert_eq!(values(loss), values(tracked));
     }
     let losses = frozen.losses(x.clone(), labels())?;
@@ -69,7 +77,7 @@ fn reduction_without_gradients_has_the_same_value() -> Result<(), Error> {
     assert_eq!(values(losses), values(problem.head.losses(problem.x(), labels())?));
     assert_eq!(
         frozen.evaluate::<f64>(x, labels())?,
-        problem.head.forward_detailed::<f64>(problem.x(), labels())?.1
+        problem.head.run::<f64>(problem.x(), labels(), Options::default())?.forward
     );
     Ok(())
 }
@@ -79,7 +87,10 @@ fn weights_may_be_of_any_float_type_and_on_any_device() -> Result<(), Error> {
     let problem = Problem::new(CosFace::default(), false)?;
     let loss = |g: Tensor<1>| {
         let reduction = Reduction::Weighted(g);
-        problem.head.forward_with(problem.x(), labels(), reduction).map(values)
+        problem
+            .head
+            .run::<f64>(problem.x(), labels(), Options::default().with_reduction(reduction))
+            .map(|output| values(output.loss))
     };
     let g = weights_tensor();
     for dtype in [DType::F16, DType::F32] {
@@ -94,7 +105,10 @@ fn weights_that_are_not_one_finite_number_per_sample_are_refused() -> Result<(),
     let problem = Problem::new(CosFace::default(), false)?;
     let refused = |g: &[f64]| {
         let reduction = Reduction::Weighted(vector(g));
-        problem.head.forward_with(problem.x(), labels(), reduction).map(drop)
+        problem
+            .head
+            .run::<f64>(problem.x(), labels(), Options::default().with_reduction(reduction))
+            .map(drop)
     };
     let argument = "reduction weights";
     let shape = Error::Shape { argument, expected: vec![6], actual: vec![2] };
@@ -192,7 +206,13 @@ fn frozen_part_gets_no_gradient_and_leaves_the_other_unchanged() -> Result<(), E
         let (_, expected) = problem.expected(Core::Sum)?;
         let frozen = problem.head.clone().no_grad();
         for loss in [
-            frozen.forward_with(problem.x(), labels(), Reduction::Sum)?,
+            frozen
+                .run::<f64>(
+                    problem.x(),
+                    labels(),
+                    Options::default().with_reduction(Reduction::Sum),
+                )?
+                .loss,
             frozen.losses(problem.x(), labels())?.sum(),
         ] {
             let gradients = loss.backward();
@@ -202,7 +222,10 @@ fn frozen_part_gets_no_gradient_and_leaves_the_other_unchanged() -> Result<(), E
         }
         let x = problem.x().inner();
         for loss in [
-            problem.head.forward_with(x.clone(), labels(), Reduction::Sum)?,
+            problem
+                .head
+                .run::<f64>(x.clone(), labels(), Options::default().with_reduction(Reduction::Sum))?
+                .loss,
             problem.head.losses(x.clone(), labels())?.sum(),
         ] {
             let gradients = loss.backward();
@@ -230,7 +253,7 @@ fn losses_carry_their_gradient_back_to_another_device_and_type() -> Result<(), E
 fn memory_budget_changes_no_result() -> Result<(), Error> {
     let problem = Problem::new(CosFace::default(), false)?;
     let (forward, gradients) = problem.expected(Core::Mean)?;
-    let head = problem.head.clone().with_memory_budget(0);
+    let head = problem.head.clone().with_settings(Settings::default().with_memory_budget(0));
     let loss = head.forward(problem.x(), labels())?;
     assert_near("loss", &values(loss.clone()), &[forward.mean()], 1e-14);
     problem.assert_gradients(loss, &gradients, 1e-12);

@@ -3,7 +3,7 @@
 use burn::module::Param;
 use burn::tensor::{DType, Int, IntDType, Tensor};
 use margin_softmax::{ArcFace, CosFace, Error, Softmax, ZeroEmbedding};
-use margin_softmax_burn::{MarginHead, MarginHeadConfig};
+use margin_softmax_burn::{MarginHead, MarginHeadConfig, Settings};
 
 use crate::tensors::memory;
 
@@ -74,7 +74,7 @@ fn zero_embedding_is_refused_unless_it_is_to_be_skipped() -> Result<(), Error> {
     let refused = step(&head()?, x.clone(), &[0, 1]).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "embeddings", row: 0, .. }));
 
-    let head = head()?.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = head()?.with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let gradients = step(&head, x.clone(), &[0, 1])?.backward();
     let dx = x.grad(&gradients).expect("a gradient").into_data();
     let dx: Vec<f32> = dx.iter::<f32>().collect();

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{ArcFace, Error, Gradients, Reduction as Core, Softmax};
-use margin_softmax_burn::Reduction;
+use margin_softmax_burn::{Options, Output, Reduction};
 use ndarray::{Array1, Array2, Axis, array};
 
 use crate::problem::{LABELS, Problem, assert_near, entries, labels, labels_of, vector};
@@ -28,12 +28,14 @@ fn sampled_step_is_that_of_the_core_and_other_rows_have_gradient_0() -> Result<(
 
             let mut drawing = sampler.clone();
             let weighted = Reduction::Weighted(vector(&g.to_vec()));
-            let (loss, forward, drawn) = problem.head.forward_sampled_detailed::<f64>(
+            let Output { loss, forward, sample: Some(drawn), .. } = problem.head.run::<f64>(
                 problem.x(),
                 labels(),
-                &mut drawing,
-                weighted,
-            )?;
+                Options::default().with_reduction(weighted).with_sampler(&mut drawing),
+            )?
+            else {
+                panic!("no sample")
+            };
             assert_eq!((&drawn, &forward), (&sample, &one));
             assert_near("loss", &values(loss.clone()), &[one.losses.dot(&g)], 1e-14);
 
@@ -68,7 +70,7 @@ fn sampling_every_class_is_the_whole_step() -> Result<(), Error> {
         let (forward, gradients) = problem.expected(Core::Mean)?;
         let mut all = ClassSampler::new(9, 1.0, 1)?;
         let (head, x) = (&problem.head, problem.x());
-        let loss = head.forward_sampled(x, labels(), &mut all, Reduction::Mean)?;
+        let loss = head.run::<f64>(x, labels(), Options::default().with_sampler(&mut all))?.loss;
         assert_near("loss", &values(loss.clone()), &[forward.mean()], 1e-14);
         problem.assert_gradients(loss, &gradients, 1e-13);
     }
@@ -83,7 +85,14 @@ fn sampler_draws_on_from_step_to_step() -> Result<(), Error> {
     for _ in 0..3 {
         let (head, x) = (&problem.head, problem.x());
         let sum = Reduction::Sum;
-        let (_, _, drawn) = head.forward_sampled_detailed::<f64>(x, labels(), &mut sampler, sum)?;
+        let Output { sample: Some(drawn), .. } = head.run::<f64>(
+            x,
+            labels(),
+            Options::default().with_reduction(sum).with_sampler(&mut sampler),
+        )?
+        else {
+            panic!("no sample")
+        };
         assert_eq!(drawn, alone.sample(&LABELS)?);
     }
     Ok(())
@@ -93,7 +102,7 @@ fn sampler_draws_on_from_step_to_step() -> Result<(), Error> {
 fn refused_step_leaves_the_sampler_unchanged() -> Result<(), Error> {
     let problem = Problem::new(ArcFace::default(), false)?;
     let step = |x, sampler: &mut ClassSampler| {
-        problem.head.forward_sampled(x, labels(), sampler, Reduction::Mean).map(drop)
+        problem.head.run::<f64>(x, labels(), Options::default().with_sampler(sampler)).map(drop)
     };
     let mut sampler = ClassSampler::new(20, 0.5, 5)?;
     let before = sampler.state();
@@ -112,9 +121,12 @@ fn ignored_samples_bring_no_class() -> Result<(), Error> {
     let head = problem.head.clone().with_ignored_label(-1);
     let mut sampler = ClassSampler::new(9, 0.01, 5)?;
     let labels = labels_of(&[4, -1, -1, 4, -1, 2]);
-    let (x, mean) = (problem.x(), Reduction::Mean);
-    let (loss, forward, sample) =
-        head.forward_sampled_detailed::<f64>(x, labels, &mut sampler, mean)?;
+    let x = problem.x();
+    let Output { loss, forward, sample: Some(sample), .. } =
+        head.run::<f64>(x, labels, Options::default().with_sampler(&mut sampler))?
+    else {
+        panic!("no sample")
+    };
     assert_eq!((sample.classes, forward.counted()), (vec![2, 4], 3));
     let dx = values(problem.embeddings.grad(&loss.backward()).expect("a gradient"));
     assert!(dx[5..15].iter().all(|&value| value == 0.0));
@@ -126,16 +138,21 @@ fn frozen_part_gets_no_gradient() -> Result<(), Error> {
     let problem = Problem::new(ArcFace::default(), false)?;
     let mut sampler = ClassSampler::new(9, 0.5, 5)?;
     let frozen = problem.head.clone().no_grad();
-    let mean = Reduction::Mean;
-    let loss = frozen.forward_sampled(problem.x(), labels(), &mut sampler, mean.clone())?;
+    let loss = frozen
+        .run::<f64>(problem.x(), labels(), Options::default().with_sampler(&mut sampler))?
+        .loss;
     let gradients = loss.backward();
     assert!(problem.embeddings.grad(&gradients).is_some());
     assert!(frozen.weights.grad(&gradients).is_none());
     let x = problem.x().inner();
-    let loss = problem.head.forward_sampled(x.clone(), labels(), &mut sampler, mean.clone())?;
+    let loss = problem
+        .head
+        .run::<f64>(x.clone(), labels(), Options::default().with_sampler(&mut sampler))?
+        .loss;
     let gradients = loss.backward();
     assert!(problem.head.weights.grad(&gradients).is_some());
-    let loss = frozen.valid().forward_sampled(x, labels(), &mut sampler, mean)?;
+    let loss =
+        frozen.valid().run::<f64>(x, labels(), Options::default().with_sampler(&mut sampler))?.loss;
     assert!(!loss.is_autodiff());
     Ok(())
 }

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{Batch, CurricularFace, Error, Gradients, Head, Reduction as Core};
-use margin_softmax_burn::{MarginHead, MarginHeadConfig, Reduction};
+use margin_softmax_burn::{MarginHead, MarginHeadConfig, Options, Output};
 use ndarray::Array2;
 
 use crate::tensors::values;
@@ -55,7 +55,8 @@ fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<(), Error>
     let forward = Head::new(loss()).forward_backward(&batch, Core::Mean, &mut expected)?;
     let head = head(&w)?;
     let embeddings = tensor(&x).require_grad();
-    let (loss, found) = head.forward_detailed::<f64>(embeddings.clone(), labels())?;
+    let Output { loss, forward: found, .. } =
+        head.run::<f64>(embeddings.clone(), labels(), Options::default())?;
     assert_eq!(found, forward);
     let gradients = loss.backward();
     let dx = embeddings.grad(&gradients).expect("a gradient");
@@ -78,7 +79,8 @@ fn a_sampled_step_moves_all_rows_of_its_classes() -> Result<(), Error> {
     let mut expected = Gradients::zeros_for(&batch);
     Head::new(loss()).forward_backward(&batch, Core::Mean, &mut expected)?;
     let head = head(&w)?;
-    let loss = head.forward_sampled(tensor(&x), labels(), &mut sampler, Reduction::Mean)?;
+    let loss =
+        head.run::<f64>(tensor(&x), labels(), Options::default().with_sampler(&mut sampler))?.loss;
     let found = head.weights.grad(&loss.backward()).expect("a gradient");
     let mut all = Array2::zeros(w.dim());
     for (place, row) in sample.rows(K).into_iter().enumerate() {

@@ -1,10 +1,9 @@
 //! Losses without gradients, logits and predictions.
 
 use candle_core::{Error, Result, Tensor, WithDType};
-use margin_softmax::{Forward, IGNORED, MarginLoss, NormalizedLogits, Real};
+use margin_softmax::{Forward, IGNORED, Real};
 
 use super::{MarginHead, for_its_type};
-use crate::inputs::Inputs;
 use crate::tensor;
 
 /// The prediction of [`MarginHead::predict`] for an embedding that has none: no class has this
@@ -31,17 +30,14 @@ impl MarginHead {
     /// ```
     ///
     /// # Errors
-    /// Those of [`forward_detailed`](Self::forward_detailed).
+    /// Those of [`run`](Self::run).
     pub fn evaluate<F: Real + WithDType>(
         &self,
         embeddings: &Tensor,
         labels: &Tensor,
     ) -> Result<Forward<F>> {
-        if self.on_device {
-            return self.evaluate_on_device(embeddings, labels);
-        }
-        let (labels, core) = (self.labels(labels)?, self.engine.core());
-        self.with_inputs(embeddings, |inputs| core.forward(&inputs.batch(&labels)))
+        let labels = tensor::labels(labels, self.ignored)?;
+        self.step::<F>(embeddings)?.1.evaluate(&self.engine.core(), &labels)
     }
 
     /// The logits for inference (N, C), without margin: `a_ij · cos θ_ij`, plus the bias of
@@ -66,10 +62,11 @@ impl MarginHead {
     ///
     /// # Errors
     /// Embeddings of another type than the class weights, and the errors of
-    /// [`NormalizedLogits::new`] and [`MarginLoss::margin_free_logits`]: a zero embedding is
+    /// [`NormalizedLogits::new`](margin_softmax::NormalizedLogits::new) and
+    /// [`MarginLoss::margin_free_logits`](margin_softmax::MarginLoss::margin_free_logits): a zero embedding is
     /// refused, also by a head that skips it in training.
     pub fn logits(&self, embeddings: &Tensor) -> Result<Tensor> {
-        for_its_type!(self.logits_of(embeddings))?.to_device(embeddings.device())
+        for_its_type!(self.logits_in(embeddings))?.to_device(embeddings.device())
     }
 
     /// The nearest class of every embedding (N, u32), without margin, on the device of the
@@ -83,12 +80,12 @@ impl MarginHead {
     /// # use candle_core::{DType, Device, Tensor};
     /// # use candle_nn::{VarBuilder, VarMap};
     /// # use margin_softmax::{CosFace, ZeroEmbedding};
-    /// use margin_softmax_candle::{MarginHead, NO_CLASS};
+    /// use margin_softmax_candle::{MarginHead, NO_CLASS, Settings};
     ///
     /// let mut map = VarMap::new();
     /// let vb = VarBuilder::from_varmap(&map, DType::F64, &Device::Cpu);
     /// let head = MarginHead::new(CosFace::default(), 2, 2, vb)?
-    ///     .with_zero_embeddings(ZeroEmbedding::Skip);
+    ///     .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     /// map.set_one("weight", Tensor::new(&[[3.0, 0.0], [0.0, 1.0]], &Device::Cpu)?)?;
     ///
     /// let embeddings = Tensor::new(&[[0.1, 2.0], [0.0, 0.0]], &Device::Cpu)?;
@@ -101,7 +98,7 @@ impl MarginHead {
     /// [`Head::predict`](margin_softmax::Head::predict), and a nearest class beyond the range of
     /// u32.
     pub fn predict(&self, embeddings: &Tensor) -> Result<Tensor> {
-        let classes = for_its_type!(self.nearest(embeddings))?;
+        let classes = for_its_type!(self.predict_in(embeddings))?;
         let classes = classes.into_iter().map(|class| match u32::try_from(class) {
             _ if class == IGNORED => Ok(NO_CLASS),
             Ok(class) if class != NO_CLASS => Ok(class),
@@ -110,29 +107,11 @@ impl MarginHead {
         Tensor::new(classes.collect::<Result<Vec<_>>>()?, embeddings.device())
     }
 
-    fn logits_of<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Tensor> {
-        if self.on_device {
-            return self.logits_on_device::<F>(embeddings);
-        }
-        let loss = self.loss();
-        let logits = self.with_inputs::<F, _>(embeddings, |inputs| {
-            let Inputs { embeddings, weight, bias, sub_centers } = inputs;
-            let logits = NormalizedLogits::new(&embeddings, &weight)?;
-            let logits = logits.with_sub_centers(sub_centers)?;
-            let logits = match bias {
-                Some(bias) => logits.with_bias(&bias)?,
-                None => logits,
-            };
-            loss.margin_free_logits(&logits)
-        })?;
-        tensor::tensor(logits)
+    fn logits_in<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Tensor> {
+        self.step::<F>(embeddings)?.1.logits(&self.engine.core())
     }
 
-    fn nearest<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Vec<usize>> {
-        if self.on_device {
-            return self.predict_on_device::<F>(embeddings);
-        }
-        let core = self.engine.core();
-        self.with_inputs::<F, _>(embeddings, |inputs| core.predict(&inputs.unlabeled()))
+    fn predict_in<F: Real + WithDType>(&self, embeddings: &Tensor) -> Result<Vec<usize>> {
+        self.step::<F>(embeddings)?.1.predict(&self.engine.core())
     }
 }

@@ -2,6 +2,7 @@
 
 mod inference;
 mod on_device;
+mod self_check;
 mod training;
 
 pub use inference::NO_CLASS;
@@ -10,13 +11,14 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, WithDType};
 use candle_nn::{Init, VarBuilder};
-use margin_softmax::{Head, MarginLoss, Precision, Real, Scale, ZeroEmbedding};
+use margin_softmax::offload::Settings;
+use margin_softmax::{Head, MarginLoss, Real, Scale};
+use margin_softmax_device::{Parameters, SharedHead, Step};
 
 use crate::check::{in_main_memory, not_empty, same_type, unsupported};
-use crate::engine::Engine;
-use crate::error::{CoreResult, refused};
-use crate::inputs::{Inputs, Labels};
-use crate::tensor;
+use crate::error::refused;
+use crate::node::Parents;
+use crate::operations::OnCandle;
 
 /// The last layer of a network that learns embeddings: class weights (C, D), a bias (C) for
 /// Softmax, and a margin loss.
@@ -70,7 +72,7 @@ pub struct MarginHead {
     bias: Option<Tensor>,
     ignored: Option<i64>,
     sub_centers: usize,
-    engine: Engine,
+    engine: SharedHead,
     /// Whether the sweeps over the classes run on the device of the class weights.
     on_device: bool,
     rows_per_tile: Option<usize>,
@@ -206,13 +208,13 @@ impl MarginHead {
             bias,
             ignored: None,
             sub_centers: 1,
-            engine: Engine::new(head),
+            engine: SharedHead::new(head),
             on_device: false,
             rows_per_tile: None,
         })
     }
 
-    /// The same head, which leaves out the samples with this label, such as -1 or -100: their loss
+    /// The same head, which ignores the samples with this label, such as -1 or -100: their loss
     /// and gradient are 0, they do not count in the mean or the accuracy, and their prediction in
     /// [`Forward`](margin_softmax::Forward) is [`IGNORED`](margin_softmax::IGNORED).
     ///
@@ -263,66 +265,35 @@ impl MarginHead {
         self.sub_centers
     }
 
-    /// The same head with another rule for embeddings that are zero: they are an error by default.
-    /// It no longer shares its loss with earlier clones.
+    /// The same head with other settings: the memory for logits between the two passes over the
+    /// classes where N > D, the rule for zero embeddings, and the precision of the matrix products.
+    /// On the device the rule alone has an effect. The head no longer shares its loss with earlier
+    /// clones.
+    ///
+    /// Zero embeddings are an error by default. [`logits`](Self::logits) are always at full
+    /// precision. With class weights in f64 every precision but
+    /// [`Precision::Full`](margin_softmax::Precision::Full) is refused, as
+    /// [`margin_softmax::Error::Precision`].
     ///
     /// ```
     /// # use candle_core::{DType, Device, Tensor};
     /// # use candle_nn::{VarBuilder, VarMap};
-    /// # use margin_softmax::{CosFace, ZeroEmbedding};
-    /// # use margin_softmax_candle::MarginHead;
+    /// use margin_softmax::{CosFace, Precision, ZeroEmbedding};
+    /// use margin_softmax_candle::{MarginHead, Settings};
+    ///
     /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
-    /// let head = MarginHead::new(CosFace::default(), 2, 10, vb)?
-    ///     .with_zero_embeddings(ZeroEmbedding::Skip);
+    /// let settings = Settings::default()
+    ///     .with_zero_embeddings(ZeroEmbedding::Skip)
+    ///     .with_precision(Precision::Bf16)
+    ///     .with_memory_budget(1 << 20);
+    /// let head = MarginHead::new(CosFace::default(), 2, 10, vb)?.with_settings(settings);
     /// let x = Tensor::new(&[[0.0_f32, 0.0], [1.0, 2.0]], &Device::Cpu)?;
     /// let forward = head.evaluate::<f32>(&x, &Tensor::new(&[0_u32, 7], &Device::Cpu)?)?;
     /// assert_eq!((forward.counted(), forward.losses[0]), (1, 0.0));
     /// # Ok::<(), candle_core::Error>(())
     /// ```
-    pub fn with_zero_embeddings(self, zero: ZeroEmbedding) -> Self {
-        let engine = self.engine.with(|core| core.with_zero_embeddings(zero));
-        MarginHead { engine, ..self }
-    }
-
-    /// The same head, whose logits may take `bytes` between the two passes over the classes where
-    /// N > D; see [`Head::with_memory_budget`]. It no longer shares its loss with earlier clones.
-    ///
-    /// ```
-    /// # use candle_core::{DType, Device};
-    /// # use candle_nn::{VarBuilder, VarMap};
-    /// # use margin_softmax::CosFace;
-    /// # use margin_softmax_candle::MarginHead;
-    /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
-    /// let head = MarginHead::new(CosFace::default(), 64, 1000, vb)?.with_memory_budget(1 << 20);
-    /// # Ok::<(), candle_core::Error>(())
-    /// ```
-    pub fn with_memory_budget(self, bytes: usize) -> Self {
-        let engine = self.engine.with(|core| core.with_memory_budget(bytes));
-        MarginHead { engine, ..self }
-    }
-
-    /// The same head, whose steps and predictions compute their matrix products at `precision`; see
-    /// [`Head::with_precision`]. [`logits`](Self::logits) are always at full precision. Where the
-    /// class weights are on the device, it decides how to multiply, and this has no effect. The head
-    /// no longer shares its loss with earlier clones.
-    ///
-    /// ```
-    /// # use candle_core::{DType, Device, Tensor};
-    /// # use candle_nn::{VarBuilder, VarMap};
-    /// # use margin_softmax_candle::MarginHead;
-    /// use margin_softmax::{CosFace, Precision};
-    ///
-    /// # let vb = VarBuilder::from_varmap(&VarMap::new(), DType::F32, &Device::Cpu);
-    /// let head = MarginHead::new(CosFace::default(), 2, 3, vb)?.with_precision(Precision::Bf16);
-    /// # let x = Tensor::new(&[[0.9_f32, 0.1], [-0.2, 0.8]], &Device::Cpu)?;
-    /// # head.evaluate::<f32>(&x, &Tensor::new(&[0_u32, 2], &Device::Cpu)?)?;
-    /// # Ok::<(), candle_core::Error>(())
-    /// ```
-    ///
-    /// With class weights in f64 every precision but [`Precision::Full`] is refused, as
-    /// [`margin_softmax::Error::Precision`].
-    pub fn with_precision(self, precision: Precision) -> Self {
-        let engine = self.engine.with(|core| core.with_precision(precision));
+    pub fn with_settings(self, settings: Settings) -> Self {
+        let engine = self.engine.with(|core| core.with_settings(settings));
         MarginHead { engine, ..self }
     }
 
@@ -366,30 +337,35 @@ impl MarginHead {
         self.engine.set_loss(Arc::new(loss));
     }
 
-    /// Borrows embeddings, class weights and bias.
-    fn with_inputs<F: Real + WithDType, T>(
+    /// The embeddings where the head computes, and a step over them.
+    fn step<F: Real + WithDType>(
         &self,
         embeddings: &Tensor,
-        read: impl FnOnce(Inputs<'_, F>) -> CoreResult<T>,
-    ) -> Result<T> {
+    ) -> Result<(Tensor, Step<OnCandle<F>>)> {
         same_type("the class weights have another type", F::DTYPE, &self.weight)?;
         same_type("embeddings take the type of the class weights", F::DTYPE, embeddings)?;
-        let embeddings = embeddings.to_device(&Device::Cpu)?;
-        let (x, x_layout) = embeddings.storage_and_layout();
-        let (w, w_layout) = self.weight.storage_and_layout();
-        let b = self.bias.as_ref().map(Tensor::storage_and_layout);
-        let inputs = Inputs {
-            embeddings: tensor::matrix(&x, x_layout)?,
-            weight: tensor::matrix(&w, w_layout)?,
-            bias: b.as_ref().map(|(b, layout)| tensor::vector(b, layout)).transpose()?,
-            sub_centers: self.sub_centers,
+        let device = self.weight.device();
+        // The move from another device is a separate node, which moves the gradient back.
+        let x = embeddings.to_device(device)?;
+        x.dims2()?;
+        let plain = |tensor: &Tensor| match self.on_device {
+            true => tensor.detach().contiguous(),
+            false => Ok(tensor.detach()),
         };
-        read(inputs).map_err(refused)
+        let bias = self.bias.as_ref().map(|bias| plain(&bias.unsqueeze(0)?));
+        let parameters = Parameters {
+            embeddings: plain(&x)?,
+            shards: vec![plain(&self.weight)?],
+            bias: bias.transpose()?,
+            sub_centers: self.sub_centers,
+            in_memory: !self.on_device,
+            rows_per_tile: self.rows_per_tile,
+        };
+        Ok((x, Step::new(OnCandle::new(device.clone()), parameters)))
     }
 
-    fn labels(&self, labels: &Tensor) -> Result<Labels> {
-        let classes = tensor::labels(labels, self.ignored)?;
-        Ok(Labels { classes, with_ignored: self.ignored.is_some() })
+    fn parents<'a>(&'a self, embeddings: &'a Tensor) -> Parents<'a> {
+        Parents { embeddings, weight: &self.weight, bias: self.bias.as_ref() }
     }
 }
 

@@ -8,7 +8,7 @@ use margin_softmax::{
     Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing, MagFace, MarginLoss,
     ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, ZeroEmbedding,
 };
-use margin_softmax_candle::Reduction as CandleReduction;
+use margin_softmax_candle::{Options, Output, Reduction as CandleReduction, Settings};
 use ndarray::Array1;
 
 use crate::problem::{Problem, SHAPES, Shape, TOLERANCE, assert_close, matrix, values};
@@ -77,13 +77,16 @@ fn tolerance(loss: &dyn MarginLoss, shape: Shape) -> f64 {
 fn check(what: &str, problem: &Problem, loss: Arc<dyn MarginLoss>, shape: Shape) -> TestResult {
     let head = problem.head(loss.clone(), shape)?.with_ignored_label(-1);
     let tolerance = tolerance(&loss, shape);
-    let head = head.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = head.with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let core = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
     let twice = Array1::from_elem(problem.x.nrows(), 2.0);
     let (forward, expected) = problem.expected(&core, Reduction::Weighted(&twice))?;
     let x = matrix(&problem.x)?;
-    let (value, found) =
-        head.forward_detailed_with::<f32>(&x, &problem.labels()?, CandleReduction::Sum)?;
+    let Output { loss: value, forward: found, .. } = head.run::<f32>(
+        &x,
+        &problem.labels()?,
+        Options::default().with_reduction(CandleReduction::Sum),
+    )?;
     assert_losses(what, &found, &forward, tolerance);
     let gradients = (value * 2.0)?.backward()?;
     let dx = values(gradients.get(&x).expect("a gradient"))?;

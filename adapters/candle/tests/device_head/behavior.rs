@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{ArcFace, Error, Head, MarginLoss, Reduction, Scale, Softmax};
-use margin_softmax_candle::{MarginHead, Reduction as CandleReduction, refusal};
+use margin_softmax_candle::{MarginHead, Options, Reduction as CandleReduction, refusal};
 use ndarray::{Array1, Array2};
 
 use crate::problem::{Problem, SHAPES, TOLERANCE, assert_close, device, matrix, numbers, values};
@@ -24,7 +24,15 @@ fn losses_take_the_upstream_gradient_of_each_sample() -> Result<()> {
     let weights = Tensor::new(weights, &device()?)?;
     let labels = problem.labels()?;
     let by_hand = (head.losses(&x, &labels)? * &weights)?.sum_all()?;
-    for value in [by_hand, head.forward_with(&x, &labels, CandleReduction::Weighted(&weights))?] {
+    for value in [
+        by_hand,
+        head.run::<f32>(
+            &x,
+            &labels,
+            Options::default().with_reduction(CandleReduction::Weighted(weights.clone())),
+        )?
+        .loss,
+    ] {
         let gradients = value.backward()?;
         let dx = values(gradients.get(&x).unwrap())?;
         assert_close("dx", &dx, &expected.1.embeddings, TOLERANCE);
@@ -48,8 +56,10 @@ fn sampling_inference_and_bits_are_those_of_main_memory() -> Result<()> {
             let main = main.with_sub_centers(problem.sub_centers);
             let run = |head: &MarginHead| -> Result<[Vec<f64>; 4]> {
                 let mut sampler = ClassSampler::new(shape.2, 0.3, 1).unwrap();
-                let (labels, mean) = (problem.labels()?, CandleReduction::Mean);
-                let loss = head.forward_sampled(&x, &labels, &mut sampler, mean)?;
+                let labels = problem.labels()?;
+                let loss = head
+                    .run::<f32>(&x, &labels, Options::default().with_sampler(&mut sampler))?
+                    .loss;
                 let gradients = loss.backward()?;
                 let dx = values(gradients.get(&x).unwrap())?;
                 let dw = gradients.get(head.weight()).map_or(Ok(vec![]), values)?;

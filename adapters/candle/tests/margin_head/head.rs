@@ -7,7 +7,7 @@ use candle_nn::{AdamW, Optimizer, VarBuilder, VarMap};
 use margin_softmax::{
     ArcFace, Batch, CosFace, Head, Precision, Softmax, SphereFace, ZeroEmbedding,
 };
-use margin_softmax_candle::{MarginHead, refusal};
+use margin_softmax_candle::{MarginHead, Options, Output, Settings, refusal};
 
 const CPU: Device = Device::Cpu;
 
@@ -163,7 +163,8 @@ fn weights_and_bias_learn_from_constant_embeddings() -> Result<()> {
 #[test]
 fn details_are_those_of_the_core() -> Result<()> {
     let head = plane()?;
-    let (loss, forward) = head.forward_detailed::<f32>(&embeddings()?, &labels()?)?;
+    let Output { loss, forward, .. } =
+        head.run::<f32>(&embeddings()?, &labels()?, Options::default())?;
     assert_eq!(scalar(loss)?, forward.mean());
     assert_eq!(forward, head.evaluate::<f32>(&embeddings()?, &labels()?)?);
     assert_eq!((forward.accuracy(), forward.predictions()), (0.5, &[0, 1][..]));
@@ -278,7 +279,7 @@ fn types_that_do_not_agree_are_refused() -> Result<()> {
 
 #[test]
 fn products_are_rounded_where_the_head_is_told_so() -> Result<()> {
-    let found = plane()?.with_precision(Precision::Bf16);
+    let found = plane()?.with_settings(Settings::default().with_precision(Precision::Bf16));
     let found = found.evaluate::<f32>(&embeddings()?, &labels()?)?;
     let numbers = |of: &Tensor| of.flatten_all()?.to_vec1::<f32>();
     let (x, w) = (numbers(&embeddings()?)?, numbers(plane()?.weight())?);
@@ -287,7 +288,8 @@ fn products_are_rounded_where_the_head_is_told_so() -> Result<()> {
     assert_ne!(Ok(&found), core.forward(&batch).as_ref());
     assert_eq!(Ok(found), core.with_precision(Precision::Bf16).forward(&batch));
     let vb = fresh(&VarMap::new(), DType::F64);
-    let double = MarginHead::new(CosFace::default(), 2, 3, vb)?.with_precision(Precision::Bf16);
+    let double = MarginHead::new(CosFace::default(), 2, 3, vb)?
+        .with_settings(Settings::default().with_precision(Precision::Bf16));
     let error = refused(double.forward(&embeddings()?.to_dtype(DType::F64)?, &labels()?));
     assert_eq!(error, margin_softmax::Error::Precision);
     Ok(())

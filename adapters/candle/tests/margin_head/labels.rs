@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{Batch, CosFace, Error, IGNORED, Softmax, ZeroEmbedding};
-use margin_softmax_candle::{MarginHead, NO_CLASS, Reduction, refusal};
+use margin_softmax_candle::{MarginHead, NO_CLASS, Options, Reduction, Settings, refusal};
 
 use crate::tensors::{CPU, LABELS, Problem, assert_close, classes, flat, labels};
 
@@ -25,10 +25,10 @@ fn refusals(head: &MarginHead, x: &Tensor, labels: &Tensor) -> Result<Vec<Error>
     let mut sampler = ClassSampler::new(9, 0.5, 1)?;
     let steps = [
         head.forward(x, labels).map(drop),
-        head.forward_with(x, labels, Reduction::Sum).map(drop),
+        head.run::<f64>(x, labels, Options::default().with_reduction(Reduction::Sum)).map(drop),
         head.losses(x, labels).map(drop),
         head.evaluate::<f64>(x, labels).map(drop),
-        head.forward_sampled(x, labels, &mut sampler, Reduction::Mean).map(drop),
+        head.run::<f64>(x, labels, Options::default().with_sampler(&mut sampler)).map(drop),
     ];
     let errors = steps.map(|step| step.expect_err("a refusal"));
     Ok(errors.iter().map(|error| refusal(error).expect("the core's").clone()).collect())
@@ -116,7 +116,10 @@ fn batch_of_ignored_samples_has_no_loss_and_no_gradient() -> Result<()> {
 #[test]
 fn settings_are_kept_by_clones_and_by_each_other() -> Result<()> {
     let problem = problem()?;
-    let head = problem.head()?.with_ignored_label(-1).with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = problem
+        .head()?
+        .with_ignored_label(-1)
+        .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let x = Tensor::zeros((6, 5), DType::F64, &CPU)?
         .slice_assign(&[0..2, 0..5], &problem.embeddings.narrow(0, 0, 2)?)?;
     let forward = head.clone().evaluate::<f64>(&x, &with_second(-1)?)?;
@@ -128,7 +131,9 @@ fn settings_are_kept_by_clones_and_by_each_other() -> Result<()> {
 #[test]
 fn skipped_embedding_is_predicted_to_be_of_no_class() -> Result<()> {
     let problem = problem()?;
-    let head = problem.head()?.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = problem
+        .head()?
+        .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let x = Tensor::cat(
         &[problem.embeddings.as_tensor(), &Tensor::zeros((1, 5), DType::F64, &CPU)?],
         0,
@@ -143,7 +148,9 @@ fn skipped_embedding_is_predicted_to_be_of_no_class() -> Result<()> {
 #[test]
 fn zero_embedding_has_a_class_under_softmax() -> Result<()> {
     let problem = Problem::new(Softmax::new(), true)?;
-    let head = problem.head()?.with_zero_embeddings(ZeroEmbedding::Skip);
+    let head = problem
+        .head()?
+        .with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let x = Tensor::zeros((1, 5), DType::F64, &CPU)?;
     let bias = problem.b.as_ref().expect("a bias");
     let largest = bias.iter().copied().fold(f64::NEG_INFINITY, f64::max);

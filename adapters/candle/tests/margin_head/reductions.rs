@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use margin_softmax::{ArcFace, CosFace, Error, Reduction as Core, Softmax, SphereFace};
-use margin_softmax_candle::{MarginHead, Reduction, refusal};
+use margin_softmax_candle::{MarginHead, Options, Output, Reduction, Settings, refusal};
 use ndarray::{Array1, array};
 
 use crate::tensors::{CPU, DIMS, Problem, assert_close, classes, flat, labels, tensor};
@@ -31,11 +31,13 @@ fn every_reduction_is_that_of_the_core() -> Result<()> {
         for (ours, core) in [
             (Reduction::Mean, Core::Mean),
             (Reduction::Sum, Core::Sum),
-            (Reduction::Weighted(&weights), Core::Weighted(&g)),
+            (Reduction::Weighted(weights.clone()), Core::Weighted(&g)),
         ] {
             let (forward, gradients) = problem.expected(&classes(), core)?;
             let x = &problem.embeddings;
-            let loss = head.forward_with(x, &labels()?, ours)?;
+            let loss = head
+                .run::<f64>(x, &labels()?, Options::default().with_reduction(ours.clone()))?
+                .loss;
             problem.assert_gradients(&loss, &gradients, 1e-14)?;
             let value = match core {
                 Core::Mean => forward.mean(),
@@ -43,7 +45,8 @@ fn every_reduction_is_that_of_the_core() -> Result<()> {
                 _ => forward.losses.dot(&g),
             };
             assert_close("loss", &flat(&loss)?, &[value], 1e-14);
-            let (detailed, found) = head.forward_detailed_with::<f64>(x, &labels()?, ours)?;
+            let Output { loss: detailed, forward: found, .. } =
+                head.run::<f64>(x, &labels()?, Options::default().with_reduction(ours.clone()))?;
             assert_eq!((flat(&detailed)?, found), (flat(&loss)?, forward));
         }
     }
@@ -57,10 +60,23 @@ fn reduction_without_gradients_has_the_same_value() -> Result<()> {
     let weight = problem.weight.as_tensor().detach();
     let frozen = MarginHead::from_parts(problem.core(), weight, None)?;
     let (x, g) = (problem.embeddings.as_tensor().detach(), Tensor::new(weights().to_vec(), &CPU)?);
-    for reduction in [Reduction::Mean, Reduction::Sum, Reduction::Weighted(&g)] {
-        let loss = frozen.forward_with(&x, &labels()?, reduction)?;
+    for reduction in [Reduction::Mean, Reduction::Sum, Reduction::Weighted(g.clone())] {
+        let loss = frozen
+            .run::<f64>(&x, &labels()?, Options::default().with_reduction(reduction.clone()))?
+            .loss;
         assert!(!loss.track_op());
-        assert_eq!(flat(&loss)?, flat(&tracked.forward_with(&x, &labels()?, reduction)?)?);
+        assert_eq!(
+            flat(&loss)?,
+            flat(
+                &tracked
+                    .run::<f64>(
+                        &x,
+                        &labels()?,
+                        Options::default().with_reduction(reduction.clone())
+                    )?
+                    .loss
+            )?
+        );
     }
     let losses = frozen.losses(&x, &labels()?)?;
     assert!(!losses.track_op());
@@ -73,8 +89,16 @@ fn weights_may_have_any_type() -> Result<()> {
     let problem = Problem::new(CosFace::default(), false)?;
     let head = problem.head()?;
     let loss = |g: Tensor| {
-        let reduction = Reduction::Weighted(&g);
-        flat(&head.forward_with(&problem.embeddings, &labels()?, reduction)?)
+        let reduction = Reduction::Weighted(g.clone());
+        flat(
+            &head
+                .run::<f64>(
+                    &problem.embeddings,
+                    &labels()?,
+                    Options::default().with_reduction(reduction.clone()),
+                )?
+                .loss,
+        )
     };
     let g = Tensor::new(&[0_u8, 1, 2, 0, 3, 1], &CPU)?;
     for dtype in [DType::F16, DType::F32, DType::F64, DType::I64] {
@@ -89,7 +113,11 @@ fn weights_that_are_not_one_finite_number_per_sample_are_refused() -> Result<()>
     let head = problem.head()?;
     let refused = |g: &[f64]| {
         let g = Tensor::new(g, &CPU)?;
-        let step = head.forward_with(&problem.embeddings, &labels()?, Reduction::Weighted(&g));
+        let step = head.run::<f64>(
+            &problem.embeddings,
+            &labels()?,
+            Options::default().with_reduction(Reduction::Weighted(g.clone())),
+        );
         Ok::<_, candle_core::Error>(refusal(&step.expect_err("a refusal")).cloned())
     };
     let argument = "reduction weights";
@@ -186,7 +214,9 @@ fn frozen_part_gets_no_gradient_and_leaves_the_other_unchanged() -> Result<()> {
         let bias = problem.bias.as_ref().map(|bias| bias.as_tensor().detach());
         let frozen = MarginHead::from_parts(problem.core(), w.detach(), bias.clone())?;
         for loss in [
-            frozen.forward_with(x, &labels()?, Reduction::Sum)?,
+            frozen
+                .run::<f64>(x, &labels()?, Options::default().with_reduction(Reduction::Sum))?
+                .loss,
             frozen.losses(x, &labels()?)?.sum_all()?,
         ] {
             let gradients = loss.backward()?;
@@ -197,7 +227,8 @@ fn frozen_part_gets_no_gradient_and_leaves_the_other_unchanged() -> Result<()> {
         }
         let (head, x) = (problem.head()?, x.detach());
         for loss in [
-            head.forward_with(&x, &labels()?, Reduction::Sum)?,
+            head.run::<f64>(&x, &labels()?, Options::default().with_reduction(Reduction::Sum))?
+                .loss,
             head.losses(&x, &labels()?)?.sum_all()?,
         ] {
             let gradients = loss.backward()?;
@@ -213,7 +244,7 @@ fn frozen_part_gets_no_gradient_and_leaves_the_other_unchanged() -> Result<()> {
 fn memory_budget_changes_no_result() -> Result<()> {
     let problem = Problem::new(CosFace::default(), false)?;
     let (forward, gradients) = problem.expected(&classes(), Core::Mean)?;
-    let head = problem.head()?.with_memory_budget(0);
+    let head = problem.head()?.with_settings(Settings::default().with_memory_budget(0));
     let loss = head.forward(&problem.embeddings, &labels()?)?;
     assert_close("loss", &flat(&loss)?, &[forward.mean()], 1e-14);
     problem.assert_gradients(&loss, &gradients, 1e-12)?;

@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{ArcFace, Error, Gradients, Softmax};
-use margin_softmax_candle::{MarginHead, Reduction, refusal};
+use margin_softmax_candle::{MarginHead, Options, Output, Reduction, refusal};
 use ndarray::{Array1, Array2, Axis, array};
 
 use crate::tensors::{CPU, Problem, assert_close, classes, flat, labels};
@@ -34,12 +34,16 @@ fn sampled_step_is_that_of_the_core_and_other_rows_have_gradient_0() -> Result<(
             let one = problem.core().forward_backward(&batch, reduction, &mut expected)?;
 
             let (head, mut drawing) = (problem.head()?, sampler.clone());
-            let (loss, forward, drawn) = head.forward_sampled_detailed::<f64>(
+            let Output { loss, forward, sample: Some(drawn), .. } = head.run::<f64>(
                 &problem.embeddings,
                 &labels()?,
-                &mut drawing,
-                Reduction::Weighted(&weights),
-            )?;
+                Options::default()
+                    .with_reduction(Reduction::Weighted(weights.clone()))
+                    .with_sampler(&mut drawing),
+            )?
+            else {
+                panic!("no sample")
+            };
             assert_eq!((&drawn, &forward), (&sample, &one));
             assert_close("loss", &flat(&loss)?, &[one.losses.dot(&g)], 1e-14);
 
@@ -73,7 +77,10 @@ fn sampling_every_class_is_the_whole_step() -> Result<()> {
         let (forward, gradients) = problem.expected(&classes(), margin_softmax::Reduction::Mean)?;
         let mut all = ClassSampler::new(9, 1.0, 1)?;
         let x = &problem.embeddings;
-        let loss = problem.head()?.forward_sampled(x, &labels()?, &mut all, Reduction::Mean)?;
+        let loss = problem
+            .head()?
+            .run::<f64>(x, &labels()?, Options::default().with_sampler(&mut all))?
+            .loss;
         assert_close("loss", &flat(&loss)?, &[forward.mean()], 1e-14);
         problem.assert_gradients(&loss, &gradients, 1e-13)?;
     }
@@ -87,8 +94,14 @@ fn sampler_draws_on_from_step_to_step() -> Result<()> {
     let mut sampler = ClassSampler::new(9, 0.7, 5)?;
     let mut alone = sampler.clone();
     for _ in 0..3 {
-        let (_, _, drawn) =
-            head.forward_sampled_detailed::<f64>(x, &labels()?, &mut sampler, Reduction::Sum)?;
+        let Output { sample: Some(drawn), .. } = head.run::<f64>(
+            x,
+            &labels()?,
+            Options::default().with_reduction(Reduction::Sum).with_sampler(&mut sampler),
+        )?
+        else {
+            panic!("no sample")
+        };
         assert_eq!(drawn, alone.sample(&classes())?);
     }
     Ok(())
@@ -101,13 +114,16 @@ fn refused_step_leaves_the_sampler_unchanged() -> Result<()> {
     let x = &problem.embeddings;
     let mut sampler = ClassSampler::new(20, 0.5, 5)?;
     let before = sampler.state();
-    let error = head.forward_sampled(x, &labels()?, &mut sampler, Reduction::Mean).unwrap_err();
+    let error =
+        head.run::<f64>(x, &labels()?, Options::default().with_sampler(&mut sampler)).unwrap_err();
     let refused = refusal(&error);
     let of_range = matches!(refused, Some(Error::SampledRange { .. } | Error::Sample { .. }));
     assert!(of_range, "{error}");
     let nan = (x.as_tensor() * f64::NAN)?;
     let mut right = ClassSampler::new(9, 0.5, 5)?;
-    assert!(head.forward_sampled(&nan, &labels()?, &mut right, Reduction::Mean).is_err());
+    assert!(
+        head.run::<f64>(&nan, &labels()?, Options::default().with_sampler(&mut right)).is_err()
+    );
     assert_eq!(sampler.state(), before);
     assert_eq!(right.state(), ClassSampler::new(9, 0.5, 5)?.state());
     Ok(())
@@ -120,8 +136,11 @@ fn ignored_samples_bring_no_class() -> Result<()> {
     let mut sampler = ClassSampler::new(9, 0.01, 5)?;
     let labels = Tensor::new(&[4_i64, -1, -1, 4, -1, 2], &CPU)?;
     let x = &problem.embeddings;
-    let (loss, forward, sample) =
-        head.forward_sampled_detailed::<f64>(x, &labels, &mut sampler, Reduction::Mean)?;
+    let Output { loss, forward, sample: Some(sample), .. } =
+        head.run::<f64>(x, &labels, Options::default().with_sampler(&mut sampler))?
+    else {
+        panic!("no sample")
+    };
     assert_eq!((sample.classes, forward.counted()), (vec![2, 4], 3));
     let dx = flat(loss.backward()?.get(x).expect("a gradient"))?;
     assert!(dx[5..15].iter().all(|&value| value == 0.0));
@@ -134,14 +153,19 @@ fn frozen_part_gets_no_gradient() -> Result<()> {
     let (x, w) = (problem.embeddings.as_tensor(), problem.weight.as_tensor());
     let mut sampler = ClassSampler::new(9, 0.5, 5)?;
     let frozen = MarginHead::from_parts(problem.core(), w.detach(), None)?;
-    let loss = frozen.forward_sampled(x, &labels()?, &mut sampler, Reduction::Mean)?;
+    let loss =
+        frozen.run::<f64>(x, &labels()?, Options::default().with_sampler(&mut sampler))?.loss;
     let gradients = loss.backward()?;
     assert!(gradients.get(x).is_some() && gradients.get(frozen.weight()).is_none());
     let x = x.detach();
-    let loss = problem.head()?.forward_sampled(&x, &labels()?, &mut sampler, Reduction::Mean)?;
+    let loss = problem
+        .head()?
+        .run::<f64>(&x, &labels()?, Options::default().with_sampler(&mut sampler))?
+        .loss;
     let gradients = loss.backward()?;
     assert!(gradients.get(&x).is_none() && gradients.get(w).is_some());
-    let loss = frozen.forward_sampled(&x, &labels()?, &mut sampler, Reduction::Mean)?;
+    let loss =
+        frozen.run::<f64>(&x, &labels()?, Options::default().with_sampler(&mut sampler))?.loss;
     assert!(!loss.track_op());
     Ok(())
 }

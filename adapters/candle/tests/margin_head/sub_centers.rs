@@ -3,7 +3,7 @@
 use candle_core::{Tensor, Var};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{Batch, CurricularFace, Error, Gradients, Head, Reduction as Core};
-use margin_softmax_candle::{MarginHead, Reduction, refusal};
+use margin_softmax_candle::{MarginHead, Options, Output, refusal};
 use ndarray::Array2;
 use std::sync::Arc;
 
@@ -47,7 +47,8 @@ fn losses_gradients_and_predictions_are_those_of_the_core() -> Result<()> {
     let (x_var, w_var) = (variable(&x)?, variable(&w)?);
     let head = head(&w_var)?;
     let labels = Tensor::new(&LABELS.map(|label| label as u32), &CPU)?;
-    let (loss, found) = head.forward_detailed::<f64>(&x_var, &labels)?;
+    let Output { loss, forward: found, .. } =
+        head.run::<f64>(&x_var, &labels, Options::default())?;
     assert_eq!(found, forward);
     let gradients = loss.backward()?;
     assert_eq!(matrix(gradients.get(&x_var).unwrap())?, expected.embeddings);
@@ -71,8 +72,13 @@ fn a_sampled_step_moves_all_rows_of_its_classes() -> Result<()> {
     let head = head(&w_var)?;
     let labels = Tensor::new(&LABELS.map(|label| label as u32), &CPU)?;
     let mut drawing = sampler;
-    let loss =
-        head.forward_sampled(variable(&x)?.as_tensor(), &labels, &mut drawing, Reduction::Mean)?;
+    let loss = head
+        .run::<f64>(
+            variable(&x)?.as_tensor(),
+            &labels,
+            Options::default().with_sampler(&mut drawing),
+        )?
+        .loss;
     let found = matrix(loss.backward()?.get(head.weight()).unwrap())?;
     let mut all = Array2::zeros(w.dim());
     for (place, row) in sample.rows(K).into_iter().enumerate() {

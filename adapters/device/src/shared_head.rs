@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use margin_softmax::{Head, MarginLoss};
 
-pub(crate) type Core = Head<Arc<dyn MarginLoss>>;
+/// The core's head, of a loss that is known at run time.
+pub type Core = Head<Arc<dyn MarginLoss>>;
 
 /// The core's head, shared by the clones of a margin head.
 ///
@@ -13,11 +14,12 @@ pub(crate) type Core = Head<Arc<dyn MarginLoss>>;
 /// rayon's threads and may run other tasks while it waits for them: a lock held by a step would be
 /// waited for by the thread that holds it.
 #[derive(Debug, Clone)]
-pub(crate) struct Engine(Arc<Mutex<Arc<Core>>>);
+pub struct SharedHead(Arc<Mutex<Arc<Core>>>);
 
-impl Engine {
+impl SharedHead {
+    /// Shares this head.
     pub fn new(core: Core) -> Self {
-        Engine(Arc::new(Mutex::new(Arc::new(core))))
+        SharedHead(Arc::new(Mutex::new(Arc::new(core))))
     }
 
     /// The head of one step, which keeps its loss even if that is replaced meanwhile.
@@ -36,9 +38,9 @@ impl Engine {
         drop(previous);
     }
 
-    /// An engine of its own with other settings and the same loss.
+    /// A head of its own with other settings and the same loss.
     pub fn with(&self, settings: impl FnOnce(Core) -> Core) -> Self {
-        Engine::new(settings(Core::clone(&self.core())))
+        SharedHead::new(settings(Core::clone(&self.core())))
     }
 
     /// A panic cannot leave the pointer half-written.

@@ -18,76 +18,80 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::{DType, Device, Tensor};
 use margin_softmax::Error;
+use margin_softmax_device::WeightGradient;
 
-use super::device_error;
-use super::sweeps::add_rows;
 use crate::memory::with_dtype;
-
-/// The gradient of one input.
-#[derive(Debug, Clone)]
-pub(crate) enum Gradient {
-    Matrix(Tensor<2>),
-    Vector(Tensor<1>),
-}
-
-impl Gradient {
-    fn of_type(self, dtype: DType) -> Self {
-        match self {
-            Gradient::Matrix(matrix) => Gradient::Matrix(with_dtype(matrix, dtype)),
-            Gradient::Vector(vector) => Gradient::Vector(with_dtype(vector, dtype)),
-        }
-    }
-}
+use crate::operations::{add_rows, device_error};
 
 /// The gradients of losses by several inputs, found in the backward pass.
 pub(crate) trait LaterGradients: Debug + Send + Sync {
-    /// The gradient by input `index`, where that of the losses is `upstream`.
-    fn gradient(self: Arc<Self>, index: usize, upstream: Tensor<1>) -> Gradient;
+    /// The gradient by input `index`, where that of the losses is `upstream`; NaN where there is
+    /// none.
+    fn gradient(self: Arc<Self>, index: usize, upstream: Tensor<1>) -> Option<Tensor<2>>;
 }
 
-/// The gradient of a value by one of its inputs.
+/// The gradient of a value by one of its inputs, a vector as a matrix of one row.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // one per input of a step
 pub(crate) enum Attached {
-    /// The gradient of a scalar.
-    Known(Gradient),
-    /// The gradient of a scalar by some rows of a matrix with `count` rows; the others' is 0. The
-    /// whole matrix exists only from the backward pass on.
-    Rows {
-        rows: Vec<i64>,
-        gradient: Tensor<2>,
-        count: usize,
-    },
+    /// The gradient of a scalar. Where it is that of some rows, the whole matrix exists only from
+    /// the backward pass on.
+    Known(WeightGradient<Tensor<2>>),
     Later(Arc<dyn LaterGradients>, usize),
 }
 
-/// The gradient by an input of this type.
+/// The gradient by an input of this shape and type, on this device.
 #[derive(Debug, Clone)]
 pub(crate) struct Attachment {
     attached: Attached,
+    shape: Vec<usize>,
     dtype: DType,
 }
 
 impl Attached {
     /// The value, which is also a function of `input` from now on.
     pub fn to<const D: usize>(self, value: Tensor<1>, input: Tensor<D>) -> Tensor<1> {
-        let attachment = Attachment { attached: self, dtype: input.dtype() };
+        let (shape, dtype) = (input.dims().to_vec(), input.dtype());
+        let attachment = Attachment { attached: self, shape, dtype };
         let (value, input) = (value.into_dispatch(), input.into_dispatch());
         Tensor::from_dispatch(Dispatch::attach(value, input, attachment))
     }
+}
 
-    fn gradient(self, upstream: Tensor<1>) -> Gradient {
-        let times = |matrix: Tensor<2>| matrix * upstream.clone().reshape([1, 1]);
-        match self {
-            Attached::Known(Gradient::Matrix(matrix)) => Gradient::Matrix(times(matrix)),
-            Attached::Known(Gradient::Vector(vector)) => Gradient::Vector(vector * upstream),
-            Attached::Rows { rows, gradient, count } => {
-                let [_, dims] = gradient.dims();
-                let zeros = Tensor::zeros([count, dims], (&gradient.device(), gradient.dtype()));
-                Gradient::Matrix(add_rows(zeros, &rows, times(gradient)))
+impl Attachment {
+    fn gradient(self, upstream: Tensor<1>) -> Tensor<2> {
+        let shape = match self.shape[..] {
+            [rows, dims] => [rows, dims],
+            _ => [1, self.shape.iter().product()],
+        };
+        let device = upstream.device();
+        let gradient = match self.attached {
+            Attached::Known(WeightGradient { rows: None, gradient: Some(gradient) }) => {
+                times(gradient, upstream)
             }
-            Attached::Later(gradients, index) => gradients.gradient(index, upstream),
-        }
+            Attached::Known(WeightGradient { rows, gradient }) => {
+                let zeros = Tensor::zeros(shape, (&device, upstream.dtype()));
+                match (rows, gradient) {
+                    (Some(rows), Some(part)) => add_rows(zeros, &rows, times(part, upstream)),
+                    _ => zeros,
+                }
+            }
+            Attached::Later(gradients, index) => gradients
+                .gradient(index, upstream)
+                .unwrap_or_else(|| Tensor::full(shape, f64::NAN, (&device, self.dtype))),
+        };
+        with_dtype(gradient, self.dtype)
     }
+}
+
+/// The gradient of a scalar times the upstream gradient. In main memory, where that is read at no
+/// cost, a pass over all class weights is saved if it is 1, because the backward pass starts here.
+fn times(gradient: Tensor<2>, upstream: Tensor<1>) -> Tensor<2> {
+    let in_memory = matches!(upstream.device().as_dispatch(), DispatchDevice::Flex(_));
+    if in_memory && upstream.clone().into_data().iter::<f64>().eq([1.0]) {
+        return gradient;
+    }
+    gradient * upstream.reshape([1, 1])
 }
 
 /// Refuses a device of a backend on which no operation can be recorded.
@@ -124,7 +128,7 @@ trait AttachGradient: Backend {
 /// The primitive tensors of a backend as those of burn's public interface.
 trait Bridge: Backend {
     fn wrap(tensor: FloatTensor<Self>) -> Tensor<1>;
-    fn unwrap(gradient: Gradient) -> FloatTensor<Self>;
+    fn unwrap<const D: usize>(gradient: Tensor<D>) -> FloatTensor<Self>;
 }
 
 macro_rules! on_backend {
@@ -136,11 +140,8 @@ macro_rules! on_backend {
                 Tensor::from_primitive::<Self>(tensor)
             }
 
-            fn unwrap(gradient: Gradient) -> FloatTensor<Self> {
-                let converted = match gradient {
-                    Gradient::Matrix(tensor) => tensor.try_into_primitive::<Self>(),
-                    Gradient::Vector(tensor) => tensor.try_into_primitive::<Self>(),
-                };
+            fn unwrap<const D: usize>(gradient: Tensor<D>) -> FloatTensor<Self> {
+                let converted = gradient.try_into_primitive::<Self>();
                 converted.expect("a gradient is computed on the backend of its input")
             }
         }
@@ -179,9 +180,13 @@ impl<B: Bridge> Backward<B, 2> for AttachmentNode {
         let upstream = grads.consume::<B>(&ops.node);
         let [value, input] = ops.parents;
         if let Some(input) = input {
-            let Attachment { attached, dtype } = ops.state;
-            let gradient = attached.gradient(B::wrap(upstream.clone())).of_type(dtype);
-            grads.register::<B>(input.id, B::unwrap(gradient));
+            let vector = ops.state.shape.len() == 1;
+            let gradient = ops.state.gradient(B::wrap(upstream.clone()));
+            let gradient = match vector {
+                true => B::unwrap(gradient.squeeze_dim::<1>(0)),
+                false => B::unwrap(gradient),
+            };
+            grads.register::<B>(input.id, gradient);
         }
         if let Some(value) = value {
             grads.register::<B>(value.id, upstream);
