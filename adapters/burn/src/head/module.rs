@@ -1,12 +1,14 @@
 //! The burn module: the code that `#[derive(Module)]` generates, except that moves between devices
-//! leave parameters in main memory that are to stay there, and that records fit any number of shards.
+//! leave parameters in main memory that are to stay there, and that records have a
+//! [`Layout`](super::records::Layout) and fit any number of shards.
 
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
+    Param,
 };
-use burn::store::{ModuleRecord, RecordError};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
+use super::records::Layout;
 use crate::MarginHead;
 use crate::memory::main_memory;
 
@@ -59,6 +61,9 @@ impl Module for MarginHead {
     }
 
     fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        visitor.enter_module("sub_centers", CONTAINER);
+        visitor.visit_int(&Layout::of(self).to_param(self.sub_centers));
+        visitor.exit_module("sub_centers", CONTAINER);
         visitor.enter_module("weights", CONTAINER);
         self.weights.visit(visitor);
         visitor.exit_module("weights", CONTAINER);
@@ -71,22 +76,40 @@ impl Module for MarginHead {
     }
 
     fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
-        mapper.enter_module("weights", CONTAINER);
-        let weights = Module::map(self.weights, mapper);
-        mapper.exit_module("weights", CONTAINER);
-        mapper.enter_module("shards", CONTAINER);
-        let shards = Module::map(self.shards, mapper);
-        mapper.exit_module("shards", CONTAINER);
-        mapper.enter_module("bias", CONTAINER);
-        let bias = Module::map(self.bias, mapper);
-        mapper.exit_module("bias", CONTAINER);
-        MarginHead { weights, shards, bias, ..self }
+        mapper.enter_module("sub_centers", CONTAINER);
+        let own = Layout::of(&self);
+        let layout = Layout::read(mapper.map_int(own.to_param(self.sub_centers)));
+        mapper.exit_module("sub_centers", CONTAINER);
+        // Only a record changes the layout. One of other shards is loaded as it is, and cut anew.
+        match layout.filter(|layout| *layout != own && layout.rows == own.rows) {
+            None => {
+                let parts = (self.weights, self.shards, self.bias);
+                let (weights, shards, bias) = mapped(parts, mapper);
+                MarginHead { weights, shards, bias, ..self }
+            }
+            Some(layout) => {
+                let (weights, shards) = layout.empty(&self);
+                let (weights, shards, bias) = mapped((weights, shards, self.bias), mapper);
+                let head = MarginHead { bias, ..self };
+                head.with_rows_of(weights, shards)
+            }
+        }
     }
+}
 
-    /// Loads a record of a head of either kind, with any number of shards.
-    fn try_load_record(self, record: ModuleRecord) -> Result<Self, RecordError> {
-        self.load(record)
-    }
+type Parts = (Param<Tensor<2>>, Vec<Param<Tensor<2>>>, Option<Param<Tensor<1>>>);
+
+fn mapped<M: ModuleMapper>((weights, shards, bias): Parts, mapper: &mut M) -> Parts {
+    mapper.enter_module("weights", CONTAINER);
+    let weights = Module::map(weights, mapper);
+    mapper.exit_module("weights", CONTAINER);
+    mapper.enter_module("shards", CONTAINER);
+    let shards = Module::map(shards, mapper);
+    mapper.exit_module("shards", CONTAINER);
+    mapper.enter_module("bias", CONTAINER);
+    let bias = Module::map(bias, mapper);
+    mapper.exit_module("bias", CONTAINER);
+    (weights, shards, bias)
 }
 
 impl ModuleDisplayDefault for MarginHead {

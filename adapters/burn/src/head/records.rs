@@ -1,79 +1,71 @@
-//! Records of a head with other shards.
+//! What records hold besides the parameters, so that they fit any number of shards.
 
-use burn::module::{Module, Param};
-use burn::store::{ModuleRecord, RecordError};
-use burn::tensor::Tensor;
-use burn_pack::Reader;
+use std::iter::once;
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::MarginHead;
+use crate::memory::main_memory;
 
-/// The parameters of a head, at the paths of its records.
-#[derive(Module, Debug)]
-struct Parameters {
-    weights: Param<Tensor<2>>,
-    shards: Vec<Param<Tensor<2>>>,
-    bias: Option<Param<Tensor<1>>>,
+type Matrix = Param<Tensor<2>>;
+
+/// How the rows of the class weights are cut into shards: `rows` of them, of which `per_shard` are
+/// in each shard but the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub rows: usize,
+    per_shard: usize,
+}
+
+impl Layout {
+    pub fn of(head: &MarginHead) -> Self {
+        let rows = head.all_weights().map(|shard| shard.lazy_shape()[0]).sum();
+        Layout { rows, per_shard: head.weights.lazy_shape()[0] }
+    }
+
+    /// An entry of a record, in main memory (K, 2). Burn compares shapes: a head with another number
+    /// of sub-centers refuses the record.
+    pub fn to_param(self, sub_centers: usize) -> Param<Tensor<2, Int>> {
+        let numbers = [self.rows as i64, self.per_shard as i64].repeat(sub_centers);
+        let numbers = TensorData::new(numbers, [sub_centers, 2]);
+        let entry = Tensor::from_data(numbers, (&Device::flex(), DType::I64));
+        Param::initialized(ParamId::new(), entry)
+    }
+
+    /// The layout of such an entry; `None` for none.
+    pub fn read(entry: Param<Tensor<2, Int>>) -> Option<Self> {
+        let numbers: Vec<i64> = entry.val().into_data().iter::<i64>().take(2).collect();
+        let &[rows, per_shard] = &numbers[..] else { return None };
+        let (rows, per_shard) = (usize::try_from(rows).ok()?, usize::try_from(per_shard).ok()?);
+        (per_shard > 0).then_some(Layout { rows, per_shard })
+    }
+
+    /// Shards of this layout in main memory, of the type of the head's.
+    pub fn empty(&self, head: &MarginHead) -> (Matrix, Vec<Matrix>) {
+        let (dims, dtype) = (head.weights.lazy_shape()[1], head.weights.val().dtype());
+        let memory = main_memory(&head.weights.lazy_device());
+        let shard =
+            |rows: usize| Param::from_tensor(Tensor::<2>::zeros([rows, dims], (&memory, dtype)));
+        let following = (self.per_shard..self.rows).step_by(self.per_shard);
+        let following = following.map(|first| shard(self.per_shard.min(self.rows - first)));
+        (shard(self.per_shard.min(self.rows)), following.collect())
+    }
 }
 
 impl MarginHead {
-    /// Loads a record. One with other shards is loaded in main memory and cut anew.
-    pub(super) fn load(self, record: ModuleRecord) -> Result<Self, RecordError> {
-        let own: Vec<usize> = self.all_weights().map(|shard| shard.lazy_shape()[0]).collect();
-        let recorded = rows_of_shards(&record)?;
-        let fits = own == recorded;
-        let dims = self.weights.lazy_shape()[1];
-        let MarginHead { mut weights, mut shards, bias, .. } = self.clone();
-        let device = self.weights.lazy_device();
-        if !fits {
-            let memory = crate::memory::main_memory(&device);
-            let mut empty = recorded
-                .iter()
-                .map(|&rows| Param::from_tensor(Tensor::<2>::zeros([rows, dims], &memory)));
-            weights = empty.next().ok_or_else(|| missing("weights"))?;
-            shards = empty.collect();
+    /// The head with the rows of these shards, cut as its own are. They get new ids: the state of an
+    /// optimizer, which is that of the other shards, is not theirs.
+    pub(super) fn with_rows_of(mut self, weights: Matrix, shards: Vec<Matrix>) -> Self {
+        let all = once(&weights).chain(&shards).map(|shard| shard.val().detach()).collect();
+        let all = Tensor::cat(all, 0);
+        let mut first = 0;
+        for shard in self.all_weights_mut() {
+            let rows = first..first + shard.lazy_shape()[0];
+            first = rows.end;
+            let rows = all.clone().slice([rows]).to_device(&shard.lazy_device()).detach();
+            *shard = shard.clone().transform_for_load(rows, ParamId::new());
         }
-        let loaded = Parameters { weights, shards, bias }.try_load_record(record)?;
-        let Parameters { mut weights, mut shards, bias } = loaded;
-        if !fits {
-            let all: Vec<Tensor<2>> =
-                std::iter::once(&weights).chain(&shards).map(|shard| shard.val()).collect();
-            let total: usize = recorded.iter().sum();
-            if total != own.iter().sum::<usize>() {
-                let rows = own.iter().sum::<usize>();
-                let reason = format!("weights: the record has {total} rows, the head {rows}");
-                return Err(RecordError::Validation(reason));
-            }
-            let all = Tensor::cat(all, 0).detach();
-            let mut first = 0;
-            let mut cut = own.iter().map(|rows| {
-                let rows = first..first + rows;
-                first = rows.end;
-                all.clone().slice([rows]).to_device(&device).detach()
-            });
-            let head = cut.next().map(|rows| weights.clone().transform_for_load(rows, weights.id));
-            weights = head.ok_or_else(|| missing("weights"))?;
-            shards = cut.map(Param::from_tensor).collect();
-        }
-        Ok(MarginHead { weights, shards, bias, ..self })
+        self
     }
-}
-
-fn missing(path: &str) -> RecordError {
-    RecordError::Validation(format!("Missing tensors: {path}"))
-}
-
-/// The rows of the class weights in a record, shard by shard.
-fn rows_of_shards(record: &ModuleRecord) -> Result<Vec<usize>, RecordError> {
-    let bytes = record.clone().into_bytes()?;
-    let mut shards = Vec::new();
-    for tensor in Reader::from_bytes(bytes)?.into_tensors()? {
-        let place = match tensor.name.split_once('.') {
-            None if tensor.name == "weights" => 0,
-            Some(("shards", number)) => 1 + number.parse::<usize>().unwrap_or(usize::MAX - 1),
-            _ => continue,
-        };
-        shards.push((place, tensor.shape.to_vec().first().copied().unwrap_or(0)));
-    }
-    shards.sort_unstable();
-    Ok(shards.into_iter().map(|(_, rows)| rows).collect())
 }

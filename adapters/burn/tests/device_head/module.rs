@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::optim::{AdamWConfig, GradientsParams};
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::store::ModuleRecord;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Gradients, Tensor};
 use margin_softmax::{ArcFace, CosFace, Error, Softmax};
 use margin_softmax_burn::{MarginHead, MarginHeadConfig};
 use ndarray::Array1;
@@ -71,6 +72,95 @@ fn records_load_into_other_shards_and_into_main_memory() -> Result<(), Error> {
         let loss = loaded.forward(problem.embeddings(), problem.labels())?;
         let gradients = loss.backward();
         assert!(loaded.all_weights().all(|shard| shard.grad(&gradients).is_some()));
+    }
+    Ok(())
+}
+
+/// A head in a model, as users have it.
+#[derive(Module, Debug)]
+struct Model {
+    layer: Linear,
+    head: MarginHead,
+}
+
+impl Model {
+    fn of(head: MarginHead) -> Self {
+        Model { layer: LinearConfig::new(3, SHAPE.1).init(&training()), head }
+    }
+
+    fn step(&self, problem: &Problem) -> Result<Gradients, Error> {
+        Ok(self.head.forward(problem.embeddings(), problem.labels())?.backward())
+    }
+}
+
+fn recorded(model: &Model) -> ModuleRecord {
+    let bytes = model.clone().into_record().into_bytes().expect("bytes");
+    ModuleRecord::from_bytes(bytes).expect("a record")
+}
+
+#[test]
+fn records_of_models_load_into_other_shards_and_into_main_memory() -> Result<(), Error> {
+    let model = Model::of(trained()?);
+    let in_memory = config(1).with_on_device(false);
+    for config in [config(20), config(53), config(7), in_memory] {
+        let fresh = Model::of(config.init(Softmax::new(), &training())?);
+        let shards: Vec<_> = fresh.head.all_weights().map(|shard| shard.dims()).collect();
+        let loaded = fresh.try_load_record(recorded(&model)).expect("a record that fits");
+        let found: Vec<_> = loaded.head.all_weights().map(|shard| shard.dims()).collect();
+        assert_eq!(found, shards);
+        assert_eq!(all(&loaded.head), all(&model.head));
+        let back = Model::of(trained()?).try_load_record(recorded(&loaded)).expect("and back");
+        assert_eq!(all(&back.head), all(&model.head));
+        let gradients = loaded.step(&Problem::new(SHAPE, 2))?;
+        assert!(loaded.head.all_weights().all(|shard| shard.grad(&gradients).is_some()));
+    }
+    Ok(())
+}
+
+#[test]
+fn frozen_shards_stay_frozen_when_a_record_is_loaded() -> Result<(), Error> {
+    let record = recorded(&Model::of(trained()?));
+    for rows in [20, 7, 53] {
+        let fresh = Model::of(config(rows).init(Softmax::new(), &training())?).no_grad();
+        let loaded = fresh.try_load_record(record.clone()).expect("a record that fits");
+        assert!(loaded.head.all_weights().all(|shard| !shard.val().is_require_grad()));
+        assert_eq!(all(&loaded.head), all(&trained()?));
+    }
+    Ok(())
+}
+
+#[test]
+fn record_of_other_sub_centers_is_refused() -> Result<(), Error> {
+    let head = |classes, k| {
+        let config = MarginHeadConfig::new(2, classes).with_sub_centers(k).on_device();
+        config.init(ArcFace::default(), &training())
+    };
+    let record = bytes(&head(20, 1)?);
+    let refused = head(10, 2)?.try_load_record(record.clone()).unwrap_err().to_string();
+    assert!(refused.contains("sub_centers"), "{refused}");
+    assert!(head(20, 1)?.try_load_record(record).is_ok());
+    Ok(())
+}
+
+/// The state of an optimizer belongs to shards of one size: with others it starts anew.
+#[test]
+fn optimizer_steps_on_after_a_record_of_other_shards() -> Result<(), Error> {
+    let problem = Problem::new(SHAPE, 2);
+    let step = |model: Model, optimizer: &mut ModuleOptimizer| {
+        let gradients = GradientsParams::from_grads(model.step(&problem)?, &model);
+        Ok::<_, Error>(optimizer.step(0.01, model, gradients))
+    };
+    let mut optimizer = AdamWConfig::new().init();
+    let model = step(Model::of(trained()?), &mut optimizer)?;
+    let record = recorded(&model);
+    for rows in [20, 7, 53] {
+        let state = optimizer.to_record();
+        let mut optimizer = AdamWConfig::new().init().load_record(state);
+        let fresh = Model::of(config(rows).init(Softmax::new(), &training())?);
+        let loaded = fresh.try_load_record(record.clone()).expect("a record that fits");
+        let before = all(&loaded.head);
+        let found = step(loaded, &mut optimizer)?;
+        assert_ne!(all(&found.head), before, "{rows}");
     }
     Ok(())
 }
