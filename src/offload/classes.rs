@@ -69,8 +69,8 @@ impl<'a> OffloadedClasses<'a> {
         self.sample.map(|sample| sample.selected(self.sub_centers))
     }
 
-    /// What is added to the logit of each row that is swept, where a sample is corrected for: no
-    /// parameter, so without a gradient.
+    /// What is added to the logit of each row that is swept, up-weighted or not, where a sample is
+    /// corrected for: no parameter, so without a gradient.
     pub fn offsets<F: Real>(&self) -> Option<Vec<F>> {
         let corrected = self.sample.filter(|_| self.labels.is_some());
         corrected.and_then(|sample| sample.offsets(self.sub_centers))

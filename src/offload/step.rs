@@ -48,7 +48,7 @@ pub struct HardNegativeLogits<F> {
 ///    the rows of the samples' own classes alone.
 /// 2. The first sweep forms the logits z_ij = x̂_i·v_j + b_j of [`scaled_embeddings`] x̂ with the
 ///    class weights of [`swept_rows`], which are divided by their norms where [`is_normalized`] says
-///    so, adds [`offsets`], up-weights those of [`hard_negative_logits`], and finds [`SweepStats`].
+///    so, up-weights those of [`hard_negative_logits`], adds [`offsets`], and finds [`SweepStats`].
 /// 3. [`complete`] turns these into losses, and into what the second sweep needs.
 /// 4. The second sweep turns logits into gradients by [`OffloadedBackward`].
 ///

@@ -78,7 +78,7 @@ impl<D: Operations> Sweeps<'_, D> {
         let own = self.own_classes(tile)?;
         let (best, at) = d.largest(&plain)?;
         let untouched = own.is_none() && self.hard.is_none();
-        let z = self.up_weighted(plain)?;
+        let z = self.up_weighted(tile, plain)?;
         let fill = |z: D::Matrix, number| match &own {
             Some(own) => d.fill(z, own, number),
             None => Ok(z),
@@ -134,7 +134,7 @@ impl<D: Operations> Sweeps<'_, D> {
         for (tile, norms) in self.tiles.iter().zip(&first.tiles) {
             let rows = self.tile_rows(tile, norms)?;
             let Logits { plain, chosen } = self.logits(tile, &rows)?;
-            let z = self.up_weighted(plain.clone())?;
+            let z = self.up_weighted(tile, plain.clone())?;
             let g = d.map(d.combine(z.clone(), Binary::Subtract, &shift)?, Map::Exp)?;
             let mut g = d.combine(g, Binary::Multiply, &coefficient)?;
             if let Some(uniform) = &uniform {
@@ -144,10 +144,12 @@ impl<D: Operations> Sweeps<'_, D> {
                 g = d.fill(g, &own, 0.0)?;
             }
             if let Some(hard) = &self.hard {
-                let slope = self.slopes(hard, &plain)?;
+                let unshifted = self.unshifted(tile, plain.clone())?;
+                let slope = self.slopes(hard, &unshifted)?;
                 if by_norm {
-                    let linear = d.combine(plain.clone(), Binary::Multiply, &slope)?;
-                    let part = d.combine(z, Binary::Subtract, &linear)?;
+                    let linear = d.combine(unshifted, Binary::Multiply, &slope)?;
+                    let part = self.unshifted(tile, z)?;
+                    let part = d.combine(part, Binary::Subtract, &linear)?;
                     let part = d.combine(part, Binary::Multiply, &g)?;
                     radial = Some(self.added(radial, d.reduce(&part, Reduce::Sum, 1)?)?);
                 }

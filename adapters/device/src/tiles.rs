@@ -200,19 +200,40 @@ impl<'a, D: Operations> Sweeps<'a, D> {
         any.then(|| self.device.at(&places, classes.len())).transpose()
     }
 
+    /// What is added to the logits of classes (1, classes) whose negatives are up-weighted: without a
+    /// bias it is the same for all rows of a class.
+    fn class_shift(&self, tile: &Tile) -> Result<Option<D::Matrix>, D::Error> {
+        let k = self.rows.sub_centers;
+        match self.shift(tile)? {
+            Some(shift) if k > 1 => Ok(Some(self.device.largest_of(shift, k)?.0)),
+            shift => Ok(shift),
+        }
+    }
+
+    /// Logits of a tile without what is added to them: hard negatives are up-weighted by these.
+    pub fn unshifted(&self, tile: &Tile, z: D::Matrix) -> Result<D::Matrix, D::Error> {
+        match self.class_shift(tile)? {
+            Some(shift) => self.device.combine(z, Binary::Subtract, &shift),
+            None => Ok(z),
+        }
+    }
+
     /// The logits, hard negatives up-weighted.
-    pub fn up_weighted(&self, z: D::Matrix) -> Result<D::Matrix, D::Error> {
+    pub fn up_weighted(&self, tile: &Tile, z: D::Matrix) -> Result<D::Matrix, D::Error> {
         let Some(hard) = &self.hard else { return Ok(z) };
-        let d = self.device;
-        let slope = d.combine(z.clone(), Binary::Multiply, &hard.quadratic)?;
+        let (d, plain) = (self.device, self.unshifted(tile, z.clone())?);
+        let slope = d.combine(plain.clone(), Binary::Multiply, &hard.quadratic)?;
         let slope = d.map(slope, Map::Affine(1.0, hard.linear))?;
-        let harder = d.combine(slope, Binary::Multiply, &z)?;
-        let harder = d.combine(harder, Binary::Add, &hard.constant)?;
-        let above = d.above(&z, &hard.threshold)?;
+        let above = d.above(&plain, &hard.threshold)?;
+        let harder = d.combine(slope, Binary::Multiply, &plain)?;
+        let mut harder = d.combine(harder, Binary::Add, &hard.constant)?;
+        if let Some(shift) = self.class_shift(tile)? {
+            harder = d.combine(harder, Binary::Add, &shift)?;
+        }
         d.replace(z, &above, &harder)
     }
 
-    /// The derivatives of the logits of `hard` negatives by the plain ones.
+    /// The derivatives of the logits of `hard` negatives by the plain ones, which are `unshifted`.
     pub fn slopes(&self, hard: &Hard<D::Matrix>, z: &D::Matrix) -> Result<D::Matrix, D::Error> {
         let d = self.device;
         let steeper = d.combine(z.clone(), Binary::Multiply, &hard.quadratic)?;

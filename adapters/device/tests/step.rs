@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, Batch, CurricularFace, Error, Gradients, Head, LabelSmoothing, MarginLoss, Reduction,
-    Softmax,
+    ArcFace, Batch, CurricularFace, Error, Gradients, Head, InterclassFilter, LabelSmoothing,
+    MarginLoss, MvSoftmax, Reduction, Softmax, SphereFace,
 };
 use margin_softmax_device::{
     Binary, Labels, Map, Operations, Parameters, Reduce, Reducer, SharedHead, Step,
@@ -244,7 +244,8 @@ impl Problem {
             let found = step.objective(&core, &labels, &reducer, sampler.as_mut(), tracked)?;
             assert_eq!(found.sample, sample);
             assert_eq!(found.forward.predictions(), forward.predictions());
-            assert!((found.value - forward.mean()).abs() <= TOLERANCE * forward.mean().abs());
+            let (value, mean) = (found.value, forward.mean());
+            assert!((value - mean).abs() <= TOLERANCE * mean.abs(), "{value} for {mean}");
             close(&found.gradients.embeddings.expect("a gradient"), &expected.embeddings);
             let shards = found.gradients.shards.expect("gradients");
             let parts: Vec<_> = shards.iter().filter_map(|shard| shard.gradient.clone()).collect();
@@ -275,6 +276,8 @@ fn losses() -> Result<Vec<Arc<dyn MarginLoss>>, Error> {
     Ok(vec![
         Arc::new(ArcFace::new(16.0, 0.3)?),
         Arc::new(LabelSmoothing::new(CurricularFace::new(16.0, 0.3)?, 0.1)?),
+        Arc::new(MvSoftmax::am(16.0, 0.3, 0.2)?),
+        Arc::new(InterclassFilter::new(SphereFace::new(2)?, 0.3)?),
         Arc::new(Softmax::new()),
     ])
 }

@@ -32,7 +32,7 @@ fn record_holds_weights_and_bias_and_brings_them_back() -> Result<(), Error> {
     let trained = head(Softmax::new(), true)?;
     let bytes = trained.clone().into_record().into_bytes().expect("bytes");
     let record = ModuleRecord::from_bytes(bytes).expect("a record");
-    assert_eq!(record.len(), 2);
+    assert_eq!(record.len(), 3); // the layout, too
 
     let fresh = MarginHeadConfig::new(3, 4).with_bias(true).init(Softmax::new(), &memory())?;
     let loaded = fresh.load_record(record);
