@@ -6,7 +6,7 @@ use crate::data::{ClassSample, check_sub_centers};
 use crate::error::Error;
 use crate::kernel::Real;
 
-/// The classes of an [`OffloadedStep`], and the rows of their weights that it reads in main memory:
+/// The classes of an [`OffloadedStep`](super::OffloadedStep), and the rows of their weights that it reads in main memory:
 /// those of the samples' own classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OffloadedClasses<'a> {
