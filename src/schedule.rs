@@ -166,7 +166,10 @@ impl MarginWarmup {
             None => self.start,
             Some(done) if done >= self.steps => self.margin,
             Some(done) => {
-                self.start + (self.margin - self.start) * (done as f64 / self.steps as f64)
+                let (start, margin) = (self.start, self.margin);
+                let linear = start + (margin - start) * (done as f64 / self.steps as f64);
+                // Rounded, the sum may leave the range.
+                linear.clamp(start.min(margin), start.max(margin))
             }
         }
     }

@@ -27,7 +27,7 @@ hyper_parameters! {
     /// The published code lets cos φ rise again beyond π.
     ///
     /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range,
-    /// [`Error::Shape`] for as many m1 as there are not m2 and [`Error::Empty`] for no class. A
+    /// [`Error::Shape`] for lists of different lengths, and [`Error::Empty`] for no class. A
     /// step with another number of classes is refused with [`Error::Shape`].
     ///
     /// ```
@@ -98,21 +98,30 @@ impl ClassMargins {
         Error::check_parameter("highest margin", high, expected, low <= high)?;
         let valid = power.is_finite() && power < 0.0;
         Error::check_parameter("power of the counts", power, "finite and < 0", valid)?;
-        let counts = counts.iter().map(|&count| {
+        for count in counts {
             // Every integer type converts to f64.
             let count = count.to_f64().unwrap_or(f64::NAN);
-            Error::check_parameter("number of samples of a class", count, ">= 1", count >= 1.0)
-        });
-        let counts = counts.collect::<Result<Vec<f64>, Error>>()?;
-        let smallest = counts.iter().copied().fold(f64::INFINITY, f64::min);
-        // Relative to the smallest class, so that no power underflows for all of them.
-        let powers: Vec<f64> = counts.iter().map(|count| (count / smallest).powf(power)).collect();
-        let least = powers.iter().copied().fold(f64::INFINITY, f64::min);
-        let margin = |value: f64| {
-            let share = if least == 1.0 { 1.0 } else { (value - least) / (1.0 - least) };
-            low * (1.0 - share) + high * share
+            Error::check_parameter("number of samples of a class", count, ">= 1", count >= 1.0)?;
+        }
+        let smallest = counts.iter().copied().min().unwrap_or_else(T::one);
+        // ln(n_c/n_min), from the difference of the integers: close counts stay apart, and no power
+        // underflows for all classes.
+        let logarithm = |&count: &T| {
+            let parts = [count - smallest, smallest].map(|n| n.to_f64().unwrap_or(f64::NAN));
+            (parts[0] / parts[1]).ln_1p()
         };
-        let m1: Vec<f64> = powers.into_iter().map(margin).collect();
+        let logarithms: Vec<f64> = counts.iter().map(logarithm).collect();
+        let most = logarithms.iter().copied().fold(0.0, f64::max);
+        // 1 − (n_c/n_min)^p, or −p·ln(n_c/n_min) where both are equal to rounding.
+        let fall = |logarithm: f64| {
+            if power * most > -f64::EPSILON { logarithm } else { -(power * logarithm).exp_m1() }
+        };
+        let margin = |logarithm: f64| {
+            let share = if most == 0.0 { 1.0 } else { 1.0 - fall(logarithm) / fall(most) };
+            // Rounded, the sum may leave the range.
+            (low * (1.0 - share) + high * share).clamp(low, high)
+        };
+        let m1: Vec<f64> = logarithms.into_iter().map(margin).collect();
         let m2 = vec![0.0; m1.len()];
         ClassMargins::new(s, m1, m2)
     }

@@ -97,14 +97,10 @@ impl MagFace {
     /// `s · K · u_a² · l_a² / (u_a² − l_a²)` with `K = (u_m − l_m) / (u_a − l_a)`.
     pub fn smallest_lambda(&self) -> f64 {
         let (low, high) = self.norms;
-        // 1/(1/l² − 1/u²), which does not square a large norm.
-        let squares = low.powi(-2) - high.powi(-2);
-        self.s * self.rise() / squares
-    }
-
-    /// dm/da between the two norms.
-    fn rise(&self) -> f64 {
-        (self.margins.1 - self.margins.0) / (self.norms.1 - self.norms.0)
+        let (margin, ratio, gap) = (self.margins.1 - self.margins.0, low / high, high - low);
+        // u_a²·l_a²/(u_a² − l_a²)/(u_a − l_a) from ratios: no norm is squared.
+        let growth = ratio / (gap / high).powi(2) / (1.0 + ratio);
+        self.s * margin * growth * low
     }
 }
 
@@ -121,14 +117,17 @@ impl MarginLoss for MagFace {
     fn target_of(&self, sample: &Sample) -> SampleTarget {
         let (low, high) = self.norms;
         let norm = sample.norm.clamp(low, high);
-        let margin = self.margins.0 + self.rise() * (norm - low);
+        let (rise, width) = (self.margins.1 - self.margins.0, high - low);
+        let margin = self.margins.0 + rise * ((norm - low) / width);
         let target: SampleTarget = self.continuation.target(&sample.angle, 1.0, margin).into();
-        let penalty = self.lambda_g * (norm / high / high + 1.0 / norm);
+        let penalty = self.lambda_g * (norm / high) / high + self.lambda_g / norm;
         if norm != sample.norm {
             return target.with_penalty(penalty, 0.0);
         }
         let by_margin = self.continuation.slope_by_margin(&sample.angle, margin);
-        let penalty_slope = self.lambda_g * (high.powi(-2) - norm.powi(-2));
-        target.with_norm_slope(by_margin * self.rise()).with_penalty(penalty, penalty_slope)
+        // 1/u_a² − 1/a², without the square of a norm that may be beyond any range.
+        let fall = (high - norm) / high * (1.0 + norm / high);
+        let penalty_slope = -(self.lambda_g * fall / norm) / norm;
+        target.with_norm_slope(by_margin * rise / width).with_penalty(penalty, penalty_slope)
     }
 }

@@ -4,6 +4,7 @@
 use std::f64::consts::PI;
 use std::fmt::Debug;
 
+use margin_softmax::custom::{Angle, Sample};
 use margin_softmax::losses::{Continuation, MarginKind};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
@@ -229,6 +230,51 @@ fn margins_from_counts_take_what_their_ranges_hold() {
         assert!(loss.m1().iter().all(|&m| m == 0.5), "{loss:?}");
         assert_eq!(loss.m2(), vec![0.0; counts.len()]);
     }
+}
+
+/// The shares are of n^p between those of the smallest and the largest class, which for p → 0 are
+/// those of ln n.
+#[test]
+fn margins_from_counts_are_those_of_the_formula_at_every_power() {
+    let by = |counts: &[u64], power| ClassMargins::from_counts(64.0, counts, (0.0, 0.5), power);
+    let close = |loss: Result<ClassMargins, Error>, expected: [f64; 3]| {
+        let loss = loss.unwrap();
+        let off = loss.m1().iter().zip(expected).map(|(m, e)| (m - e).abs());
+        assert!(off.fold(0.0, f64::max) < 1e-15, "{loss:?}, not {expected:?}");
+    };
+    for power in [-1e-320, -1e-20, -1e-17] {
+        close(by(&[1, 10, 1000], power), [0.5, 0.5 * 2.0 / 3.0, 0.0]);
+    }
+    // Counts beyond the integers of f64, and as close to each other as integers can be.
+    let large = 1_u64 << 60;
+    close(by(&[large, large + 1, large + 2], -0.25), [0.5, 0.25, 0.0]);
+    // A range of no width, at the end of what margins may be.
+    for margin in [0.05, PI.next_down()] {
+        let counts = [1_u64, 3, 7, 29, 1000];
+        let loss = ClassMargins::from_counts(64.0, &counts, (margin, margin), -0.25).unwrap();
+        assert_eq!(loss.m1(), [margin; 5]);
+    }
+}
+
+#[test]
+fn magface_takes_norms_of_any_magnitude() {
+    for unit in [1e-300, 1e-170, 1.0, 1e170, 1e300] {
+        let norms = (10.0 * unit, 110.0 * unit);
+        let loss = MagFace::new(64.0, norms, (0.45, 0.8), 35.0).unwrap();
+        let expected = 0.224 * 1210.0 / 12.0 * unit;
+        approx::assert_relative_eq!(loss.smallest_lambda(), expected, max_relative = 1e-14);
+        let at = |norm| loss.target_of(&Sample::new(Angle::from_theta(0.5), norm, 0, 0));
+        let middle = at(60.0 * unit);
+        approx::assert_relative_eq!(middle.value, 1.125_f64.cos(), max_relative = 1e-14);
+        let penalty = 35.0 * (60.0 / 12100.0 + 1.0 / 60.0) / unit;
+        approx::assert_relative_eq!(middle.penalty, penalty, max_relative = 1e-14);
+        assert_eq!(at(110.0 * unit).penalty_slope, 0.0);
+    }
+    let narrow = (1e-320, 2e-320);
+    let loss = MagFace::new(64.0, narrow, (0.45, 0.8), 0.0).unwrap();
+    let target = loss.target_of(&Sample::new(Angle::from_theta(0.5), 1.0, 0, 0));
+    approx::assert_relative_eq!(target.value, 1.3_f64.cos(), max_relative = 1e-14);
+    assert_eq!((target.penalty, target.norm_slope), (0.0, 0.0));
 }
 
 #[test]

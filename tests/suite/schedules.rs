@@ -33,6 +33,19 @@ fn lambda_stays_where_it_is_without_a_fall() {
     }
 }
 
+/// Rounding in between neither: the loss takes every margin on the way.
+#[test]
+fn a_warm_up_never_leaves_the_range_between_its_ends() {
+    let last = std::f64::consts::PI.next_down();
+    for start in [0.0, 0.1, 1.0 / 3.0, last.next_down(), last] {
+        let warmup = MarginWarmup::new(last, 1000).unwrap().with_start(start).unwrap();
+        for step in 0..1000 {
+            let margin = warmup.at(step);
+            assert!((start..=last).contains(&margin) && ArcFace::new(64.0, margin).is_ok());
+        }
+    }
+}
+
 #[test]
 fn a_minimum_above_the_base_holds_from_the_first_step() {
     let annealing = LambdaAnnealing::new(1.0, 0.12, 1.0, 5.0).unwrap();
