@@ -62,12 +62,19 @@ impl HardNegatives {
     /// N(c), for a sample whose target is f.
     pub fn value(&self, c: f64, target: f64) -> f64 {
         let [q0, q1, q2] = self.coefficients;
-        if c > self.threshold(target) { q0 + c * (q1 + c * q2) } else { c }
+        if c > self.limit(target) { q0 + c * (q1 + c * q2) } else { c }
     }
 
     /// The threshold h of a sample whose target is f.
     pub fn threshold(&self, target: f64) -> f64 {
         self.cosine.unwrap_or(target)
+    }
+
+    /// The threshold that a computed cosine is compared with: none is above 1, though rounding puts
+    /// that of parallel vectors there.
+    pub(crate) fn limit(&self, target: f64) -> f64 {
+        let threshold = self.threshold(target);
+        if threshold < 1.0 { threshold } else { f64::INFINITY }
     }
 
     /// The largest that |N| can be.

@@ -29,7 +29,7 @@ impl<F: Real> HardSamples<F> {
         let [q0, _, q2] = hard.coefficients();
         for (norm, target) in samples {
             let scale = form.row_scale(norm);
-            threshold.push(F::narrow(scale * hard.threshold(target)));
+            threshold.push(F::narrow((scale * hard.limit(target)).min(F::MAX)));
             constant.push(F::narrow(scale * q0));
             quadratic.push(F::narrow(q2 / scale));
         }
