@@ -28,12 +28,66 @@ fn difference(stencil: &Stencil, h: f64, f: impl Fn(f64) -> f64) -> f64 {
     terms.map(|(offset, weight)| weight * f(offset * h)).sum::<f64>() / h
 }
 
-/// Of differences around 0, the one nearest to `given`: where one stencil crosses a kink, another
-/// does not.
-pub(super) fn nearest(given: f64, h: f64, f: impl Fn(f64) -> f64) -> f64 {
-    let stencils = [(&CENTRAL, h), (&CENTRAL, h / 8.0), (&ONE_SIDED, h), (&ONE_SIDED, -h)];
-    let estimates = stencils.map(|(stencil, h)| difference(stencil, h, &f));
-    let nearer =
-        |a: f64, b: f64| if a.is_nan() || (given - b).abs() < (given - a).abs() { b } else { a };
-    estimates.into_iter().fold(f64::NAN, nearer)
+/// A derivative that a loss gives, and what it is compared with.
+pub(super) struct Given {
+    pub derivative: f64,
+    /// Where it is taken: the coordinate is exact to its rounding.
+    pub at: f64,
+    /// The first step, which shrinks until it is small against the structure of the function.
+    pub step: f64,
+    /// What the error is relative to.
+    pub size: f64,
+}
+
+/// Steps shrink by this factor, of which a smooth function leaves 8⁻⁶ of the error.
+const SHRINK: f64 = 8.0;
+/// The sum of the weights of a stencil, times the roundings of a value.
+const ROUNDINGS: f64 = 32.0;
+/// Estimates that differ by less, relatively, are those of a derivative that does not change with
+/// the step.
+const SETTLED: f64 = 1e-6;
+/// Steps whose rounding error is a larger part of the derivative say nothing.
+const MOST_NOISE: f64 = 1e-3;
+const NEGLIGIBLE: f64 = 1e-9;
+
+impl Given {
+    /// The difference that is nearest to the given derivative, and the relative error beyond what
+    /// rounding explains; `f` is the function around the place. Where one stencil crosses a kink,
+    /// another does not.
+    pub fn compare(&self, f: impl Fn(f64) -> f64) -> (f64, f64) {
+        let (mut best, mut before) = ((f64::NAN, f64::NAN), f64::NAN);
+        let mut step = self.step;
+        loop {
+            let (estimate, largest) = self.nearest(step, &f);
+            let noise = ROUNDINGS * f64::EPSILON * (largest + (self.at * self.derivative).abs());
+            let beyond = (self.derivative - estimate).abs() - noise / step;
+            let error = beyond.max(0.0) / self.size;
+            // The maximum of NaN and 0 is 0.
+            let error = if beyond.is_nan() { beyond } else { error };
+            if best.1.is_nan() || error < best.1 {
+                best = (estimate, error);
+            }
+            let settled = (estimate - before).abs() <= SETTLED * estimate.abs();
+            if best.1 <= NEGLIGIBLE || settled || noise / step > MOST_NOISE * self.size {
+                return best;
+            }
+            before = estimate;
+            step /= SHRINK;
+        }
+    }
+
+    /// The nearest of the differences with one step, and the largest value of the function.
+    fn nearest(&self, step: f64, f: impl Fn(f64) -> f64) -> (f64, f64) {
+        let largest = std::cell::Cell::new(0.0_f64);
+        let seen = |by: f64| {
+            let value = f(by);
+            largest.set(largest.get().max(value.abs()));
+            value
+        };
+        let off = |estimate: f64| (self.derivative - estimate).abs();
+        let nearer = |a: f64, b: f64| if a.is_nan() || off(b) < off(a) { b } else { a };
+        let stencils = [(&CENTRAL, step), (&ONE_SIDED, step), (&ONE_SIDED, -step)];
+        let estimates = stencils.map(|(stencil, h)| difference(stencil, h, seen));
+        (estimates.into_iter().fold(f64::NAN, nearer), largest.get())
+    }
 }

@@ -11,14 +11,15 @@ use crate::error::Error;
 use crate::head::Head;
 use crate::loss::MarginLoss;
 use crate::math::{Angle, Sample};
-use differences::nearest;
+use differences::Given;
 use small_batch::{CLASSES, Rescaled, SmallBatch};
 
 /// The worst disagreement that [`check_loss`] found between gradients and finite differences.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GradientCheck {
-    /// The disagreement: relative to the largest entry of the gradient, to max(1, |f′|) for a slope,
-    /// to the size of f or of the penalty for a derivative by the norm.
+    /// The disagreement beyond the rounding errors of the differences: relative to the largest entry
+    /// of the gradient, to max(1, |f′|) for a slope, to the size of f or of the penalty for a
+    /// derivative by the norm.
     pub error: f64,
     /// Where it is.
     pub place: Coordinate,
@@ -94,8 +95,10 @@ impl fmt::Display for GradientCheck {
 /// embeddings and class weights of a small batch with target angles over the same range, with small
 /// and with large norms, under the loss's own scale, a fixed scale and the feature norm. Where the
 /// loss has [hard negatives](MarginLoss::hard_negatives), some are above the threshold and some
-/// below. The differences are of sixth order; at a kink or a jump the side without it counts. The
-/// error of a correct loss is below 10⁻⁷.
+/// below. The differences are of sixth order, with steps that shrink until they are small against the
+/// structure of the loss; at a kink or a jump the side without it counts. The error of a correct loss
+/// is below 10⁻⁷, whatever its margins and scale. What is smaller than the rounding of the losses
+/// themselves, as every gradient under a scale of 10⁻¹⁵, cannot be compared: its error is 0.
 ///
 /// A loss whose `norm_slope` is 0 for all those samples is taken to hold its margin fixed, as
 /// [`AdaFace`](crate::AdaFace) does: its target is then differenced with the norm that it sees held
@@ -167,32 +170,38 @@ fn samples_at(theta: f64) -> impl Iterator<Item = Sample> {
 fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mut GradientCheck) {
     let &Sample { angle: Angle { theta, .. }, norm, .. } = sample;
     // Six steps to either side stay within [0, π].
-    let h = 1e-3_f64.min(theta / 7.0).min((PI - theta) / 7.0);
+    let angular = 1e-3_f64.min(theta / 7.0).min((PI - theta) / 7.0);
     let at_angle = |by: f64| Sample { angle: Angle::from_theta(theta + by), ..*sample };
     let at_norm = |by: f64| loss.target_of(&Sample { norm: norm + by, ..*sample });
     let given = loss.target_of(sample);
-    let mut compare = |place: Coordinate, given: f64, expected: f64, size: f64| {
-        let error = (given - expected).abs() / size.max(f64::MIN_POSITIVE);
-        worst.keep_larger(GradientCheck { error, place, given, expected });
+    let mut keep = |place: Coordinate, derivative: f64, (expected, error): (f64, f64)| {
+        worst.keep_larger(GradientCheck { error, place, given: derivative, expected });
+    };
+    let slope = |derivative: f64| Given {
+        derivative,
+        at: theta,
+        step: angular,
+        size: derivative.abs().max(1.0),
+    };
+    let by_norm = |derivative: f64, size: f64| {
+        let size = derivative.abs().max(size / norm).max(f64::MIN_POSITIVE);
+        Given { derivative, at: norm, step: 1e-3 * norm, size }
     };
 
-    let slope = loss.target(&sample.angle).slope;
-    let expected = nearest(slope, h, |by| loss.target(&at_angle(by).angle).value);
-    compare(Coordinate::Slope { theta }, slope, expected, slope.abs().max(1.0));
+    let of_angle = loss.target(&sample.angle).slope;
+    let compared = slope(of_angle).compare(|by| loss.target(&at_angle(by).angle).value);
+    keep(Coordinate::Slope { theta }, of_angle, compared);
 
-    let slope = given.slope;
-    let expected = nearest(slope, h, |by| loss.target_of(&at_angle(by)).value);
-    compare(Coordinate::SampleSlope { theta, norm }, slope, expected, slope.abs().max(1.0));
+    let compared = slope(given.slope).compare(|by| loss.target_of(&at_angle(by)).value);
+    keep(Coordinate::SampleSlope { theta, norm }, given.slope, compared);
 
-    let h = 1e-3 * norm;
     if !held {
-        let expected = nearest(given.norm_slope, h, |by| at_norm(by).value);
-        let size = given.norm_slope.abs().max(1.0 / norm);
-        compare(Coordinate::NormSlope { theta, norm }, given.norm_slope, expected, size);
+        let compared = by_norm(given.norm_slope, 1.0).compare(|by| at_norm(by).value);
+        keep(Coordinate::NormSlope { theta, norm }, given.norm_slope, compared);
     }
-    let expected = nearest(given.penalty_slope, h, |by| at_norm(by).penalty);
-    let size = given.penalty_slope.abs().max(given.penalty.abs() / norm);
-    compare(Coordinate::PenaltySlope { norm }, given.penalty_slope, expected, size);
+    let of_penalty = by_norm(given.penalty_slope, given.penalty.abs());
+    let compared = of_penalty.compare(|by| at_norm(by).penalty);
+    keep(Coordinate::PenaltySlope { norm }, given.penalty_slope, compared);
 }
 
 /// Compares every entry of the gradients of a small batch.
@@ -211,23 +220,24 @@ fn check_gradients<L: MarginLoss>(
     // Small against the angle, on which f depends, and against the norms.
     let angular = 0.02 * theta.min(PI - theta).min(0.05);
     for by_weight in [false, true] {
-        let (given, h) = if by_weight {
+        let (given, step) = if by_weight {
             (&gradients.weights, angular)
         } else {
             (&gradients.embeddings, angular * small.size)
         };
-        let largest = given.iter().fold(f64::MIN_POSITIVE, |most, g| most.max(g.abs()));
-        for ((row, column), &given) in given.indexed_iter() {
+        let numbers = small.numbers(by_weight);
+        let size = given.iter().fold(f64::MIN_POSITIVE, |most, g| most.max(g.abs()));
+        for ((row, column), &derivative) in given.indexed_iter() {
             let value =
                 |by: f64| small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN);
-            let expected = nearest(given, h, value);
+            let at = numbers[(row, column)];
+            let (expected, error) = Given { derivative, at, step, size }.compare(value);
             let place = if by_weight {
                 Coordinate::Weight { scale, theta, row, column }
             } else {
                 Coordinate::Embedding { scale, theta, row, column }
             };
-            let error = (given - expected).abs() / largest;
-            worst.keep_larger(GradientCheck { error, place, given, expected });
+            worst.keep_larger(GradientCheck { error, place, given: derivative, expected });
         }
     }
     Ok(())
@@ -236,7 +246,10 @@ fn check_gradients<L: MarginLoss>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::{ArcFace, CosFace, InterclassFilter, LOSSES, LabelSmoothing};
+    use crate::losses::{
+        ArcFace, CosFace, CurricularFace, FNormSphereFace, InterclassFilter, LOSSES,
+        LabelSmoothing, MagFace, SphereFace,
+    };
     use crate::math::{SampleTarget, Target};
     use rand_core::{Rng, SeedableRng};
     use rand_pcg::Pcg64Mcg;
@@ -251,6 +264,18 @@ mod tests {
     fn every_loss_passes_as_published() {
         for build in LOSSES {
             assert_passes(build(CLASSES, &mut |published| published).unwrap());
+        }
+    }
+
+    #[test]
+    fn losses_of_any_magnitude_pass() {
+        assert_passes(Box::new(MagFace::new(64.0, (11.999, 12.001), (0.45, 0.8), 35.0).unwrap()));
+        assert_passes(Box::new(MagFace::new(64.0, (38.9, 39.1), (0.0, 3.0), 1e4).unwrap()));
+        assert_passes(Box::new(SphereFace::new(1000).unwrap()));
+        assert_passes(Box::new(FNormSphereFace::new(64.0, 300).unwrap()));
+        for s in [1e-12, 1e-9, 1e-3, 1e3, 1e6] {
+            assert_passes(Box::new(ArcFace::new(s, 0.5).unwrap()));
+            assert_passes(Box::new(CurricularFace::new(s, 0.5).unwrap()));
         }
     }
 

@@ -47,6 +47,11 @@ impl SmallBatch {
         std::array::from_fn(|row| self.x.row(row).iter().map(|x| x * x).sum::<f64>().sqrt())
     }
 
+    /// The numbers of x or w.
+    pub fn numbers(&self, by_weight: bool) -> &Array2<f64> {
+        if by_weight { &self.w } else { &self.x }
+    }
+
     /// The sum of the losses with one number of x or w changed.
     pub fn moved<L: MarginLoss>(
         &self,
