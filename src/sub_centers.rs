@@ -3,7 +3,7 @@
 
 use ndarray::{Array2, ArrayRef2, Axis};
 
-use crate::data::{Forward, IGNORED, check_sub_centers};
+use crate::data::{Forward, IGNORED, check_sub_centers, room_for};
 use crate::error::Error;
 use crate::kernel::Real;
 
@@ -52,10 +52,15 @@ impl SubCenterUsage {
     /// No sample yet, of so many `classes` with `k` sub-centers each.
     ///
     /// # Errors
-    /// [`Error::Empty`] for no class, [`Error::Parameter`] for K = 0.
+    /// [`Error::Empty`] for no class, [`Error::Parameter`] for K = 0 and for more sub-centers than
+    /// fit into memory.
     pub fn new(classes: usize, k: usize) -> Result<Self, Error> {
         Error::check_not_empty("classes", &[classes])?;
-        Ok(SubCenterUsage { counts: Array2::zeros((classes, check_sub_centers(k)?)) })
+        let all = classes.saturating_mul(check_sub_centers(k)?);
+        let mut counts = room_for("number of sub-centers", all)?;
+        counts.resize(all, 0);
+        let counts = Array2::from_shape_vec((classes, k), counts).expect("one for each sub-center");
+        Ok(SubCenterUsage { counts })
     }
 
     /// Counts the samples of a batch with these `labels`, whose forward pass found their nearest

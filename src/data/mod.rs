@@ -26,7 +26,9 @@ pub use gradients::Gradients;
 pub(crate) use gradients::Output;
 pub use labels::{IGNORED, labels_from, labels_from_ignoring};
 pub(crate) use range::{Bounds, largest_safe};
-pub(crate) use rows::{check_norm, contiguous, has_direction, norm_of};
+pub(crate) use rows::{
+    check_norm, check_reported_norm, contiguous, has_direction, norm_of, room_for,
+};
 pub use sample::ClassSample;
 pub(crate) use sample_stats::{NearestNegative, SampleStats, TargetLogit};
 pub(crate) use target_pair::TargetPair;

@@ -36,6 +36,16 @@ pub(crate) fn has_direction<F: Real>(norm: f64) -> bool {
     (F::MIN_NORM..=F::MAX_NORM).contains(&norm)
 }
 
+/// Refuses an embedding whose norm is beyond the working type, in which it is reported. Its entries
+/// are finite.
+pub(crate) fn check_reported_norm<F: Real>(row: usize, norm: f64) -> Result<(), Error> {
+    let (argument, minimum, maximum) = ("embeddings", 0.0, F::MAX);
+    if norm <= maximum {
+        return Ok(());
+    }
+    Err(Error::DegenerateNorm { argument, row, norm, minimum, maximum })
+}
+
 /// Refuses row `row` of `argument` unless its entries are finite and, where it `needs_direction`,
 /// its norm can be divided by. Returns the norm.
 pub(crate) fn check_norm<F: Real>(
@@ -53,4 +63,12 @@ pub(crate) fn check_norm<F: Real>(
         Some(column) => Error::NonFinite { argument, row, column, value: values[column].widen() },
         None => Error::DegenerateNorm { argument, row, norm, minimum, maximum },
     })
+}
+
+/// An empty list with room for `count` entries; `parameter` names their number, which may be any.
+pub(crate) fn room_for<T>(parameter: &'static str, count: usize) -> Result<Vec<T>, Error> {
+    let mut entries = Vec::new();
+    let valid = entries.try_reserve_exact(count).is_ok();
+    Error::check_parameter(parameter, count as f64, "so small that they fit into memory", valid)?;
+    Ok(entries)
 }

@@ -51,7 +51,11 @@ impl ClassSample {
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```
     pub fn rows(&self, k: usize) -> Vec<usize> {
-        self.classes.iter().flat_map(|class| class * k..(class + 1) * k).collect()
+        let first = |class: usize| class.saturating_mul(k);
+        self.classes
+            .iter()
+            .flat_map(|&class| first(class)..first(class.saturating_add(1)))
+            .collect()
     }
 
     /// The same, without a copy where the rows are the classes.

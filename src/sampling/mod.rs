@@ -6,7 +6,7 @@ use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 pub use crate::data::ClassSample;
-use crate::data::IGNORED;
+use crate::data::{IGNORED, room_for};
 use crate::error::Error;
 
 /// Draws the active classes of a step: all classes of the batch, and others, each equally
@@ -183,12 +183,12 @@ impl ClassSampler {
     fn distinct(&mut self, count: usize, below: usize) -> Result<Vec<usize>, Error> {
         if count > below / 2 {
             // First, so that a refusal draws nothing.
-            let rest = room_for(count)?;
+            let rest = room_for(SAMPLED, count)?;
             return Ok(all_but(&self.distinct(below - count, below)?, below, rest));
         }
         // Each round draws as many as are missing, so the set of distinct numbers is that of
         // drawing one by one until there are enough.
-        let mut numbers = room_for(count)?;
+        let mut numbers = room_for(SAMPLED, count)?;
         while numbers.len() < count {
             for _ in numbers.len()..count {
                 numbers.push(self.below(below));
@@ -224,6 +224,9 @@ fn generator(seed: u64, start: u64) -> Pcg64Mcg {
     Pcg64Mcg::seed_from_u64(mixed)
 }
 
+/// What errors call the classes of a sample: a sampler read from a file may have any range.
+const SAMPLED: &str = "number of sampled classes";
+
 fn check_rate(rate: f64) -> Result<f64, Error> {
     Error::check_parameter("sampling rate", rate, "in (0, 1]", rate > 0.0 && rate <= 1.0)
 }
@@ -239,15 +242,6 @@ fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// An empty list with room for `count` classes: a sampler read from a file may have any range.
-fn room_for(count: usize) -> Result<Vec<usize>, Error> {
-    let mut classes = Vec::new();
-    let valid = classes.try_reserve_exact(count).is_ok();
-    let expected = "so small that they fit into memory";
-    Error::check_parameter("number of sampled classes", count as f64, expected, valid)?;
-    Ok(classes)
-}
-
 /// Fills `rest` with the numbers below `below` that are not in `except`, which is ascending.
 fn all_but(except: &[usize], below: usize, mut rest: Vec<usize>) -> Vec<usize> {
     let mut except = except.iter().copied().peekable();
@@ -258,7 +252,7 @@ fn all_but(except: &[usize], below: usize, mut rest: Vec<usize>) -> Vec<usize> {
 /// `positives` together with the others of these `ranks` among all that are not positive; all
 /// three ascending.
 fn merged(positives: &[usize], ranks: &[usize]) -> Result<Vec<usize>, Error> {
-    let mut classes = room_for(positives.len() + ranks.len())?;
+    let mut classes = room_for(SAMPLED, positives.len() + ranks.len())?;
     let mut before = positives.iter().copied().peekable();
     let mut passed = 0;
     for rank in ranks {

@@ -2,6 +2,7 @@
 //! oracle, and everything else as in full precision.
 
 use margin_softmax::Batch;
+use margin_softmax::offload::OffloadedClasses;
 use std::sync::Arc;
 
 use crate::common::compare::{assert_rows, assert_vector, bits, norm, step_bits, wide};
@@ -15,7 +16,7 @@ use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
     ArcFace, CosFace, Error, Forward, Gradients, Head, MarginLoss, Precision, Reduction, Softmax,
 };
-use ndarray::{Array1, Array2, array};
+use ndarray::{Array1, Array2, Axis, array};
 
 /// The largest relative error of a number rounded to bf16.
 const U: f64 = 1.0 / 512.0;
@@ -167,6 +168,11 @@ fn f64_data_are_refused_and_nothing_is_written() {
         head.predict(&Batch::unlabeled(&inputs.x, &inputs.w)).unwrap_err(),
         Error::Precision
     );
+    assert_eq!(head.target_angles(&inputs.batch()).unwrap_err(), Error::Precision);
+    let classes = OffloadedClasses::new(&inputs.labels, None, (5, 1)).unwrap();
+    let own = inputs.w.select(Axis(0), classes.own_rows());
+    let refused = head.offload(&classes, (&inputs.x, &own, None), Some(Reduction::Mean));
+    assert_eq!(refused.unwrap_err(), Error::Precision);
 }
 
 #[test]

@@ -155,6 +155,14 @@ fn ranks_must_agree_on_the_number() {
 }
 
 #[test]
+fn usage_of_more_sub_centers_than_memory_holds_is_refused() {
+    for (classes, k) in [(usize::MAX, 1), (usize::MAX, 2), (1, usize::MAX), (1 << 40, 1 << 40)] {
+        let refused = SubCenterUsage::new(classes, k).unwrap_err().to_string();
+        assert!(refused.starts_with("number of sub-centers must be so small"), "{refused}");
+    }
+}
+
+#[test]
 fn usage_refuses_what_does_not_fit_and_counts_nothing_then() {
     let (x, w) = (array![[1.0, 0.0], [0.0, 1.0]], Array2::from_elem((6, 2), 1.0));
     let batch = Batch::new(&x, &w, &[1, 0]).with_sub_centers(3);
