@@ -226,7 +226,7 @@ impl Run<'_> {
         let cosface = finish(&self.train(cosface, |_, _| Ok(()), 1, noisy)?)?;
         let curricular = self.train(
             CurricularFace::new(SCALE, 0.5)?,
-            |loss, forward| Ok(loss.observe(&forward.target_angles().to_vec())?),
+            |loss, forward| Ok(loss.observe(&forward.counted_target_angles())?),
             1,
             noisy,
         )?;
@@ -235,7 +235,7 @@ impl Run<'_> {
         let mv = finish(&self.train(mv, |_, _| Ok(()), 1, noisy)?)?;
         let adaface = self.train(
             AdaFace::new(SCALE, 0.4, 0.333)?,
-            |loss, forward| Ok(loss.observe(&forward.norms().to_vec())?),
+            |loss, forward| Ok(loss.observe(&forward.counted_norms())?),
             1,
             noisy,
         )?;

@@ -41,11 +41,13 @@ pub(crate) struct Samples<'a> {
     pub sub_centers: usize,
     /// The classes that are active, if not all.
     pub sample: Option<&'a ClassSample>,
+    /// What the loss is told of the first sample: its row in a larger batch.
+    pub first_row: usize,
 }
 
 impl<'a> Samples<'a> {
     pub fn new(labels: Option<&'a [usize]>) -> Self {
-        Samples { labels, ignored: None, sub_centers: 1, sample: None }
+        Samples { labels, ignored: None, sub_centers: 1, sample: None, first_row: 0 }
     }
 }
 
@@ -171,6 +173,27 @@ impl<'a, F: Real> Batch<'a, F> {
     /// ```
     pub fn with_sample(self, sample: &'a ClassSample) -> Self {
         Batch { samples: Samples { sample: Some(sample), ..self.samples }, ..self }
+    }
+
+    /// The same batch as a part of a larger one, whose row `first` its first sample is. A loss with
+    /// margins by row, as [`ElasticFace`](crate::ElasticFace), gives each part margins of its own;
+    /// to every other loss it makes no difference. Errors name the rows of this batch.
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, ElasticFace, Head};
+    /// use ndarray::{array, concatenate, s, Axis};
+    ///
+    /// let (x, w) = (array![[1.0, 0.2], [0.4, 1.0], [0.9, -0.3]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let (labels, head) = ([0, 1, 0], Head::new(ElasticFace::arc(16.0, 0.5, 0.05, 7)?));
+    /// let whole = head.forward(&Batch::new(&x, &w, &labels))?;
+    /// let (first, rest) = (x.slice(s![..2, ..]), x.slice(s![2.., ..]));
+    /// let first = head.forward(&Batch::new(&first, &w, &labels[..2]))?;
+    /// let rest = head.forward(&Batch::new(&rest, &w, &labels[2..]).with_first_row(2))?;
+    /// assert_eq!(concatenate![Axis(0), first.losses, rest.losses], whole.losses);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn with_first_row(self, first: usize) -> Self {
+        Batch { samples: Samples { first_row: first, ..self.samples }, ..self }
     }
 
     /// The same batch, borrowed for less long: `batch.reborrow().with_sample(&sample)` takes a

@@ -71,6 +71,11 @@ impl<'a, F: Real> BatchMut<'a, F> {
         BatchMut { samples: Samples { ignored: Some(label), ..self.samples }, ..self }
     }
 
+    /// As [`Batch::with_first_row`].
+    pub fn with_first_row(self, first: usize) -> Self {
+        BatchMut { samples: Samples { first_row: first, ..self.samples }, ..self }
+    }
+
     /// As [`Batch::with_sample`]: only the rows that were drawn are updated; the others keep their
     /// weights and their state, bit for bit.
     pub fn with_sample(self, sample: &'a ClassSample) -> Self {

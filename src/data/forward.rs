@@ -93,12 +93,12 @@ impl<F: Real> Forward<F> {
 
     /// The mean loss over the samples that count; 0 where every sample was left out.
     pub fn mean(&self) -> F {
-        F::narrow(self.total() / self.counted.max(1) as f64)
+        self.mean_of(&self.losses)
     }
 
     /// The sum of the losses.
     pub fn sum(&self) -> F {
-        F::narrow(self.total())
+        F::narrow(self.losses.iter().map(|loss| loss.widen()).sum())
     }
 
     /// The share of samples whose nearest class is their own, without margin, in [0, 1]. Of
@@ -178,7 +178,49 @@ impl<F: Real> Forward<F> {
         &self.norms
     }
 
-    fn total(&self) -> f64 {
-        self.losses.iter().map(|loss| loss.widen()).sum()
+    /// The norms of the samples that count, in their order: those to
+    /// [`observe`](crate::AdaFace::observe).
+    ///
+    /// ```
+    /// use margin_softmax::{AdaFace, Batch, Head};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[30.0, 40.0], [1.0, 9.0]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let mut head = Head::new(AdaFace::default());
+    /// let forward = head.forward(&Batch::new(&x, &w, &[1, 0]).with_ignored_label(0))?;
+    /// assert_eq!(forward.counted_norms(), [50.0]);
+    /// head.loss_mut().observe(&forward.counted_norms())?;
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn counted_norms(&self) -> Vec<F> {
+        self.of_counted(&self.norms).collect()
+    }
+
+    /// The target angles of the samples that count, in their order: those to
+    /// [`observe`](crate::CurricularFace::observe).
+    pub fn counted_target_angles(&self) -> Vec<F> {
+        self.of_counted(&self.target_angles).collect()
+    }
+
+    /// The mean target angle of the samples that count, in radians; 0 where every sample was left
+    /// out.
+    pub fn mean_target_angle(&self) -> F {
+        self.mean_of(&self.target_angles)
+    }
+
+    /// The mean of the margin-free losses of the samples that count; 0 where every sample was left
+    /// out.
+    pub fn mean_margin_free_loss(&self) -> F {
+        self.mean_of(&self.margin_free_losses)
+    }
+
+    fn of_counted(&self, values: &Array1<F>) -> impl Iterator<Item = F> {
+        let counted = |(prediction, _): &(&usize, &F)| **prediction != IGNORED;
+        self.predictions.iter().zip(values).filter(counted).map(|(_, &value)| value)
+    }
+
+    fn mean_of(&self, values: &Array1<F>) -> F {
+        let sum: f64 = self.of_counted(values).map(|value| value.widen()).sum();
+        F::narrow(sum / self.counted.max(1) as f64)
     }
 }

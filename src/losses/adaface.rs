@@ -48,7 +48,7 @@ hyper_parameters! {
     /// let mut head = Head::new(AdaFace::new(64.0, 0.4, 0.333)?.with_rate(0.5)?);
     /// let forward = head.forward(&Batch::new(&x, &w, &[0, 1]))?;
     /// // The next step measures norms by these too.
-    /// head.loss_mut().observe(&forward.norms().to_vec())?;
+    /// head.loss_mut().observe(&forward.counted_norms())?;
     /// assert!(head.loss().std() < 100.0);
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```
@@ -87,8 +87,8 @@ impl AdaFace {
     /// nothing. The published code does this before the step. On every rank of a class-parallel
     /// step, give the norms of the whole batch.
     ///
-    /// Norms are clipped as in the loss. Omit those of ignored samples and of skipped zero
-    /// rows: [`Forward::norms`](crate::Forward::norms) says 0 for them.
+    /// Norms are clipped as in the loss. Those to observe are
+    /// [`Forward::counted_norms`](crate::Forward::counted_norms), without samples that do not count.
     ///
     /// # Errors
     /// [`Error::NonFinite`] and [`Error::DegenerateNorm`] for a norm that is not finite, or

@@ -83,8 +83,9 @@ impl CurricularFace {
     /// angles change nothing. On every rank of a class-parallel step, give the angles of the whole
     /// batch.
     ///
-    /// Omit ignored samples and skipped zero rows:
-    /// [`Forward::target_angles`](crate::Forward::target_angles) says π/2 for them.
+    /// Those to observe are
+    /// [`Forward::counted_target_angles`](crate::Forward::counted_target_angles), without samples
+    /// that do not count.
     ///
     /// # Errors
     /// [`Error::NonFinite`] for an angle that is not finite; t is then as it was.

@@ -19,8 +19,11 @@ hyper_parameters! {
     /// ψ is the [monotone cosine](crate::losses::Continuation::Monotone), also where a drawn angle is
     /// negative or beyond π; no draw is clipped. The draw is a function of seed, step and row
     /// alone: the same loss draws the same margins for the same rows whenever it is asked, on every
-    /// rank, and [`at_step`](Self::at_step) sets the step. Forward and backward of one step must
-    /// see the same.
+    /// rank. Forward and backward of one step must see the same.
+    ///
+    /// Without [`at_step`](Self::at_step) every step draws the same margins: set it in each. Parts of
+    /// one batch, as of an accumulated gradient, are told their rows by
+    /// [`Batch::with_first_row`](crate::Batch::with_first_row); else each repeats those of row 0 on.
     ///
     /// Take it when one fixed margin is too hard for some classes and too easy for others, and the
     /// numbers of their samples do not tell which.

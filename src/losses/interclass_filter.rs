@@ -54,8 +54,18 @@ impl<L: MarginLoss> InterclassFilter<L> {
         InterclassFilter { loss, threshold }.checked()
     }
 
+    /// The inner loss, to be changed between steps: a schedule, a state that observes. A step with
+    /// an inner loss that has hard negatives of its own is refused.
+    pub fn loss_mut(&mut self) -> &mut L {
+        &mut self.loss
+    }
+
     fn check_threshold(&self) -> Result<f64, Error> {
         check!("interclass threshold", self.threshold, ("in (-1, 1]", |h| h > -1.0 && h <= 1.0))?;
+        self.check_rules()
+    }
+
+    fn check_rules(&self) -> Result<f64, Error> {
         let rules = u8::from(self.loss.hard_negatives().is_some());
         check!(
             "number of rules for hard negatives",
@@ -71,8 +81,12 @@ impl<L: MarginLoss> MarginLoss for InterclassFilter<L> {
         fn target(angle: &Angle) -> Target;
         fn target_of(sample: &Sample) -> SampleTarget;
         fn top_negatives() -> Option<TopMargin>;
-        fn check_classes(classes: usize) -> Result<(), Error>;
         fn label_smoothing() -> f64;
+    }
+
+    fn check_classes(&self, classes: usize) -> Result<(), Error> {
+        self.check_rules()?;
+        self.loss.check_classes(classes)
     }
 
     fn hard_negatives(&self) -> Option<HardNegatives> {

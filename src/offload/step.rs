@@ -147,6 +147,7 @@ fn offload<'a, F: Real>(
         classes: Classes { sub_centers, ..gathered },
         labels,
         ignored,
+        first_row: 0,
         range: 0..classes.classes,
         whole: true,
         sample: None,

@@ -158,8 +158,8 @@ impl<F: Real> RankInput<'_, '_, F> {
             Some(Reduction::Weighted(weights)) => (3, Some(weights.iter())),
         };
         let weights = weights.into_iter().flatten().map(|g| g.widen().to_bits());
-        let most = self.0.most as u64;
-        digest(labels.chain(ignored).chain([kind, most]).chain(weights))
+        let (most, first_row) = (self.0.most as u64, self.0.first_row as u64);
+        digest(labels.chain(ignored).chain([kind, most, first_row]).chain(weights))
     }
 
     /// The digest of a loss: its text has every parameter, and what it answers is only ever asked

@@ -19,6 +19,8 @@ pub(crate) struct StepInput<'a, F> {
     pub labels: Option<&'a [usize]>,
     /// The label of samples that are left out.
     pub ignored: Option<usize>,
+    /// The row of the first embedding, as the loss is told.
+    pub first_row: usize,
     /// The classes that this rank holds.
     pub range: Range<usize>,
     /// Whether these are all classes.
@@ -37,7 +39,7 @@ impl<'a, F: Real> StepInput<'a, F> {
     /// without one. Nothing is checked yet.
     pub fn new(settings: Settings, batch: Batch<'a, F>, range: Option<Range<usize>>) -> Self {
         let Batch { embeddings, weights, bias, samples } = batch;
-        let Samples { labels, ignored, sub_centers, sample } = samples;
+        let Samples { labels, ignored, sub_centers, sample, first_row } = samples;
         let whole = range.is_none();
         let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
         let all = Classes::all(weights, bias);
@@ -48,6 +50,7 @@ impl<'a, F: Real> StepInput<'a, F> {
             classes,
             labels,
             ignored,
+            first_row,
             range,
             whole,
             sample,

@@ -90,7 +90,8 @@ impl<F: Real> StepInput<'_, F> {
         let bias = self.classes.bias_of(class).widen();
         let label = self.classes.label_of(class);
         TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
-            checked_target(loss, &Sample::new(*angle, sample.norm, label, sample.row))
+            let row = self.first_row.wrapping_add(sample.row);
+            checked_target(loss, &Sample::new(*angle, sample.norm, label, row))
         })
     }
 }

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use super::input::StepInput;
 use super::settings::{Settings, ZeroEmbedding};
 use crate::data::{
-    Bounds, LogitForm, Scale, TargetPair, check_finite, check_norm, contiguous, norm_of,
+    Bounds, LogitForm, Scale, TargetPair, check_finite, check_norm, check_reported_norm, contiguous,
+    norm_of,
 };
 use crate::error::Error;
 use crate::kernel::{self, Mat, Packed, Precision, Real};
@@ -191,6 +192,7 @@ impl<F: Real> StepInput<'_, F> {
             if left_out {
                 continue;
             }
+            check_reported_norm::<F>(row, norm)?;
             let class = label.and_then(|label| self.classes.find(label));
             samples.push(PreparedSample { row, class, norm, upstream: 0.0, target: None });
         }

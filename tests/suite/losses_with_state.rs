@@ -9,8 +9,9 @@ use crate::common::ranks::{even, on_ranks};
 use crate::common::refuse::text;
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    AdaFace, ArcFace, Batch, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, Forward,
-    Head, InterclassFilter, LabelSmoothing, MarginLoss, MvSoftmax, NormalizedLogits, Reduction,
+    AdaFace, ArcFace, Batch, BatchMut, ClassMargins, CosFace, CurricularFace, ElasticFace, Error,
+    Forward, Head, IGNORED, InterclassFilter, LabelSmoothing, MarginLoss, MvSoftmax,
+    NormalizedLogits, Reduction, Sgd,
 };
 use ndarray::{Array1, Array2, Axis, array, s};
 
@@ -300,6 +301,78 @@ fn class_margins_are_counted_by_classes_and_not_by_sub_centers() {
         assert_eq!(Head::new(&loss).forward(&batch).is_ok(), accepted);
         assert_eq!(loss.forward(&logits, &[1]).is_ok(), accepted);
     }
+}
+
+/// The state of a loss inside of others moves on; an inner loss that brings rules of its own for
+/// hard negatives is refused by the step.
+#[test]
+fn the_loss_inside_a_wrapper_can_be_changed() {
+    let filter = InterclassFilter::new(AdaFace::default().with_rate(0.5).unwrap(), 0.4).unwrap();
+    let mut head = Head::new(LabelSmoothing::new(filter, 0.1).unwrap());
+    head.loss_mut().loss_mut().loss_mut().observe(&[30.0]).unwrap();
+    assert_eq!(head.loss().loss().loss().mean(), 25.0);
+    let inner: Box<dyn MarginLoss> = Box::new(CosFace::default());
+    let mut filter = InterclassFilter::new(inner, 0.4).unwrap();
+    *filter.loss_mut() = Box::new(CurricularFace::default());
+    let refused = head_forward(&filter).unwrap_err().to_string();
+    assert!(refused.starts_with("number of rules for hard negatives must be 0"), "{refused}");
+}
+
+fn head_forward(loss: &impl MarginLoss) -> Result<Forward<f64>, Error> {
+    let (x, w, labels) = inputs();
+    Head::new(loss).forward(&Batch::new(&x, &w, &labels))
+}
+
+/// Ignored rows have norm 0 and angle π/2, which are no observations.
+#[test]
+fn what_is_observed_is_of_the_samples_that_count() {
+    let x = array![[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [1.0, 0.0]];
+    let w = array![[3.0, 4.0], [0.0, 1.0]];
+    let batch = Batch::new(&x, &w, &[0, IGNORED, 1, IGNORED]).with_ignored_label(IGNORED);
+    let forward = Head::new(CosFace::default()).forward(&batch).unwrap();
+    assert_eq!(forward.counted_norms(), [5.0, 10.0]);
+    let angle = 0.6_f64.atan2(0.8);
+    let angles = forward.counted_target_angles();
+    approx::assert_relative_eq!(angles[..], [0.0, angle][..], epsilon = 1e-15);
+    approx::assert_relative_eq!(forward.mean_target_angle(), angle / 2.0, epsilon = 1e-15);
+    let mean = forward.margin_free_losses().sum() / 2.0;
+    approx::assert_relative_eq!(forward.mean_margin_free_loss(), mean, max_relative = 1e-15);
+    let batch = Batch::new(&x, &w, &[IGNORED; 4]).with_ignored_label(IGNORED);
+    let forward = Head::new(CosFace::default()).forward(&batch).unwrap();
+    assert_eq!((forward.mean_target_angle(), forward.mean_margin_free_loss()), (0.0, 0.0));
+}
+
+/// The margins of a part are those of its rows in the whole batch, at every entrance.
+#[test]
+fn a_part_of_a_batch_draws_the_margins_of_its_rows() {
+    let (x, w, labels) = inputs();
+    let loss = ElasticFace::arc(16.0, 0.5, 0.2, 7).unwrap();
+    let whole = Head::new(&loss).forward(&Batch::new(&x, &w, &labels)).unwrap().losses;
+    let (part, labels) = (x.slice(s![2.., ..]), &labels[2..]);
+    let expected = whole.slice(s![2..]).to_owned();
+    let batch = Batch::new(&part, &w, labels);
+    assert!(Head::new(&loss).forward(&batch).unwrap().losses != expected);
+    let batch = batch.with_first_row(2);
+    assert_losses(&Head::new(&loss).forward(&batch).unwrap().losses, &expected);
+    let logits = NormalizedLogits::new(&part, &w).unwrap().with_first_row(2);
+    assert_losses(&loss.forward(&logits, labels).unwrap().losses, &expected);
+    let answers = on_ranks(&even(4, 2), |collective, range| {
+        let rows = w.slice(s![range.clone(), ..]);
+        let shard = Batch::new(&part, &rows, labels).with_first_row(2);
+        Head::on_ranks(&loss, collective, range).forward(&shard).unwrap().losses
+    });
+    answers.iter().for_each(|losses| assert_losses(losses, &expected));
+    let (mut moved, mut dx) = (w.clone(), Array2::zeros(part.dim()));
+    let mut batch = BatchMut::new(&part, &mut moved, labels).with_first_row(2);
+    let mut sgd = Sgd::new(0.1).unwrap();
+    let forward = Head::new(&loss).step(&mut batch, Reduction::Mean, &mut sgd, &mut dx).unwrap();
+    assert_losses(&forward.losses, &expected);
+    let refused = on_ranks(&even(4, 2), |collective, range| {
+        let rows = w.slice(s![range.clone(), ..]);
+        let shard = Batch::new(&part, &rows, labels).with_first_row(range.start);
+        Head::on_ranks(&loss, collective, range).forward(&shard).unwrap_err()
+    });
+    assert!(refused.iter().all(|error| matches!(error, Error::Collective { rank: 1, .. })));
 }
 
 #[test]
