@@ -275,7 +275,7 @@ impl fmt::Display for Error {
             Error::Forward { row } => write!(
                 f,
                 "forward was not made by this loss from these logits and labels: sample \
-                 {row} has another target logit",
+                 {row} differs",
             ),
             Error::Pole { rows, opposed, distance } => write!(
                 f,

@@ -19,6 +19,8 @@ pub(crate) struct Bounds {
     pub weight_norms: (f64, f64),
     /// The largest magnitude of a bias.
     pub bias: f64,
+    /// Whether there is a bias, whose gradient is computed.
+    has_bias: bool,
     /// Bounds on the norm of every row of the weights' gradient, and on the gradient of every
     /// bias, from the samples so far.
     ///
@@ -33,7 +35,7 @@ pub(crate) struct Bounds {
     /// The label smoothing, and how many classes there are whose logits it adds up.
     smoothing: (f64, usize),
     /// The largest |N| and |N′| of a negative.
-    negatives: (f64, f64),
+    pub negatives: (f64, f64),
 }
 
 impl Bounds {
@@ -42,11 +44,13 @@ impl Bounds {
         weight_norms: (f64, f64),
         bias: impl IntoIterator<Item = &'a F>,
     ) -> Self {
-        let bias = bias.into_iter().fold(0.0_f64, |most, b| most.max(b.widen().abs()));
+        let largest = |most: Option<f64>, b: &F| Some(most.unwrap_or(0.0).max(b.widen().abs()));
+        let bias = bias.into_iter().fold(None, largest);
         Bounds {
             scale,
             weight_norms,
-            bias,
+            bias: bias.unwrap_or(0.0),
+            has_bias: bias.is_some(),
             weight_gradient: 0.0,
             bias_gradient: 0.0,
             losses: 0.0,
@@ -64,6 +68,20 @@ impl Bounds {
     pub fn with_hard_negatives(self, hard: Option<HardNegatives>) -> Self {
         let negatives = hard.map_or((1.0, 1.0), |hard| (hard.largest(), hard.steepest()));
         Bounds { negatives, ..self }
+    }
+
+    /// The factor of the cosines of a sample of this norm, at most.
+    pub fn factor(&self, norm: f64) -> f64 {
+        match self.scale {
+            Scale::Fixed(s) => s,
+            Scale::FeatureNorm => norm,
+            Scale::Unnormalized => norm * self.weight_norms.1,
+        }
+    }
+
+    /// A bound on the logits of a sample of this norm whose target is f.
+    pub fn logit(&self, norm: f64, f: f64) -> f64 {
+        self.factor(norm) * f.abs().max(self.negatives.0) + self.bias
     }
 
     /// Refuses a sample of this norm and target (none where another rank holds its class), whose
@@ -94,15 +112,16 @@ impl Bounds {
         let smoothed = upstream.abs() * (1.0 + smoothing);
         let gradient = smoothed * (negatives + value.abs() + slope.abs());
         let (least, most) = self.weight_norms;
-        // The factor of a logit, a product before its class's norm is divided out, and what
-        // multiplies the target's gradient in those of embedding and class weight.
-        let (factor, product, embedding, weight) = match self.scale {
-            Scale::Fixed(s) => (s, s * most, (s / norm).max(1.0 / least), s / least),
-            Scale::FeatureNorm => (norm, norm * most, 1.0_f64.max(1.0 / least), norm / least),
-            Scale::Unnormalized => (norm * most, norm * most, most, norm),
+        // A product before its class's norm is divided out, and what multiplies the target's
+        // gradient in those of embedding and class weight.
+        let (product, embedding, weight) = match self.scale {
+            Scale::Fixed(s) => (s * most, (s / norm).max(1.0 / least), s / least),
+            Scale::FeatureNorm => (norm * most, 1.0_f64.max(1.0 / least), norm / least),
+            Scale::Unnormalized => (norm * most, most, norm),
         };
+        let factor = self.factor(norm);
         check("the product of embedding and class weight", product)?;
-        let logit = factor * value.abs().max(largest) + self.bias;
+        let logit = self.logit(norm, value);
         // A loss is at most two such logits apart, and the logarithm of the classes; smoothing adds
         // ε times the distance of the target logit from the mean.
         self.losses += 2.0 * logit * (1.0 + smoothing) + 64.0 + penalty.abs();
@@ -115,7 +134,10 @@ impl Bounds {
         let part = |factor: f64, slope: f64| if slope == 0.0 { 0.0 } else { factor * slope.abs() };
         let by_norm = part(smoothed * factor, norm_slope) + part(upstream.abs(), penalty_slope);
         check("the gradient of the embedding", gradient * embedding + by_norm)?;
-        self.bias_gradient += upstream.abs();
+        self.bias_gradient += smoothed;
+        if self.has_bias {
+            check("the gradient of the bias", self.bias_gradient)?;
+        }
         self.weight_gradient += gradient * weight;
         check("the gradient of the class weights", self.weight_gradient)
     }

@@ -36,7 +36,7 @@ pub(crate) fn has_direction<F: Real>(norm: f64) -> bool {
     (F::MIN_NORM..=F::MAX_NORM).contains(&norm)
 }
 
-/// Refuses an embedding whose norm is beyond the working type, in which it is reported. Its entries
+/// Refuses an embedding whose norm is beyond the number type, in which it is reported. Its entries
 /// are finite.
 pub(crate) fn check_reported_norm<F: Real>(row: usize, norm: f64) -> Result<(), Error> {
     let (argument, minimum, maximum) = ("embeddings", 0.0, F::MAX);

@@ -170,6 +170,31 @@ op! {
 }
 
 op! {
+    /// What the hard negatives of one sample add to the derivative by its scale beyond that of the
+    /// cosines: Σ_j δ_j·(N − c·N′), where δ_j = coefficient · exp(z_j − shift) − uniform, of the
+    /// logits as [`row_gradient`] has them.
+    pub(crate) fn row_hard_radial<I>[F: Real](
+        level: Level,
+        logits: RowLogits<'_, F>,
+        [shift, coefficient, uniform]: [F; 3],
+    ) -> f64 {
+        let Some(hard) = logits.hard else { return 0.0 };
+        let mut sum = 0.0;
+        for block in logits.blocks() {
+            for &c in &logits.cosines[block] {
+                let radial = hard.radial(c);
+                if radial != 0.0 {
+                    let z = hard.value::<I>(c) * logits.scale;
+                    let share = (z - shift).exp_inline::<I>();
+                    sum += (coefficient * share - uniform).widen() * radial;
+                }
+            }
+        }
+        sum
+    }
+}
+
+op! {
     /// Σ_j z_j over the negatives of one sample.
     pub(crate) fn row_logit_sum<I>[F: Real](level: Level, logits: RowLogits<'_, F>) -> f64 {
         let mut buffer = [F::zero(); BLOCK];

@@ -24,48 +24,13 @@ pub struct LogitGradients<F> {
     pub weight_norms: Array1<F>,
     /// ∂L/∂b_j (C), where the logits have a bias.
     pub bias: Option<Array1<F>>,
+    /// Under Softmax, of each embedding that is zero, or so short or so long that products of norms may
+    /// leave the range of `F`: its row, and the gradients of its logits (C), from which its own
+    /// gradient follows. Its entries in the fields above are not read.
+    pub extreme_embeddings: Vec<(usize, Array1<F>)>,
+    /// The same of class weights: the row, and the gradients of its logits (N). Ascending.
+    pub extreme_weights: Vec<(usize, Array1<F>)>,
     labels: Option<Vec<usize>>,
-    pub(super) undirected: Undirected,
-}
-
-/// Gradients of the logits themselves for vectors without a direction, which cosines and norms
-/// cannot represent: zero rows under Softmax.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Undirected {
-    /// Embeddings (row, gradients of its logits).
-    rows: Vec<(usize, Vec<f64>)>,
-    /// Class weights (row, gradients of its logits by sample).
-    columns: Vec<(usize, Vec<f64>)>,
-}
-
-impl Undirected {
-    pub fn clear(&mut self) {
-        self.rows.clear();
-        self.columns.clear();
-    }
-
-    /// Keeps what is needed of the gradients of sample `i`'s logits.
-    pub fn keep<F: Real>(&mut self, source: &Source<F>, i: usize, by_logit: &[f64]) {
-        if !has_direction::<F>(source.x_norms[i]) {
-            self.rows.push((i, by_logit.to_vec()));
-        }
-        let samples = source.x.nrows();
-        for (at, &j) in source.undirected_weights.iter().enumerate() {
-            if at == self.columns.len() {
-                self.columns.push((j, vec![0.0; samples]));
-            }
-            self.columns[at].1[i] = by_logit[j];
-        }
-    }
-
-    fn row(&self, i: usize) -> Option<&[f64]> {
-        self.rows.iter().find(|(row, _)| *row == i).map(|(_, gradients)| &gradients[..])
-    }
-
-    fn column(&self, j: usize) -> Option<&[f64]> {
-        let at = self.columns.binary_search_by_key(&j, |(column, _)| *column).ok()?;
-        Some(&self.columns[at].1)
-    }
 }
 
 impl<F: Real> LogitGradients<F> {
@@ -80,8 +45,31 @@ impl<F: Real> LogitGradients<F> {
             feature_norms: Array1::zeros(n),
             weight_norms: Array1::zeros(logits.weight_norms.len()),
             bias: logits.bias.as_ref().map(|_| Array1::zeros(c)),
+            extreme_embeddings: Vec::new(),
+            extreme_weights: Vec::new(),
             labels: None,
-            undirected: Undirected::default(),
+        }
+    }
+
+    /// No vector is extreme.
+    pub(super) fn clear_extreme(&mut self) {
+        self.extreme_embeddings.clear();
+        self.extreme_weights.clear();
+    }
+
+    /// Keeps what is needed of the gradients of sample `i`'s logits.
+    pub(super) fn keep_extreme(&mut self, source: &Source<F>, i: usize, by_logit: &[f64]) {
+        let [embeddings, weights] = &source.extreme;
+        if embeddings[i] {
+            let row = by_logit.iter().map(|&gradient| F::narrow(gradient)).collect();
+            self.extreme_embeddings.push((i, row));
+        }
+        let columns = (0..weights.len()).filter(|&j| weights[j]);
+        for (at, j) in columns.enumerate() {
+            if at == self.extreme_weights.len() {
+                self.extreme_weights.push((j, Array1::zeros(source.x.nrows())));
+            }
+            self.extreme_weights[at].1[i] = F::narrow(by_logit[j]);
         }
     }
 
@@ -128,7 +116,10 @@ impl<F: Real> LogitGradients<F> {
         let rows = logits.weight_norms.shape();
         Error::check_shape("gradients of weight norms", rows, self.weight_norms.shape())?;
         let shape = |bias: &Option<Array1<F>>| bias.iter().map(|b| b.len()).collect::<Vec<_>>();
-        Error::check_shape("gradients of bias", &shape(&logits.bias), &shape(&self.bias))
+        Error::check_shape("gradients of bias", &shape(&logits.bias), &shape(&self.bias))?;
+        let (embeddings, weights) = (&self.extreme_embeddings, &self.extreme_weights);
+        check_extreme("gradients of extreme embeddings", embeddings, (n, c))?;
+        check_extreme("gradients of extreme class weights", weights, (logits.weight_norms.len(), n))
     }
 
     /// The class of each sample among those of `logits`; refused where there are none or others.
@@ -146,6 +137,30 @@ impl<F: Real> LogitGradients<F> {
         Error::check_labels(labels, c, Some(IGNORED))?;
         Ok(labels.iter().map(|&label| Some(label).filter(|&label| label != IGNORED)).collect())
     }
+}
+
+/// Refuses gradients of logits unless they are of distinct ascending rows, each of so many entries.
+fn check_extreme<F: Real>(
+    argument: &'static str,
+    gradients: &[(usize, Array1<F>)],
+    (rows, entries): (usize, usize),
+) -> Result<(), Error> {
+    let mut least = 0;
+    for (position, (row, gradient)) in gradients.iter().enumerate() {
+        if !(least..rows).contains(row) {
+            return Err(Error::Rows { argument, position, row: *row, rows });
+        }
+        least = row + 1;
+        Error::check_shape(argument, &[entries], gradient.shape())?;
+    }
+    Ok(())
+}
+
+/// The gradients of the logits of each row that has them.
+fn by_row<F>(rows: usize, gradients: &[(usize, Array1<F>)]) -> Vec<Option<&Array1<F>>> {
+    let mut all = vec![None; rows];
+    gradients.iter().for_each(|(row, gradient)| all[*row] = Some(gradient));
+    all
 }
 
 /// Classes or samples per block.
@@ -173,15 +188,21 @@ pub(super) fn through_normalization<F: Real>(
     };
     let pairs: Vec<Option<Pair>> = own_rows.iter().enumerate().map(pair).collect();
     let (own_rows, pairs) = (&own_rows[..], &pairs[..]);
-    let carry = Carry { source, sub_centers, gradients, labels, own_rows, pairs };
+    let embeddings = by_row(source.x.nrows(), &gradients.extreme_embeddings);
+    let weights = by_row(source.w.nrows(), &gradients.extreme_weights);
+    let extreme = (&embeddings[..], &weights[..]);
+    let backprop = Backprop { source, sub_centers, gradients, labels, own_rows, pairs, extreme };
     Gradients {
-        embeddings: carry.to_embeddings(),
-        weights: carry.to_weights(),
+        embeddings: backprop.to_embeddings(),
+        weights: backprop.to_weights(),
         bias: gradients.bias.clone(),
     }
 }
 
-struct Carry<'a, F> {
+/// The gradients of the logits of extreme vectors, by row.
+type Extreme<'a, F> = &'a [Option<&'a Array1<F>>];
+
+struct Backprop<'a, F> {
     source: &'a Source<F>,
     sub_centers: &'a SubCenters,
     gradients: &'a LogitGradients<F>,
@@ -189,9 +210,11 @@ struct Carry<'a, F> {
     /// The nearest row of each sample's own class.
     own_rows: &'a [Option<usize>],
     pairs: &'a [Option<Pair>],
+    /// Of embeddings and class weights.
+    extreme: (Extreme<'a, F>, Extreme<'a, F>),
 }
 
-impl<F: Real> Carry<'_, F> {
+impl<F: Real> Backprop<'_, F> {
     /// The rows (I − uuᵀ)/r · Σ_{j≠y} ∂L/∂c_ij·v_j − ∂L/∂θ_i·tˣ/r + ∂L/∂r_i·u.
     fn to_embeddings(&self) -> Array2<F> {
         let (n, dims) = self.source.x.dim();
@@ -223,12 +246,13 @@ impl<F: Real> Carry<'_, F> {
 
     /// The derivative by the cosine with row `j` of the class weights, over the norm of the row; 0
     /// for the rows of the sample's own class, for those that are not the nearest of their class,
-    /// and for a row without a direction.
+    /// for a row without a direction, and where the gradient of the logit counts.
     fn factor(&self, i: usize, j: usize) -> F {
         let norm = self.source.w_norms[j];
         let class = j / self.sub_centers.count;
         let counts = self.labels[i] != Some(class) && self.sub_centers.row(i, class) == j;
-        if !counts || !has_direction::<F>(norm) {
+        let by_logit = self.extreme.0[i].is_some() || self.extreme.1[j].is_some();
+        if !counts || by_logit || !has_direction::<F>(norm) {
             return F::zero();
         }
         F::narrow(self.gradients.cosines[[i, class]].widen() / norm)
@@ -236,10 +260,10 @@ impl<F: Real> Carry<'_, F> {
 
     fn finish_embedding(&self, i: usize, out: &mut [F]) {
         let x = self.source.x(i);
-        if let Some(by_logit) = self.gradients.undirected.row(i) {
+        if let Some(by_logit) = self.extreme.0[i] {
             let mut sum = vec![0.0; out.len()];
             for (j, &gradient) in by_logit.iter().enumerate() {
-                kernel::add_scaled(&mut sum, 1.0, self.source.w(j), gradient);
+                kernel::add_scaled(&mut sum, 1.0, self.source.w(j), gradient.widen());
             }
             return kernel::rounded(out, &sum);
         }
@@ -250,12 +274,13 @@ impl<F: Real> Carry<'_, F> {
         // With a unit row no step holds the square of the norm, which may be beyond any range.
         let unit: Vec<f64> = x.iter().map(|v| v.widen() * inverse).collect();
         let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
-        for (j, by_logit) in &self.gradients.undirected.columns {
-            kernel::add_scaled(&mut sum, 1.0, self.source.w(*j), by_logit[i]);
+        for (j, by_logit) in &self.gradients.extreme_weights {
+            kernel::add_scaled(&mut sum, 1.0, self.source.w(*j), by_logit[i].widen());
         }
         let along = kernel::dot(&sum, &unit);
         kernel::add_scaled(&mut sum, 1.0, &unit, -along);
-        if let (Some(row), Some(pair)) = (self.own_rows[i], &self.pairs[i]) {
+        let own = |row: &usize| self.extreme.1[*row].is_none();
+        if let (Some(row), Some(pair)) = (self.own_rows[i].filter(own), &self.pairs[i]) {
             let gradient = self.gradients.target_angles[i].widen();
             pair.add_tangent_x(&mut sum, x, self.source.w(row), -gradient);
         }
@@ -297,18 +322,20 @@ impl<F: Real> Carry<'_, F> {
 
     fn finish_weight(&self, j: usize, own: &[usize], out: &mut [F]) {
         let w = self.source.w(j);
-        let undirected = &self.gradients.undirected;
-        if !has_direction::<F>(self.source.w_norms[j]) {
+        if let Some(by_logit) = self.extreme.1[j] {
             let mut sum = vec![0.0; out.len()];
-            for (i, &gradient) in undirected.column(j).unwrap_or_default().iter().enumerate() {
-                kernel::add_scaled(&mut sum, 1.0, self.source.x(i), gradient);
+            for (i, &gradient) in by_logit.iter().enumerate() {
+                kernel::add_scaled(&mut sum, 1.0, self.source.x(i), gradient.widen());
             }
             return kernel::rounded(out, &sum);
         }
+        if !has_direction::<F>(self.source.w_norms[j]) {
+            return out.fill(F::zero()); // no sample counts
+        }
         let inverse = self.source.w_norms[j].recip();
-        for (i, by_logit) in &undirected.rows {
+        for (i, by_logit) in &self.gradients.extreme_embeddings {
             // Over the norm as the other samples' terms are, which are divided by it above.
-            let gradient = F::narrow(by_logit[j] * inverse);
+            let gradient = F::narrow(by_logit[j].widen() * inverse);
             for (out, &x) in out.iter_mut().zip(self.source.x(*i)) {
                 *out += gradient * x;
             }
@@ -317,7 +344,7 @@ impl<F: Real> Carry<'_, F> {
         let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
         for &i in own {
             let gradient = self.gradients.target_angles[i].widen() * inverse;
-            if let Some(pair) = &self.pairs[i] {
+            if let (Some(pair), None) = (&self.pairs[i], self.extreme.0[i]) {
                 pair.add_tangent_w(&mut sum, self.source.x(i), w, -gradient);
             }
         }

@@ -55,6 +55,7 @@ pub struct NormalizedLogits<F> {
     weight_norms: Array1<F>,
     bias: Option<Array1<F>>,
     ignored: Option<usize>,
+    first_row: usize,
     sub_centers: SubCenters,
     source: Option<Source<F>>,
 }
@@ -104,6 +105,7 @@ impl<F: Real> NormalizedLogits<F> {
             weight_norms,
             bias: None,
             ignored: None,
+            first_row: 0,
             sub_centers: SubCenters::none(),
             source,
         })
@@ -139,6 +141,7 @@ impl<F: Real> NormalizedLogits<F> {
             weight_norms: Array1::ones(c),
             bias: None,
             ignored: None,
+            first_row: 0,
             sub_centers: SubCenters::none(),
             source: None,
         })
@@ -178,8 +181,8 @@ impl<F: Real> NormalizedLogits<F> {
 
     /// The same logits with K sub-centers per class: of every `k` cosines of a sample in turn the
     /// largest is that of the class, the first of equals, so that the cosines are (N, C) for C·K rows
-    /// of class weights. As [`Batch::with_sub_centers`](crate::Batch::with_sub_centers); call it
-    /// once, before [`with_bias`](Self::with_bias).
+    /// of class weights. As [`Batch::with_sub_centers`](crate::Batch::with_sub_centers), but once:
+    /// the cosines with the other rows are gone then.
     ///
     /// Softmax, whose logits are no cosines, returns [`Error::Unsupported`].
     ///
@@ -194,8 +197,11 @@ impl<F: Real> NormalizedLogits<F> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Parameter`] for K = 0, [`Error::Shape`] where the rows are no multiple of K.
+    /// [`Error::Parameter`] for K = 0 and where K has been set, [`Error::Shape`] where the rows are no
+    /// multiple of K.
     pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
+        let unset = self.sub_centers.count == 1;
+        Error::check_parameter("sub-centers per class k", k as f64, "set once", unset)?;
         let classes = check_rows_of_sub_centers(self.cosines.ncols(), k)?;
         if k == 1 {
             return Ok(self);
@@ -223,17 +229,23 @@ impl<F: Real> NormalizedLogits<F> {
         NormalizedLogits { ignored: Some(label), ..self }
     }
 
+    /// As [`Batch::with_first_row`](crate::Batch::with_first_row).
+    pub fn with_first_row(self, first: usize) -> Self {
+        NormalizedLogits { first_row: first, ..self }
+    }
+
     /// The cosines (N, C).
     pub fn cosines(&self) -> &Array2<F> {
         &self.cosines
     }
 
-    /// The norms of the embeddings (N).
+    /// The norms of the embeddings (N); infinite for a row of finite numbers whose norm is beyond `F`.
     pub fn feature_norms(&self) -> &Array1<F> {
         &self.feature_norms
     }
 
-    /// The norms of the rows of class weights (C); with K sub-centers (C·K).
+    /// The norms of the rows of class weights (C), as [`feature_norms`](Self::feature_norms); with K
+    /// sub-centers (C·K).
     pub fn weight_norms(&self) -> &Array1<F> {
         &self.weight_norms
     }

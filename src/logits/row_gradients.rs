@@ -2,7 +2,7 @@
 
 use super::LogitGradients;
 use super::view::{RowTarget, View};
-use crate::data::{Scale, has_direction};
+use crate::data::Scale;
 use crate::kernel::{self, Level, Real, RowLogits};
 use crate::math::SampleTerms;
 
@@ -12,22 +12,19 @@ impl<F: Real> View<'_, F> {
     pub fn row_gradient(
         &self,
         i: usize,
+        all: RowLogits<'_, F>,
         target: &RowTarget,
         (terms, upstream): (&SampleTerms, f64),
         out: &mut [F],
     ) -> (F, F) {
-        let all = self.row(i, target.pair.target.value);
+        let level = Level::detect();
+        let factors = [terms.shift, terms.coefficient, terms.uniform].map(F::narrow);
+        let [shift, coefficient, uniform] = factors;
         let mut copy = Vec::new();
         let row = Self::others(all, &target.nearest, &mut copy);
-        kernel::row_gradient(
-            Level::detect(),
-            row,
-            F::narrow(terms.shift),
-            F::narrow(terms.coefficient),
-            out,
-        );
+        kernel::row_gradient(level, row, shift, coefficient, out);
         if terms.uniform != 0.0 {
-            kernel::row_smoothing(Level::detect(), row, F::narrow(terms.uniform), out);
+            kernel::row_smoothing(level, row, uniform, out);
         }
         let nearest = target.nearest.iter().map(|nearest| {
             out[nearest.class] = F::zero();
@@ -42,7 +39,7 @@ impl<F: Real> View<'_, F> {
             _ if norm == 0.0 => 0.0,
             _ => {
                 let products = out.iter().zip(all.cosines).map(|(g, c)| g.widen() * c.widen());
-                let hard = self.hard_radial(i, &row, terms);
+                let hard = row.scale.widen() * kernel::row_hard_radial(level, row, factors);
                 let own = by_function * target.pair.target.value;
                 (products.sum::<f64>() + hard + nearest + own) / norm + by_loss
             }
@@ -55,24 +52,6 @@ impl<F: Real> View<'_, F> {
         (F::narrow(by_function * target.pair.target.slope), F::narrow(along_norm))
     }
 
-    /// What the negatives of sample `i` that are up-weighted add to the derivative by its norm, times
-    /// the norm, beyond what the products of cosines and their gradients do.
-    fn hard_radial(&self, i: usize, row: &RowLogits<'_, F>, terms: &SampleTerms) -> f64 {
-        let Some(hard) = row.hard else { return 0.0 };
-        let (scale, shift) = (row.scale, F::narrow(terms.shift));
-        let [q0, q1, q2] = hard.coefficients;
-        let parts = row.cosines.iter().enumerate().map(|(j, &c)| {
-            let radial = hard.radial(c);
-            if radial == 0.0 || j == self.labels[i] {
-                return 0.0;
-            }
-            let z = scale * (q0 + c * (q1 + c * q2));
-            let gradient = terms.coefficient * (z - shift).exp().widen() - terms.uniform;
-            gradient * scale.widen() * radial
-        });
-        parts.sum()
-    }
-
     /// The gradients that sum over samples, of the norms of the class weights and of the bias; and
     /// the gradients of the logits themselves wherever a vector has no direction.
     pub fn column_gradients(
@@ -82,21 +61,20 @@ impl<F: Real> View<'_, F> {
         gradients: &mut LogitGradients<F>,
     ) {
         gradients.weight_norms.fill(F::zero());
-        gradients.undirected.clear();
+        gradients.clear_extreme();
         if self.form.scale != Scale::Unnormalized {
             return;
         }
         let classes = self.logits.cosines.ncols();
         let (mut norms, mut biases) = (vec![0.0; classes], vec![0.0; classes]);
-        let mut by_logit = vec![0.0; classes];
+        let (mut by_logit, mut factors) = (vec![0.0; classes], Vec::new());
         let samples = targets.iter().zip(terms).enumerate();
         for (i, (target, terms)) in samples {
             let (Some(target), Some(terms)) = (target, terms) else { continue };
             let label = self.labels[i];
-            let row = self.row(i, target.pair.target.value);
+            let row = self.row(i, target, &mut factors);
             let norm = self.norms(i, label).0;
-            let cosines = super::row(&gradients.cosines, i);
-            self.logit_gradients(i, &row, terms, cosines, &mut by_logit);
+            logit_gradients(&row, terms, &mut by_logit);
             for j in (0..classes).filter(|&j| j != label) {
                 norms[j] += by_logit[j] * norm * row.cosines[j].widen();
                 biases[j] += by_logit[j];
@@ -104,8 +82,8 @@ impl<F: Real> View<'_, F> {
             norms[label] += terms.target_gradient * norm * target.pair.target.value;
             biases[label] += terms.target_gradient;
             by_logit[label] = terms.target_gradient;
-            if let Some(source) = &self.logits.source {
-                gradients.undirected.keep(source, i, &by_logit);
+            if let (Some(source), true) = (&self.logits.source, self.form.plain) {
+                gradients.keep_extreme(source, i, &by_logit);
             }
         }
         gradients.weight_norms = norms.into_iter().map(F::narrow).collect();
@@ -113,28 +91,16 @@ impl<F: Real> View<'_, F> {
             *bias = biases.into_iter().map(F::narrow).collect();
         }
     }
+}
 
-    /// ∂objective/∂z_ij for the negatives of sample `i`: from the gradients of their cosines where
-    /// embedding and class weight have norms to divide by, else from the logits.
-    fn logit_gradients(
-        &self,
-        i: usize,
-        row: &RowLogits<'_, F>,
-        terms: &SampleTerms,
-        cosines: &[F],
-        out: &mut [f64],
-    ) {
-        let shift = F::narrow(terms.shift);
-        for (j, out) in out.iter_mut().enumerate() {
-            let (r, q) = self.norms(i, j);
-            *out = if has_direction::<F>(r) && has_direction::<F>(q) {
-                cosines[j].widen() / q / r
-            } else {
-                let factor = row.columns.map_or(F::one(), |columns| columns[j]);
-                let bias = row.biases.map_or(F::zero(), |biases| biases[j]);
-                let z = row.scale * row.cosines[j] * factor + bias;
-                terms.coefficient * (z - shift).exp().widen() - terms.uniform
-            };
-        }
+/// ∂objective/∂z_ij for the negatives of a sample of Softmax. Those of the cosines have norms as
+/// factors, and may have left the range of `F`.
+fn logit_gradients<F: Real>(row: &RowLogits<'_, F>, terms: &SampleTerms, out: &mut [f64]) {
+    let shift = F::narrow(terms.shift);
+    for (j, out) in out.iter_mut().enumerate() {
+        let factor = row.columns.map_or(F::one(), |columns| columns[j]);
+        let bias = row.biases.map_or(F::zero(), |biases| biases[j]);
+        let z = row.scale * row.cosines[j] * factor + bias;
+        *out = terms.coefficient * (z - shift).exp().widen() - terms.uniform;
     }
 }

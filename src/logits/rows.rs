@@ -1,13 +1,13 @@
 //! Forward and backward over the rows of the cosines, one pass each.
 
-use ndarray::Array2;
+use ndarray::{Array2, Zip};
 
-use super::view::{Answer, RowTarget, View};
+use super::view::{Answer, View};
 use super::{LogitGradients, NormalizedLogits, for_workers};
-use crate::data::{Forward, IGNORED, LogitForm, Reduction, SampleStats, Scale};
+use crate::data::{Forward, IGNORED, LogitForm, Reduction, SampleStats, Scale, has_direction};
 use crate::error::Error;
 use crate::kernel::{Real, job};
-use crate::math::SampleTerms;
+use crate::math::{LogSumExp, SampleTerms};
 use crate::parallel::run_jobs;
 
 /// See [`MarginLoss::forward`](crate::MarginLoss::forward); `answer` evaluates the loss for
@@ -30,8 +30,9 @@ fn run_forward<F: Real>(
     let view = View::new(form, logits, labels)?;
     let targets = view.targets(answer, |_| 0.0)?;
     let mut stats: Vec<Option<SampleStats>> = vec![None; labels.len()];
-    run_jobs(stats.iter_mut().zip(&targets).enumerate(), &mut for_workers::<()>(), {
-        |(), (i, (stats, target))| *stats = target.as_ref().map(|target| view.stats(i, target))
+    let jobs = stats.iter_mut().zip(&targets).enumerate();
+    run_jobs(jobs, &mut for_workers(), |factors: &mut Vec<F>, (i, (stats, target))| {
+        *stats = target.as_ref().map(|target| view.stats(i, target, factors));
     });
     let mut forward = Forward::with_samples(labels.len(), form);
     for stats in stats.iter().flatten() {
@@ -66,11 +67,21 @@ fn run_backward<F: Real>(
     let counted = (0..labels.len()).filter(|&i| view.label(i).is_some()).count();
     let upstream = |i| reduction.weight(i, counted);
     let targets = view.targets(answer, upstream)?;
-    let differs = |(i, target): (usize, &Option<RowTarget>)| match target {
-        Some(target) => !forward.fits(i, form, &target.pair),
+    let bounds = view.bounds();
+    let differs = |factors: &mut Vec<F>, i: usize| match &targets[i] {
+        Some(target) => {
+            let (_, negatives) = View::negatives(view.row(i, target, factors), &target.nearest);
+            let largest = bounds.logit(view.norms(i, labels[i]).0, target.pair.target.value);
+            let fits = forward.fits(i, form, &target.pair);
+            !(fits && equal_to_rounding::<F>(negatives, forward.negatives[i], largest))
+        }
         None => forward.predictions()[i] != IGNORED,
     };
-    if let Some(row) = targets.iter().enumerate().position(differs) {
+    let mut different = vec![false; labels.len()];
+    run_jobs(different.iter_mut().enumerate(), &mut for_workers(), |factors, (i, different)| {
+        *different = differs(factors, i);
+    });
+    if let Some(row) = different.into_iter().position(|different| different) {
         return Err(Error::Forward { row });
     }
     let terms: Vec<Option<SampleTerms>> = (targets.iter().enumerate())
@@ -84,9 +95,12 @@ fn run_backward<F: Real>(
     let rows = super::slice_mut(&mut gradients.cosines).chunks_exact_mut(classes);
     let vectors = gradients.target_angles.iter_mut().zip(&mut gradients.feature_norms);
     let jobs = rows.zip(vectors).enumerate();
-    run_jobs(jobs, &mut for_workers::<()>(), |(), (i, (row, (angle, norm)))| {
+    run_jobs(jobs, &mut for_workers(), |factors: &mut Vec<F>, (i, (row, (angle, norm)))| {
         (*angle, *norm) = match (&targets[i], &terms[i]) {
-            (Some(target), Some(terms)) => view.row_gradient(i, target, (terms, upstream(i)), row),
+            (Some(target), Some(terms)) => {
+                let logits = view.row(i, target, factors);
+                view.row_gradient(i, logits, target, (terms, upstream(i)), row)
+            }
             _ => {
                 row.fill(F::zero());
                 (F::zero(), F::zero())
@@ -102,20 +116,40 @@ pub(crate) fn margin_free<F: Real>(
     form: LogitForm,
     logits: &NormalizedLogits<F>,
 ) -> Result<Array2<F>, Error> {
-    let labels = vec![0; logits.cosines.nrows()];
-    let view = View::new(form, logits, &labels)?;
+    let unlabeled = vec![IGNORED; logits.cosines.nrows()];
+    let view = View { logits, labels: &unlabeled, form };
+    view.check_form()?;
+    view.check_directions(|_| logits.ignored.is_none())?;
     let mut out = logits.cosines.clone();
     let mut bounds = view.bounds();
     for (i, mut row) in out.rows_mut().into_iter().enumerate() {
-        bounds.check::<F>(i, view.norms(i, 0).0, None, 0.0)?;
-        let scale = F::narrow(view.row_scale(i));
-        row.mapv_inplace(|c| scale * c);
-        if form.scale == Scale::Unnormalized {
-            row *= &logits.weight_norms;
+        let norm = view.norms(i, 0).0;
+        if !(form.plain || has_direction::<F>(norm)) {
+            row.fill(F::zero()); // of a sample that is left out
+            continue;
+        }
+        bounds.check::<F>(i, norm, None, 0.0)?;
+        let scale = view.row_scale(i);
+        match form.scale {
+            Scale::Unnormalized => Zip::indexed(&mut row).for_each(|j, c| {
+                *c *= F::narrow(scale * view.norms(i, j).1);
+            }),
+            Scale::Fixed(_) | Scale::FeatureNorm => row.mapv_inplace(|c| F::narrow(scale) * c),
         }
         if let Some(bias) = &logits.bias {
             row += bias;
         }
     }
     Ok(out)
+}
+
+/// Whether two log-sum-exps may be of the same negatives, none of whose logits exceeds `largest`: a
+/// pass of [`Head`](crate::Head) over the same batch rounds in another order. By docs/math.md,
+/// section 9.2, each is right to 16ε·(1 + largest).
+fn equal_to_rounding<F: Real>(a: LogSumExp, b: LogSumExp, largest: f64) -> bool {
+    if a.sum == 0.0 || b.sum == 0.0 {
+        return a.sum == b.sum;
+    }
+    let difference = (a.max - b.max) + (a.sum / b.sum).ln();
+    difference.abs() <= 32.0 * F::epsilon().widen() * (1.0 + largest)
 }

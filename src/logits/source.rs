@@ -15,8 +15,10 @@ pub(super) struct Source<F> {
     pub w: Array2<F>,
     pub x_norms: Vec<f64>,
     pub w_norms: Vec<f64>,
-    /// Class weights that are too short or too long to be normalized, ascending.
-    pub undirected_weights: Vec<usize>,
+    /// Whether each embedding, and each class weight, is so short or so long that under Softmax its
+    /// gradients do not pass through cosines and norms: zero, or such that the product of two such
+    /// norms may leave the range of `F`.
+    pub extreme: [Vec<bool>; 2],
 }
 
 impl<F: Real> Source<F> {
@@ -26,9 +28,9 @@ impl<F: Real> Source<F> {
         let x_norms = norms("embeddings", x)?;
         let w_norms = norms("class weights", w)?;
         let (x, w) = (x.as_standard_layout().into_owned(), w.as_standard_layout().into_owned());
-        let undirected = |&j: &usize| !has_direction::<F>(w_norms[j]);
-        let undirected_weights = (0..w.nrows()).filter(undirected).collect();
-        Ok(Source { x, w, x_norms, w_norms, undirected_weights })
+        let is_extreme = |norm: &f64| !has_direction::<F>(norm * norm);
+        let extreme = [&x_norms, &w_norms].map(|norms| norms.iter().map(is_extreme).collect());
+        Ok(Source { x, w, x_norms, w_norms, extreme })
     }
 
     pub fn x(&self, i: usize) -> &[F] {
@@ -67,7 +69,7 @@ impl<F: Real> Source<F> {
     /// c_ij (N, C).
     pub fn cosines(&self) -> Array2<F> {
         const ROWS: usize = 64;
-        let Source { x, w, x_norms, w_norms, undirected_weights } = self;
+        let Source { x, w, x_norms, w_norms, .. } = self;
         let (n, dims) = x.dim();
         let units = units(x, x_norms);
         let (level, mut packed) = (Level::detect(), Packed::default());
@@ -88,12 +90,15 @@ impl<F: Real> Source<F> {
             }
         });
         // Rows so short or so long that only Softmax accepts them: their cosines in f64, one by one.
-        for i in 0..n {
-            if has_direction::<F>(x_norms[i]) {
-                undirected_weights.iter().for_each(|&j| cosines[[i, j]] = self.cosine(i, j));
-            } else {
-                (0..w.nrows()).for_each(|j| cosines[[i, j]] = self.cosine(i, j));
-            }
+        let undirected = |norms: &[f64]| {
+            let undirected = |&i: &usize| !has_direction::<F>(norms[i]);
+            (0..norms.len()).filter(undirected).collect::<Vec<usize>>()
+        };
+        for i in undirected(x_norms) {
+            (0..w.nrows()).for_each(|j| cosines[[i, j]] = self.cosine(i, j));
+        }
+        for j in undirected(w_norms) {
+            (0..n).for_each(|i| cosines[[i, j]] = self.cosine(i, j));
         }
         cosines
     }

@@ -3,7 +3,7 @@
 use super::NormalizedLogits;
 use crate::data::{
     Bounds, LogitForm, NearestNegative, SampleStats, Scale, TargetLogit, TargetPair, check_norm,
-    largest_safe,
+    check_reported_norm, largest_safe,
 };
 use crate::error::Error;
 use crate::kernel::{self, HardRow, Level, Real, RowLogSumExp, RowLogits};
@@ -60,28 +60,39 @@ impl<'a, F: Real> View<'a, F> {
         logits: &'a NormalizedLogits<F>,
         labels: &'a [usize],
     ) -> Result<Self, Error> {
+        let view = View { logits, labels, form };
+        view.check_form()?;
+        Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
+        Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;
+        view.check_directions(|i| view.label(i).is_some())?;
+        Ok(view)
+    }
+
+    pub fn check_form(&self) -> Result<(), Error> {
+        let View { logits, form, .. } = self;
         form.check_bias(logits.bias.is_some())?;
         if logits.sub_centers.count > 1 && form.scale == Scale::Unnormalized {
             let reason = "sub-centers are chosen by their cosines, and the logits of Softmax are none: \
                           only Head takes both";
             return Err(Error::Unsupported(reason));
         }
-        Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
-        Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;
-        let view = View { logits, labels, form };
-        view.check_directions()?;
-        Ok(view)
+        Ok(())
     }
 
-    /// Refuses zero rows unless the logits are plain inner products. The embedding of a sample that
-    /// is left out may be anything finite.
-    fn check_directions(&self) -> Result<(), Error> {
+    /// Refuses norms that the loss cannot take: zero rows unless the logits are plain inner products,
+    /// and then norms beyond `F`. The embedding of a sample that does not `count` may be anything
+    /// finite.
+    pub fn check_directions(&self, counts: impl Fn(usize) -> bool) -> Result<(), Error> {
         let Some(source) = &self.logits.source else { return Ok(()) };
-        if self.form.plain {
-            return Ok(());
-        }
+        let plain = self.form.plain;
         for (i, (x, &norm)) in source.x.rows().into_iter().zip(&source.x_norms).enumerate() {
-            check_norm("embeddings", i, x, norm, self.label(i).is_some())?;
+            if counts(i) {
+                check_norm("embeddings", i, x, norm, !plain)?;
+                check_reported_norm::<F>(i, norm)?;
+            }
+        }
+        if plain {
+            return Ok(());
         }
         for (j, (w, &norm)) in source.w.rows().into_iter().zip(&source.w_norms).enumerate() {
             check_norm("class weights", j, w, norm, true)?;
@@ -108,19 +119,34 @@ impl<'a, F: Real> View<'a, F> {
         self.form.row_scale(self.norms(i, 0).0)
     }
 
-    /// The logits of sample `i`, whose target is f.
-    pub fn row(&self, i: usize, f: f64) -> RowLogits<'a, F> {
-        let logits = self.logits;
+    /// The logits of sample `i` with its target. Where they have factors of their own, these are
+    /// products of two norms, either of which may be beyond `F`, and lie in `factors`.
+    pub fn row<'f>(
+        &'f self,
+        i: usize,
+        target: &RowTarget,
+        factors: &'f mut Vec<F>,
+    ) -> RowLogits<'f, F> {
+        let (logits, f) = (self.logits, target.pair.target.value);
         let contiguous = "a vector that this type made lies in one piece";
-        let columns = (self.form.scale == Scale::Unnormalized).then_some(&logits.weight_norms);
+        let unnormalized = self.form.scale == Scale::Unnormalized;
+        let scale = if unnormalized { 1.0 } else { self.row_scale(i) };
+        if unnormalized {
+            let factor = |j| {
+                let (norm, weight_norm) = self.norms(i, j);
+                F::narrow(norm * weight_norm)
+            };
+            factors.clear();
+            factors.extend((0..logits.cosines.ncols()).map(factor));
+        }
         RowLogits {
             cosines: super::row(&logits.cosines, i),
-            scale: F::narrow(self.row_scale(i)),
-            columns: columns.map(|norms| norms.as_slice().expect(contiguous)),
+            scale: F::narrow(scale),
+            columns: unnormalized.then_some(&factors[..]),
             biases: logits.bias.as_ref().map(|bias| bias.as_slice().expect(contiguous)),
             target: self.labels[i],
             hard: self.form.hard.map(|hard| HardRow {
-                threshold: F::narrow(hard.threshold(f)),
+                threshold: F::narrow(hard.limit(f)),
                 coefficients: hard.coefficients().map(F::narrow),
             }),
         }
@@ -155,12 +181,15 @@ impl<'a, F: Real> View<'a, F> {
             let target = self.target(&answer, i, label)?;
             let norm = self.norms(i, label).0;
             bounds.check::<F>(i, norm, Some(target.pair.target), upstream(i))?;
+            // Of the gradients of the logits none exceeds the loss's own but for label smoothing.
             let slopes = target.nearest.iter().map(|nearest| nearest.cosine_slope.abs());
             let slope = slopes.fold(target.cosine_slope.abs(), f64::max);
-            let bound = upstream(i).abs() * target.pair.scale * slope;
+            let steepest = slope.max(target.pair.target.slope.abs()).max(bounds.negatives.1);
+            let gradient = upstream(i).abs() * (1.0 + self.form.smoothing);
+            let bound = gradient * bounds.factor(norm) * steepest;
             let maximum = largest_safe::<F>();
             if bound > maximum {
-                let quantity = "the gradient of the target's cosine";
+                let quantity = "the gradient of the cosines";
                 return Err(Error::Overflow { quantity, row: i, bound, maximum });
             }
             Ok(Some(target))
@@ -174,7 +203,8 @@ impl<'a, F: Real> View<'a, F> {
         let bias = self.logits.bias.as_ref().map_or(0.0, |bias| bias[label].widen());
         let mut cosine_slope = 0.0;
         let answer = |angle: &Angle| {
-            let answer = answer(&Sample::new(*angle, norm, label, i))?;
+            let row = self.logits.first_row.wrapping_add(i);
+            let answer = answer(&Sample::new(*angle, norm, label, row))?;
             cosine_slope = answer.cosine_slope;
             Ok(answer.target)
         };
@@ -217,16 +247,26 @@ impl<'a, F: Real> View<'a, F> {
         NearestNegative { label, logit, cosine: cosine.widen() }
     }
 
-    pub fn stats(&self, i: usize, target: &RowTarget) -> SampleStats {
-        let label = self.labels[i];
-        let row = self.row(i, target.pair.target.value);
+    /// The negatives of a row, of which the nearest may have a margin: those without, and the
+    /// log-sum-exp of all.
+    pub fn negatives(
+        row: RowLogits<'_, F>,
+        nearest: &[RowNearest],
+    ) -> (RowLogSumExp<F>, LogSumExp) {
         let mut copy = Vec::new();
-        let others = Self::others(row, &target.nearest, &mut copy);
-        let mut found = kernel::row_log_sum_exp(Level::detect(), others);
-        let mut negatives = LogSumExp::new(found.max.widen(), found.sum);
-        for nearest in &target.nearest {
-            negatives = negatives.merge(LogSumExp::new(nearest.pair.logit, 1.0));
+        let others = Self::others(row, nearest, &mut copy);
+        let found = kernel::row_log_sum_exp(Level::detect(), others);
+        let mut all = LogSumExp::new(found.max.widen(), found.sum);
+        for nearest in nearest {
+            all = all.merge(LogSumExp::new(nearest.pair.logit, 1.0));
         }
+        (found, all)
+    }
+
+    pub fn stats(&self, i: usize, target: &RowTarget, factors: &mut Vec<F>) -> SampleStats {
+        let label = self.labels[i];
+        let row = self.row(i, target, factors);
+        let (mut found, negatives) = Self::negatives(row, &target.nearest);
         if let Some(RowNearest { class, .. }) = target.nearest.first() {
             (found.class, found.nearest) = (*class, row.scale * row.cosines[*class]);
         }

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use super::input::StepInput;
 use super::settings::{Settings, ZeroEmbedding};
 use crate::data::{
-    Bounds, LogitForm, Scale, TargetPair, check_finite, check_norm, check_reported_norm, contiguous,
-    norm_of,
+    Bounds, LogitForm, Scale, TargetPair, check_finite, check_norm, check_reported_norm,
+    contiguous, norm_of,
 };
 use crate::error::Error;
 use crate::kernel::{self, Mat, Packed, Precision, Real};

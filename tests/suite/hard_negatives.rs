@@ -1,12 +1,15 @@
 //! Hard negatives, norm slopes and penalties that a step refuses, and that ranks must agree on.
 
+use crate::common::compare::wide;
+use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::Wide;
 use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
 use margin_softmax::{
-    Batch, Error, Gradients, Head, MarginLoss, NormalizedLogits, Reduction, Scale,
+    ArcFace, Batch, Error, Gradients, Head, InterclassFilter, MarginLoss, NormalizedLogits, Real,
+    Reduction, Scale,
 };
-use ndarray::{Array2, array, s};
+use ndarray::{Array2, Axis, array, s};
 
 /// What both levels say of one sample.
 fn refusals(loss: &impl MarginLoss) -> [Error; 2] {
@@ -57,6 +60,70 @@ fn hard_negatives_beyond_the_range_of_the_type_are_refused() {
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     let refused = loss.forward(&logits, &[0]);
     assert!(matches!(refused, Err(Error::Overflow { row: 0, .. })), "{refused:?}");
+}
+
+/// Rows of class weights that point where the embedding points have a cosine of 1, which rounding
+/// puts above it: no threshold of 1 lies below.
+#[test]
+fn no_cosine_is_above_a_threshold_of_one() {
+    fn check<F: Real>(dims: usize) {
+        let mut rng = Rng::new(dims as u64);
+        for _ in 0..40 {
+            let x = rng.matrix(1, dims).mapv(|v| F::from(v).unwrap());
+            let mut w = rng.matrix(3, dims).mapv(|v| F::from(v).unwrap());
+            w.row_mut(1).assign(&x.row(0));
+            let plain = ArcFace::new(64.0, 0.5).unwrap();
+            let filtered = InterclassFilter::new(plain.clone(), 1.0).unwrap();
+            let batch = Batch::new(&x, &w, &[0]);
+            let [a, b] = [Head::new(&plain as &dyn MarginLoss), Head::new(&filtered as _)]
+                .map(|head| head.forward(&batch).unwrap().losses);
+            assert_eq!(a, b);
+            let logits = NormalizedLogits::new(&x, &w).unwrap();
+            let a = plain.forward(&logits, &[0]).unwrap().losses;
+            assert_eq!(a, filtered.forward(&logits, &[0]).unwrap().losses);
+        }
+    }
+    check::<f32>(512);
+    check::<f64>(512);
+    check::<f32>(3);
+    let logits = NormalizedLogits::from_cosines(array![[0.5, 1.0005, -0.2]]).unwrap();
+    let plain = ArcFace::new(64.0, 0.5).unwrap();
+    let filtered = InterclassFilter::new(plain.clone(), 1.0).unwrap();
+    let losses = plain.forward(&logits, &[0]).unwrap().losses;
+    assert_eq!(filtered.forward(&logits, &[0]).unwrap().losses, losses);
+    assert_eq!(HardNegatives::above(1.0, 0.0, 0.0, 0.0).value(1.0 + 1e-15, 0.0), 1.0 + 1e-15);
+}
+
+/// One negative, far nearer than the class: the loss is r·(N(c) − f), and its derivative by r
+/// N(c) − f, whatever the norm.
+#[test]
+fn hard_negatives_under_the_feature_norm_are_rounded_as_their_largest() {
+    fn check<F: Real>(norms: &[f64]) {
+        let hard = HardNegatives::above_target(0.2, 0.5, 0.7);
+        let loss = Wide { hard: Some(hard), ..Wide::new(Scale::FeatureNorm) };
+        let mut rng = Rng::new(3);
+        for &norm in norms {
+            let narrow = |v: f64| F::from(v).unwrap();
+            let x = rng.matrix(1, 7).mapv(narrow);
+            let w =
+                ndarray::concatenate![Axis(0), x.mapv(|v| -v), &x + &rng.matrix(1, 7).mapv(narrow)];
+            let x = x.mapv(|v| v * narrow(norm));
+            let logits = NormalizedLogits::new(&x, &w).unwrap();
+            let forward = loss.forward(&logits, &[0]).unwrap();
+            let gradients = loss.backward(&logits, &[0], &forward, Reduction::Sum).unwrap();
+            let target = Angle::from_theta(std::f64::consts::PI);
+            let f = loss.target_of(&Sample::new(target, 1.0, 0, 0)).value;
+            let c = wide(logits.cosines()[[0, 1]]);
+            let expected = hard.value(c, f) - f;
+            let (found, epsilon) = (wide(gradients.feature_norms[0]), wide(F::epsilon()));
+            approx::assert_relative_eq!(found, expected, max_relative = 16.0 * epsilon);
+            let by_head = Head::new(&loss).forward(&Batch::new(&x, &w, &[0])).unwrap();
+            let [a, b] = [forward, by_head].map(|forward| wide(forward.losses[0]));
+            approx::assert_relative_eq!(a, b, max_relative = 64.0 * epsilon);
+        }
+    }
+    check::<f32>(&[1e3, 1e6, 1e9, 1e20, 1e28]);
+    check::<f64>(&[1e3, 1e9, 1e20, 1e100, 1e280]);
 }
 
 /// A loss with one part of its sample's target replaced.

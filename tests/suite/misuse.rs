@@ -4,9 +4,9 @@ use margin_softmax::ranks::{Collective, class_range};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
     ArcFace, Batch, CosFace, Error, Gradients, Head, IGNORED, LogitGradients, MarginLoss,
-    ModifiedSoftmax, NormalizedLogits, Reduction, SphereFace, ZeroEmbedding,
+    ModifiedSoftmax, NormalizedLogits, Reduction, Softmax, SphereFace, ZeroEmbedding,
 };
-use ndarray::{Array2, array, s};
+use ndarray::{Array1, Array2, array, s};
 
 use crate::common::layout::Layout;
 use crate::common::ranks::{even, on_ranks, problem, ranges};
@@ -54,6 +54,107 @@ fn backward_takes_the_forward_of_its_own_loss_alone() {
         let forward = Head::new(made).forward(&batch).unwrap();
         made.backward(&logits, labels, &forward, Reduction::Mean).unwrap();
     }
+}
+
+/// Other negatives, or fewer, though every target is the same.
+#[test]
+fn backward_takes_the_forward_of_its_own_negatives_alone() {
+    let x = array![[1.0, 0.2, 0.3], [-0.4, 1.0, 0.1]];
+    let w = array![[1.0, 0.1, 0.0], [0.0, 1.0, 0.0], [0.3, 0.2, 1.0], [0.5, -1.0, 0.4]];
+    let mut other = w.clone();
+    other[[3, 0]] = 0.6;
+    let three = w.slice(s![..3, ..]).to_owned();
+    let (loss, labels) = (ArcFace::new(8.0, 0.3).unwrap(), [0, 1]);
+    let all = [w, other, three].map(|w| NormalizedLogits::new(&x, &w).unwrap());
+    for (i, made) in all.iter().enumerate() {
+        let forward = loss.forward(made, &labels).unwrap();
+        for (j, taken) in all.iter().enumerate() {
+            let mut gradients = LogitGradients::zeros_for(taken);
+            let before = gradients.clone();
+            let result =
+                loss.backward_into(taken, &labels, &forward, Reduction::Sum, &mut gradients);
+            if i != j {
+                assert_eq!(result.unwrap_err(), Error::Forward { row: 0 }, "{i}, {j}");
+                assert_eq!(gradients, before, "nothing is written");
+            } else {
+                result.unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn sub_centers_of_logits_are_set_once() {
+    let problem = problem(4, (4, 3, 8), false);
+    let logits = NormalizedLogits::new(&problem.x, &problem.w).unwrap();
+    let logits = logits.with_sub_centers(2).unwrap();
+    for k in [1, 2, 4] {
+        let refused = logits.clone().with_sub_centers(k).unwrap_err().to_string();
+        assert_eq!(refused, format!("sub-centers per class k must be set once, got {k}"));
+    }
+}
+
+/// Padding has no direction, and no logit but 0; without an ignored label it is no padding.
+#[test]
+fn margin_free_logits_of_padding_rows_are_zeros() {
+    let x = array![[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]];
+    let w = array![[1.0, 0.0], [0.0, 2.0]];
+    let losses: [Box<dyn MarginLoss>; 2] =
+        [Box::new(ArcFace::new(10.0, 0.5).unwrap()), Box::new(SphereFace::new(4).unwrap())];
+    for (loss, expected) in losses.iter().zip([[6.0, 8.0], [3.0, 4.0]]) {
+        let logits = NormalizedLogits::new(&x, &w).unwrap();
+        let refused = loss.margin_free_logits(&logits).unwrap_err();
+        assert!(matches!(refused, Error::DegenerateNorm { row: 0, .. }), "{refused}");
+        for label in [IGNORED, 0] {
+            let logits = logits.clone().with_ignored_label(label);
+            loss.forward(&logits, &[label, 1, label]).unwrap();
+            let plain = loss.margin_free_logits(&logits).unwrap();
+            let expected = array![[0.0, 0.0], expected, [0.0, 0.0]];
+            approx::assert_relative_eq!(plain, expected, max_relative = 1e-15);
+        }
+    }
+}
+
+/// Gradients that leave the type are refused, whatever their number: 3e38 four times, or times the
+/// scale.
+#[test]
+fn gradients_of_bias_and_cosines_beyond_the_type_are_refused() {
+    let (x, w, b) = (Array2::<f32>::zeros((4, 2)), Array2::zeros((3, 2)), Array1::zeros(3));
+    let labels = [0, 1, 1, 1];
+    let batch = Batch::new(&x, &w, &labels).with_bias(&b);
+    let logits = NormalizedLogits::new(&x, &w).unwrap().with_bias(&b).unwrap();
+    let forward = Softmax::new().forward(&logits, &labels).unwrap();
+    let attempt = |upstream: f32| {
+        let upstream = Array1::from_elem(4, upstream);
+        let reduction = Reduction::Weighted(&upstream);
+        let mut gradients = Gradients::zeros_for(&batch);
+        let mut written = gradients.clone();
+        let head = Head::new(Softmax::new());
+        let by_head = head.forward_backward(&batch, reduction, &mut written);
+        if by_head.is_err() {
+            assert_eq!(written, gradients);
+        }
+        gradients.bias = written.bias;
+        let by_logits = Softmax::new().backward(&logits, &labels, &forward, reduction);
+        [by_head.map(|_| gradients.bias.unwrap()), by_logits.map(|g| g.bias.unwrap())]
+    };
+    for answer in attempt(3e38) {
+        let refused = answer.unwrap_err();
+        assert!(matches!(refused, Error::Overflow { quantity: "the gradient of the bias", .. }));
+    }
+    for answer in attempt(1e36) {
+        let third = 1e36 / 3.0;
+        let expected = array![4.0 * third - 1e36, 4.0 * third - 3e36, 4.0 * third];
+        approx::assert_relative_eq!(answer.unwrap(), expected, max_relative = 1e-5);
+    }
+
+    let (x, w) = (array![[100.0_f32, 0.0]], array![[0.0_f32, 100.0], [100.0, 0.0]]);
+    let (loss, logits) = (CosFace::new(64.0, 0.0).unwrap(), NormalizedLogits::new(&x, &w).unwrap());
+    let forward = loss.forward(&logits, &[0]).unwrap();
+    let upstream = array![6e36];
+    let refused = loss.backward(&logits, &[0], &forward, Reduction::Weighted(&upstream));
+    let quantity = "the gradient of the cosines";
+    assert!(matches!(refused, Err(Error::Overflow { quantity: found, .. }) if found == quantity));
 }
 
 #[test]

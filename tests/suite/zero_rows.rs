@@ -3,8 +3,8 @@
 
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
-    ArcFace, Batch, Error, Generalized, Gradients, Head, MarginLoss, ModifiedSoftmax,
-    NormalizedLogits, Real, Reduction, Scale, Softmax, ZeroEmbedding,
+    ArcFace, Batch, Error, Forward, Generalized, Gradients, Head, IGNORED, MarginLoss,
+    ModifiedSoftmax, NormalizedLogits, Real, Reduction, Scale, Softmax, ZeroEmbedding,
 };
 use ndarray::{Array1, Array2, Axis, array, s};
 
@@ -136,6 +136,93 @@ fn softmax_takes_rows_of_any_finite_norm() {
     let (x, w) = (array![[1e31_f32, 0.0], [0.0, 1.0]], array![[1e-31_f32, 0.0], [0.0, 1.0]]);
     let forward = Head::new(Softmax::new()).forward(&Batch::new(&x, &w, &[0, 1]));
     approx::assert_relative_eq!(forward.unwrap().losses[0], (-1.0_f32).exp().ln_1p());
+}
+
+/// Norms whose product is far out of the range of `f32`, either way, and gradients of their size.
+#[test]
+fn softmax_takes_norms_whose_products_are_out_of_range() {
+    let x = array![[3e-25, 0.0, 4e-25], [0.25, 3.0, 1.0], [2.0, 1.0, -1.0], [6e-18, 8e-18, 0.0]];
+    let w = array![[1.0, 0.5, 2.0], [1e-22, 0.0, 2e-22], [-1.0, 2.0, 1.5]];
+    let b = array![0.5, -0.25, 1.0];
+    let labels = [0, 1, 2, 1];
+    let expected = naive(&x, &w, &b, &labels);
+    let narrow = |v: &f64| *v as f32;
+    for (way, found) in every_way(&x.map(narrow), &w.map(narrow), &b.map(narrow), &labels) {
+        approx::assert_relative_eq!(found.0, expected.0, max_relative = 1e-5);
+        approx::assert_relative_eq!(found.3, expected.3, max_relative = 1e-5, epsilon = 1e-6);
+        for (found, expected) in [(found.1, &expected.1), (found.2, &expected.2)] {
+            for (found, expected) in found.rows().into_iter().zip(expected.rows()) {
+                let size = expected.fold(0.0_f64, |size, v| size.max(v.abs()));
+                let close = found.abs_diff_eq(&expected, 1e-5 * size);
+                assert!(close, "{way}: {found} for {expected}");
+            }
+        }
+    }
+}
+
+/// Norms beyond `f32`: of a class weight, whose logits are small enough; of an embedding, which is
+/// refused for the norm that would be reported.
+#[test]
+fn a_norm_beyond_the_type_is_no_number_of_it() {
+    let (x, w) = (array![[1e-3_f32, 1e-3]], array![[3e38_f32, 3e38], [1.0, 1.0]]);
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    for label in [0, 1] {
+        let by_head = Head::new(Softmax::new()).forward(&Batch::new(&x, &w, &[label])).unwrap();
+        let by_logits = Softmax::new().forward(&logits, &[label]).unwrap();
+        let expected = if label == 1 { 6e35 } else { 0.0 };
+        approx::assert_relative_eq!(by_head.losses[0], expected, max_relative = 1e-6);
+        approx::assert_relative_eq!(by_logits.losses[0], expected, max_relative = 1e-6);
+    }
+    let plain = Softmax::new().margin_free_logits(&logits).unwrap();
+    approx::assert_relative_eq!(plain, array![[6e35, 2e-3]], max_relative = 1e-6);
+
+    let (x, w) = (array![[3e38_f32, 3e38], [1.0, 2.0]], array![[1e-3_f32, 1e-3], [0.0, 1.0]]);
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    let batch = Batch::new(&x, &w, &[0, 1]);
+    let refused = |answer: Result<Forward<f32>, Error>| match answer.unwrap_err() {
+        Error::DegenerateNorm { argument: "embeddings", row: 0, maximum, .. } => maximum,
+        other => panic!("{other}"),
+    };
+    let most = f64::from(f32::MAX);
+    assert_eq!(refused(Head::new(Softmax::new()).forward(&batch)), most);
+    assert_eq!(refused(Softmax::new().forward(&logits, &[0, 1])), most);
+    let labels = [IGNORED, 1];
+    let batch = Batch::new(&x, &w, &labels).with_ignored_label(IGNORED);
+    let forward = Head::new(Softmax::new()).forward(&batch).unwrap();
+    assert_eq!(forward.norms()[0], 0.0);
+    let logits = logits.with_ignored_label(IGNORED);
+    assert!(Softmax::new().forward(&logits, &labels).unwrap().losses[1].is_finite());
+}
+
+/// All of a gradient is in its fields: twice the fields are twice the gradient.
+#[test]
+fn gradients_of_zero_rows_follow_from_the_fields() {
+    let x = array![[0.0, 0.0, 0.0], [0.25, 3.0, 1.0], [1.0, -1.0, 2.0]];
+    let w = array![[1.0, 0.5, 0.0], [0.0, 0.0, 0.0], [-1.0, 2.0, 1.5]];
+    let (labels, loss) = ([1, 1, 0], Softmax::new());
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    let forward = loss.forward(&logits, &labels).unwrap();
+    let mut gradients = loss.backward(&logits, &labels, &forward, Reduction::Sum).unwrap();
+    let once = logits.backward(&gradients).unwrap();
+    gradients.cosines *= 2.0;
+    gradients.target_angles *= 2.0;
+    gradients.feature_norms *= 2.0;
+    gradients.weight_norms *= 2.0;
+    gradients.extreme_embeddings.iter_mut().for_each(|(_, by_logit)| *by_logit *= 2.0);
+    gradients.extreme_weights.iter_mut().for_each(|(_, by_logit)| *by_logit *= 2.0);
+    let twice = logits.backward(&gradients).unwrap();
+    assert!(once.embeddings.row(0).iter().any(|&g| g != 0.0));
+    assert_eq!(twice.embeddings, once.embeddings * 2.0);
+    assert_eq!(twice.weights, once.weights * 2.0);
+
+    gradients.extreme_weights[0].0 = 3;
+    let argument = "gradients of extreme class weights";
+    let refused = Error::Rows { argument, position: 0, row: 3, rows: 3 };
+    assert_eq!(logits.backward(&gradients).unwrap_err(), refused);
+    gradients.extreme_weights[0] = (1, Array1::zeros(2));
+    assert!(
+        matches!(logits.backward(&gradients), Err(Error::Shape { actual, .. }) if actual == [2])
+    );
 }
 
 #[test]
