@@ -23,6 +23,7 @@ mod numerics;
 mod offload;
 mod one_side;
 mod oracle;
+mod own_losses;
 mod pointers;
 mod precision;
 mod properties;
