@@ -16,7 +16,8 @@ pub struct ClassSample {
     /// For each sample the place of its class in `classes` (N); [`ABSENT`](Self::ABSENT) where
     /// another rank holds the class or the sample is ignored.
     pub labels: Vec<usize>,
-    correction: f64,
+    /// `None` where the sampler does not correct.
+    correction: Option<f64>,
     range: Range<usize>,
 }
 
@@ -28,7 +29,7 @@ impl ClassSample {
     pub(crate) fn new(
         classes: Vec<usize>,
         labels: Vec<usize>,
-        correction: f64,
+        correction: Option<f64>,
         range: Range<usize>,
     ) -> Self {
         ClassSample { classes, labels, correction, range }
@@ -36,7 +37,12 @@ impl ClassSample {
 
     /// What is added to the logit of each class that is not in the batch; 0 without correction.
     pub fn correction(&self) -> f64 {
-        self.correction
+        self.correction.unwrap_or(0.0)
+    }
+
+    /// Whether its sampler corrects, on ranks perhaps by 0 on this one.
+    pub(crate) fn is_corrected(&self) -> bool {
+        self.correction.is_some()
     }
 
     /// The rows of class weights with `k` sub-centers per class that belong to these classes (S·K),
@@ -101,10 +107,8 @@ impl ClassSample {
 
     /// What is added to the logit of each row of the sampled classes, where anything is.
     pub(crate) fn offsets<F: Real>(&self, k: usize) -> Option<Vec<F>> {
-        if self.correction == 0.0 {
-            return None;
-        }
-        let mut offsets = vec![F::narrow(self.correction); self.classes.len()];
+        let correction = self.correction.filter(|&correction| correction != 0.0)?;
+        let mut offsets = vec![F::narrow(correction); self.classes.len()];
         for &place in &self.labels {
             if let Some(offset) = offsets.get_mut(place) {
                 *offset = F::zero();

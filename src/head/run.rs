@@ -179,8 +179,9 @@ fn target_angles<F: Real>(
     (engine, batch): (Engine<'_, F>, Batch<'_, F>),
 ) -> Result<Array1<F>, Error> {
     engine.run(batch, None, |input, _, communication| {
-        let angles = input
-            .check_shapes(engine.loss)
+        let angles = communication
+            .check_classes(engine.loss, input)
+            .and_then(|()| input.check_shapes(engine.loss))
             .and_then(|()| input.check_labeled())
             .and_then(|()| input.target_angles(engine.loss));
         let report = angles.as_ref().map_err(Clone::clone).map(|_| StepReport::of(input));

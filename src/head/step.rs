@@ -155,7 +155,8 @@ impl<'a, F: Real> Step<'a, F> {
         communication: &dyn Communication<F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
-        let prepared = prepare(loss, input, workspace, demand);
+        let classes = communication.check_classes(loss, input);
+        let prepared = classes.and_then(|()| prepare(loss, input, workspace, demand));
         let penalised = workspace.prepared.samples.iter().any(|sample| sample.has_penalty());
         let report = prepared.as_ref().map_err(Clone::clone).map(|(plan, _)| StepReport {
             counted: plan.samples,

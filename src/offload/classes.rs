@@ -23,7 +23,8 @@ impl<'a> OffloadedClasses<'a> {
     /// `labels`; those with the label `ignored` do not count.
     ///
     /// # Errors
-    /// [`Error::Label`] for a label ≥ C, [`Error::Parameter`] for zero sub-centers.
+    /// [`Error::Label`] for a label ≥ C, [`Error::Parameter`] for zero sub-centers and for more than
+    /// can be numbered.
     pub fn new(
         labels: &'a [usize],
         ignored: Option<usize>,
@@ -35,6 +36,9 @@ impl<'a> OffloadedClasses<'a> {
         own.sort_unstable();
         own.dedup();
         let k = check_sub_centers(sub_centers)?;
+        let expected = "so few that the rows of all classes can be numbered";
+        let valid = classes.checked_mul(k).is_some();
+        Error::check_parameter("sub-centers per class k", k as f64, expected, valid)?;
         let own_rows = own.into_iter().flat_map(|class| class * k..(class + 1) * k).collect();
         let (labels, sample) = (Some(labels), None);
         Ok(OffloadedClasses { labels, ignored, own_rows, classes, sub_centers, sample })

@@ -174,8 +174,8 @@ impl ClassSampler {
         let place = |row: usize| classes.binary_search(&row).ok();
         let labels = rows.into_iter().map(|row| row.and_then(place).unwrap_or(ClassSample::ABSENT));
         let labels = labels.collect();
-        let correction =
-            if self.correction && drawn > 0 { (others as f64 / drawn as f64).ln() } else { 0.0 };
+        let of_drawn = || if drawn > 0 { (others as f64 / drawn as f64).ln() } else { 0.0 };
+        let correction = self.correction.then(of_drawn);
         Ok(ClassSample::new(classes, labels, correction, self.range.clone()))
     }
 

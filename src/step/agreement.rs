@@ -4,13 +4,13 @@
 use super::collective::Collective;
 use super::communication::{Agreement, StepReport};
 use super::input::StepInput;
-use crate::data::{Reduction, Scale};
+use crate::data::{ClassSample, Reduction, Scale};
 use crate::error::Error;
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 14;
+const SUMMARY: usize = 15;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ struct Summary {
     penalised: u64,
     /// Rows of each class.
     sub_centers: u64,
+    /// Whether the classes are sampled: not, without a correction of the logits, or with one.
+    sampling: u64,
 }
 
 impl Summary {
@@ -56,6 +58,7 @@ impl Summary {
             classes: number(11),
             penalised: number(12),
             sub_centers: number(13),
+            sampling: number(14),
         }
     }
 
@@ -75,6 +78,7 @@ impl Summary {
             self.classes,
             self.penalised,
             self.sub_centers,
+            self.sampling,
         ]
         .map(F::from_index)
     }
@@ -84,6 +88,22 @@ impl Summary {
 pub(super) struct RankInput<'a, 'i, F>(pub &'a StepInput<'i, F>);
 
 impl<F: Real> RankInput<'_, '_, F> {
+    /// Refuses a loss for another number of classes before it is asked of any: one extra call, of the
+    /// losses alone that do not take every number.
+    pub fn check_classes(
+        &self,
+        collective: &dyn Collective<F>,
+        loss: &dyn MarginLoss,
+    ) -> Result<(), Error> {
+        if self.0.labels.is_none() || loss.check_classes(usize::MAX).is_ok() {
+            return Ok(());
+        }
+        let end = (self.0.range.end as u64).min(F::MOST_INDEX);
+        let ends = collective.all_gather(&[F::from_index(end)])?;
+        let classes = ends.iter().map(|end| end.to_index()).max().unwrap_or(0);
+        loss.check_classes(classes as usize)
+    }
+
     /// Shares a summary of this rank with all ranks and compares theirs.
     pub fn agree(
         &self,
@@ -133,8 +153,15 @@ impl<F: Real> RankInput<'_, '_, F> {
             classes: report.map_or(0, |report| report.classes as u64),
             penalised: report.map_or(0, |report| u64::from(report.penalised)),
             sub_centers: report.map_or(0, |report| report.sub_centers as u64),
+            sampling: self.sampling(),
             embeddings: digest(self.0.embeddings.iter().map(|x| x.widen().to_bits())),
         }
+    }
+
+    /// Inference corrects nothing.
+    fn sampling(&self) -> u64 {
+        let corrected = |sample: &ClassSample| sample.is_corrected() && self.0.labels.is_some();
+        self.0.sample.map_or(0, |sample| 1 + u64::from(corrected(sample)))
     }
 
     /// Refuses numbers that the number type cannot carry.
@@ -240,6 +267,11 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
                 "{} sub-centers per class, on rank 0 {}",
                 summary.sub_centers, first.sub_centers
             )
+        } else if summary.sampling != first.sampling {
+            let name = |sampling| ["no sample", "a sample", "a sample with correction"][sampling];
+            let [own, other] =
+                [summary, &first].map(|summary| name(summary.sampling.min(2) as usize));
+            format!("takes {own} of the classes, rank 0 {other}")
         } else if summary.counted != first.counted {
             format!("{} samples count, on rank 0 {}", summary.counted, first.counted)
         } else if summary.embeddings_wanted != first.embeddings_wanted {

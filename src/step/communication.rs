@@ -65,6 +65,9 @@ pub(crate) struct Shared {
 
 /// How a step exchanges numbers with the ranks that hold the other classes.
 pub(crate) trait Communication<F: Real> {
+    /// Asks a loss whether it takes the classes of all ranks, before it is asked of any of them.
+    fn check_classes(&self, loss: &dyn MarginLoss, input: &StepInput<'_, F>) -> Result<(), Error>;
+
     /// Whether the inputs are valid and the same on every rank: the loss and the report of this
     /// one, or why it refuses its inputs. Every rank returns the same, before anything is written.
     fn agree(
@@ -104,6 +107,10 @@ pub(crate) trait Communication<F: Real> {
 pub(crate) struct SingleRank;
 
 impl<F: Real> Communication<F> for SingleRank {
+    fn check_classes(&self, _: &dyn MarginLoss, _: &StepInput<'_, F>) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn agree(
         &self,
         _: &dyn MarginLoss,

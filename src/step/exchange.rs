@@ -21,6 +21,10 @@ pub(crate) struct Ranks<'a, F> {
 }
 
 impl<F: Real> Communication<F> for Ranks<'_, F> {
+    fn check_classes(&self, loss: &dyn MarginLoss, input: &StepInput<'_, F>) -> Result<(), Error> {
+        RankInput(input).check_classes(self.collective, loss)
+    }
+
     fn agree(
         &self,
         loss: &dyn MarginLoss,

@@ -208,6 +208,45 @@ fn calls_that_do_not_match_are_refused_by_all() {
     assert!(errors.iter().all(|error| matches!(error, Error::Collective { .. })));
 }
 
+/// Classes sampled on one rank only, or corrected on one only.
+#[test]
+fn ranks_that_sample_differently_are_refused_by_all() {
+    let problem = problem(17, (4, 3, 20), false);
+    let run = |kinds: [Option<bool>; 2]| {
+        on_ranks(&even(20, 2), |collective, range| {
+            let w = problem.w.slice(s![range.clone(), ..]);
+            let shard = Batch::new(&problem.x, &w, &problem.labels);
+            let kind = kinds[usize::from(range.start > 0)];
+            let sampler = ClassSampler::for_range(range.clone(), 0.6, 1).unwrap();
+            let sample = kind.map(|corrected| {
+                sampler.with_correction(corrected).sample(&problem.labels).unwrap()
+            });
+            let shard = sample.as_ref().map_or(shard, |sample| shard.with_sample(sample));
+            let mut gradients = Gradients::zeros_for(&shard);
+            let head = Head::on_ranks(Spec::Modified.build(), collective, range);
+            let answer = head.forward_backward(&shard, Reduction::Mean, &mut gradients);
+            if answer.is_err() {
+                assert_eq!(gradients, Gradients::zeros_for(&shard));
+            }
+            answer
+        })
+    };
+    let kinds =
+        [(None, "no sample"), (Some(false), "a sample"), (Some(true), "a sample with correction")];
+    for (first, of_first) in kinds {
+        for (second, of_second) in kinds {
+            for answer in run([first, second]) {
+                if first == second {
+                    answer.unwrap();
+                } else {
+                    let expected = format!("takes {of_second} of the classes, rank 0 {of_first}");
+                    assert_eq!(said(answer.unwrap_err()), (1, expected));
+                }
+            }
+        }
+    }
+}
+
 /// A sample of another batch on one rank.
 #[test]
 fn a_stale_sample_on_one_rank_is_refused_by_all() {
