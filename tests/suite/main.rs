@@ -19,6 +19,7 @@ mod layers;
 mod logits;
 mod losses_with_state;
 mod misuse;
+mod mixed;
 mod numerics;
 mod offload;
 mod one_side;

@@ -135,18 +135,19 @@ impl<F: Real> Sweeps<F> {
     }
 }
 
-type Answer<F> = (Forward<F>, Array2<F>, Array2<F>, Array1<F>);
+pub type Answer<F> = (Forward<F>, Array2<F>, Array2<F>, Array1<F>);
 
 /// What a step is over: the labels, the one to ignore, the rows of a class, and the active classes.
 #[derive(Clone, Copy)]
-struct Over<'a> {
-    labels: &'a [usize],
-    ignored: Option<usize>,
-    k: usize,
-    sample: Option<&'a ClassSample>,
+pub struct Over<'a> {
+    pub labels: &'a [usize],
+    pub ignored: Option<usize>,
+    pub k: usize,
+    pub sample: Option<&'a ClassSample>,
 }
 
-fn offloaded<F: Real, L: MarginLoss>(
+/// The step through an engine of plain loops.
+pub fn offloaded<F: Real, L: MarginLoss>(
     head: &Head<L>,
     (x, w, bias): (&Array2<F>, &Array2<F>, Option<&Array1<F>>),
     Over { labels, ignored, k, sample }: Over<'_>,

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod every_loss;
 pub mod golden;
 pub mod layout;
+pub mod naive;
 pub mod oracle;
 pub mod random;
 pub mod ranks;

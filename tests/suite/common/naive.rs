@@ -1,0 +1,224 @@
+//! Any loss with all that a batch may have, by its formulas (docs/math.md, sections 1, 11 and 12) in
+//! textbook loops over all pairs, in f64.
+
+use margin_softmax::custom::{Angle, Sample};
+use margin_softmax::{IGNORED, MarginLoss, Scale};
+use ndarray::{Array1, Array2};
+
+use super::compare::norm;
+
+/// A batch with `k` rows of `w`, and of `bias`, for each class.
+pub struct Naive<'a> {
+    pub x: &'a Array2<f64>,
+    pub w: &'a Array2<f64>,
+    pub bias: Option<&'a Array1<f64>>,
+    /// The class of each sample; `None` where it does not count.
+    pub labels: &'a [Option<usize>],
+    pub first_row: usize,
+    pub k: usize,
+    /// What is added to the logits of each class; `None` where it is not active.
+    pub offsets: &'a [Option<f64>],
+    /// g_i = ∂objective/∂L_i.
+    pub upstream: &'a [f64],
+}
+
+/// What the formulas say, and how large the terms were that each number is a sum of.
+#[derive(Debug, Clone)]
+pub struct NaiveAnswer {
+    pub losses: Array1<f64>,
+    pub angles: Array1<f64>,
+    /// Logits without a margin (N, C); −∞ where a class is not active.
+    pub plain: Array2<f64>,
+    pub sub_centers: Vec<usize>,
+    pub dx: Array2<f64>,
+    pub dw: Array2<f64>,
+    pub db: Array1<f64>,
+    pub size_loss: Array1<f64>,
+    pub size_x: Array1<f64>,
+    pub size_w: Array1<f64>,
+    pub size_b: Array1<f64>,
+    /// The largest magnitude of a logit, and of its derivative by the cosine.
+    pub reach: f64,
+    /// The smallest sine of a target angle.
+    pub sine: f64,
+    /// The smallest distance of a cosine from a threshold, or of the two nearest rows of a class.
+    pub gap: f64,
+    /// How many negatives count harder.
+    pub hard: usize,
+}
+
+/// How a class enters the loss of one sample.
+struct Part {
+    row: usize,
+    cos: f64,
+    /// What multiplies the value in the logit, and its derivatives by |x| and |w|.
+    scale: (f64, f64, f64),
+    value: f64,
+    slope: f64,
+    z: f64,
+}
+
+impl Naive<'_> {
+    pub fn solve(&self, loss: &dyn MarginLoss) -> NaiveAnswer {
+        let ((n, d), rows) = (self.x.dim(), self.w.nrows());
+        let mut answer = NaiveAnswer {
+            losses: Array1::zeros(n),
+            angles: Array1::from_elem(n, std::f64::consts::FRAC_PI_2),
+            plain: Array2::from_elem((n, self.offsets.len()), f64::NEG_INFINITY),
+            sub_centers: vec![IGNORED; n],
+            dx: Array2::zeros((n, d)),
+            dw: Array2::zeros((rows, d)),
+            db: Array1::zeros(rows),
+            size_loss: Array1::zeros(n),
+            size_x: Array1::zeros(n),
+            size_w: Array1::zeros(rows),
+            size_b: Array1::zeros(rows),
+            reach: 0.0,
+            sine: 1.0,
+            gap: 1.0,
+            hard: 0,
+        };
+        let q: Vec<f64> = self.w.rows().into_iter().map(norm).collect();
+        let v: Vec<Array1<f64>> = self.w.rows().into_iter().zip(&q).map(|(w, q)| &w / *q).collect();
+        for i in 0..n {
+            if let Some(y) = self.labels[i] {
+                self.solve_sample(loss, (i, y), (&q, &v), &mut answer);
+            }
+        }
+        answer
+    }
+
+    fn solve_sample(
+        &self,
+        loss: &dyn MarginLoss,
+        (i, y): (usize, usize),
+        (q, v): (&[f64], &[Array1<f64>]),
+        answer: &mut NaiveAnswer,
+    ) {
+        let r = norm(self.x.row(i));
+        let u = &self.x.row(i) / r;
+        let nearest = self.nearest(loss, (&u, r), (q, v), answer);
+        let own = nearest[y];
+        let theta = 2.0 * norm((&v[own] - &u).view()).atan2(norm((&v[own] + &u).view()));
+        let sample = Sample::new(Angle::from_theta(theta), r, y, self.first_row + i);
+        let target = loss.target_of(&sample);
+        let part = |class: usize| {
+            let row = nearest[class];
+            let cos = u.dot(&v[row]);
+            let scale = match loss.scale() {
+                Scale::Fixed(s) => (s, 0.0, 0.0),
+                Scale::FeatureNorm => (r, 1.0, 0.0),
+                _ => (r * q[row], q[row], r),
+            };
+            let (value, slope) = match loss.hard_negatives() {
+                _ if class == y => (target.value, target.slope),
+                Some(hard) if cos > hard.threshold(target.value) => {
+                    let [q0, q1, q2] = hard.coefficients();
+                    (q0 + q1 * cos + q2 * cos * cos, q1 + 2.0 * q2 * cos)
+                }
+                _ => (cos, 1.0),
+            };
+            let added = self.bias.map_or(0.0, |b| b[row]) + self.offsets[class].unwrap_or(0.0);
+            Part { row, cos, scale, value, slope, z: scale.0 * value + added }
+        };
+        let classes = (0..self.offsets.len()).filter(|&class| self.offsets[class].is_some());
+        let parts: Vec<(usize, Part)> = classes.map(|class| (class, part(class))).collect();
+        for (class, part) in &parts {
+            let added = part.z - part.scale.0 * part.value;
+            answer.plain[[i, *class]] = part.scale.0 * part.cos + added;
+            let steep = part.value.abs().max(part.slope.abs()).max(1.0);
+            answer.reach = answer.reach.max(part.scale.0 * steep + added.abs());
+            if let (Some(hard), true) = (loss.hard_negatives(), *class != y) {
+                let threshold = hard.threshold(target.value);
+                answer.gap = answer.gap.min((part.cos - threshold).abs());
+                answer.hard += usize::from(part.cos > threshold);
+            }
+        }
+
+        let z_y = parts.iter().find(|(class, _)| *class == y).expect("a sample's own class").1.z;
+        let others = || parts.iter().filter(|(class, _)| *class != y).map(|(_, part)| part.z);
+        let max = others().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = others().map(|z| (z - max).exp()).sum();
+        let count = parts.len() as f64;
+        let epsilon = if parts.len() > 1 { loss.label_smoothing() } else { 0.0 };
+        let gap = if sum > 0.0 { max + sum.ln() - z_y } else { f64::NEG_INFINITY };
+        let sigma =
+            if gap >= 0.0 { 1.0 / (1.0 + (-gap).exp()) } else { gap.exp() / (1.0 + gap.exp()) };
+        let mean = parts.iter().map(|(_, part)| part.z).sum::<f64>() / count;
+        let plain = gap.max(0.0) + (-gap.abs()).exp().ln_1p();
+        answer.losses[i] = plain + epsilon * (z_y - mean) + target.penalty;
+        answer.size_loss[i] = plain + epsilon + target.penalty.abs();
+        answer.angles[i] = theta;
+        answer.sub_centers[i] = own % self.k;
+        answer.sine = answer.sine.min(theta.sin());
+
+        let g = self.upstream[i];
+        for (class, part) in &parts {
+            let (row, (scale, by_r, by_q)) = (part.row, part.scale);
+            let (share, even) = if *class == y {
+                (-sigma, -epsilon * (1.0 - 1.0 / count))
+            } else {
+                (sigma * (part.z - max).exp() / sum, epsilon / count)
+            };
+            let (delta, size) = (g * (share - even), g.abs() * (share.abs() + even.abs()));
+            // The derivatives of the value by the directions of x and w.
+            let (mut to_w, mut to_u) = (&v[row] - &u * part.cos, &u - &v[row] * part.cos);
+            if *class == y {
+                for tangent in [&mut to_w, &mut to_u] {
+                    *tangent *= -part.slope / norm(tangent.view());
+                }
+            } else {
+                to_w *= part.slope;
+                to_u *= part.slope;
+            }
+            let by_norm = if *class == y { scale * target.norm_slope } else { 0.0 };
+            let mut dx = answer.dx.row_mut(i);
+            dx.scaled_add(delta * scale / r, &to_w);
+            dx.scaled_add(delta * (by_r * part.value + by_norm), &u);
+            let mut dw = answer.dw.row_mut(row);
+            dw.scaled_add(delta * scale / q[row], &to_u);
+            dw.scaled_add(delta * by_q * part.value, &v[row]);
+            answer.db[row] += delta;
+            answer.size_b[row] += size;
+            // A cosine's rounding is relative to 1, not to the sine that is left of it.
+            let steep = part.slope.abs().max(part.value.abs()).max(1.0);
+            answer.size_x[i] += size * (scale / r * steep + by_norm.abs());
+            answer.size_w[row] += size * scale / q[row] * steep;
+        }
+        answer.dx.row_mut(i).scaled_add(g * target.penalty_slope, &u);
+        answer.size_x[i] += g.abs() * target.penalty_slope.abs();
+    }
+
+    /// The nearest row of each class: that with the largest cosine, or inner product and bias.
+    fn nearest(
+        &self,
+        loss: &dyn MarginLoss,
+        (u, r): (&Array1<f64>, f64),
+        (q, v): (&[f64], &[Array1<f64>]),
+        answer: &mut NaiveAnswer,
+    ) -> Vec<usize> {
+        let unnormalized = loss.scale() == Scale::Unnormalized;
+        let nearness = |row: usize| match unnormalized {
+            true => r * q[row] * u.dot(&v[row]) + self.bias.map_or(0.0, |b| b[row]),
+            false => u.dot(&v[row]),
+        };
+        let of_class = |class: usize| {
+            let mut rows: Vec<usize> = (class * self.k..(class + 1) * self.k).collect();
+            rows.sort_by(|&a, &b| nearness(b).total_cmp(&nearness(a)));
+            if self.k > 1 {
+                let size = if unnormalized { 1.0 + nearness(rows[0]).abs() } else { 1.0 };
+                let gap = (nearness(rows[0]) - nearness(rows[1])) / size;
+                answer.gap = answer.gap.min(gap);
+            }
+            rows[0]
+        };
+        (0..self.offsets.len()).map(of_class).collect()
+    }
+}
+
+impl NaiveAnswer {
+    /// As `docs/math.md`, section 9.2, with its K = 16.
+    pub fn tolerance(&self, epsilon: f64) -> f64 {
+        16.0 * (epsilon * (1.0 + self.reach) + 2.2e-16 / self.sine)
+    }
+}

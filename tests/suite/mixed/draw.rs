@@ -1,0 +1,193 @@
+//! One batch, one loss and one way to compute, drawn from all that there are.
+
+use margin_softmax::custom::HardNegatives;
+use margin_softmax::{IGNORED, InterclassFilter, LabelSmoothing, MarginLoss, Precision, Scale};
+use ndarray::{Array1, Array2};
+
+use crate::common::compare::{norm, wide};
+use crate::common::every_loss::varied;
+use crate::common::layout::{LAYOUTS, Layout};
+use crate::common::naive::{Naive, NaiveAnswer};
+use crate::common::random::Rng;
+use crate::common::wide::Wide;
+use margin_softmax::Real;
+
+/// What a mixed step is of. Every option that is drawn here is mixed with all others.
+#[derive(Debug)]
+pub struct Case {
+    pub loss: Box<dyn MarginLoss>,
+    /// Rows of class weights for each class.
+    pub k: usize,
+    /// The numbers of the working type, wide.
+    pub x: Array2<f64>,
+    pub w: Array2<f64>,
+    pub bias: Option<Array1<f64>>,
+    pub labels: Vec<usize>,
+    /// Whether each sample counts: the others have the label IGNORED, or no direction.
+    pub counted: Vec<bool>,
+    pub first_row: usize,
+    pub reduction: Reduced,
+    /// Of x and w, and of their gradients.
+    pub layouts: [[Layout; 2]; 2],
+    pub sampling: Option<Sampling>,
+    pub ranks: usize,
+    pub precision: Precision,
+    pub budget: usize,
+    /// AdamW, or SGD with momentum.
+    pub adamw: bool,
+}
+
+#[derive(Debug)]
+pub enum Reduced {
+    Mean,
+    Sum,
+    Weighted(Array1<f64>),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling {
+    pub rate: f64,
+    pub corrected: bool,
+    pub seed: u64,
+}
+
+impl Case {
+    /// The case of a seed, such that rounding in `F` selects as f64 does: no cosine near a
+    /// threshold, and no two rows of a class nearly as near as each other.
+    pub fn new<F: Real>(seed: u64) -> Self {
+        for attempt in 0..1000 {
+            let case = Case::draw::<F>(&mut Rng::new(seed * 1000 + attempt));
+            let all = vec![Some(0.0); case.classes()];
+            if case.solve(&all).gap > 64.0 * wide(F::epsilon()) {
+                return case;
+            }
+        }
+        panic!("seed {seed}: every batch has ties");
+    }
+
+    fn draw<F: Real>(rng: &mut Rng) -> Self {
+        let (n, d) = (rng.pick(&[1, 2, 3, 5, 8, 13, 33]), rng.pick(&[2, 3, 5, 8, 17, 40]));
+        let (classes, k) = (rng.pick(&[1, 2, 3, 5, 9, 30, 280]), rng.pick(&[1, 1, 1, 2, 3]));
+        let loss = draw_loss(rng, classes);
+        let round = |v: f64| wide(F::from(v).unwrap());
+        let mut w = rng.matrix(classes * k, d);
+        for mut row in w.rows_mut() {
+            row *= rng.decades(0.1, 10.0);
+        }
+        let mut labels = rng.labels(n, classes);
+        let mut x = rng.matrix(n, d);
+        let unnormalized = loss.scale() == Scale::Unnormalized;
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            if rng.below(3) == 0 {
+                let own = w.row(labels[i] * k + rng.below(k));
+                row.scaled_add(1.5 / norm(own), &own);
+            }
+            let length = norm(row.view());
+            row *= rng.decades(0.5, if unnormalized { 5.0 } else { 150.0 }) / length;
+        }
+        let mut counted = vec![true; n];
+        let leaves_out = rng.below(2) == 0;
+        for i in (0..n).filter(|_| leaves_out) {
+            match rng.below(6) {
+                0 => {
+                    labels[i] = IGNORED;
+                    x.row_mut(i).fill(rng.pick(&[0.0, 1e20, -1.0]));
+                }
+                1 if !unnormalized => x.row_mut(i).fill(0.0),
+                _ => continue,
+            }
+            counted[i] = false;
+        }
+        let reduction = match rng.below(3) {
+            0 => Reduced::Mean,
+            1 => Reduced::Sum,
+            _ => Reduced::Weighted(rng.vector(n).mapv(round)),
+        };
+        let sampling = (rng.below(2) == 0).then(|| Sampling {
+            rate: rng.uniform(0.1, 1.0),
+            corrected: rng.below(2) == 0,
+            seed: rng.bits(),
+        });
+        // Rounded factors select other rows and other negatives than f64.
+        let rounds = size_of::<F>() == 4 && k == 1 && loss.hard_negatives().is_none();
+        let rounded = rounds && rng.below(4) == 0;
+        let mut layouts = || [rng.pick(&LAYOUTS), rng.pick(&LAYOUTS)];
+        let layouts = [layouts(), layouts()];
+        Case {
+            bias: (unnormalized && rng.below(2) == 0).then(|| rng.vector(classes * k).mapv(round)),
+            x: x.mapv(round),
+            w: w.mapv(round),
+            loss,
+            k,
+            labels,
+            counted,
+            first_row: rng.pick(&[0, 0, 7]),
+            reduction,
+            layouts,
+            sampling,
+            ranks: 1 + rng.below(3),
+            precision: if rounded { Precision::Bf16 } else { Precision::Full },
+            budget: rng.pick(&[0, 1000, 256 << 20]),
+            adamw: rng.below(2) == 0,
+        }
+    }
+
+    pub fn classes(&self) -> usize {
+        self.w.nrows() / self.k
+    }
+
+    /// What the formulas say, with what is added to the logits of each class; `None` where it is not
+    /// active.
+    pub fn solve(&self, offsets: &[Option<f64>]) -> NaiveAnswer {
+        let count = self.counted.iter().filter(|counted| **counted).count();
+        let upstream: Vec<f64> = (0..self.labels.len())
+            .map(|i| match &self.reduction {
+                Reduced::Mean => 1.0 / count as f64,
+                Reduced::Sum => 1.0,
+                Reduced::Weighted(weights) => weights[i],
+            })
+            .collect();
+        let labels = self.labels.iter().zip(&self.counted);
+        let labels: Vec<Option<usize>> =
+            labels.map(|(&label, counted)| counted.then_some(label)).collect();
+        let Case { x, w, first_row, k, .. } = self;
+        let (bias, first_row, k) = (self.bias.as_ref(), *first_row, *k);
+        let upstream = &upstream;
+        Naive { x, w, bias, labels: &labels, first_row, k, offsets, upstream }.solve(&*self.loss)
+    }
+}
+
+/// A loss of the crate, or one with all that a loss may have, with wrappers or without.
+fn draw_loss(rng: &mut Rng, classes: usize) -> Box<dyn MarginLoss> {
+    let mut all = varied(rng, classes);
+    let at = rng.below(all.len() + 3);
+    let mut loss = if at < all.len() { all.swap_remove(at) } else { Box::new(draw_wide(rng)) };
+    let cosines = loss.scale() != Scale::Unnormalized;
+    if cosines && loss.hard_negatives().is_none() && rng.below(4) == 0 {
+        loss = Box::new(InterclassFilter::new(loss, rng.uniform(0.0, 0.9)).unwrap());
+    }
+    if rng.below(3) == 0 {
+        loss = Box::new(LabelSmoothing::new(loss, rng.uniform(0.0, 0.3)).unwrap());
+    }
+    loss
+}
+
+fn draw_wide(rng: &mut Rng) -> Wide {
+    let scale = Scale::Fixed(rng.decades(1.0, 64.0));
+    let scale = rng.pick(&[scale, Scale::FeatureNorm, Scale::Unnormalized]);
+    let [q0, q1, q2] = [0.0; 3].map(|_: f64| rng.uniform(-0.5, 1.5));
+    let threshold = rng.uniform(-0.2, 0.8);
+    let hard = rng.pick(&[
+        None,
+        Some(HardNegatives::above_target(q0, q1, q2)),
+        Some(HardNegatives::above(threshold, q0, q1, q2)),
+    ]);
+    Wide {
+        m: rng.uniform(0.0, 0.6),
+        kappa: rng.pick(&[0.0, 0.1]),
+        by_label: rng.pick(&[0.0, 0.1]),
+        lambda: rng.pick(&[0.0, 1e-3]),
+        hard: hard.filter(|_| scale != Scale::Unnormalized),
+        ..Wide::new(scale)
+    }
+}
