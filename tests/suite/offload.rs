@@ -15,11 +15,18 @@ struct Sweeps<F> {
     v: Array2<F>,
     norms: Vec<f64>,
     z: Array2<F>,
+    /// What is in the logits of each row beside the products and the bias.
+    offsets: Option<Array1<F>>,
     k: usize,
 }
 
 impl<F: Real> Sweeps<F> {
-    fn new(step: &OffloadedStep<'_, F>, w: &Array2<F>, bias: Option<&Array1<F>>, k: usize) -> Self {
+    fn new(
+        step: &OffloadedStep<'_, F>,
+        w: &Array2<F>,
+        (bias, offsets): (Option<&Array1<F>>, Option<Array1<F>>),
+        k: usize,
+    ) -> Self {
         let norm = |row: ndarray::ArrayView1<'_, F>| {
             row.iter().map(|&v| wide(v) * wide(v)).sum::<f64>().sqrt()
         };
@@ -34,7 +41,10 @@ impl<F: Real> Sweeps<F> {
         if let Some(bias) = bias {
             z += bias;
         }
-        Sweeps { v, norms, z, k }
+        if let Some(offsets) = &offsets {
+            z += offsets;
+        }
+        Sweeps { v, norms, z, offsets, k }
     }
 
     fn extreme_norms(&self) -> (f64, f64) {
@@ -53,14 +63,24 @@ impl<F: Real> Sweeps<F> {
         classes.map(nearest).collect()
     }
 
-    /// N(z) and N′(z).
-    fn harder(hard: &Option<HardNegativeLogits<F>>, i: usize, z: F) -> (F, F) {
+    fn offset(&self, row: usize) -> F {
+        self.offsets.as_ref().map_or(F::zero(), |offsets| offsets[row])
+    }
+
+    /// N(p) with the offset of the row, and N′(p), of the logit p without it.
+    fn harder(
+        &self,
+        hard: &Option<HardNegativeLogits<F>>,
+        i: usize,
+        (row, z): (usize, F),
+    ) -> (F, F) {
+        let (offset, p) = (self.offset(row), z - self.offset(row));
         match hard {
             Some(HardNegativeLogits { threshold, constant, linear, quadratic, .. })
-                if z > threshold[i] =>
+                if p > threshold[i] =>
             {
-                let square = quadratic[i] * z;
-                (constant[i] + *linear * z + square * z, *linear + square + square)
+                let square = quadratic[i] * p;
+                (constant[i] + *linear * p + square * p + offset, *linear + square + square)
             }
             _ => (z, F::one()),
         }
@@ -73,7 +93,7 @@ impl<F: Real> Sweeps<F> {
             let best = rows.iter().fold(F::neg_infinity(), |most, (_, z)| most.max(*z));
             let nearest = rows.iter().position(|(_, z)| *z == best).unwrap();
             let others = rows.iter().enumerate().filter(|(class, _)| *class != labels[i]);
-            let others: Vec<F> = others.map(|(_, (_, z))| Self::harder(&hard, i, *z).0).collect();
+            let others: Vec<F> = others.map(|(_, row)| self.harder(&hard, i, *row).0).collect();
             let max = others.iter().fold(F::neg_infinity(), |most, z| most.max(*z));
             let sum = others.iter().map(|z| wide((*z - max).exp())).sum();
             let logit_sum = others.iter().map(|z| wide(*z)).sum();
@@ -95,11 +115,12 @@ impl<F: Real> Sweeps<F> {
         for i in 0..labels.len() {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
                 if class != labels[i] {
-                    let (harder, slope) = Self::harder(&hard, i, z);
+                    let (harder, slope) = self.harder(&hard, i, (row, z));
                     let p = factors.coefficient[i] * (harder - factors.shift[i]).exp();
                     let p = p - factors.uniform[i];
                     g[[i, row]] = p * slope;
-                    radial[i] += p * (harder - z * slope);
+                    let offset = self.offset(row);
+                    radial[i] += p * (harder - offset - (z - offset) * slope);
                 }
             }
         }
@@ -166,11 +187,7 @@ pub fn offloaded<F: Real, L: MarginLoss>(
         None => (w.clone(), bias.cloned()),
     };
     let offsets = classes.offsets().map(Array1::from);
-    let added = match (bias, offsets) {
-        (Some(bias), Some(offsets)) => Some(bias + offsets),
-        (bias, offsets) => bias.or(offsets),
-    };
-    let sweeps = Sweeps::new(&step, &w, added.as_ref(), k);
+    let sweeps = Sweeps::new(&step, &w, (bias.as_ref(), offsets), k);
     let places = classes.own_places().unwrap();
     let (forward, backward) =
         step.complete(&sweeps.stats(&step, places), sweeps.extreme_norms())?;
