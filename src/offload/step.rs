@@ -75,7 +75,7 @@ pub struct HardNegativeLogits<F> {
 /// let negatives = LogSumExp::new(logits[[0, 1]], 1.0);
 /// let stats = [SweepStats { negatives, logit_sum: 0.0, nearest: 0 }];
 /// let (forward, backward) = step.complete(&stats, (1.0, 1.0))?;
-/// assert_eq!(forward, head.forward(&Batch::new(&x, &w, &[0]))?);
+/// assert_eq!(forward.losses, head.forward(&Batch::new(&x, &w, &[0]))?.losses);
 /// assert_eq!(backward.logit_factors().shift[0], logits[[0, 1]]);
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
