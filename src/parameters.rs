@@ -18,6 +18,9 @@ macro_rules! in_range {
     ($x:ident "in [0, 1]") => {
         (0.0..=1.0).contains(&$x)
     };
+    ($x:ident "in [-1, 1]") => {
+        $x.abs() <= 1.0
+    };
     ($x:ident "in (0, 1]") => {
         $x > 0.0 && $x <= 1.0
     };

@@ -106,7 +106,7 @@ impl Model {
         }
         let mut gradient = Array2::zeros(embeddings.dim());
         let forward = head.step(&mut batch, Reduction::Mean, &mut self.update, &mut gradient)?;
-        Ok(Descent { loss: forward.mean(), norms: forward.norms().to_vec(), gradient })
+        Ok(Descent { loss: forward.mean(), norms: forward.counted_norms(), gradient })
     }
 
     /// With the energy. Its gradient is added to that of the loss, which is therefore needed as a
@@ -129,7 +129,7 @@ impl Model {
         }
         Ok(Descent {
             loss: forward.mean() + weight * energy,
-            norms: forward.norms().to_vec(),
+            norms: forward.counted_norms(),
             gradient: gradients.embeddings,
         })
     }

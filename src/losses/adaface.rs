@@ -17,7 +17,8 @@ hyper_parameters! {
     ///
     /// ψ is the [monotone cosine](crate::losses::Continuation::Monotone). At k = −1 the loss is ArcFace, at
     /// k = 0 CosFace; at k = 1 the angular margin is negative and the cosine margin twice as large.
-    /// As published, no gradient flows through k. μ and σ are running statistics of the norms,
+    /// A negative h is for embeddings whose norm grows as their image gets worse. As published, no
+    /// gradient flows through k. μ and σ are running statistics of the norms,
     /// which [`observe`](Self::observe) moves and nothing else: a step leaves the loss as it is.
     ///
     /// Take it when the images are of mixed quality and the worst of them cannot be recognized at
@@ -28,7 +29,7 @@ hyper_parameters! {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.4, ("in [0, 1): the cosine margin reaches 2m", |m| (0.0..1.0).contains(&m))
             of "scale s, then margin m, then concentration h", "margin m", "up to m in the angle";
-        h: f64 = 0.333, "finite and >= 0", "concentration h", "growth with the norm; 0 is CosFace";
+        h: f64 = 0.333, "in [-1, 1]", "concentration h", "growth with the norm; 0 is CosFace";
         mean: f64 = 20.0, "finite and >= 0", "mean of the norms", "the running μ, a state";
         std: f64 = 100.0, "finite and >= 0", "std of the norms", "the running σ, a state";
         rate: f64 = 0.01, "in (0, 1]", "rate of the statistics", "the share of a batch in them";
@@ -61,7 +62,7 @@ impl AdaFace {
     /// The loss with scale `s`, margin `m` and concentration `h`, before any batch was observed.
     ///
     /// # Errors
-    /// [`Error::Parameter`] unless `s` is finite and > 0, `m` in [0, 1) and `h` finite and ≥ 0.
+    /// [`Error::Parameter`] unless `s` is finite and > 0, `m` in [0, 1) and `h` in [-1, 1].
     pub fn new(s: f64, m: f64, h: f64) -> Result<Self, Error> {
         AdaFace { s, m, h, ..Self::default() }.checked()
     }

@@ -128,7 +128,7 @@ impl Course {
     /// Moves the statistics of the losses that have some.
     pub fn observe(&mut self, forward: &Forward<f32>) -> Result<()> {
         match self.loss {
-            Loss::AdaFace { .. } => self.adaface.observe(&forward.norms().to_vec())?,
+            Loss::AdaFace { .. } => self.adaface.observe(&forward.counted_norms())?,
             Loss::CurricularFace { .. } => {
                 self.curricular.observe(&forward.target_angles().to_vec())?;
             }

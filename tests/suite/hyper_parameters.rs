@@ -147,8 +147,9 @@ fn scales_of_the_wider_family_are_finite_and_positive() {
 fn adaface_takes_what_its_ranges_hold() {
     let below_one = ([0.0, 1.0_f64.next_down()], [-LEAST, 1.0]);
     assert_range("margin m", below_one.0, below_one.1, |m| AdaFace::new(64.0, m, 0.333));
+    let unit = ([-1.0, 1.0], [(-1.0_f64).next_down(), 1.0_f64.next_up()]);
+    assert_range("concentration h", unit.0, unit.1, |h| AdaFace::new(64.0, 0.4, h));
     let (accepted, refused) = NOT_NEGATIVE;
-    assert_range("concentration h", accepted, refused, |h| AdaFace::new(64.0, 0.4, h));
     let with = |mean, std| AdaFace::default().with_statistics(mean, std);
     assert_range("mean of the norms", accepted, refused, |mean| with(mean, 1.0));
     assert_range("std of the norms", accepted, refused, |std| with(1.0, std));

@@ -39,6 +39,18 @@ fn assert_counted(forward: &Forward<f64>, embeddings: &Array2<f64>, weights: &Ar
     assert_eq!(forward.counted(), 3);
     approx::assert_relative_eq!(forward.mean(), expected.mean(), epsilon = 1e-13);
     assert_eq!(forward.accuracy(), expected.accuracy());
+    let means = [
+        (forward.mean_target_angle(), expected.target_angles().mean().unwrap()),
+        (forward.mean_margin_free_loss(), expected.margin_free_losses().mean().unwrap()),
+    ];
+    for (mean, expected) in means {
+        approx::assert_relative_eq!(mean, expected, epsilon = 1e-13);
+    }
+    approx::assert_relative_eq!(
+        &forward.counted_norms()[..],
+        &expected.norms().to_vec()[..],
+        epsilon = 1e-13
+    );
     approx::assert_abs_diff_eq!(weights, &gradients.weights, epsilon = 1e-12);
     for (i, label) in LABELS.into_iter().enumerate() {
         let prediction = forward.predictions()[i];

@@ -71,6 +71,19 @@ fn adaface_refuses_what_is_no_norm_and_is_then_as_it_was() {
 }
 
 #[test]
+fn a_negative_concentration_mirrors_the_norms_of_adaface() {
+    let [plus, minus] = [0.5, -0.5].map(|h| AdaFace::new(64.0, 0.4, h).unwrap());
+    let [plus, minus] = [plus, minus].map(|loss| loss.with_statistics(50.0, 10.0).unwrap());
+    for (distance, theta) in [(-40.0, 1.2), (-3.0, 0.2), (0.0, 2.0), (7.0, 1.5), (45.0, 0.1)] {
+        let angle = margin_softmax::custom::Angle::from_theta(theta);
+        let at = |norm| margin_softmax::custom::Sample::new(angle, norm, 0, 0);
+        assert_eq!(minus.target_of(&at(50.0 - distance)), plus.target_of(&at(50.0 + distance)));
+    }
+    let check = margin_softmax::custom::check_loss(&minus).unwrap();
+    assert!(check.error < 1e-7, "{check}");
+}
+
+#[test]
 fn adaface_is_arcface_below_and_twice_cosface_above_the_usual_norms() {
     // k = −1, 0 and 1, at norms that are clipped, at the mean, and far above it.
     let loss = AdaFace::new(64.0, 0.4, 0.5).unwrap().with_statistics(50.0, 10.0).unwrap();

@@ -341,7 +341,7 @@ fn a_number_out_of_range_is_refused_with_its_field_and_value() {
             "margin m must be in [0, 1): the cosine margin reaches 2m (arguments are scale s, then \
              margin m, then concentration h), got 1",
         ),
-        (r#""AdaFace", "h": -0.1"#, "concentration h must be finite and >= 0, got -0.1"),
+        (r#""AdaFace", "h": -1.5"#, "concentration h must be in [-1, 1], got -1.5"),
         (r#""AdaFace", "mean": -1"#, "mean of the norms must be finite and >= 0, got -1"),
         (r#""AdaFace", "std": -1"#, "std of the norms must be finite and >= 0, got -1"),
         (r#""AdaFace", "rate": 0"#, "rate of the statistics must be in (0, 1], got 0"),

@@ -52,7 +52,7 @@ impl Model {
     fn evaluate(&self, samples: &Samples) -> Result<(f64, f32)> {
         let (images, labels) = tensors(samples)?;
         let forward = self.head.evaluate::<f32>(&self.embed(&images)?, &labels)?;
-        let angle = forward.target_angles().mean().unwrap_or_default();
+        let angle = forward.mean_target_angle();
         Ok((forward.accuracy(), angle.to_degrees()))
     }
 }
