@@ -287,8 +287,8 @@ impl fmt::Display for Error {
             ),
             Error::Sample { field, position } => write!(
                 f,
-                "{field}[{position}] of the class sample does not fit this batch: draw a \
-                 sample for every batch",
+                "{field}[{position}] of the class sample does not fit this batch: a sample \
+                 is made for every batch, of classes that there are",
             ),
             Error::SampledRange { sampled, held } => write!(
                 f,

@@ -155,7 +155,8 @@ impl<'a, F: Real> Batch<'a, F> {
     /// predictions number all classes; gradients of class weights and bias have the rows of the
     /// sample. On ranks each has a sample of its own classes.
     ///
-    /// The gradient with respect to every row that was not drawn is exactly 0.
+    /// The gradient with respect to every row that was not drawn is exactly 0. A sample of classes of
+    /// your own choice is made by [`ClassSample::of`](crate::sampling::ClassSample::of).
     ///
     /// ```
     /// use margin_softmax::sampling::ClassSampler;

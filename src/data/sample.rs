@@ -1,13 +1,14 @@
 //! The classes of one sampled step.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::ops::Range;
 
+use super::labels::IGNORED;
 use crate::error::Error;
 use crate::kernel::Real;
 
-/// The classes of one step and the labels among them: what a
-/// [`ClassSampler`](crate::sampling::ClassSampler) draws.
+/// The classes of one step and the labels among them: drawn by a
+/// [`ClassSampler`](crate::sampling::ClassSampler), or chosen by you.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ClassSample {
@@ -18,20 +19,86 @@ pub struct ClassSample {
     pub labels: Vec<usize>,
     /// `None` where the sampler does not correct.
     correction: Option<f64>,
-    range: Range<usize>,
+    /// The classes of the rank that it is for; `None` for any.
+    range: Option<Range<usize>>,
 }
 
 impl ClassSample {
     /// The label of a sample whose class is not among the sampled ones.
     pub const ABSENT: usize = usize::MAX;
 
-    /// The sample of these `classes`, which are rows of `range`, for these places of the labels.
+    /// The sample of `classes` that you choose, such as hard negatives, in any order and with
+    /// repetitions, and of the classes of a batch with these `labels`. A sample labeled
+    /// [`IGNORED`](crate::IGNORED) adds no class. There is no correction: that is true of uniform
+    /// draws alone.
+    ///
+    /// ```
+    /// use margin_softmax::sampling::ClassSample;
+    ///
+    /// let sample = ClassSample::of([8, 2, 8], &[5, 2])?;
+    /// assert_eq!(sample.classes, [2, 5, 8]);
+    /// assert_eq!(sample.labels, [1, 0]);
+    /// assert_eq!(sample.correction(), 0.0);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Sample`] for a class and [`Error::LabelValue`] for a label that is a negative number,
+    /// cast. Classes and labels beyond the last class are refused by the step.
+    pub fn of(
+        classes: impl IntoIterator<Item: Borrow<usize>>,
+        labels: &[usize],
+    ) -> Result<Self, Error> {
+        let classes: Vec<usize> = classes.into_iter().map(|class| *class.borrow()).collect();
+        Self::chosen(&classes, labels, None)
+    }
+
+    /// The same for one rank of a [`Head::on_ranks`](crate::Head::on_ranks), which holds the classes
+    /// of `range`: `classes` and `labels` number all classes, and those of other ranks are skipped.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and [`Error::Parameter`] for a range that ends before it starts.
+    pub fn of_range(
+        range: Range<usize>,
+        classes: impl IntoIterator<Item: Borrow<usize>>,
+        labels: &[usize],
+    ) -> Result<Self, Error> {
+        Error::check_range("end of the class range", &range)?;
+        let classes: Vec<usize> = classes.into_iter().map(|class| *class.borrow()).collect();
+        Self::chosen(&classes, labels, Some(range))
+    }
+
+    fn chosen(
+        classes: &[usize],
+        labels: &[usize],
+        range: Option<Range<usize>>,
+    ) -> Result<Self, Error> {
+        let negative = |&number: &usize| number as isize <= -1;
+        if let Some(position) = classes.iter().position(negative) {
+            return Err(Error::Sample { field: "classes", position });
+        }
+        let is_label = |label: &usize| *label == IGNORED || !negative(label);
+        if let Some(row) = labels.iter().position(|label| !is_label(label)) {
+            return Err(Error::LabelValue { row, label: labels[row] as isize as i128 });
+        }
+        let held = range.clone().unwrap_or(0..IGNORED);
+        let row = |&class: &usize| held.contains(&class).then(|| class - held.start);
+        let mut active: Vec<usize> = classes.iter().chain(labels).filter_map(row).collect();
+        active.sort_unstable();
+        active.dedup();
+        Ok(Self::new(active, labels.iter().map(row), None, range))
+    }
+
+    /// The sample of these `classes`, which are rows of `range` and ascend, for `labels` that are
+    /// such rows, or of other ranks.
     pub(crate) fn new(
         classes: Vec<usize>,
-        labels: Vec<usize>,
+        labels: impl Iterator<Item = Option<usize>>,
         correction: Option<f64>,
-        range: Range<usize>,
+        range: Option<Range<usize>>,
     ) -> Self {
+        let place = |row: usize| classes.binary_search(&row).ok();
+        let labels = labels.map(|row| row.and_then(place).unwrap_or(Self::ABSENT)).collect();
         ClassSample { classes, labels, correction, range }
     }
 
@@ -57,11 +124,9 @@ impl ClassSample {
     /// # Ok::<(), margin_softmax::Error>(())
     /// ```
     pub fn rows(&self, k: usize) -> Vec<usize> {
-        let first = |class: usize| class.saturating_mul(k);
-        self.classes
-            .iter()
-            .flat_map(|&class| first(class)..first(class.saturating_add(1)))
-            .collect()
+        let rows =
+            |&class: &usize| class.saturating_mul(k)..class.saturating_add(1).saturating_mul(k);
+        self.classes.iter().flat_map(rows).collect()
     }
 
     /// The same, without a copy where the rows are the classes.
@@ -98,11 +163,13 @@ impl ClassSample {
             }
         }
         // Last, for a sample of more classes than there are already names one that is too high.
-        if self.range != *range {
-            let (sampled, held) = (self.range.clone(), range.clone());
-            return Err(Error::SampledRange { sampled, held });
+        match &self.range {
+            Some(sampled) if sampled != range => {
+                let (sampled, held) = (sampled.clone(), range.clone());
+                Err(Error::SampledRange { sampled, held })
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// What is added to the logit of each row of the sampled classes, where anything is.

@@ -171,12 +171,9 @@ impl ClassSampler {
         let drawn = (quota as usize).saturating_sub(positives.len()).min(others);
         let ranks = self.distinct(drawn, others)?;
         let classes = merged(&positives, &ranks)?;
-        let place = |row: usize| classes.binary_search(&row).ok();
-        let labels = rows.into_iter().map(|row| row.and_then(place).unwrap_or(ClassSample::ABSENT));
-        let labels = labels.collect();
         let of_drawn = || if drawn > 0 { (others as f64 / drawn as f64).ln() } else { 0.0 };
         let correction = self.correction.then(of_drawn);
-        Ok(ClassSample::new(classes, labels, correction, self.range.clone()))
+        Ok(ClassSample::new(classes, rows.into_iter(), correction, Some(self.range.clone())))
     }
 
     /// `count` distinct numbers below `below`, ascending; every set of them is equally likely.

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use crate::common::layout::Layout;
 use crate::common::oracle::Problem;
 use crate::common::random::Rng;
+use crate::common::ranks::{even, on_ranks};
 use crate::common::spec::{Spec, menu};
 use margin_softmax::sampling::{ClassSample, ClassSampler, SamplerState};
-use margin_softmax::{Batch, Error, Forward, Gradients, Head, Real, Reduction};
-use ndarray::{Array1, Array2, Axis, concatenate};
+use margin_softmax::{ArcFace, Batch, Error, Forward, Gradients, Head, IGNORED, Real, Reduction};
+use ndarray::{Array1, Array2, Axis, concatenate, s};
 
 fn problem(seed: u64, (n, d, c): (usize, usize, usize), bias: bool) -> Problem {
     let mut rng = Rng::new(seed);
@@ -209,6 +210,83 @@ fn a_sampled_step_is_the_step_over_the_sampled_rows() {
             assert_same_step::<f32>(&spec, &problem, &sample);
         }
     }
+}
+
+/// Classes in any order, some of them twice, and the batch's own.
+#[test]
+fn a_step_over_classes_of_the_users_choice_is_the_step_over_their_rows() {
+    let problem = problem(3, (6, 16, 40), false);
+    let chosen = [31, 2, 39, 0, 2, problem.labels[1]];
+    let sample = ClassSample::of(chosen, &problem.labels).unwrap();
+    let mut expected = [&chosen[..], &problem.labels].concat();
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!((&sample.classes, sample.correction()), (&expected, 0.0));
+    for spec in menu().into_iter().filter(|spec| *spec != Spec::Softmax) {
+        assert_same_step::<f64>(&spec, &problem, &sample);
+        assert_same_step::<f32>(&spec, &problem, &sample);
+    }
+    // All classes: the whole step.
+    let all = ClassSample::of(0..40, &problem.labels).unwrap();
+    let spec = &menu()[1];
+    let (forward, gradients) = sampled::<f64>(spec, &problem, &all);
+    let whole = problem.inputs::<f64>([Layout::Standard; 2]);
+    let (expected, of_whole) = whole.by_head(&Head::new(spec.build()));
+    assert_eq!(forward.losses, expected.losses);
+    assert_eq!(gradients.weights, of_whole.weights);
+}
+
+#[test]
+fn chosen_classes_on_ranks_are_those_of_one_machine() {
+    let problem = problem(5, (6, 16, 40), false);
+    let chosen = vec![31_usize, 2, 39, 0, 17];
+    let sample = ClassSample::of(&chosen, &problem.labels).unwrap();
+    let (x, w, labels) = (&problem.x, &problem.w, &problem.labels);
+    let head = Head::new(ArcFace::new(16.0, 0.3).unwrap());
+    let batch = Batch::new(x, w, labels).with_sample(&sample);
+    let mut expected = Gradients::zeros_for(&batch);
+    let forward = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
+    for size in [1, 2, 3] {
+        let found = on_ranks(&even(40, size), |collective, range| {
+            let sample = ClassSample::of_range(range.clone(), &chosen, labels).unwrap();
+            let w = w.slice(s![range.clone(), ..]);
+            let batch = Batch::new(x, &w, labels).with_sample(&sample);
+            let mut gradients = Gradients::zeros_for(&batch);
+            let head = Head::on_ranks(head.loss().clone(), collective, range);
+            let forward = head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
+            (forward, gradients)
+        });
+        let rows: Vec<_> = found.iter().map(|(_, gradients)| gradients.weights.view()).collect();
+        let rows = concatenate(Axis(0), &rows).unwrap();
+        approx::assert_abs_diff_eq!(rows, expected.weights, epsilon = 1e-13);
+        for (found, gradients) in &found {
+            assert_eq!(found.predictions(), forward.predictions());
+            approx::assert_abs_diff_eq!(found.losses, forward.losses, epsilon = 1e-12);
+            approx::assert_abs_diff_eq!(gradients.embeddings, expected.embeddings, epsilon = 1e-13);
+        }
+    }
+}
+
+#[test]
+fn chosen_classes_that_cannot_be_are_refused() {
+    let refused = ClassSample::of([1, -1_isize as usize], &[0]).unwrap_err();
+    assert_eq!(refused, Error::Sample { field: "classes", position: 1 });
+    let refused = ClassSample::of([1], &[0, -100_isize as usize]).unwrap_err();
+    assert_eq!(refused, Error::LabelValue { row: 1, label: -100 });
+    // IGNORED adds no class.
+    let sample = ClassSample::of([1], &[IGNORED, 0]).unwrap();
+    assert_eq!((sample.classes, sample.labels), (vec![0, 1], vec![ClassSample::ABSENT, 0]));
+    // What only the step knows.
+    let problem = problem(5, (2, 3, 4), false);
+    let (x, w) = (&problem.x, &problem.w);
+    let head = Head::new(ArcFace::default());
+    let beyond = ClassSample::of([7], &[0, 1]).unwrap();
+    let refused = head.forward(&Batch::new(x, w, &[0, 1]).with_sample(&beyond)).unwrap_err();
+    assert_eq!(refused, Error::Sample { field: "classes", position: 2 });
+    assert_eq!(head.predict(&Batch::unlabeled(x, w).with_sample(&beyond)).unwrap_err(), refused);
+    let other = ClassSample::of([3], &[0, 2]).unwrap();
+    let refused = head.forward(&Batch::new(x, w, &[0, 1]).with_sample(&other)).unwrap_err();
+    assert_eq!(refused, Error::Sample { field: "labels", position: 1 });
 }
 
 /// ln(n/k) on every class that is not in the batch: as a bias of plain softmax, where logits
