@@ -10,11 +10,12 @@ mod run;
 mod step;
 mod sweep;
 mod top_k;
+mod turn;
 mod update;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use ndarray::{Array1, ArrayRef2};
 
@@ -26,6 +27,7 @@ use crate::step::{Collective, Settings, SingleProcess, WorkspaceCache, ZeroEmbed
 use crate::update::WeightUpdate;
 pub(crate) use run::Engine;
 pub use top_k::TopK;
+use turn::Turn;
 
 /// A loss applied to embeddings and class weights, without ever holding the N×C logits.
 ///
@@ -399,24 +401,7 @@ impl<L: MarginLoss, C> Head<L, C> {
     }
 
     /// The turn of a step, on ranks: their calls must not mix.
-    fn turn(&self) -> Result<Turn<'_>, Error> {
-        if self.range.is_none() {
-            return Ok(Turn(None));
-        }
-        if self.busy.swap(true, Ordering::Acquire) {
-            return Err(Error::Busy);
-        }
-        Ok(Turn(Some(&self.busy)))
-    }
-}
-
-/// A step in progress on a rank.
-struct Turn<'a>(Option<&'a AtomicBool>);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if let Some(busy) = self.0 {
-            busy.store(false, Ordering::Release);
-        }
+    fn turn(&self) -> Result<Option<Turn<'_>>, Error> {
+        self.range.as_ref().map(|_| Turn::take(&self.busy)).transpose()
     }
 }
