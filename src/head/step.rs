@@ -256,10 +256,10 @@ impl<'a, F: Real> Step<'a, F> {
         }));
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
-            let (smoothed, hard) =
-                (prepared.form.smoothing > 0.0, prepared.form.changes_negatives());
+            let form = prepared.form;
+            let (smoothed, changed) = (form.smoothing > 0.0, form.changes_negatives());
             let sub_centers = prepared.sub_centers > 1;
-            let shared = Shared { smoothed, penalised: self.penalised, hard, sub_centers };
+            let shared = Shared { smoothed, penalised: self.penalised, changed, sub_centers };
             communication.complete(rows, shared, &mut stats)?;
         }
         let mut forward = Forward::with_samples(rows, prepared.form);

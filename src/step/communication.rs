@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub penalised: bool,
     /// The nearest class, where it is not that of the largest logit: some negatives count by another
     /// number than their cosine.
-    pub hard: bool,
+    pub changed: bool,
     /// Which row of its class is the nearest, where a class has several.
     pub sub_centers: bool,
 }

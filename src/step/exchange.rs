@@ -68,8 +68,8 @@ impl<F: Real> Communication<F> for Ranks<'_, F> {
         shared: Shared,
         stats: &mut [SampleStats],
     ) -> Result<(), Error> {
-        let nearest = self.log_sum_exps(rows, shared, stats)?;
-        self.share_reports(&nearest, shared.sub_centers, stats)
+        let maxima = self.log_sum_exps(rows, shared, stats)?;
+        self.share_reports(rows, &maxima, shared, stats)
     }
 
     fn sum_embeddings(&self, mut embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error> {
@@ -89,19 +89,19 @@ impl<F: Real> Communication<F> for Ranks<'_, F> {
 impl<F: Real> Ranks<'_, F> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
     /// exponentials; the target logits, with and without margin, as distances from the largest
-    /// negative; and, where there are any, the shares of the mean and the penalties. Returns the
-    /// largest plain logits: of the negatives, or where these are up-weighted, of all classes; and of
-    /// the negatives.
+    /// negative; and, where there are any, the shares of the mean and the penalties. Returns
+    /// the maxima: of the negatives, and where some of these count by another number than their
+    /// cosine, of all classes and of the negatives by their cosines.
     fn log_sum_exps(
         &self,
         rows: usize,
-        Shared { smoothed, penalised, hard, .. }: Shared,
+        Shared { smoothed, penalised, changed, .. }: Shared,
         stats: &mut [SampleStats],
-    ) -> Result<[Vec<F>; 2], Error> {
-        let mut maxima = vec![F::neg_infinity(); if hard { 3 } else { 1 } * rows];
+    ) -> Result<Vec<F>, Error> {
+        let mut maxima = vec![F::neg_infinity(); if changed { 3 } else { 1 } * rows];
         for sample in stats.iter() {
             maxima[sample.row] = F::narrow(sample.negatives.max);
-            if hard {
+            if changed {
                 maxima[rows + sample.row] = F::narrow(sample.best);
                 maxima[2 * rows + sample.row] = F::narrow(sample.nearest_negative.logit);
             }
@@ -140,8 +140,7 @@ impl<F: Real> Ranks<'_, F> {
             let sub_center = sub_center.unwrap_or(UNKNOWN);
             sample.target = Some(TargetLogit { logit, margin_free, angle, penalty, sub_center });
         }
-        let negatives = if hard { maxima.split_off(2 * rows) } else { maxima.clone() };
-        Ok([if hard { maxima.split_off(rows) } else { maxima }, negatives])
+        Ok(maxima)
     }
 
     /// All-reduces what is needed for reporting only: the target angle, known to the rank of the
@@ -149,11 +148,13 @@ impl<F: Real> Ranks<'_, F> {
     /// the largest logit, and so the nearest negative. Of several ranks the lowest class counts.
     fn share_reports(
         &self,
-        [nearest_logits, negative_logits]: &[Vec<F>; 2],
-        sub_centers: bool,
+        rows: usize,
+        maxima: &[F],
+        Shared { changed, sub_centers, .. }: Shared,
         stats: &mut [SampleStats],
     ) -> Result<(), Error> {
-        let rows = nearest_logits.len();
+        let (nearest_logits, negative_logits) =
+            if changed { maxima[rows..].split_at(rows) } else { (maxima, maxima) };
         let mut reports = vec![F::neg_infinity(); if sub_centers { 5 } else { 4 } * rows];
         let mut vectors = reports.chunks_exact_mut(rows);
         let mut vector = || vectors.next().unwrap_or_default();

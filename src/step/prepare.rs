@@ -124,9 +124,7 @@ impl<F: Real> Prepared<F> {
         let sub_centers = input.classes.sub_centers;
         Ok(Prepared { form, samples, embeddings, sub_centers, ..Prepared::default() })
     }
-}
 
-impl<F: Real> Prepared<F> {
     /// Writes f of the samples whose class this rank holds, by row of the batch; 0 for others.
     pub fn write_targets(&self, rows: usize, targets: &mut Vec<F>) {
         targets.clear();
