@@ -1,8 +1,11 @@
 //! Between the sweeps, for losses with a margin on the nearest negatives: which these are, over all
 //! chunks and ranks, and their pairs in f64.
 
+use std::convert::Infallible;
+
 use super::step::Step;
 use super::sweep::Nearest;
+use super::top_k::of_all_ranks;
 use crate::data::{LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, HardTile, Real};
@@ -33,21 +36,17 @@ impl<F: Real> Step<'_, F> {
         let mut apart = vec![Apart::NONE; n];
         let k = top.k.min(self.classes());
         let mut candidates: Vec<_> = (0..n).map(|i| self.largest_of(i)).collect();
-        let kept = if communication.is_alone() {
-            vec![k; n]
-        } else {
-            self.among_all(k, input, &candidates, communication)?
-        };
+        let kept = self.among_all(k, input, &candidates, communication)?;
         let Workspace { prepared, hard, nearest, .. } = &mut *self.workspace;
         let hard = hard.tile(prepared.form, None);
         for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
-            let others = candidates.split_off(kept.min(candidates.len()));
+            let others = candidates.split_off(kept);
             for NearestLogit { plain, logit, .. } in others {
                 let counted = |hard: HardTile<'_, F>| hard.value(i, plain, logit);
                 apart[i].add(hard.map_or(logit, counted).widen());
             }
             for &mut NearestLogit { class, .. } in candidates {
-                let pair = pair_of(top, input, &prepared.samples[i], prepared.form, class)?;
+                let pair = pair_of(top, input, &prepared.samples[i], prepared.form, class);
                 apart[i].add(pair.logit);
                 nearest.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
             }
@@ -96,37 +95,16 @@ impl<F: Real> Step<'_, F> {
         candidates: &[Vec<NearestLogit<F>>],
         communication: &dyn Communication<F>,
     ) -> Result<Vec<usize>, Error> {
-        let rows = input.embeddings.nrows();
         let samples = &self.workspace.prepared.samples;
-        let mut numbers = vec![F::neg_infinity(); 2 * rows * k];
-        let (logits, labels) = numbers.split_at_mut(rows * k);
+        let entry = |entry: &NearestLogit<F>| (entry.plain, input.classes.label_of(entry.class));
+        let mut entries = vec![Vec::new(); input.embeddings.nrows()];
         for (sample, candidates) in samples.iter().zip(candidates) {
-            for (at, entry) in (sample.row * k..).zip(candidates.iter().take(k)) {
-                logits[at] = entry.plain;
-                labels[at] = F::from_index(input.classes.label_of(entry.class) as u64);
-            }
+            entries[sample.row] = candidates.iter().take(k).map(entry).collect();
         }
-        let all = communication.all(numbers)?;
+        let nearest = of_all_ranks(entries, k, communication)?;
         let kept = |(sample, candidates): (&PreparedSample, &Vec<NearestLogit<F>>)| {
-            let row = sample.row;
-            let of_rank = |numbers: &[F]| {
-                let (logits, labels) = numbers.split_at(rows * k);
-                let entries = (row * k..(row + 1) * k).filter(|&at| logits[at].is_finite());
-                let entry = |at: usize| NearestLogit {
-                    plain: logits[at],
-                    logit: logits[at],
-                    class: labels[at].to_index() as usize,
-                };
-                entries.map(entry).collect::<Vec<_>>()
-            };
-            let mut entries: Vec<_> = all.chunks_exact(2 * rows * k).flat_map(of_rank).collect();
-            entries.sort_unstable_by(before);
-            entries.truncate(k);
-            let last = entries.last().copied();
-            let is_kept = |entry: &&NearestLogit<F>| {
-                let entry = NearestLogit { class: input.classes.label_of(entry.class), ..**entry };
-                last.is_some_and(|last| before(&entry, &last).is_le())
-            };
+            let is_kept =
+                |candidate: &&NearestLogit<F>| nearest[sample.row].contains(&entry(candidate));
             candidates.iter().take_while(is_kept).count()
         };
         Ok(samples.iter().zip(candidates).map(kept).collect())
@@ -144,7 +122,7 @@ impl<F: Real> Step<'_, F> {
         let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
         for NearestPair { class, sample, pair, gradient } in pairs {
             let terms = terms[*sample];
-            *gradient = terms.coefficient * (pair.logit - terms.shift).exp() - terms.uniform;
+            *gradient = terms.negative_gradient(pair.logit);
             if let Some(sum) = sums.get_mut(*sample * dims..(*sample + 1) * dims) {
                 let row = prepared.samples[*sample].row;
                 let x = contiguous(input.embeddings.row(row), &mut x_copy);
@@ -161,11 +139,12 @@ fn pair_of<F: Real>(
     sample: &PreparedSample,
     form: LogitForm,
     class: usize,
-) -> Result<TargetPair, Error> {
+) -> TargetPair {
     let (mut x, mut w) = (Vec::new(), Vec::new());
     let x = contiguous(input.embeddings.row(sample.row), &mut x);
     let w = contiguous(input.classes.weight(class), &mut w);
     let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
-    let target = |angle: &_| Ok(top.target(angle).into());
-    TargetPair::new(form, (x, sample.norm), (w, norm), bias, target)
+    let target = |angle: &_| Ok::<_, Infallible>(top.target(angle).into());
+    let Ok(pair) = TargetPair::new(form, (x, sample.norm), (w, norm), bias, target);
+    pair
 }

@@ -25,7 +25,7 @@ pub struct TopK<F> {
 }
 
 /// A logit and its class.
-type Entry<F> = (F, usize);
+pub(super) type Entry<F> = (F, usize);
 
 /// The largest entries of each sample so far, in order.
 struct Largest<F> {
@@ -52,6 +52,33 @@ impl<F: Real> Largest<F> {
     }
 }
 
+/// Of each row's `entries` on every rank, which come in order, the first `most` of all.
+pub(super) fn of_all_ranks<F: Real>(
+    entries: Vec<Vec<Entry<F>>>,
+    most: usize,
+    communication: &dyn Communication<F>,
+) -> Result<Vec<Vec<Entry<F>>>, Error> {
+    if communication.is_alone() {
+        return Ok(entries);
+    }
+    let rows = entries.len();
+    // The logits of each row, then their classes; −∞ where there are fewer.
+    let entry = |at: usize| entries[at / most].get(at % most).copied();
+    let logits = (0..rows * most).map(|at| entry(at).map_or(F::neg_infinity(), |e| e.0));
+    let classes = (0..rows * most).map(|at| F::from_index(entry(at).map_or(0, |e| e.1 as u64)));
+    let numbers = communication.all(logits.chain(classes).collect())?;
+    let mut merged = Largest::new(rows, most);
+    for of_rank in numbers.chunks_exact(2 * rows * most) {
+        let (logits, classes) = of_rank.split_at(rows * most);
+        for (at, (&logit, &class)) in logits.iter().zip(classes).enumerate() {
+            if logit > F::neg_infinity() {
+                merged.add(at / most, (logit, class.to_index() as usize));
+            }
+        }
+    }
+    Ok(merged.entries)
+}
+
 /// See [`Head::top_k`](crate::Head::top_k).
 pub(super) fn top_k<F: Real>(
     loss: &dyn MarginLoss,
@@ -70,22 +97,8 @@ pub(super) fn top_k<F: Real>(
             entries.into_iter().for_each(|entry| all.add(sample.row, entry));
         }
     }
-    // Every rank's k entries of each row: logits, then classes; none where it has fewer.
-    let entry = |row: usize, at: usize| all.entries[row].get(at).copied();
-    let places = (0..rows).flat_map(|row| (0..k).map(move |at| (row, at)));
-    let logits = places.clone().map(|(row, at)| entry(row, at).map_or(F::neg_infinity(), |e| e.0));
-    let classes = places.map(|(row, at)| F::from_index(entry(row, at).map_or(0, |e| e.1 as u64)));
-    let numbers = communication.all(logits.chain(classes).collect())?;
-    let mut merged = Largest::new(rows, k);
-    for of_rank in numbers.chunks_exact(2 * rows * k) {
-        let (logits, classes) = of_rank.split_at(rows * k);
-        for (at, (&logit, &class)) in logits.iter().zip(classes).enumerate() {
-            if logit > F::neg_infinity() {
-                merged.add(at / k, (logit, class.to_index() as usize));
-            }
-        }
-    }
-    let at = |(row, at): (usize, usize)| merged.entries[row].get(at).copied();
+    let merged = of_all_ranks(all.entries, k, communication)?;
+    let at = |(row, at): (usize, usize)| merged[row].get(at).copied();
     Ok(TopK {
         classes: Array2::from_shape_fn((rows, k), |place| at(place).map_or(IGNORED, |e| e.1)),
         logits: Array2::from_shape_fn((rows, k), |place| at(place).map_or(F::nan(), |e| e.0)),

@@ -1,16 +1,17 @@
 //! The nearest negatives of a sample, where they have a margin of their own.
 
+use std::convert::Infallible;
+
 use super::view::{RowNearest, View};
 use crate::data::TargetPair;
-use crate::error::Error;
 use crate::kernel::{HardRow, Real, RowLogits};
 use crate::math::{Angle, SINGULAR, TopMargin};
 
 impl<F: Real> View<'_, F> {
     /// The nearest negatives of sample `i` whose class is `label`, from the nearest on; none for a
     /// loss without a margin on them.
-    pub fn nearest(&self, i: usize, label: usize) -> Result<Vec<RowNearest>, Error> {
-        let Some(top) = self.form.top else { return Ok(Vec::new()) };
+    pub fn nearest(&self, i: usize, label: usize) -> Vec<RowNearest> {
+        let Some(top) = self.form.top else { return Vec::new() };
         let cosines = super::row(&self.logits.cosines, i);
         let mut classes: Vec<usize> = (0..cosines.len()).filter(|&j| j != label).collect();
         let nearer = |&a: &usize, &b: &usize| {
@@ -24,7 +25,7 @@ impl<F: Real> View<'_, F> {
         classes.into_iter().map(|class| self.nearest_pair(top, i, class)).collect()
     }
 
-    fn nearest_pair(&self, top: TopMargin, i: usize, class: usize) -> Result<RowNearest, Error> {
+    fn nearest_pair(&self, top: TopMargin, i: usize, class: usize) -> RowNearest {
         let (norm, weight_norm) = self.norms(i, class);
         let mut cosine_slope = 0.0;
         let target = |angle: &Angle| {
@@ -32,21 +33,21 @@ impl<F: Real> View<'_, F> {
             if angle.sin > SINGULAR {
                 cosine_slope = -target.slope / angle.sin;
             }
-            Ok(target.into())
+            Ok::<_, Infallible>(target.into())
         };
-        let pair = match &self.logits.source {
+        let Ok(pair) = match &self.logits.source {
             Some(source) => {
                 let row = self.logits.sub_centers.row(i, class);
                 let (x, w) = ((source.x(i), norm), (source.w(row), weight_norm));
-                TargetPair::new(self.form, x, w, 0.0, target)?
+                TargetPair::new(self.form, x, w, 0.0, target)
             }
             None => {
                 let angle = Angle::from_cos(self.logits.cosines[[i, class]].widen());
                 let scale = self.form.pair_scale(norm, weight_norm);
-                TargetPair::of_angle(angle, scale, 0.0, target)?
+                TargetPair::of_angle(angle, scale, 0.0, target)
             }
         };
-        Ok(RowNearest { class, pair, cosine_slope })
+        RowNearest { class, pair, cosine_slope }
     }
 
     /// The logits of `row` without those of the nearest negatives; `copy` holds what is left.

@@ -1,7 +1,7 @@
 //! The gradients of the logits, row by row.
 
 use super::LogitGradients;
-use super::view::{RowTarget, View};
+use super::view::{RowNearest, RowTarget, View};
 use crate::data::Scale;
 use crate::kernel::{self, Level, Real, RowLogits};
 use crate::math::SampleTerms;
@@ -26,11 +26,11 @@ impl<F: Real> View<'_, F> {
         if terms.uniform != 0.0 {
             kernel::row_smoothing(level, row, uniform, out);
         }
-        let nearest = target.nearest.iter().map(|nearest| {
+        let by_function = |nearest: &RowNearest| {
             out[nearest.class] = F::zero();
-            nearest.gradient(terms) * nearest.pair.scale * nearest.pair.target.value
-        });
-        let nearest: f64 = nearest.sum();
+            terms.negative_gradient(nearest.pair.logit) * nearest.pair.scale
+        };
+        let by_nearest: Vec<f64> = target.nearest.iter().map(by_function).collect();
         let by_function = terms.target_gradient * target.pair.scale;
         let norm = self.norms(i, 0).0;
         let by_loss = target.pair.by_norm(terms.target_gradient, upstream);
@@ -41,13 +41,14 @@ impl<F: Real> View<'_, F> {
                 let products = out.iter().zip(all.cosines).map(|(g, c)| g.widen() * c.widen());
                 let hard = row.scale.widen() * kernel::row_hard_radial(level, row, factors);
                 let own = by_function * target.pair.target.value;
+                let nearest = target.nearest.iter().zip(&by_nearest);
+                let nearest: f64 = nearest.map(|(n, by)| by * n.pair.target.value).sum();
                 (products.sum::<f64>() + hard + nearest + own) / norm + by_loss
             }
         };
         out[self.labels[i]] = F::narrow(by_function * target.cosine_slope);
-        for nearest in &target.nearest {
-            let by_logit = nearest.gradient(terms) * nearest.pair.scale;
-            out[nearest.class] = F::narrow(by_logit * nearest.cosine_slope);
+        for (nearest, by_function) in target.nearest.iter().zip(by_nearest) {
+            out[nearest.class] = F::narrow(by_function * nearest.cosine_slope);
         }
         (F::narrow(by_function * target.pair.target.slope), F::narrow(along_norm))
     }

@@ -37,13 +37,6 @@ pub(super) struct RowNearest {
     pub cosine_slope: f64,
 }
 
-impl RowNearest {
-    /// ∂objective/∂z, from the terms of the sample.
-    pub fn gradient(&self, terms: &SampleTerms) -> f64 {
-        terms.coefficient * (self.pair.logit - terms.shift).exp() - terms.uniform
-    }
-}
-
 /// What evaluates a loss for a sample.
 pub(crate) type Answer<'a> = &'a dyn Fn(&Sample) -> Result<TargetAnswer, Error>;
 
@@ -219,7 +212,7 @@ impl<'a, F: Real> View<'a, F> {
                 TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
             }
         };
-        Ok(RowTarget { pair, cosine_slope, row, nearest: self.nearest(i, label)? })
+        Ok(RowTarget { pair, cosine_slope, row, nearest: self.nearest(i, label) })
     }
 
     /// The row of its own class that is nearest to sample `i`, which has one.

@@ -53,6 +53,13 @@ pub struct SampleTerms {
     pub uniform: f64,
 }
 
+impl SampleTerms {
+    /// ∂objective/∂z_j of a negative with the logit z_j.
+    pub(crate) fn negative_gradient(&self, logit: f64) -> f64 {
+        self.coefficient * (logit - self.shift).exp() - self.uniform
+    }
+}
+
 /// The loss of one sample and the gradient of its logits, from the log-sum-exp of its negatives and
 /// its target logit.
 ///
