@@ -64,7 +64,7 @@ use turn::Turn;
 /// assert_eq!(gradients.weights.dim(), (2, 2));
 /// # Ok::<(), margin_softmax::Error>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Head<L, C = SingleProcess> {
     loss: L,
     settings: Settings,
@@ -74,19 +74,6 @@ pub struct Head<L, C = SingleProcess> {
     range: Option<Range<usize>>,
     /// Whether a step of this rank is in progress.
     busy: Arc<AtomicBool>,
-}
-
-impl<L: Clone, C: Clone> Clone for Head<L, C> {
-    fn clone(&self) -> Self {
-        Head {
-            loss: self.loss.clone(),
-            settings: self.settings,
-            workspaces: WorkspaceCache::default(),
-            collective: self.collective.clone(),
-            range: self.range.clone(),
-            busy: self.busy.clone(),
-        }
-    }
 }
 
 impl<L: MarginLoss> Head<L> {

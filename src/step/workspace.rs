@@ -162,6 +162,13 @@ impl<F: Real> Workspace<F> {
 #[derive(Debug, Default)]
 pub(crate) struct WorkspaceCache(Mutex<Vec<Box<dyn Any + Send>>>);
 
+/// A clone has none: nothing of a workspace outlives its step.
+impl Clone for WorkspaceCache {
+    fn clone(&self) -> Self {
+        WorkspaceCache::default()
+    }
+}
+
 impl WorkspaceCache {
     /// Runs `step` with a workspace of type `F`, which is kept for a later step.
     pub fn with<F: Real, T>(&self, step: impl FnOnce(&mut Workspace<F>) -> T) -> T {
