@@ -30,6 +30,18 @@ impl Labels {
     }
 }
 
+/// What is requested of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a, F> {
+    pub labels: &'a Labels,
+    /// The classes that are active, if not all.
+    pub sample: Option<&'a ClassSample>,
+    /// The reduction whose gradients are computed; `None` for a step without gradients.
+    pub reduction: Option<Reduction<'a, F>>,
+    /// By which of embeddings, class weights and bias.
+    pub tracked: [bool; 3],
+}
+
 /// Embeddings, class weights and bias.
 pub(crate) struct Arrays<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
@@ -39,15 +51,11 @@ pub(crate) struct Arrays<'a, F> {
 }
 
 impl<F: Real> Arrays<'_, F> {
-    /// Losses, and gradients for a `reduction` of what is `tracked` of embeddings, class weights and
-    /// bias: those that nothing needs cost nothing.
+    /// Losses, and the gradients of what is tracked: those that nothing needs cost nothing.
     pub fn step(
         &self,
         core: &Core,
-        labels: &Labels,
-        sample: Option<&ClassSample>,
-        reduction: Option<Reduction<'_, F>>,
-        tracked: [bool; 3],
+        Request { labels, sample, reduction, tracked }: Request<'_, F>,
     ) -> Result<(Forward<F>, Option<Gradients<F>>), Error> {
         let batch = Batch::new(&self.embeddings, &self.weights, &labels.classes);
         let batch = self.complete(batch);

@@ -1,11 +1,10 @@
 //! A step on a device: the sweeps there, what is exact in f64 by the core.
 
 use margin_softmax::offload::{OffloadedBackward, OffloadedClasses, OffloadedStep};
-use margin_softmax::sampling::ClassSample;
-use margin_softmax::{Error, IGNORED, Reduction};
+use margin_softmax::{Error, IGNORED};
 use ndarray::{Array1, Array2, Axis};
 
-use crate::arrays::Labels;
+use crate::arrays::Request;
 use crate::operations::{Binary, Map, Operations, Reduce};
 use crate::options::number;
 use crate::shared_head::Core;
@@ -28,10 +27,7 @@ impl<D: Operations> Step<D> {
     pub(crate) fn run_on_device(
         &self,
         core: &Core,
-        labels: &Labels,
-        sample: Option<&ClassSample>,
-        reduction: Option<Reduction<'_, D::Float>>,
-        tracked: [bool; 3],
+        Request { labels, sample, reduction, tracked }: Request<'_, D::Float>,
     ) -> Result<Found<D>, D::Error> {
         let k = self.rows.sub_centers;
         let ignored = labels.with_ignored.then_some(IGNORED);
@@ -160,9 +156,9 @@ impl<D: Operations> Step<D> {
         swept: Option<&[usize]>,
     ) -> Result<StepGradients<D::Matrix>, D::Error> {
         let d = &self.device;
-        let recipe = backward.embedding_gradient();
+        let (recipe, own) = (backward.embedding_gradient(), backward.target_gradients());
         let by_norm = recipe.inverse_norms.is_some();
-        let found = sweeps.second(backward, first, (x, w), by_norm)?;
+        let found = sweeps.second((backward, &own), first, (x, w), by_norm)?;
         let mut embeddings = found.embeddings;
         if let Some(mut dx) = embeddings.take() {
             if let Some((s, factors)) = &recipe.projected {
@@ -184,7 +180,6 @@ impl<D: Operations> Step<D> {
         }
         let bias = found.shift.filter(|_| self.rows.shift.is_some());
         let bias = bias.map(|bias| {
-            let own = backward.target_gradients();
             let part = d.upload(Array1::from(own.bias).insert_axis(Axis(1)))?;
             let bias = match own.rows.is_empty() {
                 true => bias,

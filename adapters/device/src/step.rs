@@ -4,7 +4,7 @@ use margin_softmax::sampling::{ClassSample, ClassSampler};
 use margin_softmax::{Error, Forward, Gradients, Reduction, ZeroEmbedding};
 use ndarray::{Array1, Axis};
 
-use crate::arrays::{Arrays, Labels};
+use crate::arrays::{Arrays, Labels, Request};
 use crate::operations::Operations;
 use crate::options::Reducer;
 use crate::shared_head::Core;
@@ -115,8 +115,9 @@ impl<D: Operations> Step<D> {
         let mut drawing = sampler.as_ref().map(|sampler| ClassSampler::clone(sampler));
         let sample = drawing.as_mut().map(|sampler| sampler.sample(&labels.classes)).transpose();
         let sample = self.core(sample)?;
-        let reduction = Some(reducer.for_core());
-        let (forward, gradients) = self.run(core, labels, sample.as_ref(), reduction, tracked)?;
+        let (sample_ref, reduction) = (sample.as_ref(), Some(reducer.for_core()));
+        let request = Request { labels, sample: sample_ref, reduction, tracked };
+        let (forward, gradients) = self.run(core, request)?;
         if let (Some(sampler), Some(drawn)) = (sampler, drawing) {
             *sampler = drawn;
         }
@@ -128,7 +129,8 @@ impl<D: Operations> Step<D> {
     /// # Errors
     /// As [`objective`](Self::objective).
     pub fn evaluate(&self, core: &Core, labels: &Labels) -> Result<Forward<D::Float>, D::Error> {
-        Ok(self.run(core, labels, None, None, [false; 3])?.0)
+        let request = Request { labels, sample: None, reduction: None, tracked: [false; 3] };
+        Ok(self.run(core, request)?.0)
     }
 
     /// The gradients of Σ_i `upstream`_i·L_i by what is `tracked`.
@@ -142,7 +144,9 @@ impl<D: Operations> Step<D> {
         upstream: &Array1<D::Float>,
         tracked: [bool; 3],
     ) -> Result<StepGradients<D::Matrix>, D::Error> {
-        Ok(self.run(core, labels, None, Some(Reduction::Weighted(upstream)), tracked)?.1)
+        let reduction = Some(Reduction::Weighted(upstream));
+        let request = Request { labels, sample: None, reduction, tracked };
+        Ok(self.run(core, request)?.1)
     }
 
     /// The nearest class of every embedding, without margin; [`IGNORED`](margin_softmax::IGNORED) for one that
@@ -174,23 +178,14 @@ impl<D: Operations> Step<D> {
         result.map_err(|error| self.device.refused(error))
     }
 
-    fn run(
-        &self,
-        core: &Core,
-        labels: &Labels,
-        sample: Option<&ClassSample>,
-        reduction: Option<Reduction<'_, D::Float>>,
-        tracked: [bool; 3],
-    ) -> Result<Found<D>, D::Error> {
-        if self.in_memory {
-            let step = |arrays: &Arrays<'_, D::Float>| {
-                arrays.step(core, labels, sample, reduction, tracked)
-            };
-            let (forward, gradients) = self.with_arrays(step)?;
-            let gradients = gradients.map(|gradients| self.uploaded(gradients, sample, tracked));
-            return Ok((forward, gradients.transpose()?.unwrap_or_default()));
+    fn run(&self, core: &Core, request: Request<'_, D::Float>) -> Result<Found<D>, D::Error> {
+        if !self.in_memory {
+            return self.run_on_device(core, request);
         }
-        self.run_on_device(core, labels, sample, reduction, tracked)
+        let Request { sample, tracked, .. } = request;
+        let (forward, gradients) = self.with_arrays(|arrays| arrays.step(core, request))?;
+        let gradients = gradients.map(|gradients| self.uploaded(gradients, sample, tracked));
+        Ok((forward, gradients.transpose()?.unwrap_or_default()))
     }
 
     /// Reads the inputs in main memory.

@@ -1,6 +1,6 @@
 //! The two sweeps over the classes, tile by tile.
 
-use margin_softmax::offload::{LogSumExp, OffloadedBackward, SweepStats};
+use margin_softmax::offload::{LogSumExp, OffloadedBackward, SweepStats, TargetGradients};
 use ndarray::{Array2, ArrayView1, Axis};
 use num_traits::Float;
 
@@ -120,13 +120,13 @@ impl<D: Operations> Sweeps<'_, D> {
     /// Turns the logits into gradients of the `wanted` of embeddings and class weights.
     pub fn second(
         &self,
-        backward: &OffloadedBackward<'_, '_, D::Float>,
+        (backward, own): (&OffloadedBackward<'_, '_, D::Float>, &TargetGradients<D::Float>),
         first: &FirstSweep<D::Matrix>,
         (embeddings, weights): (bool, bool),
         by_norm: bool,
     ) -> Result<SecondSweep<D::Matrix>, D::Error> {
         let d = self.device;
-        let (factors, own) = (backward.logit_factors(), backward.target_gradients());
+        let factors = backward.logit_factors();
         let (shift, coefficient) = (column(d, &factors.shift)?, column(d, &factors.coefficient)?);
         let uniform = self.smoothed.then(|| column(d, &factors.uniform)).transpose()?;
         let (mut dx, mut radial) = (None, None);
