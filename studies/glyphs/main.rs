@@ -7,6 +7,8 @@
 //! cargo run --release -p glyphs -- report
 //! ```
 
+#[path = "../diverged.rs"]
+mod diverged;
 mod experiments;
 mod fonts;
 mod images;
@@ -20,6 +22,7 @@ mod plot;
 mod report;
 mod results;
 mod runs;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod training;

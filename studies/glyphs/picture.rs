@@ -8,8 +8,8 @@ use kuva::render::plots::Plot;
 use crate::experiments::{Experiment, Model, groups};
 use crate::losses::Loss;
 use crate::plot::COLORS;
-use crate::report::{Spread, Summary};
 use crate::results::Outcome;
+use crate::summary::{Spread, Summary};
 
 /// Sizes in pixels: the names of the losses, a panel, and its margins.
 const NAMES: f64 = 300.0;

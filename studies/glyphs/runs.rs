@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use margin_softmax::Error;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_pcg::Pcg64;
 use rayon::ThreadPoolBuilder;
 
+use crate::diverged::diverged;
 use crate::experiments::{self, Experiment};
 use crate::fonts::{self, Typeface};
 use crate::images::Glyphs;
@@ -117,19 +117,6 @@ pub fn run_once(
         Err(error) => return Err(error),
     };
     Ok(Outcome { experiment: experiment.name(), seed, measured, seconds })
-}
-
-/// Whether the loss returned an error because the numbers of the network overflowed or vanished.
-fn diverged(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(
-            Error::NonFinite { .. }
-                | Error::DegenerateNorm { .. }
-                | Error::Overflow { .. }
-                | Error::UpdateOverflow { .. }
-        )
-    )
 }
 
 /// The processor time of a thread where Linux tells it, which other programs leave as it is, and

@@ -5,6 +5,8 @@ mod csv;
 mod curves;
 #[path = "../../examples/common/digits.rs"]
 mod digits;
+#[path = "../diverged.rs"]
+mod diverged;
 mod findings;
 #[path = "../../examples/common/model.rs"]
 mod model;

@@ -4,11 +4,12 @@ use std::f32::consts::FRAC_PI_2;
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use margin_softmax::{Error, Precision};
+use margin_softmax::Precision;
 use ndarray::Array2;
 use rayon::prelude::*;
 
 use crate::digits::{CLASSES, Dataset};
+use crate::diverged::diverged;
 use crate::model::Evaluation;
 use crate::study::Curve;
 use crate::training::{Schedule, steps_per_epoch, train};
@@ -121,17 +122,4 @@ fn train_once(point: &Point, seed: u64, plan: &Plan, data: &Dataset) -> Result<O
         Err(error) => return Err(error),
     };
     Ok(Outcome { seed, evaluation, steps, not_finite })
-}
-
-/// Whether the loss returned an error because the numbers of the network overflowed or vanished.
-fn diverged(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(
-            Error::NonFinite { .. }
-                | Error::DegenerateNorm { .. }
-                | Error::Overflow { .. }
-                | Error::UpdateOverflow { .. }
-        )
-    )
 }
