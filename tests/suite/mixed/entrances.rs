@@ -27,7 +27,7 @@ pub struct Entrance<F> {
     pub precision: Precision,
 }
 
-/// The numbers of a case in the working type, in its layouts.
+/// The numbers of a case in its number type, in its layouts.
 struct Inputs<F> {
     x: Array2<F>,
     w: Array2<F>,
