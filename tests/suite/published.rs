@@ -10,7 +10,8 @@ use margin_softmax::{
 };
 use ndarray::{Array1, Array2, Axis, array};
 
-fn inputs() -> (Array2<f64>, Array2<f64>) {
+/// The embeddings and class weights of the tables of values.
+pub fn inputs() -> (Array2<f64>, Array2<f64>) {
     let x = array![[12.0, 3.0, -4.0], [-6.0, 18.0, 13.0], [2.0, -3.0, 6.0], [60.0, 60.0, 70.0]];
     let w = array![
         [1.0, 2.0, 2.0],
@@ -22,7 +23,7 @@ fn inputs() -> (Array2<f64>, Array2<f64>) {
     (x, w)
 }
 
-const LABELS: [usize; 4] = [0, 1, 2, 0];
+pub const LABELS: [usize; 4] = [0, 1, 2, 0];
 
 /// Runs the batch at both levels, which must agree, and returns what the head found.
 fn forward<L: MarginLoss>(loss: &L) -> Forward<f64> {

@@ -17,6 +17,7 @@ use crate::common::golden::Case;
 use crate::common::oracle::Problem;
 use crate::common::ranks::{even, on_ranks, problem};
 use crate::golden::{check_head, check_logits};
+use crate::published::{LABELS, inputs};
 
 type Boxed = Box<dyn MarginLoss>;
 
@@ -51,16 +52,9 @@ fn both_levels_agree_with_the_golden_cases() {
 
 #[test]
 fn the_table_of_values_is_met() {
-    let x = array![[12.0, 3.0, -4.0], [-6.0, 18.0, 13.0], [2.0, -3.0, 6.0], [60.0, 60.0, 70.0]];
-    let w = array![
-        [1.0, 2.0, 2.0],
-        [-2.0, 6.0, 3.0],
-        [2.0, -1.0, 2.0],
-        [0.0, 3.0, -4.0],
-        [6.0, -6.0, 7.0]
-    ];
+    let (x, w) = inputs();
     let loss = TopNegatives::new(ArcFace::new(32.0, 0.2).unwrap(), 2, 0.06).unwrap();
-    let forward = Head::new(&loss).forward(&Batch::new(&x, &w, &[0, 1, 2, 0])).unwrap();
+    let forward = Head::new(&loss).forward(&Batch::new(&x, &w, &LABELS)).unwrap();
     let expected = array![12.344185035, 0.0521078348849, 4.88845872227, 0.000522519872661];
     approx::assert_relative_eq!(forward.losses, expected, max_relative = 1e-10);
     // Of the third sample, whose class is 2, class 4 is nearer.

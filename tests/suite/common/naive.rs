@@ -3,7 +3,7 @@
 
 use margin_softmax::custom::{Angle, Sample};
 use margin_softmax::{IGNORED, MarginLoss, Scale};
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayView1};
 
 use super::compare::norm;
 
@@ -43,8 +43,23 @@ pub struct NaiveAnswer {
     pub sine: f64,
     /// The smallest distance of a cosine from a threshold, or of the two nearest rows of a class.
     pub gap: f64,
-    /// How many negatives count harder.
+    /// How many negatives are up-weighted.
     pub hard: usize,
+}
+
+impl NaiveAnswer {
+    /// As `docs/math.md`, section 9.2, with its K = 16.
+    pub fn tolerance(&self, epsilon: f64) -> f64 {
+        16.0 * (epsilon * (1.0 + self.reach) + 2.2e-16 / self.sine)
+    }
+
+    /// The nearest class of each sample without a margin, the first of equals.
+    pub fn predictions(&self) -> Vec<usize> {
+        let nearest = |plain: ArrayView1<'_, f64>| {
+            (0..plain.len()).fold(0, |best, j| if plain[j] > plain[best] { j } else { best })
+        };
+        self.plain.rows().into_iter().map(nearest).collect()
+    }
 }
 
 /// How a class enters the loss of one sample.
@@ -213,12 +228,5 @@ impl Naive<'_> {
             rows[0]
         };
         (0..self.offsets.len()).map(of_class).collect()
-    }
-}
-
-impl NaiveAnswer {
-    /// As `docs/math.md`, section 9.2, with its K = 16.
-    pub fn tolerance(&self, epsilon: f64) -> f64 {
-        16.0 * (epsilon * (1.0 + self.reach) + 2.2e-16 / self.sine)
     }
 }

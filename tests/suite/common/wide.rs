@@ -3,10 +3,10 @@
 
 use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
 use margin_softmax::{MarginLoss, Real, Scale};
-use ndarray::{Array1, Array2, ArrayView1};
+use ndarray::{Array1, Array2};
 
 use super::compare::{epsilon, norm, wide};
-use super::naive::Naive;
+use super::naive::{Naive, NaiveAnswer};
 use super::random::Rng;
 
 /// f = cos(θ + m + κ·ln(1 + r)) − m_y, with penalty λ·r².
@@ -65,31 +65,6 @@ pub struct WideProblem<F> {
     pub upstream: Array1<F>,
 }
 
-/// What the formulas say.
-#[derive(Debug, Clone)]
-pub struct WideAnswer {
-    pub losses: Array1<f64>,
-    pub dx: Array2<f64>,
-    pub dw: Array2<f64>,
-    pub predictions: Vec<usize>,
-    pub sub_centers: Vec<usize>,
-    /// The largest magnitude of a logit.
-    pub reach: f64,
-    /// The smallest sine of a target angle.
-    pub sine: f64,
-    /// The smallest distance of a cosine from a threshold, or of the two nearest rows of a class.
-    pub gap: f64,
-    /// How many negatives are up-weighted.
-    pub hard: usize,
-}
-
-impl WideAnswer {
-    /// As `docs/math.md`, section 9.2, with its K = 16.
-    pub fn tolerance<F: Real>(&self) -> f64 {
-        16.0 * (epsilon::<F>() * (1.0 + self.reach) + 2.2e-16 / self.sine)
-    }
-}
-
 impl<F: Real> WideProblem<F> {
     /// Embeddings of norms 0.5 … 8, every third near a row of its class, no cosine near a threshold
     /// and no two rows of a class nearly as near as each other, so that rounding selects alike.
@@ -97,7 +72,7 @@ impl<F: Real> WideProblem<F> {
         seed: u64,
         (n, d, classes, k): (usize, usize, usize, usize),
         loss: &dyn MarginLoss,
-    ) -> (Self, WideAnswer) {
+    ) -> (Self, NaiveAnswer) {
         for seed in (0..).map(|attempt| seed * 1000 + attempt) {
             let mut rng = Rng::new(seed);
             let w = rng.matrix(classes * k, d);
@@ -121,7 +96,7 @@ impl<F: Real> WideProblem<F> {
         unreachable!()
     }
 
-    pub fn solve(&self, loss: &dyn MarginLoss) -> WideAnswer {
+    pub fn solve(&self, loss: &dyn MarginLoss) -> NaiveAnswer {
         let (x, w) = (self.x.mapv(wide), self.w.mapv(wide));
         let labels: Vec<Option<usize>> = self.labels.iter().copied().map(Some).collect();
         let naive = Naive {
@@ -134,20 +109,6 @@ impl<F: Real> WideProblem<F> {
             offsets: &vec![Some(0.0); w.nrows() / self.k],
             upstream: &self.upstream.mapv(wide).to_vec(),
         };
-        let answer = naive.solve(loss);
-        let best = |plain: ArrayView1<'_, f64>| {
-            (0..plain.len()).fold(0, |best, j| if plain[j] > plain[best] { j } else { best })
-        };
-        WideAnswer {
-            predictions: answer.plain.rows().into_iter().map(best).collect(),
-            losses: answer.losses,
-            dx: answer.dx,
-            dw: answer.dw,
-            sub_centers: answer.sub_centers,
-            reach: answer.reach,
-            sine: answer.sine,
-            gap: answer.gap,
-            hard: answer.hard,
-        }
+        naive.solve(loss)
     }
 }
