@@ -255,7 +255,7 @@ impl fmt::Display for Error {
             }
             Error::Bias => f.write_str(
                 "a bias was given, but this loss normalizes its weights and has none: only \
-                 Softmax does",
+                 Softmax does; a class prior is given by with_log_prior",
             ),
             Error::Cosine { row, column, value } => write!(
                 f,

@@ -28,6 +28,7 @@ pub struct Batch<'a, F> {
     pub(crate) embeddings: ArrayView2<'a, F>,
     pub(crate) weights: ArrayView2<'a, F>,
     pub(crate) bias: Option<ArrayView1<'a, F>>,
+    pub(crate) log_prior: Option<ArrayView1<'a, F>>,
     pub(crate) samples: Samples<'a>,
 }
 
@@ -99,13 +100,51 @@ impl<'a, F: Real> Batch<'a, F> {
         weights: ArrayView2<'a, F>,
         labels: Option<&'a [usize]>,
     ) -> Self {
-        Batch { embeddings, weights, bias: None, samples: Samples::new(labels) }
+        let samples = Samples::new(labels);
+        Batch { embeddings, weights, bias: None, log_prior: None, samples }
     }
 
     /// The same batch with a bias `b` (C), one entry per row of `w`, for the logits of Softmax. An
     /// angular loss returns [`Error::Bias`] when the step runs.
     pub fn with_bias(self, b: &'a ArrayRef1<F>) -> Self {
         Batch { bias: Some(b.view()), ..self }
+    }
+
+    /// The same batch with a class prior `p` (C), one entry per class, which is added to its logits in
+    /// training: balanced softmax for p_j = log π_j with the share π_j of class j among the samples,
+    /// logit adjustment for p_j = τ·log π_j. It takes away what the frequency of a class would teach
+    /// the class weights.
+    ///
+    /// ```text
+    /// L_i = −log( e^(z_iy + p_y) / Σ_j e^(z_ij + p_j) )     with the logits z of any loss
+    /// ```
+    ///
+    /// It is no parameter and gets no gradient. Predictions, accuracy, margin-free losses,
+    /// [`predict`](crate::Head::predict) and [`top_k`](crate::Head::top_k) are without it. On ranks
+    /// `p` has the entries of this rank's classes, and every rank has one or none has. The step
+    /// refuses another length with [`Error::Shape`], and an entry that is not finite, such as the
+    /// logarithm of a count of 0, with [`Error::NonFinite`].
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, CosFace, Head};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[0.6, 0.8]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let log_prior = array![900.0_f64, 100.0].ln() - 1000.0_f64.ln();
+    /// let head = Head::new(CosFace::new(4.0, 0.0)?);
+    /// let of_the_rare = Batch::new(&x, &w, &[1]);
+    /// let balanced = head.forward(&of_the_rare.with_log_prior(&log_prior))?;
+    /// let plain = head.forward(&of_the_rare)?;
+    /// assert!(balanced.mean() > plain.mean());
+    /// assert_eq!(balanced.predictions(), [1]);
+    /// assert_eq!(balanced.margin_free_losses(), plain.margin_free_losses());
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: Ren et al., *Balanced Meta-Softmax* (NeurIPS 2020), eq. 4; Menon et al.,
+    /// *Long-tail learning via logit adjustment* (ICLR 2021), eq. 10.
+    pub fn with_log_prior(self, p: &'a ArrayRef1<F>) -> Self {
+        Batch { log_prior: Some(p.view()), ..self }
     }
 
     /// The same batch with K sub-centers per class: `w` has C·K rows, of which rows j·K to
@@ -204,6 +243,7 @@ impl<'a, F: Real> Batch<'a, F> {
             embeddings: self.embeddings.view(),
             weights: self.weights.view(),
             bias: self.bias.as_ref().map(|bias| bias.view()),
+            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
             samples: self.samples,
         }
     }

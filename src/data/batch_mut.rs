@@ -1,6 +1,6 @@
 //! What goes into a step that updates the class parameters.
 
-use ndarray::{ArrayRef1, ArrayRef2, ArrayView2, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
 
 use super::batch::{Batch, Samples, check_slices};
 use super::classes::ClassesMut;
@@ -27,6 +27,7 @@ pub struct BatchMut<'a, F> {
     pub(crate) embeddings: ArrayView2<'a, F>,
     pub(crate) weights: ArrayViewMut2<'a, F>,
     pub(crate) bias: Option<ArrayViewMut1<'a, F>>,
+    pub(crate) log_prior: Option<ArrayView1<'a, F>>,
     pub(crate) samples: Samples<'a>,
 }
 
@@ -35,7 +36,8 @@ impl<'a, F: Real> BatchMut<'a, F> {
     /// which a step updates, in any layout; otherwise as [`Batch::new`].
     pub fn new(x: &'a ArrayRef2<F>, w: &'a mut ArrayRef2<F>, labels: &'a [usize]) -> Self {
         let (embeddings, weights) = (x.view(), w.view_mut());
-        BatchMut { embeddings, weights, bias: None, samples: Samples::new(Some(labels)) }
+        let samples = Samples::new(Some(labels));
+        BatchMut { embeddings, weights, bias: None, log_prior: None, samples }
     }
 
     /// A batch from plain slices, as [`Batch::from_slices`].
@@ -53,12 +55,17 @@ impl<'a, F: Real> BatchMut<'a, F> {
         let embeddings = ArrayView2::from_shape(of_x, x).expect(checked);
         let weights = ArrayViewMut2::from_shape(of_w, w).expect(checked);
         let samples = Samples::new(Some(labels));
-        Ok(BatchMut { embeddings, weights, bias: None, samples })
+        Ok(BatchMut { embeddings, weights, bias: None, log_prior: None, samples })
     }
 
     /// As [`Batch::with_bias`]; the bias is updated, too.
     pub fn with_bias(self, b: &'a mut ArrayRef1<F>) -> Self {
         BatchMut { bias: Some(b.view_mut()), ..self }
+    }
+
+    /// As [`Batch::with_log_prior`].
+    pub fn with_log_prior(self, p: &'a ArrayRef1<F>) -> Self {
+        BatchMut { log_prior: Some(p.view()), ..self }
     }
 
     /// As [`Batch::with_sub_centers`].
@@ -90,6 +97,7 @@ impl<F: Real> BatchMut<'_, F> {
             embeddings: self.embeddings.view(),
             weights: self.weights.view(),
             bias: self.bias.as_ref().map(|bias| bias.view()),
+            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
             samples: self.samples,
         }
     }
@@ -106,6 +114,8 @@ impl<F: Real> BatchMut<'_, F> {
             bias: self.bias.as_mut().map(|bias| bias.view_mut()),
             selected,
             offsets,
+            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
+            sub_centers: self.samples.sub_centers,
             start: 0,
         }
     }

@@ -18,6 +18,9 @@ pub(crate) struct Classes<'a, F> {
     pub selected: Option<&'a [usize]>,
     /// Added to the logit of each class; not a parameter, so without a gradient.
     pub offsets: Option<&'a [F]>,
+    /// The class prior, by label from `first` on: added to the logits in training, but not where
+    /// they are compared without margin.
+    pub log_prior: Option<ArrayView1<'a, F>>,
     /// The label of the caller's row 0; the others follow.
     pub first: usize,
     /// Rows of each label.
@@ -32,9 +35,17 @@ pub(crate) struct Classes<'a, F> {
 impl<'a, F: Real> Classes<'a, F> {
     /// All rows of `weights`, which hold the classes from label 0 on.
     pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
-        let (selected, offsets) = (None, None);
-        let (first, sub_centers, start, gathered) = (0, 1, 0, false);
-        Classes { weights, bias, selected, offsets, first, sub_centers, start, gathered }
+        Classes {
+            weights,
+            bias,
+            selected: None,
+            offsets: None,
+            log_prior: None,
+            first: 0,
+            sub_centers: 1,
+            start: 0,
+            gathered: false,
+        }
     }
 
     /// The rows `selected` of matrices that are elsewhere, gathered in `weights`; `bias` is whole.
@@ -54,6 +65,7 @@ impl<'a, F: Real> Classes<'a, F> {
             bias: self.bias.as_ref().map(|bias| bias.view()),
             selected: self.selected,
             offsets: self.offsets,
+            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
             first: self.first,
             sub_centers: self.sub_centers,
             start: self.start,
@@ -99,6 +111,7 @@ impl<'a, F: Real> Classes<'a, F> {
             bias: self.bias.map(|bias| bias.slice_move(s![rows])),
             selected: self.selected.map(|selected| &selected[range.clone()]),
             offsets: self.offsets.map(|offsets| &offsets[range]),
+            log_prior: self.log_prior,
             first: self.first,
             sub_centers: self.sub_centers,
             start: span.start,
@@ -127,7 +140,14 @@ impl<'a, F: Real> Classes<'a, F> {
         self.bias.is_some() || self.offsets.is_some()
     }
 
-    /// What is added to the logit of class `j`: its bias and its offset, 0 without them.
+    /// The class prior of class `j`; 0 without.
+    pub fn log_prior_of(&self, j: usize) -> F {
+        let place = self.row_of(j) / self.sub_centers;
+        self.log_prior.map_or(F::zero(), |prior| prior[place])
+    }
+
+    /// What is added to the logit of class `j`, apart from the class prior: its bias and its offset,
+    /// 0 without them.
     pub fn bias_of(&self, j: usize) -> F {
         let bias = self.bias.map_or(F::zero(), |bias| bias[self.row_of(j) - self.start]);
         bias + self.offsets.map_or(F::zero(), |offsets| offsets[j])
@@ -146,7 +166,16 @@ impl<'a, F: Real> Classes<'a, F> {
         packed
     }
 
-    /// What is added to the logits of a tile, where anything is.
+    /// The class prior of a tile, where there is one.
+    pub fn log_priors<'s>(&self, tile: Range<usize>, priors: &'s mut [F]) -> Option<&'s [F]> {
+        self.log_prior?;
+        for (prior, j) in priors.iter_mut().zip(tile) {
+            *prior = self.log_prior_of(j);
+        }
+        Some(priors)
+    }
+
+    /// What is added to the logits of a tile apart from the class prior, where anything is.
     pub fn biases<'s>(&self, tile: Range<usize>, biases: &'s mut [F]) -> Option<&'s [F]> {
         if !self.are_shifted() {
             return None;
@@ -164,6 +193,8 @@ pub(crate) struct ClassesMut<'a, F> {
     pub bias: Option<ArrayViewMut1<'a, F>>,
     pub selected: Option<&'a [usize]>,
     pub offsets: Option<&'a [F]>,
+    pub log_prior: Option<ArrayView1<'a, F>>,
+    pub sub_centers: usize,
     pub start: usize,
 }
 
@@ -173,15 +204,16 @@ impl<'a, F: Real> ClassesMut<'a, F> {
         self.selected.map_or(self.start + j, |selected| selected[j])
     }
 
-    /// The classes as they are now; their labels are not known.
+    /// The classes as they are now; their labels are counted from 0.
     pub fn view(&self) -> Classes<'_, F> {
         Classes {
             weights: self.weights.view(),
             bias: self.bias.as_ref().map(|bias| bias.view()),
             selected: self.selected,
             offsets: self.offsets,
+            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
             first: 0,
-            sub_centers: 1,
+            sub_centers: self.sub_centers,
             start: self.start,
             gathered: false,
         }
@@ -197,13 +229,14 @@ impl<'a, F: Real> ClassesMut<'a, F> {
         let (selected, other_selected) = self.selected.map(|all| all.split_at(at)).unzip();
         let (offsets, other_offsets) = self.offsets.map(|all| all.split_at(at)).unzip();
         (
-            ClassesMut { weights, bias, selected, offsets, start: self.start },
+            ClassesMut { weights, bias, selected, offsets, ..self },
             ClassesMut {
                 weights: others,
                 bias: other_bias,
                 selected: other_selected,
                 offsets: other_offsets,
                 start,
+                ..self
             },
         )
     }

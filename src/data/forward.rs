@@ -11,8 +11,8 @@ use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
 
 /// Per-sample losses of a batch, neither reduced nor capped, and metrics to monitor training.
 ///
-/// Accuracy, predictions, target angles and margin-free losses are free of the margin, as they are
-/// at inference, and come from the same sweep as the losses. Samples that were left out (an ignored
+/// Accuracy, predictions, target angles and margin-free losses are free of the margin and of a class
+/// prior, as they are at inference, and come from the same sweep as the losses. Samples that were left out (an ignored
 /// label, a zero embedding under [`ZeroEmbedding::Skip`](crate::ZeroEmbedding)) have loss 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward<F> {
@@ -66,8 +66,8 @@ impl<F: Real> Forward<F> {
         if let Some(target) = sample.target {
             let loss = terms.loss + smoothing.loss(target_logit, sample.mean_share);
             self.losses[i] = F::narrow(loss + target.penalty);
-            self.margin_free_losses[i] =
-                F::narrow(sample_terms(negatives, target.margin_free, 0.0).loss);
+            let margin_free = sample_terms(sample.margin_free_negatives, target.margin_free, 0.0);
+            self.margin_free_losses[i] = F::narrow(margin_free.loss);
             self.target_angles[i] = F::narrow(target.angle);
             self.norms[i] = F::narrow(sample.norm);
             self.predictions[i] = sample.prediction;
@@ -154,7 +154,7 @@ impl<F: Real> Forward<F> {
     }
 
     /// The losses as they would be without the margin (N): log(1 + e^{S_i − z°_iy}) with the plain
-    /// target logit z°, without label smoothing and penalty. They show progress while a margin
+    /// target logit z°, without label smoothing, penalty and class prior. They show progress while a margin
     /// grows, which raises the losses themselves. Hard negatives count as they do in the losses.
     ///
     /// ```

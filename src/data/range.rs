@@ -11,16 +11,21 @@ pub(crate) fn largest_safe<F: Real>() -> f64 {
     F::MAX / 16.0
 }
 
+/// The largest magnitude; `None` without numbers.
+fn largest<'a, F: Real>(numbers: impl IntoIterator<Item = &'a F>) -> Option<f64> {
+    numbers.into_iter().map(|number| number.widen().abs()).reduce(f64::max)
+}
+
 /// Bounds of everything that does not belong to one sample, and of the weight gradient so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     pub scale: Scale,
     /// The smallest and the largest norm of a class weight.
     pub weight_norms: (f64, f64),
-    /// The largest magnitude of a bias.
-    pub bias: f64,
-    /// Whether there is a bias, whose gradient is computed.
-    has_bias: bool,
+    /// The largest magnitude of a bias, where there is one, whose gradient is computed.
+    pub bias: Option<f64>,
+    /// The largest magnitude of a class prior.
+    log_prior: f64,
     /// Bounds on the norm of every row of the weights' gradient, and on the gradient of every
     /// bias, from the samples so far.
     ///
@@ -44,19 +49,22 @@ impl Bounds {
         weight_norms: (f64, f64),
         bias: impl IntoIterator<Item = &'a F>,
     ) -> Self {
-        let largest = |most: Option<f64>, b: &F| Some(most.unwrap_or(0.0).max(b.widen().abs()));
-        let bias = bias.into_iter().fold(None, largest);
         Bounds {
             scale,
             weight_norms,
-            bias: bias.unwrap_or(0.0),
-            has_bias: bias.is_some(),
+            bias: largest(bias),
+            log_prior: 0.0,
             weight_gradient: 0.0,
             bias_gradient: 0.0,
             losses: 0.0,
             smoothing: (0.0, 0),
             negatives: (1.0, 1.0),
         }
+    }
+
+    /// The same for logits with a class prior.
+    pub fn with_log_prior<'a, F: Real>(self, prior: impl IntoIterator<Item = &'a F>) -> Self {
+        Bounds { log_prior: largest(prior).unwrap_or(0.0), ..self }
     }
 
     /// The same for label smoothing among `classes`.
@@ -81,7 +89,8 @@ impl Bounds {
 
     /// A bound on the logits of a sample of this norm whose target is f.
     pub fn logit(&self, norm: f64, f: f64) -> f64 {
-        self.factor(norm) * f.abs().max(self.negatives.0) + self.bias
+        let added = self.bias.unwrap_or(0.0) + self.log_prior;
+        self.factor(norm) * f.abs().max(self.negatives.0) + added
     }
 
     /// Refuses a sample of this norm and target (none where another rank holds its class), whose
@@ -135,7 +144,7 @@ impl Bounds {
         let by_norm = part(smoothed * factor, norm_slope) + part(upstream.abs(), penalty_slope);
         check("the gradient of the embedding", gradient * embedding + by_norm)?;
         self.bias_gradient += smoothed;
-        if self.has_bias {
+        if self.bias.is_some() {
             check("the gradient of the bias", self.bias_gradient)?;
         }
         self.weight_gradient += gradient * weight;

@@ -14,6 +14,8 @@ pub(crate) struct SampleStats {
     /// |x_i|.
     pub norm: f64,
     pub negatives: LogSumExp,
+    /// The same without class prior.
+    pub margin_free_negatives: LogSumExp,
     /// The negatives' share of the mean of all logits; 0 unless labels are smoothed.
     pub mean_share: f64,
     /// Its target logit, on the rank that holds its class.
@@ -44,9 +46,9 @@ impl NearestNegative {
 /// The logit of a sample for its own class.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TargetLogit {
-    /// z_iy, margin included.
+    /// z_iy, margin and class prior included.
     pub logit: f64,
-    /// z_iy without margin.
+    /// z_iy without margin and class prior.
     pub margin_free: f64,
     /// θ_iy.
     pub angle: f64,

@@ -13,7 +13,7 @@ pub(crate) struct TargetPair {
     pub target: SampleTarget,
     /// a_iy: what multiplies f(θ).
     pub scale: f64,
-    /// z_iy = a_iy·f(θ) + b_y.
+    /// z_iy = a_iy·f(θ) + b_y, class prior included.
     pub logit: f64,
     /// a_iy·cos θ + b_y.
     pub margin_free_logit: f64,
@@ -80,6 +80,11 @@ impl TargetPair {
             margin_free_logit: scale * angle.cos + bias,
             geometry: Geometry::Cosine,
         })
+    }
+
+    /// The same pair in training with this prior of its class.
+    pub fn with_log_prior(self, prior: f64) -> Self {
+        TargetPair { logit: self.logit + prior, ..self }
     }
 
     /// Adds the gradient of the target logit by the embedding, `target_gradient` times, to `sum`;

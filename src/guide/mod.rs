@@ -83,6 +83,7 @@ pub mod which_loss {
     //! [`MvSoftmax`]: crate::MvSoftmax
     //! [`Softmax`]: crate::Softmax
     //! [`SphereFace`]: crate::SphereFace
+    //! [`with_log_prior(p)`]: crate::Batch::with_log_prior
     //! [`with_sub_centers(K)`]: crate::Batch::with_sub_centers
     //! [det]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/det.png
     //! [glyphs]: https://raw.githubusercontent.com/margin-softmax/margin-softmax/main/docs/glyphs.png
@@ -98,6 +99,7 @@ pub mod which_loss {
 pub mod recipes {
     //! Recipes: accumulation, mixup, focal weighting, new classes, another number of ranks, and more.
     //!
+    //! [`Batch::with_log_prior`]: crate::Batch::with_log_prior
     //! [`class_range`]: crate::ranks::class_range
     //! [training loop]: crate::guide::training_loop
     //! [which loss]: crate::guide::which_loss

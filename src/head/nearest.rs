@@ -38,16 +38,18 @@ impl<F: Real> Step<'_, F> {
         let mut candidates: Vec<_> = (0..n).map(|i| self.largest_of(i)).collect();
         let kept = self.among_all(k, input, &candidates, communication)?;
         let Workspace { prepared, hard, nearest, .. } = &mut *self.workspace;
-        let hard = hard.tile(prepared.form, None);
+        let hard = hard.tile(prepared.form, [None, None]);
         for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
             let others = candidates.split_off(kept);
-            for NearestLogit { plain, logit, .. } in others {
+            let prior = |class: usize| input.classes.log_prior_of(class).widen();
+            for NearestLogit { plain, logit, class } in others {
                 let counted = |hard: HardTile<'_, F>| hard.value(i, plain, logit);
-                apart[i].add(hard.map_or(logit, counted).widen());
+                apart[i].add(hard.map_or(logit, counted).widen(), prior(class));
             }
             for &mut NearestLogit { class, .. } in candidates {
                 let pair = pair_of(top, input, &prepared.samples[i], prepared.form, class);
-                apart[i].add(pair.logit);
+                apart[i].add(pair.logit, prior(class));
+                let pair = pair.with_log_prior(prior(class));
                 nearest.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
             }
         }

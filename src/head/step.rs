@@ -257,9 +257,10 @@ impl<'a, F: Real> Step<'a, F> {
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
             let form = prepared.form;
-            let (smoothed, changed) = (form.smoothing > 0.0, form.changes_negatives());
-            let sub_centers = prepared.sub_centers > 1;
-            let shared = Shared { smoothed, penalised: self.penalised, changed, sub_centers };
+            let (smoothed, log_prior) = (form.smoothing > 0.0, prepared.has_log_prior);
+            let (penalised, sub_centers) = (self.penalised, prepared.sub_centers > 1);
+            let changed = form.changes_negatives() || log_prior;
+            let shared = Shared { smoothed, penalised, changed, log_prior, sub_centers };
             communication.complete(rows, shared, &mut stats)?;
         }
         let mut forward = Forward::with_samples(rows, prepared.form);
@@ -293,6 +294,10 @@ impl<'a, F: Real> Step<'a, F> {
             label,
             norm: sample.norm,
             negatives: negatives.merge(apart.negatives),
+            margin_free_negatives: self
+                .workspace
+                .margin_free_negatives(&self.plan, i, negatives)
+                .merge(apart.margin_free),
             mean_share: self
                 .smoothing
                 .share(self.workspace.logit_sum(&self.plan, i) + apart.logits),

@@ -16,14 +16,15 @@ pub(crate) struct HardTile<'a, F> {
     pub quadratic: &'a [F],
     /// For all samples.
     pub linear: F,
-    /// For each row of the tile.
-    pub offsets: Option<&'a [F]>,
+    /// For each row of the tile; both add up.
+    pub offsets: [Option<&'a [F]>; 2],
 }
 
 impl<F: Real> HardTile<'_, F> {
     #[inline(always)]
     fn offset(&self, j: usize) -> F {
-        self.offsets.map_or(F::zero(), |offsets| offsets[j])
+        let [a, b] = self.offsets.map(|offsets| offsets.map_or(F::zero(), |offsets| offsets[j]));
+        a + b
     }
 
     /// The logits of row `j` as they count.

@@ -42,7 +42,7 @@ pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
-pub(crate) use softmax::{TileStats, tile_gradient, tile_stats, tile_sums};
+pub(crate) use softmax::{TileStats, tile_gradient, tile_shift, tile_stats, tile_sums};
 pub(crate) use softmax_rows::{
     RowLogSumExp, RowLogits, row_gradient, row_hard_radial, row_log_sum_exp, row_logit_sum,
     row_smoothing,

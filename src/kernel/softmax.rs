@@ -90,6 +90,19 @@ pub(super) fn logits<F: Real, I: Isa>(
 }
 
 op! {
+    /// Adds a number to each row of a tile of logits, and finds the largest of each sample.
+    pub(crate) fn tile_shift<I>[F: Real](level: Level, z: &mut [F], shifts: &[F], max: &mut [F]) {
+        max.fill(F::neg_infinity());
+        for (z, &shift) in z.chunks_exact_mut(max.len()).zip(shifts) {
+            for (z, max) in z.iter_mut().zip(max.iter_mut()) {
+                *z += shift;
+                *max = if *z > *max { *z } else { *max };
+            }
+        }
+    }
+}
+
+op! {
     /// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`, the logits as they count;
     /// −∞ adds nothing. `short` and `row` hold a row each.
     pub(crate) fn tile_sums<I>[F: Real](

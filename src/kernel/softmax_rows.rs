@@ -10,8 +10,8 @@ use super::simd::Isa;
 /// Logits that are held at a time: they stay in the first-level cache.
 const BLOCK: usize = 1024;
 
-/// How the cosines of one sample become logits: `scale · c`, or
-/// `scale · columns[j] · c + biases[j]`.
+/// How the cosines of one sample become logits: `scale · columns[j] · c + biases[j]`, without
+/// columns or biases where there are none.
 #[derive(Clone, Copy)]
 pub(crate) struct RowLogits<'a, F> {
     pub cosines: &'a [F],
@@ -45,15 +45,18 @@ impl<F: Real> RowLogits<'_, F> {
     ) -> (&'s [F], F) {
         let cosines = &self.cosines[block.clone()];
         let z = &mut buffer[..block.len()];
-        if let Some(hard) = self.hard {
-            z.iter_mut().zip(cosines).for_each(|(z, &c)| *z = hard.value::<I>(c));
+        let scale_alone = self.columns.is_none() && self.biases.is_none();
+        match self.hard {
+            Some(hard) => z.iter_mut().zip(cosines).for_each(|(z, &c)| *z = hard.value::<I>(c)),
+            None if scale_alone => return (cosines, self.scale),
+            None => z.copy_from_slice(cosines),
+        }
+        if scale_alone {
             return (z, self.scale);
         }
-        let Some(columns) = self.columns else {
-            return (cosines, self.scale);
-        };
-        for ((z, &c), &factor) in z.iter_mut().zip(cosines).zip(&columns[block.clone()]) {
-            *z = self.scale * c * factor;
+        z.iter_mut().for_each(|z| *z *= self.scale);
+        if let Some(columns) = self.columns {
+            z.iter_mut().zip(&columns[block.clone()]).for_each(|(z, &factor)| *z *= factor);
         }
         if let Some(biases) = self.biases {
             for (z, &bias) in z.iter_mut().zip(&biases[block]) {
@@ -95,8 +98,14 @@ op! {
             if all.max > none {
                 all.sum += sum_exp::<F, I>(values, scale, all.max);
             }
-            let plain = if logits.hard.is_some() { &logits.cosines[block.clone()] } else { values };
-            let largest = if logits.hard.is_some() { largest(plain) } else { of_values };
+            // With hard negatives the nearest class is that of the largest cosine.
+            let (plain, scale, largest) = match logits.hard {
+                Some(_) => {
+                    let cosines = &logits.cosines[block.clone()];
+                    (cosines, logits.scale, largest(cosines))
+                }
+                None => (values, scale, of_values),
+            };
             if scale * largest > all.nearest {
                 all.nearest = scale * largest;
                 all.class = block.start + plain.iter().position(|&v| v == largest).unwrap_or(0);
@@ -181,10 +190,12 @@ op! {
         let Some(hard) = logits.hard else { return 0.0 };
         let mut sum = 0.0;
         for block in logits.blocks() {
-            for &c in &logits.cosines[block] {
+            for j in block {
+                let c = logits.cosines[j];
                 let radial = hard.radial(c);
                 if radial != 0.0 {
-                    let z = hard.value::<I>(c) * logits.scale;
+                    let bias = logits.biases.map_or(F::zero(), |biases| biases[j]);
+                    let z = hard.value::<I>(c) * logits.scale + bias;
                     let share = (z - shift).exp_inline::<I>();
                     sum += (coefficient * share - uniform).widen() * radial;
                 }

@@ -54,6 +54,7 @@ pub struct NormalizedLogits<F> {
     feature_norms: Array1<F>,
     weight_norms: Array1<F>,
     bias: Option<Array1<F>>,
+    log_prior: Option<Array1<F>>,
     ignored: Option<usize>,
     first_row: usize,
     sub_centers: SubCenters,
@@ -104,6 +105,7 @@ impl<F: Real> NormalizedLogits<F> {
             feature_norms,
             weight_norms,
             bias: None,
+            log_prior: None,
             ignored: None,
             first_row: 0,
             sub_centers: SubCenters::none(),
@@ -140,6 +142,7 @@ impl<F: Real> NormalizedLogits<F> {
             feature_norms: Array1::ones(n),
             weight_norms: Array1::ones(c),
             bias: None,
+            log_prior: None,
             ignored: None,
             first_row: 0,
             sub_centers: SubCenters::none(),
@@ -177,6 +180,20 @@ impl<F: Real> NormalizedLogits<F> {
         check_finite("bias", &b.view())?;
         // Collected: a copy by `to_owned` would keep the order of a reversed view.
         Ok(NormalizedLogits { bias: Some(b.iter().copied().collect()), ..self })
+    }
+
+    /// The same logits with a class prior `p` (C), for any loss: it is added to the logits of
+    /// [`MarginLoss::forward`](crate::MarginLoss::forward) and
+    /// [`backward`](crate::MarginLoss::backward), but not to
+    /// [`margin_free_logits`](crate::MarginLoss::margin_free_logits). As
+    /// [`Batch::with_log_prior`](crate::Batch::with_log_prior).
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFinite`].
+    pub fn with_log_prior(self, p: &ArrayRef1<F>) -> Result<Self, Error> {
+        Error::check_shape("log prior", &[self.cosines.ncols()], p.shape())?;
+        check_finite("log prior", &p.view())?;
+        Ok(NormalizedLogits { log_prior: Some(p.iter().copied().collect()), ..self })
     }
 
     /// The same logits with K sub-centers per class: of every `k` cosines of a sample in turn the
@@ -253,6 +270,11 @@ impl<F: Real> NormalizedLogits<F> {
     /// The bias (C), where there is one.
     pub fn bias(&self) -> Option<&Array1<F>> {
         self.bias.as_ref()
+    }
+
+    /// The class prior (C), where there is one.
+    pub fn log_prior(&self) -> Option<&Array1<F>> {
+        self.log_prior.as_ref()
     }
 
     /// Propagates gradients through the normalization, to embeddings and class weights.

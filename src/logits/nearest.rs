@@ -47,7 +47,7 @@ impl<F: Real> View<'_, F> {
                 TargetPair::of_angle(angle, scale, 0.0, target)
             }
         };
-        RowNearest { class, pair, cosine_slope }
+        RowNearest { class, pair: pair.with_log_prior(self.log_prior(class)), cosine_slope }
     }
 
     /// The logits of `row` without those of the nearest negatives; `copy` holds what is left.
@@ -70,7 +70,8 @@ impl<F: Real> View<'_, F> {
     pub fn added_by_margins(row: &RowLogits<'_, F>, nearest: &[RowNearest]) -> f64 {
         let counted = |c: F| row.hard.map_or(c, |hard: HardRow<F>| hard.counted(c));
         let added = nearest.iter().map(|nearest| {
-            nearest.pair.logit - (row.scale * counted(row.cosines[nearest.class])).widen()
+            nearest.logit_without_prior()
+                - (row.scale * counted(row.cosines[nearest.class])).widen()
         });
         added.sum()
     }

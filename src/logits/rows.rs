@@ -117,7 +117,8 @@ pub(crate) fn margin_free<F: Real>(
     logits: &NormalizedLogits<F>,
 ) -> Result<Array2<F>, Error> {
     let unlabeled = vec![IGNORED; logits.cosines.nrows()];
-    let view = View { logits, labels: &unlabeled, form };
+    let labels = &unlabeled[..];
+    let view = View { logits, labels, form, log_prior: None, biases: None };
     view.check_form()?;
     view.check_directions(|_| logits.ignored.is_none())?;
     let mut out = logits.cosines.clone();

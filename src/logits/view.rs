@@ -1,5 +1,7 @@
 //! The logits as one loss sees them: their target pairs, and what is between the sweeps.
 
+use ndarray::Array1;
+
 use super::NormalizedLogits;
 use crate::data::{
     Bounds, LogitForm, NearestNegative, SampleStats, Scale, TargetLogit, TargetPair, check_norm,
@@ -37,6 +39,13 @@ pub(super) struct RowNearest {
     pub cosine_slope: f64,
 }
 
+impl RowNearest {
+    /// The logit without class prior.
+    pub fn logit_without_prior(&self) -> f64 {
+        self.pair.scale * self.pair.target.value
+    }
+}
+
 /// What evaluates a loss for a sample.
 pub(crate) type Answer<'a> = &'a dyn Fn(&Sample) -> Result<TargetAnswer, Error>;
 
@@ -45,6 +54,15 @@ pub(super) struct View<'a, F> {
     pub logits: &'a NormalizedLogits<F>,
     pub labels: &'a [usize],
     pub form: LogitForm,
+    /// The class prior, in training.
+    pub log_prior: Option<&'a Array1<F>>,
+    /// What is added to the logits: bias and class prior.
+    pub biases: Option<Vec<F>>,
+}
+
+/// The values of a vector that [`NormalizedLogits`] made.
+fn values<F>(vector: &Array1<F>) -> &[F] {
+    vector.as_slice().expect("a vector that this type made lies in one piece")
 }
 
 impl<'a, F: Real> View<'a, F> {
@@ -53,7 +71,12 @@ impl<'a, F: Real> View<'a, F> {
         logits: &'a NormalizedLogits<F>,
         labels: &'a [usize],
     ) -> Result<Self, Error> {
-        let view = View { logits, labels, form };
+        let (bias, log_prior) = (logits.bias.as_ref(), logits.log_prior.as_ref());
+        let biases = match (bias, log_prior) {
+            (Some(bias), Some(prior)) => Some((bias + prior).to_vec()),
+            (bias, prior) => bias.or(prior).map(|vector| vector.to_vec()),
+        };
+        let view = View { logits, labels, form, log_prior, biases };
         view.check_form()?;
         Error::check_shape("labels", &[logits.cosines.nrows()], &[labels.len()])?;
         Error::check_labels(labels, logits.cosines.ncols(), logits.ignored)?;
@@ -107,6 +130,11 @@ impl<'a, F: Real> View<'a, F> {
         }
     }
 
+    /// The class prior of a class, 0 without.
+    pub fn log_prior(&self, class: usize) -> f64 {
+        self.log_prior.map_or(0.0, |prior| prior[class].widen())
+    }
+
     /// What multiplies the cosines of sample `i`, apart from a class's own norm.
     pub fn row_scale(&self, i: usize) -> f64 {
         self.form.row_scale(self.norms(i, 0).0)
@@ -121,7 +149,6 @@ impl<'a, F: Real> View<'a, F> {
         factors: &'f mut Vec<F>,
     ) -> RowLogits<'f, F> {
         let (logits, f) = (self.logits, target.pair.target.value);
-        let contiguous = "a vector that this type made lies in one piece";
         let unnormalized = self.form.scale == Scale::Unnormalized;
         let scale = if unnormalized { 1.0 } else { self.row_scale(i) };
         if unnormalized {
@@ -136,7 +163,7 @@ impl<'a, F: Real> View<'a, F> {
             cosines: super::row(&logits.cosines, i),
             scale: F::narrow(scale),
             columns: unnormalized.then_some(&factors[..]),
-            biases: logits.bias.as_ref().map(|bias| bias.as_slice().expect(contiguous)),
+            biases: self.biases.as_deref(),
             target: self.labels[i],
             hard: self.form.hard.map(|hard| HardRow {
                 threshold: F::narrow(hard.limit(f)),
@@ -153,6 +180,7 @@ impl<'a, F: Real> View<'a, F> {
         let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
         let norms = norms.into_iter().fold((f64::INFINITY, 0.0), widest);
         Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
+            .with_log_prior(self.log_prior.into_iter().flatten())
             .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
             .with_hard_negatives(self.form.hard)
     }
@@ -212,7 +240,8 @@ impl<'a, F: Real> View<'a, F> {
                 TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
             }
         };
-        Ok(RowTarget { pair, cosine_slope, row, nearest: self.nearest(i, label) })
+        let (pair, nearest) = (pair.with_log_prior(self.log_prior(label)), self.nearest(i, label));
+        Ok(RowTarget { pair, cosine_slope, row, nearest })
     }
 
     /// The row of its own class that is nearest to sample `i`, which has one.
@@ -240,26 +269,40 @@ impl<'a, F: Real> View<'a, F> {
         NearestNegative { label, logit, cosine: cosine.widen() }
     }
 
-    /// The negatives of a row, of which the nearest may have a margin: those without, and the
-    /// log-sum-exp of all.
-    pub fn negatives(
+    /// The negatives of a row, of which the nearest may have a margin and count by `logit`: those
+    /// without, and the log-sum-exp of all.
+    fn sum(
         row: RowLogits<'_, F>,
         nearest: &[RowNearest],
+        logit: fn(&RowNearest) -> f64,
     ) -> (RowLogSumExp<F>, LogSumExp) {
         let mut copy = Vec::new();
         let others = Self::others(row, nearest, &mut copy);
         let found = kernel::row_log_sum_exp(Level::detect(), others);
         let mut all = LogSumExp::new(found.max.widen(), found.sum);
         for nearest in nearest {
-            all = all.merge(LogSumExp::new(nearest.pair.logit, 1.0));
+            all = all.merge(LogSumExp::new(logit(nearest), 1.0));
         }
         (found, all)
+    }
+
+    /// The same for the logits as they count.
+    pub fn negatives(
+        row: RowLogits<'_, F>,
+        nearest: &[RowNearest],
+    ) -> (RowLogSumExp<F>, LogSumExp) {
+        Self::sum(row, nearest, |nearest| nearest.pair.logit)
     }
 
     pub fn stats(&self, i: usize, target: &RowTarget, factors: &mut Vec<F>) -> SampleStats {
         let label = self.labels[i];
         let row = self.row(i, target, factors);
-        let (mut found, negatives) = Self::negatives(row, &target.nearest);
+        let (found, negatives) = Self::negatives(row, &target.nearest);
+        let plain = RowLogits { biases: self.logits.bias.as_ref().map(values), ..row };
+        let (mut found, margin_free_negatives) = match self.log_prior {
+            Some(_) => Self::sum(plain, &target.nearest, RowNearest::logit_without_prior),
+            None => (found, negatives),
+        };
         if let Some(RowNearest { class, .. }) = target.nearest.first() {
             (found.class, found.nearest) = (*class, row.scale * row.cosines[*class]);
         }
@@ -267,7 +310,7 @@ impl<'a, F: Real> View<'a, F> {
         if let Some(columns) = row.columns {
             own *= columns[label];
         }
-        if let Some(biases) = row.biases {
+        if let Some(biases) = plain.biases {
             own += biases[label];
         }
         let mean_share = if self.form.smoothing > 0.0 {
@@ -282,6 +325,7 @@ impl<'a, F: Real> View<'a, F> {
             label,
             norm: self.norms(i, label).0,
             negatives,
+            margin_free_negatives,
             mean_share,
             target: Some(TargetLogit::new(
                 &target.pair,

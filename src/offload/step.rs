@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 use super::classes::OffloadedClasses;
 use crate::data::{
     Classes, Forward, IGNORED, NearestNegative, Reduction, SampleStats, Scale, TargetLogit,
-    check_norm, has_direction, norm_of,
+    check_finite, check_norm, has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
@@ -17,12 +17,15 @@ use crate::step::{HardSamples, Prepared, PreparedSample, StepInput};
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SweepStats {
-    /// The log-sum-exp of all logits but that of the sample's own class, hard negatives up-weighted.
+    /// The log-sum-exp of all logits but that of the sample's own class, hard negatives up-weighted
+    /// and the class prior added.
     pub negatives: LogSumExp,
+    /// The same without class prior; `negatives` where there is none.
+    pub margin_free_negatives: LogSumExp,
     /// The sum of these logits, where labels are smoothed.
     pub logit_sum: f64,
     /// The place among the swept classes, its own among them, of the one with the largest logit
-    /// without margin and before hard negatives are up-weighted; the lowest of equals.
+    /// without margin and class prior and before hard negatives are up-weighted; the lowest of equals.
     pub nearest: usize,
 }
 
@@ -48,12 +51,14 @@ pub struct HardNegativeLogits<F> {
 ///    the rows of the samples' own classes alone.
 /// 2. The first sweep forms the logits z_ij = x̂_i·v_j + b_j of [`scaled_embeddings`] x̂ with the
 ///    class weights of [`swept_rows`], which are divided by their norms where [`is_normalized`] says
-///    so, up-weights those of [`hard_negative_logits`], adds [`offsets`], and finds [`SweepStats`].
+///    so, up-weights those of [`hard_negative_logits`], adds [`offsets`] and [`log_prior`], and finds
+///    [`SweepStats`].
 /// 3. [`complete`] turns these into losses, and into what the second sweep needs.
 /// 4. The second sweep turns logits into gradients by [`OffloadedBackward`].
 ///
 /// [`swept_rows`]: OffloadedClasses::swept_rows
 /// [`offsets`]: OffloadedClasses::offsets
+/// [`log_prior`]: Self::log_prior
 /// [`scaled_embeddings`]: Self::scaled_embeddings
 /// [`is_normalized`]: Self::is_normalized
 /// [`hard_negative_logits`]: Self::hard_negative_logits
@@ -73,7 +78,8 @@ pub struct HardNegativeLogits<F> {
 /// // The sweep of an engine that has one other class, whose norm is 1.
 /// let logits = step.scaled_embeddings().dot(&w.t());
 /// let negatives = LogSumExp::new(logits[[0, 1]], 1.0);
-/// let stats = [SweepStats { negatives, logit_sum: 0.0, nearest: 0 }];
+/// let margin_free_negatives = negatives;
+/// let stats = [SweepStats { negatives, margin_free_negatives, logit_sum: 0.0, nearest: 0 }];
 /// let (forward, backward) = step.complete(&stats, (1.0, 1.0))?;
 /// assert_eq!(forward.losses, head.forward(&Batch::new(&x, &w, &[0]))?.losses);
 /// assert_eq!(backward.logit_factors().shift[0], logits[[0, 1]]);
@@ -170,6 +176,35 @@ fn offload<'a, F: Real>(
 }
 
 impl<'a, F: Real> OffloadedStep<'a, F> {
+    /// The same step with a class prior `p` (C), as
+    /// [`Batch::with_log_prior`](crate::Batch::with_log_prior).
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::NonFinite`].
+    pub fn with_log_prior(mut self, p: &'a ArrayRef1<F>) -> Result<Self, Error> {
+        Error::check_shape("log prior", &[self.classes.classes], p.shape())?;
+        check_finite("log prior", &p.view())?;
+        self.input.classes.log_prior = Some(p.view());
+        for sample in &mut self.prepared.samples {
+            if let (Some(target), Some(class)) = (&mut sample.target, sample.class) {
+                let prior = self.input.classes.log_prior_of(class).widen();
+                *target = target.with_log_prior(prior);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The class prior of each row that is swept, which is added to its logit, up-weighted or not;
+    /// `None` without, and in inference.
+    pub fn log_prior(&self) -> Option<Vec<F>> {
+        let prior = self.input.classes.log_prior.filter(|_| self.input.has_log_prior())?;
+        let k = self.classes.sub_centers;
+        Some(match self.classes.swept_rows() {
+            Some(rows) => rows.iter().map(|row| prior[row / k]).collect(),
+            None => (0..self.classes.classes * k).map(|row| prior[row / k]).collect(),
+        })
+    }
+
     /// The embeddings times the scale of their cosines, a_i·u_i (N, D); zeros for samples that do
     /// not count.
     pub fn scaled_embeddings(&self) -> Array2<F> {
@@ -307,6 +342,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
             label: sample.class.map_or(IGNORED, |class| classes.label_of(class)),
             norm: sample.norm,
             negatives: stats.negatives,
+            margin_free_negatives: stats.margin_free_negatives,
             mean_share: self.smoothing.share(stats.logit_sum),
             target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
             prediction,

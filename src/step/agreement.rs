@@ -10,7 +10,7 @@ use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 
 /// Numbers in a [`Summary`].
-const SUMMARY: usize = 15;
+const SUMMARY: usize = 16;
 
 /// One rank's input as the other ranks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ struct Summary {
     sub_centers: u64,
     /// Whether the classes are sampled: not, without a correction of the logits, or with one.
     sampling: u64,
+    /// Whether there is a class prior.
+    log_prior: u64,
 }
 
 impl Summary {
@@ -59,6 +61,7 @@ impl Summary {
             penalised: number(12),
             sub_centers: number(13),
             sampling: number(14),
+            log_prior: number(15),
         }
     }
 
@@ -79,6 +82,7 @@ impl Summary {
             self.penalised,
             self.sub_centers,
             self.sampling,
+            self.log_prior,
         ]
         .map(F::from_index)
     }
@@ -154,6 +158,7 @@ impl<F: Real> RankInput<'_, '_, F> {
             penalised: report.map_or(0, |report| u64::from(report.penalised)),
             sub_centers: report.map_or(0, |report| report.sub_centers as u64),
             sampling: self.sampling(),
+            log_prior: u64::from(self.0.has_log_prior()),
             embeddings: digest(self.0.embeddings.iter().map(|x| x.widen().to_bits())),
         }
     }
@@ -272,6 +277,9 @@ fn check_alike(all: &[Summary]) -> Result<(), Error> {
             let [own, other] =
                 [summary, &first].map(|summary| name(summary.sampling.min(2) as usize));
             format!("takes {own} of the classes, rank 0 {other}")
+        } else if summary.log_prior != first.log_prior {
+            let name = |given| if given > 0 { "a class prior" } else { "no class prior" };
+            format!("takes {}, rank 0 {}", name(summary.log_prior), name(first.log_prior))
         } else if summary.counted != first.counted {
             format!("{} samples count, on rank 0 {}", summary.counted, first.counted)
         } else if summary.embeddings_wanted != first.embeddings_wanted {

@@ -57,8 +57,10 @@ pub(crate) struct Shared {
     /// The penalty.
     pub penalised: bool,
     /// The nearest class, where it is not that of the largest logit: some negatives count by another
-    /// number than their cosine.
+    /// number than their cosine, or have a class prior.
     pub changed: bool,
+    /// The negatives without class prior, where there is one.
+    pub log_prior: bool,
     /// Which row of its class is the nearest, where a class has several.
     pub sub_centers: bool,
 }

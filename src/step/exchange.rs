@@ -89,52 +89,69 @@ impl<F: Real> Communication<F> for Ranks<'_, F> {
 impl<F: Real> Ranks<'_, F> {
     /// All-reduces what loss and gradient need: the largest negatives; the sums of their
     /// exponentials; the target logits, with and without margin, as distances from the largest
-    /// negative; and, where there are any, the shares of the mean and the penalties. Returns
-    /// the maxima: of the negatives, and where some of these count by another number than their
-    /// cosine, of all classes and of the negatives by their cosines.
+    /// negative; and, where there are any, the shares of the mean, the penalties, and the same
+    /// without class prior. Returns the maxima: of the negatives, and where some of these count by
+    /// another number than their cosine, of all classes and of the negatives by their cosines.
     fn log_sum_exps(
         &self,
         rows: usize,
-        Shared { smoothed, penalised, changed, .. }: Shared,
+        Shared { smoothed, penalised, changed, log_prior, .. }: Shared,
         stats: &mut [SampleStats],
     ) -> Result<Vec<F>, Error> {
-        let mut maxima = vec![F::neg_infinity(); if changed { 3 } else { 1 } * rows];
+        let vectors = if changed { 3 } else { 1 } + usize::from(log_prior);
+        // Without a class prior the largest negative is that of both.
+        let margin_free = if log_prior { 3 * rows } else { 0 };
+        let mut maxima = vec![F::neg_infinity(); vectors * rows];
         for sample in stats.iter() {
             maxima[sample.row] = F::narrow(sample.negatives.max);
             if changed {
                 maxima[rows + sample.row] = F::narrow(sample.best);
                 maxima[2 * rows + sample.row] = F::narrow(sample.nearest_negative.logit);
             }
+            if log_prior {
+                maxima[margin_free + sample.row] = F::narrow(sample.margin_free_negatives.max);
+            }
         }
         self.collective.all_reduce_max(&mut maxima)?;
         let penalties = if smoothed { 4 } else { 3 };
-        let vectors = penalties + usize::from(penalised);
+        let margin_free_sums = penalties + usize::from(penalised);
+        let vectors = margin_free_sums + usize::from(log_prior);
         let mut sums = vec![F::zero(); vectors * rows];
-        for SampleStats { row, negatives, target, mean_share, .. } in stats.iter() {
+        for SampleStats { row, negatives, margin_free_negatives, target, mean_share, .. } in
+            stats.iter()
+        {
             if smoothed {
                 sums[3 * rows + *row] = F::narrow(*mean_share);
             }
             if let Some(target) = target.filter(|_| penalised) {
                 sums[penalties * rows + *row] = F::narrow(target.penalty);
             }
-            let max = maxima[*row].widen();
-            if negatives.sum > 0.0 {
-                sums[*row] = F::narrow(negatives.sum * (negatives.max - max).exp());
+            let (max, plain_max) = (maxima[*row].widen(), maxima[margin_free + *row].widen());
+            let rescaled = |part: &LogSumExp, max: f64| {
+                let sum = if part.sum > 0.0 { part.sum * (part.max - max).exp() } else { 0.0 };
+                F::narrow(sum)
+            };
+            sums[*row] = rescaled(negatives, max);
+            if log_prior {
+                sums[margin_free_sums * rows + *row] = rescaled(margin_free_negatives, plain_max);
             }
             // Without a negative on any rank there is no loss, whatever the target logit.
             if let Some(target) = target.filter(|_| max.is_finite()) {
                 sums[rows + *row] = F::narrow(target.logit - max);
-                sums[2 * rows + *row] = F::narrow(target.margin_free - max);
+                sums[2 * rows + *row] = F::narrow(target.margin_free - plain_max);
             }
         }
         self.collective.all_reduce_sum(&mut sums)?;
         for sample in stats {
+            let plain_max = maxima[margin_free + sample.row].widen();
             let max = maxima[sample.row].widen();
             let entry = |vector: usize| sums[vector * rows + sample.row].widen();
             sample.negatives = LogSumExp::new(max, entry(0));
+            let margin_free_sum = entry(if log_prior { margin_free_sums } else { 0 });
+            sample.margin_free_negatives = LogSumExp::new(plain_max, margin_free_sum);
             sample.mean_share = if smoothed { entry(3) } else { 0.0 };
             let angle = sample.target.map_or(0.0, |target| target.angle);
-            let (logit, margin_free) = (max + entry(1), max + entry(2));
+            let (logit, margin_free) = (max + entry(1), plain_max + entry(2));
             let penalty = if penalised { entry(penalties) } else { 0.0 };
             let sub_center = sample.target.map(|target| target.sub_center);
             let sub_center = sub_center.unwrap_or(UNKNOWN);

@@ -35,11 +35,11 @@ impl<F: Real> HardSamples<F> {
         }
     }
 
-    /// The hard negatives of a tile whose rows have these offsets; `None` without.
+    /// The hard negatives of a tile whose rows have these offsets, which add up; `None` without.
     pub fn tile<'s>(
         &'s self,
         form: LogitForm,
-        offsets: Option<&'s [F]>,
+        offsets: [Option<&'s [F]>; 2],
     ) -> Option<HardTile<'s, F>> {
         let linear = F::narrow(form.hard?.coefficients()[1]);
         let HardSamples { threshold, constant, quadratic } = self;

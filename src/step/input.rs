@@ -38,12 +38,12 @@ impl<'a, F: Real> StepInput<'a, F> {
     /// The input of a step over the classes of `range`, whose weights the batch holds; all of them
     /// without one. Nothing is checked yet.
     pub fn new(settings: Settings, batch: Batch<'a, F>, range: Option<Range<usize>>) -> Self {
-        let Batch { embeddings, weights, bias, samples } = batch;
+        let Batch { embeddings, weights, bias, log_prior, samples } = batch;
         let Samples { labels, ignored, sub_centers, sample, first_row } = samples;
         let whole = range.is_none();
         let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
         let all = Classes::all(weights, bias);
-        let classes = Classes { first: range.start, sub_centers, ..all };
+        let classes = Classes { log_prior, first: range.start, sub_centers, ..all };
         let (most, reduction) = (0, None);
         StepInput {
             embeddings,
@@ -88,6 +88,9 @@ impl<F: Real> StepInput<'_, F> {
         if let Some(bias) = &self.classes.bias {
             Error::check_shape("bias", &[held], bias.shape())?;
         }
+        if let Some(prior) = &self.classes.log_prior {
+            Error::check_shape("log prior", &[self.range.len()], prior.shape())?;
+        }
         if let Some(labels) = self.labels {
             Error::check_shape("labels", &[rows], &[labels.len()])?;
         }
@@ -103,6 +106,11 @@ impl<F: Real> StepInput<'_, F> {
         let Some(labels) = self.labels else { return Ok(()) };
         Error::check_labels(labels, classes, self.ignored)?;
         loss.check_classes(classes)
+    }
+
+    /// Whether the logits have a class prior: in training alone.
+    pub fn has_log_prior(&self) -> bool {
+        self.labels.is_some() && self.classes.log_prior.is_some()
     }
 
     /// Refuses a batch without labels.

@@ -82,15 +82,20 @@ impl NearestPairs {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Apart {
     pub negatives: LogSumExp,
+    /// The same without class prior.
+    pub margin_free: LogSumExp,
     /// Their sum.
     pub logits: f64,
 }
 
 impl Apart {
-    pub const NONE: Self = Apart { negatives: LogSumExp::NONE, logits: 0.0 };
+    pub const NONE: Self =
+        Apart { negatives: LogSumExp::NONE, margin_free: LogSumExp::NONE, logits: 0.0 };
 
-    pub fn add(&mut self, logit: f64) {
-        self.negatives = self.negatives.merge(LogSumExp::new(logit, 1.0));
-        self.logits += logit;
+    /// Adds a logit to which the class `prior` is still to be added.
+    pub fn add(&mut self, logit: f64, prior: f64) {
+        self.margin_free = self.margin_free.merge(LogSumExp::new(logit, 1.0));
+        self.negatives = self.negatives.merge(LogSumExp::new(logit + prior, 1.0));
+        self.logits += logit + prior;
     }
 }

@@ -89,9 +89,10 @@ impl<F: Real> StepInput<'_, F> {
         check_norm("class weights", number, row, weight_norm, !form.plain)?;
         let bias = self.classes.bias_of(class).widen();
         let label = self.classes.label_of(class);
-        TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
+        let pair = TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
             let row = self.first_row.wrapping_add(sample.row);
             checked_target(loss, &Sample::new(*angle, sample.norm, label, row))
-        })
+        })?;
+        Ok(pair.with_log_prior(self.classes.log_prior_of(class).widen()))
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Prepared<F> {
     pub factors: Vec<F>,
     /// Rows of each label.
     pub sub_centers: usize,
+    /// Whether the logits have a class prior.
+    pub has_log_prior: bool,
 }
 
 impl<F> Default for Prepared<F> {
@@ -52,6 +54,7 @@ impl<F> Default for Prepared<F> {
             packed: [Packed::default(), Packed::default()],
             factors: Vec::new(),
             sub_centers: 1,
+            has_log_prior: false,
         }
     }
 }
@@ -111,8 +114,10 @@ impl<F: Real> Prepared<F> {
             packed[0].pack(level, precision, embeddings.t());
             packed[1].pack(level, precision, embeddings);
         }
-        let sub_centers = input.classes.sub_centers;
-        Ok((Prepared { form, samples, embeddings, packed, factors, sub_centers }, bounds))
+        let (sub_centers, has_log_prior) = (input.classes.sub_centers, input.has_log_prior());
+        let prepared =
+            Prepared { form, samples, embeddings, packed, factors, sub_centers, has_log_prior };
+        Ok((prepared, bounds))
     }
 
     /// The same for sweeps elsewhere, which check the other class weights and pack what they read.
@@ -154,6 +159,9 @@ impl<F: Real> StepInput<'_, F> {
         }
         if let Some(bias) = &self.classes.bias {
             check_finite("bias", bias)?;
+        }
+        if let Some(prior) = &self.classes.log_prior {
+            check_finite("log prior", prior)?;
         }
         Ok(form)
     }
@@ -253,7 +261,9 @@ impl<F: Real> StepInput<'_, F> {
         weight_norms: (f64, f64),
         classes: usize,
     ) -> Result<Bounds, Error> {
+        let prior = self.classes.log_prior.filter(|_| self.has_log_prior());
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
+            .with_log_prior(prior.iter().flatten())
             .with_smoothing(form.smoothing, classes)
             .with_hard_negatives(form.hard);
         for PreparedSample { row, norm, upstream, target, .. } in samples {

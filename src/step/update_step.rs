@@ -27,7 +27,7 @@ pub(crate) fn update_step<'c>(
     bias: bool,
 ) -> UpdateStep<'c> {
     let of_weights = Magnitudes { value: bounds.weight_norms.1, gradient: bounds.weight_gradient };
-    let of_bias = Magnitudes { value: bounds.bias, gradient: bounds.bias_gradient };
+    let of_bias = Magnitudes { value: bounds.bias.unwrap_or(0.0), gradient: bounds.bias_gradient };
     UpdateStep { shape, chunks, weights: Some(of_weights), bias: bias.then_some(of_bias) }
 }
 

@@ -51,8 +51,12 @@ pub(crate) struct ChunkStats<F> {
     pub class: Vec<usize>,
     pub sum: Vec<f64>,
     pub target: Vec<F>,
-    /// The largest logit by its cosine; empty unless some negatives count by another number.
+    /// The largest logit by its cosine; empty unless some negatives count by another number, or have
+    /// a class prior.
     pub nearest: Vec<F>,
+    /// `max` and `sum` without class prior; empty where there is none.
+    pub margin_free_max: Vec<F>,
+    pub margin_free_sum: Vec<f64>,
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     pub logits: Vec<f64>,
     /// The largest logits (chunks × samples × k); empty unless the nearest negatives have a margin.
@@ -72,6 +76,7 @@ pub(crate) struct Scratch<F> {
     pub packed: Vec<F>,
     pub factors: Vec<F>,
     pub biases: Vec<F>,
+    pub priors: Vec<F>,
     pub short: Vec<F>,
     /// One row of a tile as it counts.
     pub line: Vec<F>,
@@ -97,8 +102,11 @@ impl<F: Real> Workspace<F> {
         self.chunks.sum.resize(entries, 0.0);
         self.chunks.target.resize(entries, F::zero());
         let form = self.prepared.form;
-        let changed = if form.changes_negatives() { entries } else { 0 };
+        let prior = self.prepared.has_log_prior;
+        let changed = if form.changes_negatives() || prior { entries } else { 0 };
         self.chunks.nearest.resize(changed, F::zero());
+        self.chunks.margin_free_max.resize(if prior { entries } else { 0 }, F::zero());
+        self.chunks.margin_free_sum.resize(if prior { entries } else { 0 }, 0.0);
         let k = form.top.map_or(0, |top| top.k.min(plan.classes));
         self.chunks.top.clear();
         self.chunks.top.resize(k * entries, NearestLogit::none());
@@ -109,6 +117,7 @@ impl<F: Real> Workspace<F> {
             scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());
             scratch.factors.resize(plan.tile_rows(), F::zero());
             scratch.biases.resize(plan.tile_rows(), F::zero());
+            scratch.priors.resize(if prior { plan.tile_rows() } else { 0 }, F::zero());
             scratch.short.resize(plan.samples, F::zero());
             scratch.line.resize(plan.samples, F::zero());
             scratch.max.resize(plan.samples, F::zero());

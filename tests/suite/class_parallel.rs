@@ -340,7 +340,7 @@ fn nothing_else_crosses_the_ranks() {
         });
         counting.1.into_inner()
     }) {
-        let expected = [("gather", 15), ("max", n), ("sum", 3 * n), ("max", 4 * n), ("sum", n * d)];
+        let expected = [("gather", 16), ("max", n), ("sum", 3 * n), ("max", 4 * n), ("sum", n * d)];
         assert_eq!(calls, expected);
     }
 }

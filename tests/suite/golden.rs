@@ -64,6 +64,10 @@ pub fn check_head<F: Real>(case: Case) {
     if let Some(bias) = &bias {
         batch = batch.with_bias(bias);
     }
+    let prior = case.log_prior();
+    if let Some(prior) = &prior {
+        batch = batch.with_log_prior(prior);
+    }
     batch = batch.with_sub_centers(case.sub_centers);
     let mut gradients = Gradients::zeros_for(&batch);
     let reduction = Reduction::Weighted(&weights);
@@ -85,6 +89,9 @@ pub fn check_logits<F: Real>(case: Case) {
         logits = logits.with_bias(&narrow1(bias)).unwrap();
     }
     logits = logits.with_sub_centers(case.sub_centers).unwrap();
+    if let Some(prior) = case.log_prior() {
+        logits = logits.with_log_prior(&prior).unwrap();
+    }
     let forward = case.loss.forward(&logits, &case.labels).unwrap();
     assert_losses(&case, &forward.losses);
     assert_target_angles(&case, forward.target_angles());

@@ -16,6 +16,7 @@ mod ignored_labels;
 mod inference;
 mod label_smoothing;
 mod layers;
+mod log_prior;
 mod logits;
 mod losses_with_state;
 mod misuse;

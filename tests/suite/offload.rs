@@ -17,6 +17,8 @@ struct Sweeps<F> {
     z: Array2<F>,
     /// What is in the logits of each row beside the products and the bias.
     offsets: Option<Array1<F>>,
+    /// The class prior of each row.
+    prior: Vec<F>,
     k: usize,
 }
 
@@ -44,7 +46,8 @@ impl<F: Real> Sweeps<F> {
         if let Some(offsets) = &offsets {
             z += offsets;
         }
-        Sweeps { v, norms, z, offsets, k }
+        let prior = step.log_prior().unwrap_or_else(|| vec![F::zero(); w.nrows()]);
+        Sweeps { v, norms, z, offsets, prior, k }
     }
 
     fn extreme_norms(&self) -> (f64, f64) {
@@ -93,11 +96,13 @@ impl<F: Real> Sweeps<F> {
             let best = rows.iter().fold(F::neg_infinity(), |most, (_, z)| most.max(*z));
             let nearest = rows.iter().position(|(_, z)| *z == best).unwrap();
             let others = rows.iter().enumerate().filter(|(class, _)| *class != labels[i]);
-            let others: Vec<F> = others.map(|(_, row)| self.harder(&hard, i, *row).0).collect();
-            let max = others.iter().fold(F::neg_infinity(), |most, z| most.max(*z));
-            let sum = others.iter().map(|z| wide((*z - max).exp())).sum();
+            let (plain, others): (Vec<F>, Vec<F>) = others
+                .map(|(_, row)| (self.harder(&hard, i, *row).0, self.prior[row.0]))
+                .map(|(z, prior)| (z, z + prior))
+                .unzip();
             let logit_sum = others.iter().map(|z| wide(*z)).sum();
-            SweepStats { negatives: LogSumExp::new(wide(max), sum), logit_sum, nearest }
+            let [negatives, margin_free_negatives] = [others, plain].map(log_sum_exp);
+            SweepStats { negatives, margin_free_negatives, logit_sum, nearest }
         };
         (0..labels.len()).map(of_sample).collect()
     }
@@ -116,7 +121,8 @@ impl<F: Real> Sweeps<F> {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
                 if class != labels[i] {
                     let (harder, slope) = self.harder(&hard, i, (row, z));
-                    let p = factors.coefficient[i] * (harder - factors.shift[i]).exp();
+                    let p = factors.coefficient[i]
+                        * (harder + self.prior[row] - factors.shift[i]).exp();
                     let p = p - factors.uniform[i];
                     g[[i, row]] = p * slope;
                     let offset = self.offset(row);
@@ -156,6 +162,11 @@ impl<F: Real> Sweeps<F> {
     }
 }
 
+fn log_sum_exp<F: Real>(z: Vec<F>) -> LogSumExp {
+    let max = z.iter().fold(F::neg_infinity(), |most, z| most.max(*z));
+    LogSumExp::new(wide(max), z.iter().map(|z| wide((*z - max).exp())).sum())
+}
+
 pub type Answer<F> = (Forward<F>, Array2<F>, Array2<F>, Array1<F>);
 
 /// What a step is over: the labels, the one to ignore, the rows of a class, and the active classes.
@@ -172,6 +183,7 @@ pub fn offloaded<F: Real, L: MarginLoss>(
     head: &Head<L>,
     (x, w, bias): (&Array2<F>, &Array2<F>, Option<&Array1<F>>),
     Over { labels, ignored, k, sample }: Over<'_>,
+    log_prior: Option<&Array1<F>>,
     reduction: Reduction<'_, F>,
 ) -> Result<Answer<F>, Error> {
     let classes = OffloadedClasses::new(labels, ignored, (w.nrows() / k, k))?;
@@ -181,7 +193,10 @@ pub fn offloaded<F: Real, L: MarginLoss>(
     };
     let own = w.select(Axis(0), classes.own_rows());
     let bias_view = bias.map(|bias| &**bias);
-    let step = head.offload(&classes, (x, &own, bias_view), Some(reduction))?;
+    let mut step = head.offload(&classes, (x, &own, bias_view), Some(reduction))?;
+    if let Some(prior) = log_prior {
+        step = step.with_log_prior(prior)?;
+    }
     let (w, bias) = match classes.swept_rows() {
         Some(rows) => (w.select(Axis(0), &rows), bias.map(|bias| bias.select(Axis(0), &rows))),
         None => (w.clone(), bias.cloned()),
@@ -200,9 +215,9 @@ fn check_formulas<F: Real>() {
         let head = Head::new(loss.clone());
         let reduction = Reduction::Weighted(&problem.upstream);
         let arrays = (&problem.x, &problem.w, None);
-        let labels = &problem.labels[..];
+        let (labels, prior) = (&problem.labels[..], problem.log_prior.as_ref());
         let classes = Over { labels, ignored: None, k: problem.k, sample: None };
-        let (forward, dx, dw, _) = offloaded(&head, arrays, classes, reduction).unwrap();
+        let (forward, dx, dw, _) = offloaded(&head, arrays, classes, prior, reduction).unwrap();
         assert_answers(what, &forward, [&dx, &dw], answer);
     });
 }
@@ -232,7 +247,7 @@ fn bias_margins_by_class_and_samples_left_out_are_those_of_the_head() {
         let forward = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
         let classes = Over { labels: &labels, ignored: Some(IGNORED), k: 1, sample: None };
         let (found, dx, dw, db) =
-            offloaded(&head, (&x, &w, bias), classes, Reduction::Mean).unwrap();
+            offloaded(&head, (&x, &w, bias), classes, None, Reduction::Mean).unwrap();
         // A few roundings of numbers of the order of 1.
         approx::assert_abs_diff_eq!(found.losses, forward.losses, epsilon = 1e-14);
         assert_eq!(found.predictions(), forward.predictions());
@@ -261,10 +276,15 @@ fn a_sampled_step_is_that_of_the_head() {
         let head = Head::new(loss);
         let batch = Batch::new(&x, &w, &labels).with_ignored_label(IGNORED).with_sub_centers(k);
         let batch = bias.map_or(batch, |bias| batch.with_bias(bias)).with_sample(&sample);
+        let prior = Array1::from_shape_fn(20, |j| 2.0 * (j as f64).cos());
+        let batch = batch.with_log_prior(&prior);
         let mut expected = Gradients::zeros_for(&batch);
         let forward = head.forward_backward(&batch, Reduction::Sum, &mut expected).unwrap();
         let over = Over { labels: &labels, ignored: Some(IGNORED), k, sample: Some(&sample) };
-        let (found, dx, dw, db) = offloaded(&head, (&x, &w, bias), over, Reduction::Sum).unwrap();
+        let (found, dx, dw, db) =
+            offloaded(&head, (&x, &w, bias), over, Some(&prior), Reduction::Sum).unwrap();
+        let [margin_free, expected_free] = [&found, &forward].map(Forward::margin_free_losses);
+        approx::assert_abs_diff_eq!(margin_free, expected_free, epsilon = 1e-12);
         assert_eq!(found.predictions(), forward.predictions());
         assert_eq!(found.sub_centers(), forward.sub_centers());
         // A few roundings of logits of at most 64.
@@ -301,7 +321,8 @@ fn what_is_wrong_is_refused_as_by_the_head() {
     let refused = step.check_class_weights(zero.view(), 7).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "class weights", row: 8, .. }));
     assert!(matches!(step.complete(&[], (1.0, 1.0)), Err(Error::Shape { .. })));
-    let stats = SweepStats { negatives: LogSumExp::NONE, logit_sum: 0.0, nearest: 2 };
+    let (negatives, margin_free_negatives) = (LogSumExp::NONE, LogSumExp::NONE);
+    let stats = SweepStats { negatives, margin_free_negatives, logit_sum: 0.0, nearest: 2 };
     let refused = step.complete(&[stats], (1e-30, 1e38)).unwrap_err();
     assert!(matches!(refused, Error::Overflow { .. }), "{refused}");
     let beyond = SweepStats { nearest: 3, ..stats };
@@ -309,4 +330,10 @@ fn what_is_wrong_is_refused_as_by_the_head() {
     assert_eq!(refused, Error::Label { row: 0, label: 3, classes: 3 });
     let (forward, _) = step.complete(&[stats], (1.0, 5.0)).unwrap();
     assert_eq!((forward.losses[0], forward.accuracy()), (0.0, 1.0));
+    let refused = step.with_log_prior(&array![0.0, f32::NAN, 0.0]).unwrap_err();
+    assert!(matches!(refused, Error::NonFinite { argument: "log prior", row: 1, .. }));
+    let step = head.offload(&classes, (&x, &own, None), None).unwrap();
+    let refused = step.with_log_prior(&array![0.0, 0.0]).unwrap_err();
+    let (expected, actual) = (vec![3], vec![2]);
+    assert_eq!(refused, Error::Shape { argument: "log prior", expected, actual });
 }

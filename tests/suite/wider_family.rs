@@ -75,6 +75,9 @@ pub fn assert_answers<F: Real>(
 ) {
     let tolerance = answer.tolerance(epsilon::<F>());
     assert_close(&format!("{what}: losses"), &forward.losses, &answer.losses, tolerance);
+    let margin_free = &answer.margin_free_losses;
+    let what_of = format!("{what}: margin-free losses");
+    assert_close(&what_of, forward.margin_free_losses(), margin_free, tolerance);
     assert_close(&format!("{what}: dx"), dx, &answer.dx, tolerance);
     assert_close(&format!("{what}: dw"), dw, &answer.dw, tolerance);
     assert_eq!(forward.predictions(), answer.predictions(), "{what}");
@@ -95,8 +98,19 @@ pub fn for_each<F: Real>(mut check: impl FnMut(&str, &Wide, &WideProblem<F>, &Na
 }
 
 fn batch<'a, F: Real>(problem: &'a WideProblem<F>) -> Batch<'a, F> {
-    let batch = Batch::new(&problem.x, &problem.w, &problem.labels);
-    batch.with_sub_centers(problem.k)
+    let batch = Batch::new(&problem.x, &problem.w, &problem.labels).with_sub_centers(problem.k);
+    match &problem.log_prior {
+        Some(prior) => batch.with_log_prior(prior),
+        None => batch,
+    }
+}
+
+fn batch_mut<'a, F: Real>(problem: &'a WideProblem<F>, w: &'a mut Array2<F>) -> BatchMut<'a, F> {
+    let batch = BatchMut::new(&problem.x, w, &problem.labels).with_sub_centers(problem.k);
+    match &problem.log_prior {
+        Some(prior) => batch.with_log_prior(prior),
+        None => batch,
+    }
 }
 
 /// As `for_each`, and every loss of the crate with it.
@@ -145,7 +159,10 @@ fn check_logits<F: Real>() {
             return;
         }
         let logits = NormalizedLogits::new(&problem.x, &problem.w).unwrap();
-        let logits = logits.with_sub_centers(problem.k).unwrap();
+        let mut logits = logits.with_sub_centers(problem.k).unwrap();
+        if let Some(prior) = &problem.log_prior {
+            logits = logits.with_log_prior(prior).unwrap();
+        }
         // A reference is a loss of known size.
         let loss = &loss;
         let forward = loss.forward(&logits, &problem.labels).unwrap();
@@ -179,8 +196,7 @@ fn a_step_moves_the_weights_by_the_same_gradients() {
         let update = || Sgd::new(0.1).unwrap().with_momentum(0.9).unwrap();
         update().apply(&mut expected, &gradients.weights).unwrap();
         let mut dx = Array2::zeros(problem.x.dim());
-        let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
-        batch = batch.with_sub_centers(problem.k);
+        let mut batch = batch_mut(problem, &mut moved);
         let forward = head.step(&mut batch, reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(forward, separate, "{what}");
         assert_eq!(dx, gradients.embeddings, "{what}");
@@ -205,10 +221,15 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         if loss.by_label == 0.0 {
             let w = problem.w.select(Axis(0), &rows);
             let alone = Batch::new(&problem.x, &w, &sample.labels);
+            let prior = problem.log_prior.as_ref();
+            let prior = prior.map(|prior| prior.select(Axis(0), &sample.classes));
             let alone = alone.with_sub_centers(problem.k);
+            let alone = prior.as_ref().map_or(alone, |prior| alone.with_log_prior(prior));
             let mut expected = Gradients::zeros_for(&alone);
             let of_classes = head.forward_backward(&alone, reduction, &mut expected).unwrap();
             assert_eq!(forward.losses, of_classes.losses, "{what}");
+            let [found, alone] = [&forward, &of_classes].map(Forward::margin_free_losses);
+            assert_eq!(found, alone, "{what}");
             assert_eq!(gradients.embeddings, expected.embeddings, "{what}");
             assert_eq!(gradients.weights, expected.weights, "{what}");
         }
@@ -217,8 +238,7 @@ fn a_sampled_step_is_that_of_its_classes_with_all_their_rows() {
         let update = || Sgd::new(0.1).unwrap().with_momentum(0.9).unwrap();
         update().apply_rows(&mut expected, &rows, &gradients.weights).unwrap();
         let mut dx = Array2::zeros(problem.x.dim());
-        let mut batch = BatchMut::new(&problem.x, &mut moved, &problem.labels);
-        batch = batch.with_sub_centers(problem.k);
+        let batch = batch_mut(problem, &mut moved);
         head.step(&mut batch.with_sample(&sample), reduction, &mut update(), &mut dx).unwrap();
         assert_eq!(moved, expected, "{what}");
         assert_eq!(dx, gradients.embeddings, "{what}");
@@ -281,7 +301,9 @@ fn ranks_agree_with_one_machine() {
                 let rows = range.start * problem.k..range.end * problem.k;
                 let w = problem.w.slice(s![rows, ..]);
                 let shard = Batch::new(&problem.x, &w, &problem.labels);
+                let prior = problem.log_prior.as_ref().map(|prior| prior.slice(s![range.clone()]));
                 let shard = shard.with_sub_centers(problem.k);
+                let shard = prior.as_ref().map_or(shard, |prior| shard.with_log_prior(prior));
                 let mut gradients = Gradients::zeros_for(&shard);
                 let head = Head::on_ranks(loss.clone(), collective, range);
                 let reduction = Reduction::Weighted(&problem.upstream);
@@ -307,6 +329,7 @@ fn predictions_are_classes_not_rows() {
             .predict(&Batch::unlabeled(&problem.x, &problem.w).with_sub_centers(problem.k))
             .unwrap();
         assert_eq!(found, answer.predictions(), "{what}");
+        assert_eq!(head.predict(&batch(problem)).unwrap(), found, "{what}: a class prior");
     });
 }
 

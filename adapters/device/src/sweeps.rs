@@ -99,7 +99,9 @@ impl<D: Operations> Sweeps<'_, D> {
 
     /// Combines what the tiles found for one sample, in f64.
     fn merge(&self, row: ArrayView1<'_, D::Float>) -> SweepStats {
-        let mut found = SweepStats { negatives: LogSumExp::NONE, logit_sum: 0.0, nearest: 0 };
+        let none = LogSumExp::NONE;
+        let mut found =
+            SweepStats { negatives: none, margin_free_negatives: none, logit_sum: 0.0, nearest: 0 };
         let mut best = f64::NEG_INFINITY;
         let of_tiles = row.axis_chunks_iter(Axis(0), 4 + usize::from(self.smoothed));
         for (tile, numbers) in self.tiles.iter().zip(of_tiles) {
@@ -114,6 +116,7 @@ impl<D: Operations> Sweeps<'_, D> {
             }
             found.logit_sum += numbers.get(4).copied().unwrap_or(0.0);
         }
+        found.margin_free_negatives = found.negatives;
         found
     }
 

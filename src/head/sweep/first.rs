@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::data::Classes;
-use crate::kernel::{self, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, HardTile, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
 use crate::step::{
@@ -19,8 +19,9 @@ struct Job<'a, F> {
     class: &'a mut [usize],
     sum: &'a mut [f64],
     target: &'a mut [F],
-    /// The largest logits by their cosines; empty unless some negatives count by another number.
+    /// As in [`ChunkStats`], each empty where that is.
     nearest: &'a mut [F],
+    margin_free: (&'a mut [F], &'a mut [f64]),
     /// Sums of the negatives' logits; empty unless labels are smoothed.
     logits: &'a mut [f64],
     /// The largest logits of each sample (samples × k); empty unless they have a margin.
@@ -56,19 +57,27 @@ impl<F: Real> Sweep<'_, F> {
         let mut nearest = &mut stats.nearest[..];
         let k = stats.top.len() / (self.plan.chunks * n).max(1);
         let mut top = &mut stats.top[..];
+        let mut margin_free_max = &mut stats.margin_free_max[..];
+        let mut margin_free_sum = &mut stats.margin_free_sum[..];
         let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
             let range = self.plan.chunk(index);
             let stored = split_off(&mut stored, range.len() * room);
             let logits = split_off(&mut logits, n);
             let nearest = split_off(&mut nearest, n);
             let top = split_off(&mut top, n * k);
-            Job { classes: range, stored, max, class, sum, target, nearest, logits, top }
+            let margin_free =
+                (split_off(&mut margin_free_max, n), split_off(&mut margin_free_sum, n));
+            let classes = range;
+            Job { classes, stored, max, class, sum, target, nearest, margin_free, logits, top }
         });
         run_jobs(jobs, workers, |scratch, job| self.forward_chunk(classes, scratch, job));
     }
 
     fn forward_chunk(&self, classes: &Classes<'_, F>, scratch: &mut Scratch<F>, job: Job<'_, F>) {
         let n = self.plan.samples;
+        let (margin_free_max, margin_free_sum) = job.margin_free;
+        margin_free_max.fill(F::neg_infinity());
+        margin_free_sum.fill(0.0);
         job.max.fill(F::neg_infinity());
         job.class.fill(usize::MAX);
         job.sum.fill(0.0);
@@ -93,7 +102,6 @@ impl<F: Real> Sweep<'_, F> {
             for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
                 job.class[i] = tile.start + scratch.best[i] as usize;
             }
-            let hard = self.hard.tile(self.prepared.form, biases);
             for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
                 *nearest = nearest.max(*max);
             }
@@ -101,33 +109,34 @@ impl<F: Real> Sweep<'_, F> {
                 let logits = (&mut *z, tile.start, biases);
                 self.take_nearest(logits, job.top, &mut scratch.aside, &mut scratch.short[..n]);
             }
-            if self.prepared.form.needs_maxima_of_others() {
-                kernel::tile_counted_max(level, z, hard, &mut scratch.line, &mut scratch.max[..n]);
+            let priors = self.log_priors(classes, tile, &mut scratch.priors);
+            let form = self.prepared.form;
+            if let Some(priors) = priors {
+                let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
+                let hard = self.hard.tile(form, [biases, None]);
+                let sums = (&mut *margin_free_max, &mut *margin_free_sum);
+                self.add_tile(z, hard, buffers, sums);
+                kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
             }
-            for i in 0..n {
-                if scratch.max[i] > job.max[i] {
-                    job.sum[i] *= (job.max[i] - scratch.max[i]).exp().widen();
-                    job.max[i] = scratch.max[i];
-                }
-                // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
-                scratch.max[i] = job.max[i].max(F::min_value());
-            }
-            let rows = [&mut scratch.short[..], &mut scratch.line[..]];
-            kernel::tile_sums(level, z, hard, &scratch.max, rows, job.sum);
+            let hard = self.hard.tile(form, [biases, priors]);
+            let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
+            self.add_tile(z, hard, buffers, (&mut *job.max, &mut *job.sum));
             if !job.logits.is_empty() {
                 let rows = [&mut scratch.short[..], &mut scratch.line[..]];
                 kernel::tile_logit_sums(level, z, hard, rows, job.logits);
             }
+            let prior = |row: usize| priors.map_or(F::zero(), |priors| priors[row]);
             for (at, logit) in scratch.aside.waiting.drain(..) {
-                z[at] = logit;
+                z[at] = logit + prior(at / n);
             }
-            for (i, NearestLogit { plain, logit, .. }) in scratch.aside.pushed.drain(..) {
+            for (i, NearestLogit { plain, logit, class }) in scratch.aside.pushed.drain(..) {
                 let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
-                if counted > job.max[i] {
-                    job.sum[i] *= (job.max[i] - counted).exp().widen();
-                    job.max[i] = counted;
+                if priors.is_some() {
+                    add_logit(counted, &mut margin_free_max[i], &mut margin_free_sum[i]);
                 }
-                job.sum[i] += (counted - job.max[i]).exp().widen();
+                // Its class may be one of an earlier tile.
+                let counted = counted + self.log_prior(classes, class);
+                add_logit(counted, &mut job.max[i], &mut job.sum[i]);
                 if let Some(sum) = job.logits.get_mut(i) {
                     *sum += counted.widen();
                 }
@@ -186,6 +195,46 @@ impl<F: Real> Sweep<'_, F> {
         }
     }
 
+    /// Adds the logits `z` of a tile, as they count, to the log-sum-exp of each sample so far, held
+    /// as `max` and `sum`. `largest` has the largest of each sample in the tile, unless some count by
+    /// another number.
+    fn add_tile(
+        &self,
+        z: &[F],
+        hard: Option<HardTile<'_, F>>,
+        [largest, short, line]: [&mut [F]; 3],
+        (max, sum): (&mut [F], &mut [f64]),
+    ) {
+        let level = self.plan.level;
+        if self.prepared.form.needs_maxima_of_others() {
+            kernel::tile_counted_max(level, z, hard, line, largest);
+        }
+        for ((largest, max), sum) in largest.iter_mut().zip(max.iter_mut()).zip(sum.iter_mut()) {
+            if *largest > *max {
+                *sum *= (*max - *largest).exp().widen();
+                *max = *largest;
+            }
+            // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
+            *largest = max.max(F::min_value());
+        }
+        kernel::tile_sums(level, z, hard, largest, [short, line], sum);
+    }
+
+    /// What is added to the logit of a class; 0 where they have no class prior.
+    fn log_prior(&self, classes: &Classes<'_, F>, class: usize) -> F {
+        if self.prepared.has_log_prior { classes.log_prior_of(class) } else { F::zero() }
+    }
+
+    /// What is added to the logits of a tile where they have a class prior.
+    pub fn log_priors<'s>(
+        &self,
+        classes: &Classes<'_, F>,
+        tile: Range<usize>,
+        priors: &'s mut [F],
+    ) -> Option<&'s [F]> {
+        if self.prepared.has_log_prior { classes.log_priors(tile, priors) } else { None }
+    }
+
     /// What a tile's products are multiplied by: the inverse norms, or 1. Kept for the first
     /// classes, computed again for the others.
     pub fn factors<'s>(
@@ -219,6 +268,15 @@ impl<F: Real> Sweep<'_, F> {
     }
 }
 
+/// Adds a logit to a log-sum-exp.
+fn add_logit<F: Real>(logit: F, max: &mut F, sum: &mut f64) {
+    if logit > *max {
+        *sum *= (*max - logit).exp().widen();
+        *max = logit;
+    }
+    *sum += (logit - *max).exp().widen();
+}
+
 impl<F: Real> Workspace<F> {
     /// The statistics of sample `i` over all chunks: its negatives, and the nearest of them.
     pub fn negatives(&self, plan: &Plan, i: usize) -> (LogSumExp, Nearest<F>) {
@@ -234,6 +292,17 @@ impl<F: Real> Workspace<F> {
             }
         }
         (all, nearest)
+    }
+
+    /// The log-sum-exp of sample `i`'s negatives without class prior: `negatives` where there is none.
+    pub fn margin_free_negatives(&self, plan: &Plan, i: usize, negatives: LogSumExp) -> LogSumExp {
+        let ChunkStats { margin_free_max, margin_free_sum, .. } = &self.chunks;
+        if margin_free_max.is_empty() {
+            return negatives;
+        }
+        let parts = margin_free_max.iter().zip(margin_free_sum).skip(i).step_by(plan.samples);
+        let parts = parts.map(|(max, &sum)| LogSumExp::new(max.widen(), sum));
+        parts.fold(LogSumExp::NONE, LogSumExp::merge)
     }
 
     /// The sum of the logits of sample `i`'s negatives; 0 unless labels are smoothed.

@@ -123,7 +123,8 @@ impl<F: Real> Sweep<'_, F> {
             _ => job.stored,
         };
         let biases = classes.biases(local.clone(), biases);
-        let hard = self.hard.tile(self.prepared.form, biases);
+        let priors = self.log_priors(&classes, local.clone(), &mut scratch.priors);
+        let hard = self.hard.tile(self.prepared.form, [biases, priors]);
         let z = match stored.get(at * n..(at + tile.len()) * n) {
             Some(stored) => stored,
             None => {
@@ -133,6 +134,9 @@ impl<F: Real> Sweep<'_, F> {
                 let stats = TileStats { max, row, target: &mut scratch.short };
                 let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
                 self.stats(z, tile.start, (factors, biases), stats, buffers);
+                if let Some(priors) = priors {
+                    kernel::tile_shift(self.plan.level, z, priors, &mut scratch.max[..n]);
+                }
                 z
             }
         };

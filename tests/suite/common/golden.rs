@@ -66,6 +66,12 @@ impl Case {
         Some(self.json[field].as_array()?.iter().map(|v| v.as_f64().unwrap()).collect())
     }
 
+    /// The class prior.
+    pub fn log_prior<F: Real>(&self) -> Option<Array1<F>> {
+        let prior = self.json["params"]["prior"].as_array()?.iter();
+        Some(prior.map(|p| F::from(p.as_f64().unwrap()).unwrap()).collect())
+    }
+
     pub fn matrix(&self, field: &str) -> Option<Array2<f64>> {
         let rows = self.json[field].as_array()?;
         let columns = rows[0].as_array().unwrap().len();

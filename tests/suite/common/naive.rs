@@ -12,6 +12,8 @@ pub struct Naive<'a> {
     pub x: &'a Array2<f64>,
     pub w: &'a Array2<f64>,
     pub bias: Option<&'a Array1<f64>>,
+    /// The class prior, one number for each class.
+    pub log_prior: Option<&'a Array1<f64>>,
     /// The class of each sample; `None` where it does not count.
     pub labels: &'a [Option<usize>],
     pub first_row: usize,
@@ -26,6 +28,7 @@ pub struct Naive<'a> {
 #[derive(Debug, Clone)]
 pub struct NaiveAnswer {
     pub losses: Array1<f64>,
+    pub margin_free_losses: Array1<f64>,
     pub angles: Array1<f64>,
     /// Logits without a margin (N, C); −∞ where a class is not active.
     pub plain: Array2<f64>,
@@ -70,7 +73,21 @@ struct Part {
     scale: (f64, f64, f64),
     value: f64,
     slope: f64,
+    /// What is added to the logit: bias and offset; and the class prior.
+    added: f64,
+    prior: f64,
     z: f64,
+}
+
+/// The largest of the numbers, Σ e^(z − max), and how far their log-sum-exp is above z_y.
+fn log_sum_exp(others: impl Iterator<Item = f64> + Clone, z_y: f64) -> (f64, f64, f64) {
+    let max = others.clone().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = others.map(|z| (z - max).exp()).sum();
+    (max, sum, if sum > 0.0 { max + sum.ln() - z_y } else { f64::NEG_INFINITY })
+}
+
+fn softplus(gap: f64) -> f64 {
+    gap.max(0.0) + (-gap.abs()).exp().ln_1p()
 }
 
 impl Naive<'_> {
@@ -78,6 +95,7 @@ impl Naive<'_> {
         let ((n, d), rows) = (self.x.dim(), self.w.nrows());
         let mut answer = NaiveAnswer {
             losses: Array1::zeros(n),
+            margin_free_losses: Array1::zeros(n),
             angles: Array1::from_elem(n, std::f64::consts::FRAC_PI_2),
             plain: Array2::from_elem((n, self.offsets.len()), f64::NEG_INFINITY),
             sub_centers: vec![IGNORED; n],
@@ -134,15 +152,17 @@ impl Naive<'_> {
                 _ => (cos, 1.0),
             };
             let added = self.bias.map_or(0.0, |b| b[row]) + self.offsets[class].unwrap_or(0.0);
-            Part { row, cos, scale, value, slope, z: scale.0 * value + added }
+            let prior = self.log_prior.map_or(0.0, |prior| prior[class]);
+            let z = scale.0 * value + added + prior;
+            Part { row, cos, scale, value, slope, added, prior, z }
         };
         let classes = (0..self.offsets.len()).filter(|&class| self.offsets[class].is_some());
         let parts: Vec<(usize, Part)> = classes.map(|class| (class, part(class))).collect();
         for (class, part) in &parts {
-            let added = part.z - part.scale.0 * part.value;
-            answer.plain[[i, *class]] = part.scale.0 * part.cos + added;
+            answer.plain[[i, *class]] = part.scale.0 * part.cos + part.added;
             let steep = part.value.abs().max(part.slope.abs()).max(1.0);
-            answer.reach = answer.reach.max(part.scale.0 * steep + added.abs());
+            let reach = part.scale.0 * steep + part.added.abs() + part.prior.abs();
+            answer.reach = answer.reach.max(reach);
             if let (Some(hard), true) = (loss.hard_negatives(), *class != y) {
                 let threshold = hard.threshold(target.value);
                 answer.gap = answer.gap.min((part.cos - threshold).abs());
@@ -151,16 +171,17 @@ impl Naive<'_> {
         }
 
         let z_y = parts.iter().find(|(class, _)| *class == y).expect("a sample's own class").1.z;
-        let others = || parts.iter().filter(|(class, _)| *class != y).map(|(_, part)| part.z);
-        let max = others().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = others().map(|z| (z - max).exp()).sum();
+        let others = parts.iter().filter(|(class, _)| *class != y).map(|(_, part)| part);
+        let (max, sum, gap) = log_sum_exp(others.clone().map(|part| part.z), z_y);
+        let without_prior = others.map(|part| part.z - part.prior);
+        let margin_free = log_sum_exp(without_prior, answer.plain[[i, y]]).2;
+        answer.margin_free_losses[i] = softplus(margin_free);
         let count = parts.len() as f64;
         let epsilon = if parts.len() > 1 { loss.label_smoothing() } else { 0.0 };
-        let gap = if sum > 0.0 { max + sum.ln() - z_y } else { f64::NEG_INFINITY };
         let sigma =
             if gap >= 0.0 { 1.0 / (1.0 + (-gap).exp()) } else { gap.exp() / (1.0 + gap.exp()) };
         let mean = parts.iter().map(|(_, part)| part.z).sum::<f64>() / count;
-        let plain = gap.max(0.0) + (-gap.abs()).exp().ln_1p();
+        let plain = softplus(gap);
         answer.losses[i] = plain + epsilon * (z_y - mean) + target.penalty;
         answer.size_loss[i] = plain + epsilon + target.penalty.abs();
         answer.angles[i] = theta;

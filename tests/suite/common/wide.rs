@@ -63,6 +63,8 @@ pub struct WideProblem<F> {
     pub labels: Vec<usize>,
     pub k: usize,
     pub upstream: Array1<F>,
+    /// One number for each class; in every second problem.
+    pub log_prior: Option<Array1<F>>,
 }
 
 impl<F: Real> WideProblem<F> {
@@ -73,8 +75,8 @@ impl<F: Real> WideProblem<F> {
         (n, d, classes, k): (usize, usize, usize, usize),
         loss: &dyn MarginLoss,
     ) -> (Self, NaiveAnswer) {
-        for seed in (0..).map(|attempt| seed * 1000 + attempt) {
-            let mut rng = Rng::new(seed);
+        for attempt in (0..).map(|attempt| seed * 1000 + attempt) {
+            let mut rng = Rng::new(attempt);
             let w = rng.matrix(classes * k, d);
             let labels = rng.labels(n, classes);
             let mut x = rng.matrix(n, d);
@@ -87,7 +89,10 @@ impl<F: Real> WideProblem<F> {
             }
             let narrow = |v: f64| F::from(v).unwrap();
             let (x, w) = (x.mapv(narrow), w.mapv(narrow));
-            let problem = WideProblem { x, w, labels, k, upstream: rng.vector(n).mapv(narrow) };
+            let upstream = rng.vector(n).mapv(narrow);
+            let log_prior =
+                seed.is_multiple_of(2).then(|| rng.vector(classes).mapv(|p| narrow(4.0 * p)));
+            let problem = WideProblem { x, w, labels, k, upstream, log_prior };
             let answer = problem.solve(loss);
             if answer.gap > 64.0 * epsilon::<F>() {
                 return (problem, answer);
@@ -99,10 +104,12 @@ impl<F: Real> WideProblem<F> {
     pub fn solve(&self, loss: &dyn MarginLoss) -> NaiveAnswer {
         let (x, w) = (self.x.mapv(wide), self.w.mapv(wide));
         let labels: Vec<Option<usize>> = self.labels.iter().copied().map(Some).collect();
+        let log_prior = self.log_prior.as_ref().map(|prior| prior.mapv(wide));
         let naive = Naive {
             x: &x,
             w: &w,
             bias: None,
+            log_prior: log_prior.as_ref(),
             labels: &labels,
             first_row: 0,
             k: self.k,

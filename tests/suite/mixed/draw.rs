@@ -153,7 +153,8 @@ impl Case {
         let Case { x, w, first_row, k, .. } = self;
         let (bias, first_row, k) = (self.bias.as_ref(), *first_row, *k);
         let upstream = &upstream;
-        Naive { x, w, bias, labels: &labels, first_row, k, offsets, upstream }.solve(&*self.loss)
+        let (labels, log_prior) = (&labels[..], None);
+        Naive { x, w, bias, log_prior, labels, first_row, k, offsets, upstream }.solve(&*self.loss)
     }
 }
 

@@ -214,7 +214,7 @@ fn by_offload<F: Real>(case: &Case, inputs: &Inputs<F>) -> Entrance<F> {
         Over { labels: &case.labels, ignored: Some(IGNORED), k: case.k, sample: sample.as_ref() };
     let arrays = (&inputs.x, &inputs.w, inputs.bias.as_ref());
     let reduction = inputs.reduction(case);
-    let (forward, dx, dw, db) = offloaded(&head, arrays, over, reduction).unwrap();
+    let (forward, dx, dw, db) = offloaded(&head, arrays, over, None, reduction).unwrap();
     let rows = rows(sample.as_ref(), &all, case.k);
     let db = inputs.bias.is_some().then_some(db);
     let found = Found { forward, dx, dw, db, rows };
