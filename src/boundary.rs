@@ -44,6 +44,8 @@ const BISECTIONS: u32 = 64;
 /// | ArcFace | `θ₂ = θ₁ + m` | `m` | `m ≤ Θ` |
 /// | Generalized, m2 = 0 | `θ₂ = m0 · θ₁ + m1` | `(Θ · (m0 − 1) + 2 · m1) / (m0 + 1)` | `m1 ≤ Θ` |
 ///
+/// For a binary loss the logit of class 2 has its margin, too: h(θ₂) stands in place of cos θ₂.
+///
 /// Softmax does not normalize. With weight norms q₁, q₂ and biases b₁, b₂, both of its boundaries
 /// are the line
 ///
@@ -192,6 +194,9 @@ impl<L: MarginLoss> Boundary<L> {
     /// cos θ₂ on the boundary of class 1; outside [−1, 1] where the boundary is not defined.
     fn opposite_cos(&self, theta: f64) -> f64 {
         let target = self.loss.target(&Angle::from_theta(theta)).value;
+        if let Some(binary) = self.loss.binary() {
+            return binary.cosine_of(target);
+        }
         (self.norms[0] * target + self.bias) / self.norms[1]
     }
 

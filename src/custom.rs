@@ -2,4 +2,4 @@
 //! [`check_loss`], which tests its derivative.
 
 pub use crate::gradcheck::{Coordinate, GradientCheck, check_loss};
-pub use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target, TopMargin};
+pub use crate::math::{Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin};

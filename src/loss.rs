@@ -9,7 +9,9 @@ use crate::data::{Forward, LogitForm, Reduction, Scale};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::logits::{LogitGradients, NormalizedLogits, TargetAnswer};
-use crate::math::{Angle, HardNegatives, SINGULAR, Sample, SampleTarget, Target, TopMargin};
+use crate::math::{
+    Angle, BinaryForm, HardNegatives, SINGULAR, Sample, SampleTarget, Target, TopMargin,
+};
 
 /// A margin-based softmax loss: a scale and a target function, from which all else follows.
 ///
@@ -107,6 +109,15 @@ pub trait MarginLoss: Debug + Send + Sync {
     /// A step of a loss with another value is refused with [`Error::Parameter`].
     fn label_smoothing(&self) -> f64 {
         0.0
+    }
+
+    /// What makes this a binary loss, one logistic for each pair of a sample and a class in place of one
+    /// softmax for each sample; none unless a loss says so, which costs nothing.
+    ///
+    /// Numbers out of their range are refused with [`Error::Parameter`]; label smoothing and hard
+    /// negatives besides, and any scale but `Fixed`, with [`Error::Unsupported`].
+    fn binary(&self) -> Option<BinaryForm> {
+        None
     }
 
     /// The losses of a batch whose cosines are materialized.
@@ -229,6 +240,10 @@ macro_rules! through_pointer {
             fn label_smoothing(&self) -> f64 {
                 (**self).label_smoothing()
             }
+
+            fn binary(&self) -> Option<BinaryForm> {
+                (**self).binary()
+            }
         }
     )*};
 }
@@ -250,6 +265,14 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
                       Scale::Unnormalized";
         return Err(Error::Unsupported(reason));
     }
+    let binary = loss.binary().map(BinaryForm::checked).transpose()?;
+    if binary.is_some() && (smoothing > 0.0 || hard.is_some() || top.is_some()) {
+        let reason = "label smoothing, hard and nearest negatives belong to a softmax, and a binary loss has none";
+        return Err(Error::Unsupported(reason));
+    }
+    if binary.is_some() && !matches!(scale, Scale::Fixed(_)) {
+        return Err(Error::Unsupported("a binary loss needs a fixed scale"));
+    }
     // Where a loss agrees with the plain cosine at these samples it may be Softmax; each target is
     // compared once more for its own sample before it is treated as an inner product.
     let angles = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);
@@ -258,7 +281,7 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
         samples.iter().all(|sample| loss.target_of(sample) == Target::plain(angle).into())
     };
     let plain = scale == Scale::Unnormalized && angles.iter().chain([&Angle::RIGHT]).all(is_plain);
-    Ok(LogitForm { scale, plain, smoothing, hard, top })
+    Ok(LogitForm { scale, plain, smoothing, hard, top, binary })
 }
 
 /// Checks a label smoothing.

@@ -10,7 +10,7 @@ use crate::data::Scale;
 use crate::error::Error;
 use crate::loss::MarginLoss;
 use crate::losses::*;
-use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target, TopMargin};
+use crate::math::{Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin};
 
 /// Defines the configuration by the table of losses: a variant for each.
 macro_rules! configuration {
@@ -116,6 +116,7 @@ impl MarginLoss for LossConfig {
         fn target_of(sample: &Sample) -> SampleTarget;
         fn hard_negatives() -> Option<HardNegatives>;
         fn top_negatives() -> Option<TopMargin>;
+        fn binary() -> Option<BinaryForm>;
         fn check_classes(classes: usize) -> Result<(), Error>;
         fn label_smoothing() -> f64;
     }

@@ -1,7 +1,8 @@
 //! How a cosine becomes a logit.
 
 use crate::error::Error;
-use crate::math::{HardNegatives, TopMargin};
+use crate::kernel::{BinaryLogits, Real};
+use crate::math::{BinaryForm, HardNegatives, LogSumExp, SampleTerms, TopMargin, sample_terms};
 
 /// What multiplies the cosine to make a logit.
 ///
@@ -54,6 +55,8 @@ pub(crate) struct LogitForm {
     pub hard: Option<HardNegatives>,
     /// The margin on the nearest negatives.
     pub top: Option<TopMargin>,
+    /// One logistic for each pair in place of the softmax.
+    pub binary: Option<BinaryForm>,
 }
 
 impl LogitForm {
@@ -63,9 +66,20 @@ impl LogitForm {
     }
 
     /// Whether the largest logit among those of the softmax may be that of another class than the
-    /// nearest: some negatives count by another number than their cosine.
+    /// nearest: some negatives count by another number than their cosine, or there is no softmax.
     pub fn changes_negatives(self) -> bool {
-        self.hard.is_some() || self.top.is_some()
+        self.hard.is_some() || self.top.is_some() || self.binary.is_some()
+    }
+
+    /// Whether a sweep sums the negatives' logits, or the sigmoids of a binary loss.
+    pub fn sums_negatives(self) -> bool {
+        self.smoothing > 0.0 || self.binary.is_some()
+    }
+
+    /// What is known of the negatives before the first: no log-sum-exp, or a sum of softplus, which is
+    /// held with a maximum of 0.
+    pub fn no_negatives(self) -> LogSumExp {
+        if self.binary.is_some() { LogSumExp::new(0.0, 0.0) } else { LogSumExp::NONE }
     }
 
     /// Whether the largest logit of all negatives, margin-free, may be so far above those that it
@@ -77,6 +91,37 @@ impl LogitForm {
             Scale::FeatureNorm | Scale::Unnormalized => f64::INFINITY,
         };
         self.hard.is_some() || self.top.is_some_and(|top| falls(top) > SAFE)
+    }
+
+    /// How a tile's products become the logits of a binary loss.
+    pub fn binary_logits<F: Real>(self) -> Option<BinaryLogits<F>> {
+        let (binary, Scale::Fixed(s)) = (self.binary?, self.scale) else { return None };
+        let (sin, cos) = binary.angle().sin_cos();
+        Some(BinaryLogits {
+            cosine: F::narrow(s.recip()),
+            scale: F::narrow(s),
+            exponent: F::narrow(binary.exponent()),
+            margin: [cos, sin].map(F::narrow),
+            offset: F::narrow(s * binary.shift() + binary.bias()),
+        })
+    }
+
+    /// What the loss itself adds to a target logit.
+    pub fn bias(self) -> f64 {
+        self.binary.map_or(0.0, |binary| binary.bias())
+    }
+
+    /// The target logit without margin, before scale and bias.
+    pub fn margin_free(self, cos: f64) -> f64 {
+        self.binary.map_or(cos, |binary| binary.margin_free(cos))
+    }
+
+    /// Loss and gradients of a sample; for a binary loss `negatives` holds the sum of their softplus.
+    pub fn terms(self, negatives: LogSumExp, target_logit: f64, upstream: f64) -> SampleTerms {
+        match self.binary {
+            Some(binary) => binary.terms(negatives.sum, target_logit, upstream),
+            None => sample_terms(negatives, target_logit, upstream),
+        }
     }
 
     /// a_i, the factor of sample i's cosines apart from the norm of the class weight.

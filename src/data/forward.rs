@@ -2,12 +2,13 @@
 
 use ndarray::Array1;
 
+use super::batch::Reduction;
 use super::form::LogitForm;
 use super::labels::IGNORED;
 use super::sample_stats::SampleStats;
 use super::target_pair::TargetPair;
 use crate::kernel::Real;
-use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
+use crate::math::{LogSumExp, SampleTerms, Smoothing};
 
 /// Per-sample losses of a batch, neither reduced nor capped, and metrics to monitor training.
 ///
@@ -30,6 +31,20 @@ pub struct Forward<F> {
     pub(crate) negatives: Vec<LogSumExp>,
     target_logits: Vec<f64>,
     penalties: Vec<f64>,
+    /// dL_i/db of a binary loss; empty for any other.
+    bias_slopes: Vec<f64>,
+    bias_gradient: OfReduction,
+}
+
+/// The derivative of the reduced losses by the bias of a binary loss. Passes over the same batch are
+/// equal whatever the reduction.
+#[derive(Debug, Clone, Copy)]
+struct OfReduction(Option<f64>);
+
+impl PartialEq for OfReduction {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl<F: Real> Forward<F> {
@@ -49,7 +64,23 @@ impl<F: Real> Forward<F> {
             negatives: vec![LogSumExp::NONE; samples],
             target_logits: vec![0.0; samples],
             penalties: vec![0.0; samples],
+            bias_slopes: vec![0.0; if form.binary.is_some() { samples } else { 0 }],
+            bias_gradient: OfReduction(None),
         }
+    }
+
+    /// The same pass with the derivative of the reduced losses by the bias of a binary loss: of their
+    /// mean where they are not reduced.
+    pub(crate) fn with_reduction(self, reduction: Option<Reduction<'_, F>>) -> Self {
+        let bias_gradient = self.reduced_bias(reduction.unwrap_or(Reduction::Mean));
+        Forward { bias_gradient: OfReduction(bias_gradient), ..self }
+    }
+
+    /// The derivative of the reduced losses by the bias of a binary loss.
+    pub(crate) fn reduced_bias(&self, reduction: Reduction<'_, F>) -> Option<f64> {
+        self.form.binary?;
+        let slopes = self.bias_slopes.iter().enumerate();
+        Some(slopes.map(|(i, slope)| reduction.weight(i, self.counted) * slope).sum())
     }
 
     /// What lies between the sweeps: counts a sample, once its target is known. Returns its terms,
@@ -62,11 +93,12 @@ impl<F: Real> Forward<F> {
     ) -> SampleTerms {
         let (i, negatives) = (sample.row, sample.negatives);
         let target_logit = sample.target.map_or(f64::INFINITY, |target| target.logit);
-        let terms = sample_terms(negatives, target_logit, upstream);
+        let terms = self.form.terms(negatives, target_logit, upstream);
         if let Some(target) = sample.target {
             let loss = terms.loss + smoothing.loss(target_logit, sample.mean_share);
             self.losses[i] = F::narrow(loss + target.penalty);
-            let margin_free = sample_terms(sample.margin_free_negatives, target.margin_free, 0.0);
+            let margin_free =
+                self.form.terms(sample.margin_free_negatives, target.margin_free, 0.0);
             self.margin_free_losses[i] = F::narrow(margin_free.loss);
             self.target_angles[i] = F::narrow(target.angle);
             self.norms[i] = F::narrow(sample.norm);
@@ -77,6 +109,10 @@ impl<F: Real> Forward<F> {
             self.negatives[i] = negatives;
             self.target_logits[i] = target.logit;
             self.penalties[i] = target.penalty;
+            if let Some(binary) = self.form.binary {
+                let sigmoids = sample.mean_share * smoothing.classes() as f64;
+                self.bias_slopes[i] = binary.bias_slope(sigmoids, target.logit);
+            }
             self.counted += 1;
             self.correct += usize::from(sample.prediction == sample.label);
         }
@@ -176,6 +212,26 @@ impl<F: Real> Forward<F> {
     /// from cosines, the norms that they were given, or 1.
     pub fn norms(&self) -> &Array1<F> {
         &self.norms
+    }
+
+    /// The derivative of the reduced losses by the bias b of a binary loss
+    /// ([`SphereFace2`](crate::SphereFace2), [`UnifiedCrossEntropy`](crate::UnifiedCrossEntropy)), which
+    /// is learned with it; of the mean loss where no gradient was requested. `None` for any other loss.
+    ///
+    /// ```
+    /// use margin_softmax::{Batch, Head, UnifiedCrossEntropy};
+    /// use ndarray::array;
+    ///
+    /// let (x, w) = (array![[1.0, 0.2]], array![[1.0, 0.0], [0.0, 1.0]]);
+    /// let loss = UnifiedCrossEntropy::default();
+    /// let mut head = Head::new(loss.clone().with_bias(loss.starting_bias(2))?);
+    /// let forward = head.forward(&Batch::new(&x, &w, &[0]))?;
+    /// let b = head.loss().b() - 0.1 * forward.bias_gradient().unwrap();
+    /// *head.loss_mut() = loss.with_bias(b)?;
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    pub fn bias_gradient(&self) -> Option<f64> {
+        self.bias_gradient.0
     }
 
     /// The norms of the samples that count, in their order: those to

@@ -4,7 +4,7 @@
 use super::form::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::math::{HardNegatives, SampleTarget, Target};
+use crate::math::{BinaryForm, HardNegatives, SampleTarget, Target};
 
 /// The largest bound that is accepted: sums and products on the way to a result stay finite.
 pub(crate) fn largest_safe<F: Real>() -> f64 {
@@ -24,8 +24,8 @@ pub(crate) struct Bounds {
     pub weight_norms: (f64, f64),
     /// The largest magnitude of a bias, where there is one, whose gradient is computed.
     pub bias: Option<f64>,
-    /// The largest magnitude of a class prior.
-    log_prior: f64,
+    /// The largest magnitude of a class prior, and of the bias of a binary loss.
+    constant: f64,
     /// Bounds on the norm of every row of the weights' gradient, and on the gradient of every
     /// bias, from the samples so far.
     ///
@@ -41,6 +41,8 @@ pub(crate) struct Bounds {
     smoothing: (f64, usize),
     /// The largest |N| and |N′| of a negative.
     pub negatives: (f64, f64),
+    /// Of a binary loss the weights of a sample's own pair and of each other, and how many there are.
+    pairs: Option<(f64, f64, f64)>,
 }
 
 impl Bounds {
@@ -53,18 +55,19 @@ impl Bounds {
             scale,
             weight_norms,
             bias: largest(bias),
-            log_prior: 0.0,
+            constant: 0.0,
             weight_gradient: 0.0,
             bias_gradient: 0.0,
             losses: 0.0,
             smoothing: (0.0, 0),
             negatives: (1.0, 1.0),
+            pairs: None,
         }
     }
 
     /// The same for logits with a class prior.
     pub fn with_log_prior<'a, F: Real>(self, prior: impl IntoIterator<Item = &'a F>) -> Self {
-        Bounds { log_prior: largest(prior).unwrap_or(0.0), ..self }
+        Bounds { constant: largest(prior).unwrap_or(0.0), ..self }
     }
 
     /// The same for label smoothing among `classes`.
@@ -89,8 +92,20 @@ impl Bounds {
 
     /// A bound on the logits of a sample of this norm whose target is f.
     pub fn logit(&self, norm: f64, f: f64) -> f64 {
-        let added = self.bias.unwrap_or(0.0) + self.log_prior;
+        let added = self.bias.unwrap_or(0.0) + self.constant;
         self.factor(norm) * f.abs().max(self.negatives.0) + added
+    }
+
+    /// The same for one logistic for each pair with `classes`.
+    pub fn with_binary<F: Real>(self, binary: Option<BinaryForm>, classes: usize) -> Self {
+        let Some(binary) = binary else { return self };
+        let (own, other) = binary.weights();
+        Bounds {
+            constant: self.constant + binary.bias().abs(),
+            negatives: (binary.largest(), binary.steepest(F::epsilon().widen())),
+            pairs: Some((own, other, classes as f64)),
+            ..self
+        }
     }
 
     /// Refuses a sample of this norm and target (none where another rank holds its class), whose
@@ -119,7 +134,11 @@ impl Bounds {
         let (largest, steepest) = self.negatives;
         let negatives = if largest > 1.0 || steepest > 1.0 { largest + steepest } else { 1.0 };
         let smoothed = upstream.abs() * (1.0 + smoothing);
-        let gradient = smoothed * (negatives + value.abs() + slope.abs());
+        // The negatives of a binary loss each have a gradient of their own.
+        let (own, other, pairs) = self.pairs.unwrap_or((1.0, 1.0, 1.0));
+        let of_target = own * (value.abs() + slope.abs());
+        let gradient = smoothed * (pairs * other * negatives + of_target);
+        let of_class = smoothed * (other * negatives + of_target);
         let (least, most) = self.weight_norms;
         // A product before its class's norm is divided out, and what multiplies the target's
         // gradient in those of embedding and class weight.
@@ -133,7 +152,9 @@ impl Bounds {
         let logit = self.logit(norm, value);
         // A loss is at most two such logits apart, and the logarithm of the classes; smoothing adds
         // ε times the distance of the target logit from the mean.
-        self.losses += 2.0 * logit * (1.0 + smoothing) + 64.0 + penalty.abs();
+        // A binary loss is the sum of as many softplus as there are pairs.
+        let terms = self.pairs.map_or(2.0 * (1.0 + smoothing), |_| own + other * pairs);
+        self.losses += terms * logit + 64.0 * terms.max(1.0) + penalty.abs();
         check("the target logit", logit)?;
         if smoothing > 0.0 {
             check("the sum of the logits", logit * classes as f64)?;
@@ -147,7 +168,7 @@ impl Bounds {
         if self.bias.is_some() {
             check("the gradient of the bias", self.bias_gradient)?;
         }
-        self.weight_gradient += gradient * weight;
+        self.weight_gradient += of_class * weight;
         check("the gradient of the class weights", self.weight_gradient)
     }
 }

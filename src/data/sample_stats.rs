@@ -13,10 +13,12 @@ pub(crate) struct SampleStats {
     pub label: usize,
     /// |x_i|.
     pub norm: f64,
+    /// Of a binary loss the sum of the negatives' softplus, with a maximum of 0.
     pub negatives: LogSumExp,
     /// The same without class prior.
     pub margin_free_negatives: LogSumExp,
-    /// The negatives' share of the mean of all logits; 0 unless labels are smoothed.
+    /// The negatives' share of the mean of all logits, or of all sigmoids under a binary loss; 0
+    /// unless one of them is needed.
     pub mean_share: f64,
     /// Its target logit, on the rank that holds its class.
     pub target: Option<TargetLogit>,

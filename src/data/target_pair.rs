@@ -45,7 +45,7 @@ impl TargetPair {
         let pair = directed.then(|| Pair::new(x, w, norm, weight_norm));
         let angle = pair.map_or(Angle::RIGHT, |pair| pair.angle);
         let target = answer(&angle)?;
-        let scale = form.pair_scale(norm, weight_norm);
+        let (scale, bias) = (form.pair_scale(norm, weight_norm), bias + form.bias());
         let inner_product = form.plain && target == Target::plain(&angle).into();
         Ok(match pair {
             Some(pair) if !inner_product => TargetPair {
@@ -53,7 +53,7 @@ impl TargetPair {
                 target,
                 scale,
                 logit: scale * target.value + bias,
-                margin_free_logit: scale * angle.cos + bias,
+                margin_free_logit: scale * form.margin_free(angle.cos) + bias,
                 geometry: Geometry::Angular(pair),
             },
             _ => {
@@ -66,18 +66,19 @@ impl TargetPair {
 
     /// The pair of which only the `angle` is known.
     pub fn of_angle<E>(
+        form: LogitForm,
         angle: Angle,
-        scale: f64,
-        bias: f64,
+        (scale, bias): (f64, f64),
         answer: impl FnOnce(&Angle) -> Result<SampleTarget, E>,
     ) -> Result<Self, E> {
         let target = answer(&angle)?;
+        let bias = bias + form.bias();
         Ok(TargetPair {
             angle,
             target,
             scale,
             logit: scale * target.value + bias,
-            margin_free_logit: scale * angle.cos + bias,
+            margin_free_logit: scale * form.margin_free(angle.cos) + bias,
             geometry: Geometry::Cosine,
         })
     }

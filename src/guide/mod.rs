@@ -81,6 +81,8 @@ pub mod which_loss {
     //! [`MagFace`]: crate::MagFace
     //! [`MarginWarmup`]: crate::schedule::MarginWarmup
     //! [`MvSoftmax`]: crate::MvSoftmax
+    //! [`SphereFace2`]: crate::SphereFace2
+    //! [`UnifiedCrossEntropy`]: crate::UnifiedCrossEntropy
     //! [`Softmax`]: crate::Softmax
     //! [`SphereFace`]: crate::SphereFace
     //! [`with_log_prior(p)`]: crate::Batch::with_log_prior

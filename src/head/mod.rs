@@ -7,6 +7,7 @@
 
 mod nearest;
 mod run;
+mod standard_layout;
 mod step;
 mod sweep;
 mod top_k;

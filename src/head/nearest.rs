@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::kernel::{self, HardTile, Real};
 use crate::math::TopMargin;
 use crate::step::{
-    Apart, Communication, NearestLogit, NearestPair, NearestPairs, PreparedSample, StepInput,
-    Workspace,
+    Apart, ChunkStats, Communication, NearestLogit, NearestPair, NearestPairs, PreparedSample,
+    StepInput, Workspace,
 };
 
 /// A negative before others: by its logit, then by its class.
@@ -80,11 +80,12 @@ impl<F: Real> Step<'_, F> {
 
     /// The negatives of sample `i` that the chunks have kept, from the nearest on.
     fn largest_of(&self, i: usize) -> Vec<NearestLogit<F>> {
-        let (n, entries) = (self.plan.samples, &self.workspace.chunks.top);
-        let k = entries.len() / (self.plan.chunks * n).max(1);
-        let of_chunk = |chunk: usize| &entries[(chunk * n + i) * k..][..k];
-        let kept = (0..self.plan.chunks).flat_map(of_chunk).filter(|entry| entry.is_some());
-        let mut kept: Vec<_> = kept.copied().collect();
+        let of_sample = |chunk: &ChunkStats<F>| {
+            let k = chunk.top.len() / self.plan.samples;
+            chunk.top[i * k..(i + 1) * k].to_vec()
+        };
+        let kept = self.workspace.chunks.iter().flat_map(of_sample);
+        let mut kept: Vec<_> = kept.filter(NearestLogit::is_some).collect();
         kept.sort_unstable_by(before);
         kept
     }

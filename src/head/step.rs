@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
+use super::standard_layout::StandardLayout;
 use super::sweep::{LogitCoefficients, Parameters, Sweep, SweepOutput, TargetRows};
 use crate::data::{Bounds, Forward, IGNORED, Output, SampleStats, TargetLogit};
 use crate::error::Error;
@@ -84,7 +85,7 @@ pub(super) fn nearest<F: Real>(
     let rows = input.embeddings.nrows();
     let (mut logits, mut classes) = (vec![F::neg_infinity(); rows], vec![IGNORED; rows]);
     for (i, sample) in step.workspace.prepared.samples.iter().enumerate() {
-        let nearest = step.workspace.negatives(&step.plan, i).1;
+        let nearest = step.workspace.negatives(i).1;
         logits[sample.row] = nearest.max;
         classes[sample.row] = nearest.class.map_or(IGNORED, |class| input.classes.label_of(class));
     }
@@ -106,21 +107,22 @@ fn prepare<F: Real>(
     let weight_rows = matches!(demand, Demand::Gradients(output) if output.weights.is_some());
     // Without gradients no logit waits for a second sweep.
     let keeps = !matches!(demand, Demand::Losses | Demand::Nearest);
-    let budget = if keeps { input.settings.budget } else { 0 };
-    let plan = |samples| {
+    let plan = |samples, binary: bool| {
+        // The only sweep of a binary loss keeps no logits.
+        let budget = if keeps && !binary { input.settings.budget } else { 0 };
         Plan::new(
             (input.settings.level, input.settings.precision),
             (samples, dims, input.classes.len(), input.classes.sub_centers),
             size_of::<F>(),
             budget,
-            weight_rows,
+            weight_rows && !binary,
         )
     };
     let threads = rayon::current_num_threads();
-    let parallel = plan(rows).workers(threads) > 1;
+    let parallel = plan(rows, false).workers(threads) > 1;
     let earlier = std::mem::take(&mut workspace.prepared);
     let (prepared, bounds) = Prepared::new(loss, input, earlier, parallel)?;
-    let plan = plan(prepared.samples.len());
+    let plan = plan(prepared.samples.len(), prepared.form.binary.is_some());
     workspace.prepared = prepared;
     let workers = plan.workers(threads);
     workspace.prepare(&plan, workers);
@@ -198,8 +200,13 @@ impl<'a, F: Real> Step<'a, F> {
     ) -> Result<Forward<F>, Error> {
         let Output { embeddings, weights, bias } = output;
         let mut weights = weights.map(StandardLayout::new);
-        self.first_sweep(input, weights.as_mut().map(StandardLayout::rows));
-        let forward = self.forward(input, communication)?;
+        let mut forward = None;
+        if self.workspace.prepared.form.binary.is_some() {
+            self.binary_terms();
+        } else {
+            self.first_sweep(input, weights.as_mut().map(StandardLayout::rows));
+            forward = Some(self.forward(input, communication)?);
+        }
         self.nearest_gradients(input, embeddings.is_some());
         let mut bias_row = bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
         let kept = KeptGradients {
@@ -213,6 +220,10 @@ impl<'a, F: Real> Step<'a, F> {
         if let Some(weights) = weights {
             weights.finish();
         }
+        let forward = match forward {
+            Some(forward) => forward,
+            None => self.forward(input, communication)?,
+        };
         if let (Some(mut out), Some(bias)) = (bias, bias_row) {
             out.assign(&ArrayView1::from(&bias));
         }
@@ -220,6 +231,19 @@ impl<'a, F: Real> Step<'a, F> {
             communication.sum_embeddings(embeddings)?;
         }
         Ok(forward)
+    }
+
+    /// The terms of a binary loss, whose pairs need nothing of each other: its losses come from the
+    /// sweep that makes the gradients. They are those of this rank's target logits, which no other
+    /// rank has rounded.
+    fn binary_terms(&mut self) {
+        let Workspace { prepared, terms, .. } = &mut *self.workspace;
+        let Some(binary) = prepared.form.binary else { return };
+        terms.clear();
+        terms.extend(prepared.samples.iter().map(|sample| {
+            let logit = sample.target.map_or(0.0, |target| target.logit);
+            binary.terms(0.0, logit, sample.upstream)
+        }));
     }
 
     /// The first sweep. With a second sweep to come, the logits wait in the rows of the weights'
@@ -257,7 +281,7 @@ impl<'a, F: Real> Step<'a, F> {
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
             let form = prepared.form;
-            let (smoothed, log_prior) = (form.smoothing > 0.0, prepared.has_log_prior);
+            let (smoothed, log_prior) = (form.sums_negatives(), prepared.has_log_prior);
             let (penalised, sub_centers) = (self.penalised, prepared.sub_centers > 1);
             let changed = form.changes_negatives() || log_prior;
             let shared = Shared { smoothed, penalised, changed, log_prior, sub_centers };
@@ -269,14 +293,15 @@ impl<'a, F: Real> Step<'a, F> {
             terms.push(forward.record(stats, self.smoothing, sample.upstream));
         }
         self.workspace.stats = stats;
-        Ok(forward)
+        self.binary_terms();
+        Ok(forward.with_reduction(input.reduction))
     }
 
     /// The statistics of sample `i` over all chunks.
     fn sample_stats(&self, input: &StepInput<'_, F>, i: usize, apart: Apart) -> SampleStats {
         let sample = &self.workspace.prepared.samples[i];
         let label = input.labels.map_or(IGNORED, |labels| labels[sample.row]);
-        let (negatives, nearest) = self.workspace.negatives(&self.plan, i);
+        let (negatives, nearest) = self.workspace.negatives(i);
         let own = self.workspace.target_logit(&self.plan, i, sample.class);
         let nearer = |class: usize| {
             nearest.max > own || (nearest.max == own && sample.class.is_some_and(|own| class < own))
@@ -296,11 +321,9 @@ impl<'a, F: Real> Step<'a, F> {
             negatives: negatives.merge(apart.negatives),
             margin_free_negatives: self
                 .workspace
-                .margin_free_negatives(&self.plan, i, negatives)
+                .margin_free_negatives(i, negatives)
                 .merge(apart.margin_free),
-            mean_share: self
-                .smoothing
-                .share(self.workspace.logit_sum(&self.plan, i) + apart.logits),
+            mean_share: self.smoothing.share(self.workspace.logit_sum(i) + apart.logits),
             target,
             prediction,
             best,
@@ -319,7 +342,7 @@ impl<'a, F: Real> Step<'a, F> {
     ) -> Option<ArrayViewMut2<'e, F>> {
         let workspace = &mut *self.workspace;
         let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
-        let Workspace { hard, nearest, terms, uniform, radial, .. } = workspace;
+        let Workspace { hard, nearest, terms, uniform, radial, chunks: found, .. } = workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
         for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
             *shift = F::narrow(terms.shift);
@@ -342,7 +365,7 @@ impl<'a, F: Real> Step<'a, F> {
         let partials = &mut partials[..asked_for];
         let stored = &logits[..self.plan.stored * n];
         let sweep = Sweep { plan: &self.plan, prepared, hard };
-        let output = SweepOutput { parameters, weights, bias, partials, radial };
+        let output = SweepOutput { parameters, weights, bias, partials, radial, found };
         sweep.backward(factors, output, stored, scratch);
         if let Some(embeddings) = &mut embeddings {
             let parts = (&*partials, &radial[..]);
@@ -357,33 +380,4 @@ impl<'a, F: Real> Step<'a, F> {
 pub(super) struct KeptGradients<'a, F> {
     pub weights: Option<&'a mut [F]>,
     pub bias: Option<&'a mut [F]>,
-}
-
-/// The rows of a gradient one after the other: in place, or in a copy where they lie otherwise.
-struct StandardLayout<'a, F> {
-    target: ArrayViewMut2<'a, F>,
-    copy: Vec<F>,
-}
-
-impl<'a, F: Real> StandardLayout<'a, F> {
-    fn new(mut target: ArrayViewMut2<'a, F>) -> Self {
-        let in_place = target.as_slice_mut().is_some();
-        let copy = if in_place { Vec::new() } else { vec![F::zero(); target.len()] };
-        StandardLayout { target, copy }
-    }
-
-    fn rows(&mut self) -> &mut [F] {
-        match self.target.as_slice_mut() {
-            Some(rows) => rows,
-            None => &mut self.copy,
-        }
-    }
-
-    fn finish(mut self) {
-        if self.target.as_slice_mut().is_none() {
-            let dims = self.target.ncols();
-            let rows = self.target.rows_mut().into_iter().zip(self.copy.chunks_exact(dims));
-            rows.for_each(|(mut row, copy)| row.assign(&ArrayView1::from(copy)));
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! [`simd`], which are single instructions.
 
 mod bf16;
+mod binary;
 mod compiled;
 mod dispatch;
 mod exp;
@@ -29,6 +30,7 @@ mod update;
 mod zeros;
 
 pub use bf16::Precision;
+pub(crate) use binary::{BINARY_ROWS, BinaryLogits, row_binary, tile_binary};
 pub(crate) use compiled::job;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::gemm;

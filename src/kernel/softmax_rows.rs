@@ -8,7 +8,7 @@ use super::real::Real;
 use super::simd::Isa;
 
 /// Logits that are held at a time: they stay in the first-level cache.
-const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 1024;
 
 /// How the cosines of one sample become logits: `scale · columns[j] · c + biases[j]`, without
 /// columns or biases where there are none.
@@ -26,7 +26,7 @@ pub(crate) struct RowLogits<'a, F> {
 impl<F: Real> RowLogits<'_, F> {
     /// The classes other than the target, in blocks.
     #[inline(always)]
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<F> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<F> {
         let (target, classes) = (self.target, self.cosines.len());
         let blocks = |side: Range<usize>| {
             let end = side.end;

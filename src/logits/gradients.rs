@@ -31,6 +31,7 @@ pub struct LogitGradients<F> {
     /// The same of class weights: the row, and the gradients of its logits (N). Ascending.
     pub extreme_weights: Vec<(usize, Array1<F>)>,
     labels: Option<Vec<usize>>,
+    pub(super) bias_gradient: Option<f64>,
 }
 
 impl<F: Real> LogitGradients<F> {
@@ -48,6 +49,7 @@ impl<F: Real> LogitGradients<F> {
             extreme_embeddings: Vec::new(),
             extreme_weights: Vec::new(),
             labels: None,
+            bias_gradient: None,
         }
     }
 
@@ -97,6 +99,12 @@ impl<F: Real> LogitGradients<F> {
         Error::check_shape("labels of the gradients", &[n], &[labels.len()])?;
         Error::check_labels(labels, c, Some(IGNORED))?;
         Ok(LogitGradients { labels: Some(labels.to_vec()), ..self })
+    }
+
+    /// The derivative by the bias of a binary loss, as
+    /// [`Forward::bias_gradient`](crate::Forward::bias_gradient); `None` for any other loss.
+    pub fn bias_gradient(&self) -> Option<f64> {
+        self.bias_gradient
     }
 
     /// Stores the labels of a step on `logits`.

@@ -44,7 +44,7 @@ impl<F: Real> View<'_, F> {
             None => {
                 let angle = Angle::from_cos(self.logits.cosines[[i, class]].widen());
                 let scale = self.form.pair_scale(norm, weight_norm);
-                TargetPair::of_angle(angle, scale, 0.0, target)
+                TargetPair::of_angle(self.form, angle, (scale, 0.0), target)
             }
         };
         RowNearest { class, pair: pair.with_log_prior(self.log_prior(class)), cosine_slope }

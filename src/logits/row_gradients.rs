@@ -22,7 +22,10 @@ impl<F: Real> View<'_, F> {
         let [shift, coefficient, uniform] = factors;
         let mut copy = Vec::new();
         let row = Self::others(all, &target.nearest, &mut copy);
-        kernel::row_gradient(level, row, shift, coefficient, out);
+        match self.form.binary_logits() {
+            Some(binary) => drop(kernel::row_binary(level, row, binary, coefficient, out)),
+            None => kernel::row_gradient(level, row, shift, coefficient, out),
+        }
         if terms.uniform != 0.0 {
             kernel::row_smoothing(level, row, uniform, out);
         }

@@ -38,7 +38,7 @@ fn run_forward<F: Real>(
     for stats in stats.iter().flatten() {
         forward.record(stats, view.smoothing(), 0.0);
     }
-    Ok(forward)
+    Ok(forward.with_reduction(None))
 }
 
 /// See [`MarginLoss::backward_into`](crate::MarginLoss::backward_into).
@@ -70,10 +70,12 @@ fn run_backward<F: Real>(
     let bounds = view.bounds();
     let differs = |factors: &mut Vec<F>, i: usize| match &targets[i] {
         Some(target) => {
-            let (_, negatives) = View::negatives(view.row(i, target, factors), &target.nearest);
+            let (_, negatives, _) = view.negatives(view.row(i, target, factors), &target.nearest);
             let largest = bounds.logit(view.norms(i, labels[i]).0, target.pair.target.value);
+            let largest = largest * bounds.negatives.1;
             let fits = forward.fits(i, form, &target.pair);
-            !(fits && equal_to_rounding::<F>(negatives, forward.negatives[i], largest))
+            let (known, classes) = (forward.negatives[i], logits.cosines.ncols());
+            !(fits && equal_to_rounding::<F>(negatives, known, largest, classes))
         }
         None => forward.predictions()[i] != IGNORED,
     };
@@ -107,6 +109,7 @@ fn run_backward<F: Real>(
             }
         };
     });
+    gradients.bias_gradient = forward.reduced_bias(reduction);
     view.column_gradients(&targets, &terms, gradients);
     Ok(())
 }
@@ -144,13 +147,12 @@ pub(crate) fn margin_free<F: Real>(
     Ok(out)
 }
 
-/// Whether two log-sum-exps may be of the same negatives, none of whose logits exceeds `largest`: a
-/// pass of [`Head`](crate::Head) over the same batch rounds in another order. By docs/math.md,
-/// section 9.2, each is right to 16ε·(1 + largest).
-fn equal_to_rounding<F: Real>(a: LogSumExp, b: LogSumExp, largest: f64) -> bool {
-    if a.sum == 0.0 || b.sum == 0.0 {
-        return a.sum == b.sum;
-    }
-    let difference = (a.max - b.max) + (a.sum / b.sum).ln();
-    difference.abs() <= 32.0 * F::epsilon().widen() * (1.0 + largest)
+/// Whether two log-sum-exps, or sums of softplus, may be of the same negatives: a pass of
+/// [`Head`](crate::Head) over the same batch rounds in another order. By docs/math.md, section 9.2,
+/// each is right to 16ε·(1 + `largest`), the largest logit times how steeply it changes with the cosine.
+fn equal_to_rounding<F: Real>(a: LogSumExp, b: LogSumExp, largest: f64, classes: usize) -> bool {
+    // Of a sum below this, softplus may have underflowed.
+    let floor = classes as f64 * F::min_positive_value().widen() / F::epsilon().widen();
+    let difference = (a.max - b.max) + (a.sum.max(floor) / b.sum.max(floor)).ln();
+    a == b || difference.abs() <= 32.0 * F::epsilon().widen() * (1.0 + largest)
 }

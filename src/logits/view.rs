@@ -9,7 +9,7 @@ use crate::data::{
 };
 use crate::error::Error;
 use crate::kernel::{self, HardRow, Level, Real, RowLogSumExp, RowLogits};
-use crate::math::{Angle, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing, sample_terms};
+use crate::math::{Angle, LogSumExp, Sample, SampleTarget, SampleTerms, Smoothing};
 
 /// What a loss returns for the target angle of one sample.
 #[derive(Debug, Clone, Copy)]
@@ -183,6 +183,7 @@ impl<'a, F: Real> View<'a, F> {
             .with_log_prior(self.log_prior.into_iter().flatten())
             .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
             .with_hard_negatives(self.form.hard)
+            .with_binary::<F>(self.form.binary, self.logits.cosines.ncols())
     }
 
     pub fn smoothing(&self) -> Smoothing {
@@ -237,7 +238,8 @@ impl<'a, F: Real> View<'a, F> {
             }
             None => {
                 let angle = Angle::from_cos(self.logits.cosines[[i, label]].widen());
-                TargetPair::of_angle(angle, self.form.pair_scale(norm, weight_norm), bias, answer)?
+                let scale = self.form.pair_scale(norm, weight_norm);
+                TargetPair::of_angle(self.form, angle, (scale, bias), answer)?
             }
         };
         let (pair, nearest) = (pair.with_log_prior(self.log_prior(label)), self.nearest(i, label));
@@ -254,7 +256,8 @@ impl<'a, F: Real> View<'a, F> {
     }
 
     pub fn terms(&self, negatives: LogSumExp, target: &RowTarget, upstream: f64) -> SampleTerms {
-        self.smoothing().gradients(sample_terms(negatives, target.pair.logit, upstream), upstream)
+        let terms = self.form.terms(negatives, target.pair.logit, upstream);
+        self.smoothing().gradients(terms, upstream)
     }
 
     fn nearest_negative(&self, i: usize, found: RowLogSumExp<F>) -> NearestNegative {
@@ -270,38 +273,45 @@ impl<'a, F: Real> View<'a, F> {
     }
 
     /// The negatives of a row, of which the nearest may have a margin and count by `logit`: those
-    /// without, and the log-sum-exp of all.
+    /// without, and the log-sum-exp of all; for a binary loss their sums of softplus and of sigmoids.
     fn sum(
+        &self,
         row: RowLogits<'_, F>,
         nearest: &[RowNearest],
         logit: fn(&RowNearest) -> f64,
-    ) -> (RowLogSumExp<F>, LogSumExp) {
+    ) -> (RowLogSumExp<F>, LogSumExp, f64) {
         let mut copy = Vec::new();
         let others = Self::others(row, nearest, &mut copy);
         let found = kernel::row_log_sum_exp(Level::detect(), others);
+        if let Some(binary) = self.form.binary_logits() {
+            let (level, none) = (Level::detect(), F::zero());
+            let [losses, sigmoids] = kernel::row_binary(level, row, binary, none, &mut []);
+            return (found, LogSumExp::new(0.0, losses), sigmoids);
+        }
         let mut all = LogSumExp::new(found.max.widen(), found.sum);
         for nearest in nearest {
             all = all.merge(LogSumExp::new(logit(nearest), 1.0));
         }
-        (found, all)
+        (found, all, 0.0)
     }
 
     /// The same for the logits as they count.
     pub fn negatives(
+        &self,
         row: RowLogits<'_, F>,
         nearest: &[RowNearest],
-    ) -> (RowLogSumExp<F>, LogSumExp) {
-        Self::sum(row, nearest, |nearest| nearest.pair.logit)
+    ) -> (RowLogSumExp<F>, LogSumExp, f64) {
+        self.sum(row, nearest, |nearest| nearest.pair.logit)
     }
 
     pub fn stats(&self, i: usize, target: &RowTarget, factors: &mut Vec<F>) -> SampleStats {
         let label = self.labels[i];
         let row = self.row(i, target, factors);
-        let (found, negatives) = Self::negatives(row, &target.nearest);
+        let (found, negatives, sigmoids) = self.negatives(row, &target.nearest);
         let plain = RowLogits { biases: self.logits.bias.as_ref().map(values), ..row };
-        let (mut found, margin_free_negatives) = match self.log_prior {
-            Some(_) => Self::sum(plain, &target.nearest, RowNearest::logit_without_prior),
-            None => (found, negatives),
+        let (mut found, margin_free_negatives, _) = match self.log_prior {
+            Some(_) => self.sum(plain, &target.nearest, RowNearest::logit_without_prior),
+            None => (found, negatives, sigmoids),
         };
         if let Some(RowNearest { class, .. }) = target.nearest.first() {
             (found.class, found.nearest) = (*class, row.scale * row.cosines[*class]);
@@ -313,12 +323,12 @@ impl<'a, F: Real> View<'a, F> {
         if let Some(biases) = plain.biases {
             own += biases[label];
         }
-        let mean_share = if self.form.smoothing > 0.0 {
+        let mut mean_share = self.smoothing().share(sigmoids);
+        if self.form.smoothing > 0.0 {
             let plain = kernel::row_logit_sum(Level::detect(), row);
-            self.smoothing().share(plain + Self::added_by_margins(&row, &target.nearest))
-        } else {
-            0.0
-        };
+            mean_share =
+                self.smoothing().share(plain + Self::added_by_margins(&row, &target.nearest));
+        }
         let beaten = found.nearest > own || (found.nearest == own && found.class < label);
         SampleStats {
             row: i,

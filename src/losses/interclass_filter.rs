@@ -81,6 +81,7 @@ impl<L: MarginLoss> MarginLoss for InterclassFilter<L> {
         fn target(angle: &Angle) -> Target;
         fn target_of(sample: &Sample) -> SampleTarget;
         fn top_negatives() -> Option<TopMargin>;
+        fn binary() -> Option<BinaryForm>;
         fn label_smoothing() -> f64;
     }
 

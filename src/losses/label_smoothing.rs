@@ -63,6 +63,7 @@ impl<L: MarginLoss> MarginLoss for LabelSmoothing<L> {
         fn target_of(sample: &Sample) -> SampleTarget;
         fn hard_negatives() -> Option<HardNegatives>;
         fn top_negatives() -> Option<TopMargin>;
+        fn binary() -> Option<BinaryForm>;
         fn check_classes(classes: usize) -> Result<(), Error>;
     }
 

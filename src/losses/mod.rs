@@ -16,7 +16,9 @@ mod modified_softmax;
 mod mv_softmax;
 mod softmax;
 mod sphereface;
+mod sphereface2;
 mod top_negatives;
+mod unified_cross_entropy;
 
 pub use crate::math::Continuation;
 pub use margin_kind::MarginKind;
@@ -27,7 +29,9 @@ use crate::data::Scale;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::math::{Angle, HardNegatives, Sample, SampleTarget, Target, TopMargin, annealed};
+use crate::math::{
+    Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin, annealed, stretched,
+};
 use crate::parameters::{Vary, check, hyper_parameters, vary};
 
 /// Methods of a loss that are those of another one.
@@ -63,6 +67,8 @@ macro_rules! every_loss {
                 class_margins::ClassMargins,
                 curricularface::CurricularFace,
                 mv_softmax::MvSoftmax,
+                sphereface2::SphereFace2,
+                unified_cross_entropy::UnifiedCrossEntropy,
             }
             wrappers {
                 label_smoothing::LabelSmoothing,

@@ -74,6 +74,7 @@ impl<L: MarginLoss> MarginLoss for TopNegatives<L> {
         fn target(angle: &Angle) -> Target;
         fn target_of(sample: &Sample) -> SampleTarget;
         fn hard_negatives() -> Option<HardNegatives>;
+        fn binary() -> Option<BinaryForm>;
         fn check_classes(classes: usize) -> Result<(), Error>;
         fn label_smoothing() -> f64;
     }

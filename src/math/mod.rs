@@ -1,6 +1,7 @@
 //! The mathematics that every loss shares, in f64: angles, pairs of vectors, log-sum-exp.
 
 mod angle;
+mod binary;
 mod continuation;
 mod hard_negatives;
 mod log_sum_exp;
@@ -10,6 +11,8 @@ mod smoothing;
 mod top_margin;
 
 pub use angle::{Angle, Target};
+pub use binary::BinaryForm;
+pub(crate) use binary::stretched;
 pub use continuation::Continuation;
 pub(crate) use continuation::annealed;
 pub use hard_negatives::HardNegatives;

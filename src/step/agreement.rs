@@ -206,7 +206,7 @@ impl<F: Real> RankInput<'_, '_, F> {
         let (cosine, coefficients) = hard.map_or((None, [f64::NAN; 3]), |hard| hard);
         let hard = [cosine.unwrap_or(f64::NAN)].into_iter().chain(coefficients).map(f64::to_bits);
         let smoothing = loss.label_smoothing().to_bits();
-        let text = format!("{loss:?}");
+        let text = format!("{loss:?}{:?}", loss.binary());
         let text = text.bytes().map(u64::from);
         digest(scale.into_iter().chain([smoothing]).chain(hard).chain(text))
     }

@@ -52,7 +52,7 @@ pub(crate) struct Agreement {
 /// What the ranks share of each sample beyond what every loss needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shared {
-    /// The mean of the logits, where labels are smoothed.
+    /// The mean of the logits, where labels are smoothed; of the sigmoids of a binary loss.
     pub smoothed: bool,
     /// The penalty.
     pub penalised: bool,

@@ -48,6 +48,7 @@ impl<F> Default for Prepared<F> {
                 smoothing: 0.0,
                 hard: None,
                 top: None,
+                binary: None,
             },
             samples: Vec::new(),
             embeddings: Vec::new(),
@@ -123,6 +124,11 @@ impl<F: Real> Prepared<F> {
     /// The same for sweeps elsewhere, which check the other class weights and pack what they read.
     pub fn without_sweeps(loss: &dyn MarginLoss, input: &StepInput<'_, F>) -> Result<Self, Error> {
         let form = input.form(loss)?;
+        if form.binary.is_some() {
+            return Err(Error::Unsupported(
+                "sweeps elsewhere are those of a softmax, not of a binary loss",
+            ));
+        }
         let samples = input.counted(form, Vec::new())?;
         let samples = input.with_pairs(loss, form, samples, true)?;
         let embeddings = input.scaled_embeddings(form, &samples, Vec::new());
@@ -151,9 +157,14 @@ impl<F: Real> StepInput<'_, F> {
         let mut form = form_of(loss)?;
         if self.labels.is_none() {
             // Without labels there are no negatives, and nothing to smooth.
-            (form.smoothing, form.hard, form.top) = (0.0, None, None);
+            (form.smoothing, form.hard, form.top, form.binary) = (0.0, None, None, None);
         }
         form.check_bias(self.classes.bias.is_some())?;
+        if form.binary.is_some() && self.classes.offsets.is_some() {
+            let reason = "the correction of a sample is one of the softmax: a binary loss takes samples \
+                          without it";
+            return Err(Error::Unsupported(reason));
+        }
         if let Some(reduction) = &self.reduction {
             reduction.check(self.embeddings.nrows())?;
         }
@@ -265,7 +276,8 @@ impl<F: Real> StepInput<'_, F> {
         let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
             .with_log_prior(prior.iter().flatten())
             .with_smoothing(form.smoothing, classes)
-            .with_hard_negatives(form.hard);
+            .with_hard_negatives(form.hard)
+            .with_binary::<F>(form.binary, classes);
         for PreparedSample { row, norm, upstream, target, .. } in samples {
             let target: Option<SampleTarget> = target.map(|target| target.target);
             bounds.check::<F>(*row, *norm, target, *upstream)?;

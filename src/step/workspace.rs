@@ -7,8 +7,8 @@ use super::hard_samples::HardSamples;
 use super::nearest::{Aside, NearestLogit, NearestPairs};
 use super::plan::Plan;
 use super::prepare::Prepared;
-use crate::data::{SampleStats, Scale};
-use crate::kernel::{Packed, Real, large_zeros};
+use crate::data::{LogitForm, SampleStats, Scale};
+use crate::kernel::{BINARY_ROWS, Packed, Real, large_zeros};
 use crate::math::SampleTerms;
 
 /// The buffers of one number type.
@@ -17,8 +17,8 @@ pub(crate) struct Workspace<F> {
     pub prepared: Prepared<F>,
     pub hard: HardSamples<F>,
     pub nearest: NearestPairs,
-    /// Statistics of each chunk for each sample (chunks × samples).
-    pub chunks: ChunkStats<F>,
+    /// Statistics of each chunk.
+    pub chunks: Vec<ChunkStats<F>>,
     /// Statistics over all chunks for each sample.
     pub stats: Vec<SampleStats>,
     /// Loss and coefficients of each sample, computed between the sweeps.
@@ -44,7 +44,7 @@ pub(crate) struct Workspace<F> {
     pub scratch: Vec<Scratch<F>>,
 }
 
-/// Statistics of the first sweep, chunk by chunk.
+/// What a sweep finds of each sample among the classes of one chunk.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkStats<F> {
     pub max: Vec<F>,
@@ -57,10 +57,47 @@ pub(crate) struct ChunkStats<F> {
     /// `max` and `sum` without class prior; empty where there is none.
     pub margin_free_max: Vec<F>,
     pub margin_free_sum: Vec<f64>,
-    /// Sums of the negatives' logits; empty unless labels are smoothed.
+    /// Sums of the negatives' logits, of a binary loss of their sigmoids; empty unless labels are
+    /// smoothed or the loss is binary.
     pub logits: Vec<f64>,
-    /// The largest logits (chunks × samples × k); empty unless the nearest negatives have a margin.
+    /// The largest logits (samples × k); empty unless the nearest negatives have a margin.
     pub top: Vec<NearestLogit<F>>,
+}
+
+impl<F: Real> ChunkStats<F> {
+    /// Sizes the statistics of `n` samples, `k` of whose nearest negatives have a margin; `prior`:
+    /// whether the logits have a class prior.
+    fn clear(&mut self, n: usize, form: LogitForm, prior: bool, k: usize) {
+        fn refill<T: Clone>(part: &mut Vec<T>, len: usize, value: T) {
+            part.clear();
+            part.resize(len, value);
+        }
+        let if_any = |any: bool| if any { n } else { 0 };
+        let none = F::narrow(form.no_negatives().max);
+        refill(&mut self.max, n, none);
+        refill(&mut self.class, n, usize::MAX);
+        refill(&mut self.sum, n, 0.0);
+        self.target.resize(n, F::zero());
+        refill(&mut self.nearest, if_any(form.changes_negatives() || prior), F::neg_infinity());
+        refill(&mut self.margin_free_max, if_any(prior), none);
+        refill(&mut self.margin_free_sum, if_any(prior), 0.0);
+        refill(&mut self.logits, if_any(form.sums_negatives()), 0.0);
+        refill(&mut self.top, n * k, NearestLogit::none());
+    }
+
+    /// Notes the nearest negatives of a tile that begins at class `first`: the largest logits and
+    /// their rows in it.
+    pub fn add_nearest(&mut self, first: usize, max: &[F], rows: &[u32]) {
+        let known = if self.nearest.is_empty() { &self.max } else { &self.nearest };
+        for (i, (max, known)) in max.iter().zip(known).enumerate() {
+            if max > known {
+                self.class[i] = first + rows[i] as usize;
+            }
+        }
+        for (nearest, max) in self.nearest.iter_mut().zip(max) {
+            *nearest = nearest.max(*max);
+        }
+    }
 }
 
 /// The buffers of one worker.
@@ -88,6 +125,8 @@ pub(crate) struct Scratch<F> {
     pub gradient: Vec<F>,
     /// The gradient of their bias.
     pub bias_gradient: Vec<F>,
+    /// Rows for the logits of a binary loss; empty for any other.
+    pub binary: Vec<F>,
     /// One row in f64.
     pub row: Vec<f64>,
     pub aside: Aside<F>,
@@ -96,22 +135,11 @@ pub(crate) struct Scratch<F> {
 impl<F: Real> Workspace<F> {
     /// Sizes the buffers of the first sweep.
     pub fn prepare(&mut self, plan: &Plan, workers: usize) {
-        let entries = plan.chunks * plan.samples;
-        self.chunks.max.resize(entries, F::zero());
-        self.chunks.class.resize(entries, 0);
-        self.chunks.sum.resize(entries, 0.0);
-        self.chunks.target.resize(entries, F::zero());
         let form = self.prepared.form;
         let prior = self.prepared.has_log_prior;
-        let changed = if form.changes_negatives() || prior { entries } else { 0 };
-        self.chunks.nearest.resize(changed, F::zero());
-        self.chunks.margin_free_max.resize(if prior { entries } else { 0 }, F::zero());
-        self.chunks.margin_free_sum.resize(if prior { entries } else { 0 }, 0.0);
         let k = form.top.map_or(0, |top| top.k.min(plan.classes));
-        self.chunks.top.clear();
-        self.chunks.top.resize(k * entries, NearestLogit::none());
-        let smoothed = form.smoothing > 0.0;
-        self.chunks.logits.resize(if smoothed { entries } else { 0 }, 0.0);
+        self.chunks.resize_with(plan.chunks, ChunkStats::default);
+        self.chunks.iter_mut().for_each(|chunk| chunk.clear(plan.samples, form, prior, k));
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
         for scratch in &mut self.scratch[..workers] {
             scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());
@@ -124,6 +152,8 @@ impl<F: Real> Workspace<F> {
             scratch.best.resize(plan.samples, 0);
             scratch.nearest.resize(plan.samples, 0);
             scratch.row.resize(plan.dims, 0.0);
+            let rows = if form.binary.is_some() { BINARY_ROWS } else { 0 };
+            scratch.binary.resize(rows * plan.samples, F::zero());
         }
     }
 

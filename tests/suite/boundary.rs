@@ -8,7 +8,7 @@ use margin_softmax::custom::Angle;
 use margin_softmax::losses::Continuation;
 use margin_softmax::{
     ArcFace, CosFace, Error, FNormSphereFace, Generalized, MarginLoss, ModifiedSoftmax, Scale,
-    Softmax, SphereFace,
+    Softmax, SphereFace, SphereFace2,
 };
 
 type Point = (f64, f64);
@@ -264,4 +264,25 @@ fn curves_end_at_half_a_turn_in_any_number_of_steps() {
         assert!(points.is_sorted_by(|a, b| a.0 < b.0), "{steps} steps");
         assert_eq!(points.last(), Some(&(PI, PI)), "{steps} steps");
     }
+}
+
+/// On the boundary the logit of class 2 is the target logit of class 1, for both types.
+#[test]
+fn a_binary_loss_compares_with_the_margin_of_the_other_class() {
+    let types = [SphereFace2::new(32.0, 0.1), SphereFace2::angular(32.0, 0.15)];
+    for loss in types.map(Result::unwrap) {
+        let boundary = Boundary::of(&loss);
+        for theta in [0.2, 0.7, 1.3] {
+            let opposite = Angle::from_theta(boundary.opposite(theta).unwrap());
+            let own = loss.target(&Angle::from_theta(theta)).value;
+            approx::assert_relative_eq!(
+                loss.binary().unwrap().negative(&opposite),
+                own,
+                epsilon = 1e-12
+            );
+        }
+    }
+    // m = 0.15 on either side.
+    let boundary = Boundary::of(SphereFace2::angular(32.0, 0.15).unwrap());
+    approx::assert_relative_eq!(boundary.opposite(0.5).unwrap(), 0.8, epsilon = 1e-12);
 }

@@ -1,5 +1,6 @@
 //! The integration tests, one module per subject, in one program: it links the crate once.
 
+mod binary;
 mod bits;
 mod boundary;
 mod class_parallel;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target, TopMargin};
+use margin_softmax::custom::{
+    Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin,
+};
 use margin_softmax::{Error, InterclassFilter, LabelSmoothing, MarginLoss, Scale, TopNegatives};
 
 /// A loss whose every method differs from the one that the trait provides.
@@ -38,6 +40,10 @@ impl MarginLoss for Everything {
     fn label_smoothing(&self) -> f64 {
         0.125
     }
+
+    fn binary(&self) -> Option<BinaryForm> {
+        Some(BinaryForm::new(0.5, 0.75, 2.0).with_negatives(2.0, 0.1, 0.2))
+    }
 }
 
 type Answers = (
@@ -47,6 +53,7 @@ type Answers = (
     (Option<HardNegatives>, Option<TopMargin>),
     Result<(), Error>,
     f64,
+    Option<BinaryForm>,
 );
 
 /// What the methods of a loss return that it may provide itself.
@@ -59,6 +66,7 @@ fn answers(loss: &impl MarginLoss) -> Answers {
         (loss.hard_negatives(), loss.top_negatives()),
         loss.check_classes(9),
         loss.label_smoothing(),
+        loss.binary(),
     )
 }
 
@@ -78,6 +86,7 @@ fn the_answers_are_those_of_every_method_of_the_trait() {
         "top_negatives",
         "check_classes",
         "label_smoothing",
+        "binary",
     ];
     let of_engine = ["forward", "backward", "backward_into", "margin_free_logits"];
     assert_eq!(names, [&answered[..], &of_engine].concat());
@@ -120,6 +129,10 @@ impl MarginLoss for WithoutHardNegatives {
 
     fn label_smoothing(&self) -> f64 {
         Everything.label_smoothing()
+    }
+
+    fn binary(&self) -> Option<BinaryForm> {
+        Everything.binary()
     }
 }
 

@@ -6,7 +6,7 @@
 use margin_softmax::losses::Continuation;
 use margin_softmax::{
     AdaFace, ArcFace, Batch, ClassMargins, CurricularFace, Forward, Head, MagFace, MarginLoss,
-    MvSoftmax, NormalizedLogits,
+    MvSoftmax, NormalizedLogits, SphereFace2, UnifiedCrossEntropy,
 };
 use ndarray::{Array1, Array2, Axis, array};
 
@@ -113,4 +113,19 @@ fn landmark_margins() {
         assert!((found - expected).abs() < 1e-10, "{found} for {expected}");
     }
     assert_eq!(loss.m2(), [0.0; 4]);
+}
+
+#[test]
+fn sphereface2() {
+    let expected = [15.7775556224, 6.58901547324, 9.71314247144, 4.1389396544];
+    assert_published(SphereFace2::new(32.0, 0.2).unwrap(), expected);
+    assert_published(SphereFace2::default(), expected);
+}
+
+#[test]
+fn unified_cross_entropy() {
+    let loss = UnifiedCrossEntropy::default();
+    let b = loss.starting_bias(5);
+    let expected = [58.9512231378, 48.0895867221, 76.4011698719, 90.3717627231];
+    assert_published(loss.with_bias(b).unwrap(), expected);
 }

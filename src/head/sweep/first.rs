@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::data::Classes;
-use crate::kernel::{self, HardTile, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
 use crate::step::{
@@ -15,17 +15,7 @@ struct Job<'a, F> {
     classes: Range<usize>,
     /// Storage of its logits until the second sweep, for as many classes as fit.
     stored: &'a mut [F],
-    max: &'a mut [F],
-    class: &'a mut [usize],
-    sum: &'a mut [f64],
-    target: &'a mut [F],
-    /// As in [`ChunkStats`], each empty where that is.
-    nearest: &'a mut [F],
-    margin_free: (&'a mut [F], &'a mut [f64]),
-    /// Sums of the negatives' logits; empty unless labels are smoothed.
-    logits: &'a mut [f64],
-    /// The largest logits of each sample (samples × k); empty unless they have a margin.
-    top: &'a mut [NearestLogit<F>],
+    found: &'a mut ChunkStats<F>,
 }
 
 /// What both sweeps read.
@@ -37,55 +27,30 @@ pub(in crate::head) struct Sweep<'a, F> {
 }
 
 impl<F: Real> Sweep<'_, F> {
-    /// Fills `stats`, chunk by chunk, and stores the logits in `stored`, one tile after the other,
-    /// for as many classes as fit; `room` is the number of entries per class there.
+    /// Fills the statistics of the chunks, and stores the logits in `stored`, one tile after the
+    /// other, for as many classes as fit; `room` is the number of entries per class there.
     pub fn forward(
         &self,
         classes: &Classes<'_, F>,
-        stats: &mut ChunkStats<F>,
+        chunks: &mut [ChunkStats<F>],
         (mut stored, room): (&mut [F], usize),
         workers: &mut [Scratch<F>],
     ) {
-        let n = self.plan.samples;
-        let statistics = stats
-            .max
-            .chunks_mut(n)
-            .zip(stats.class.chunks_mut(n))
-            .zip(stats.sum.chunks_mut(n))
-            .zip(stats.target.chunks_mut(n));
-        let mut logits = &mut stats.logits[..];
-        let mut nearest = &mut stats.nearest[..];
-        let k = stats.top.len() / (self.plan.chunks * n).max(1);
-        let mut top = &mut stats.top[..];
-        let mut margin_free_max = &mut stats.margin_free_max[..];
-        let mut margin_free_sum = &mut stats.margin_free_sum[..];
-        let jobs = statistics.enumerate().map(|(index, (((max, class), sum), target))| {
-            let range = self.plan.chunk(index);
-            let stored = split_off(&mut stored, range.len() * room);
-            let logits = split_off(&mut logits, n);
-            let nearest = split_off(&mut nearest, n);
-            let top = split_off(&mut top, n * k);
-            let margin_free =
-                (split_off(&mut margin_free_max, n), split_off(&mut margin_free_sum, n));
-            let classes = range;
-            Job { classes, stored, max, class, sum, target, nearest, margin_free, logits, top }
+        let jobs = chunks.iter_mut().enumerate().map(|(index, found)| {
+            let classes = self.plan.chunk(index);
+            let stored = split_off(&mut stored, classes.len() * room);
+            Job { classes, stored, found }
         });
         run_jobs(jobs, workers, |scratch, job| self.forward_chunk(classes, scratch, job));
     }
 
     fn forward_chunk(&self, classes: &Classes<'_, F>, scratch: &mut Scratch<F>, job: Job<'_, F>) {
         let n = self.plan.samples;
-        let (margin_free_max, margin_free_sum) = job.margin_free;
-        margin_free_max.fill(F::neg_infinity());
-        margin_free_sum.fill(0.0);
-        job.max.fill(F::neg_infinity());
-        job.class.fill(usize::MAX);
-        job.sum.fill(0.0);
-        job.nearest.fill(F::neg_infinity());
-        job.logits.fill(0.0);
-        for tile in self.plan.tiles(job.classes.clone()) {
-            let at = tile.start - job.classes.start;
-            let z = match job.stored.get_mut(at * n..(at + tile.len()) * n) {
+        let Job { classes: range, stored, found } = job;
+        let form = self.prepared.form;
+        for tile in self.plan.tiles(range.clone()) {
+            let at = tile.start - range.start;
+            let z = match stored.get_mut(at * n..(at + tile.len()) * n) {
                 Some(stored) => stored,
                 None => &mut scratch.tile[..tile.len() * n],
             };
@@ -94,36 +59,39 @@ impl<F: Real> Sweep<'_, F> {
             let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
             let biases = classes.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
-            let stats = TileStats { max, row: best, target: job.target };
+            let stats = TileStats { max, row: best, target: &mut found.target };
             let level = self.plan.level;
             let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
             self.stats(z, tile.start, (factors, biases), stats, buffers);
-            let known = if job.nearest.is_empty() { &*job.max } else { &*job.nearest };
-            for i in (0..n).filter(|&i| scratch.max[i] > known[i]) {
-                job.class[i] = tile.start + scratch.best[i] as usize;
+            found.add_nearest(tile.start, &scratch.max, &scratch.best);
+            let priors = self.log_priors(classes, tile.clone(), &mut scratch.priors);
+            if let Some(binary) = form.binary_logits() {
+                let rows = &mut scratch.binary[..];
+                self.binary_tile(binary, (z, priors), [&[], &[]], rows, (found, &mut []));
+                continue;
             }
-            for (nearest, max) in job.nearest.iter_mut().zip(&scratch.max) {
-                *nearest = nearest.max(*max);
-            }
-            if !job.top.is_empty() {
+            if !found.top.is_empty() {
                 let logits = (&mut *z, tile.start, biases);
-                self.take_nearest(logits, job.top, &mut scratch.aside, &mut scratch.short[..n]);
+                self.take_nearest(
+                    logits,
+                    &mut found.top,
+                    &mut scratch.aside,
+                    &mut scratch.short[..n],
+                );
             }
-            let priors = self.log_priors(classes, tile, &mut scratch.priors);
-            let form = self.prepared.form;
             if let Some(priors) = priors {
                 let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
                 let hard = self.hard.tile(form, [biases, None]);
-                let sums = (&mut *margin_free_max, &mut *margin_free_sum);
+                let sums = (&mut found.margin_free_max[..], &mut found.margin_free_sum[..]);
                 self.add_tile(z, hard, buffers, sums);
                 kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
             }
             let hard = self.hard.tile(form, [biases, priors]);
             let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
-            self.add_tile(z, hard, buffers, (&mut *job.max, &mut *job.sum));
-            if !job.logits.is_empty() {
+            self.add_tile(z, hard, buffers, (&mut found.max, &mut found.sum));
+            if !found.logits.is_empty() {
                 let rows = [&mut scratch.short[..], &mut scratch.line[..]];
-                kernel::tile_logit_sums(level, z, hard, rows, job.logits);
+                kernel::tile_logit_sums(level, z, hard, rows, &mut found.logits);
             }
             let prior = |row: usize| priors.map_or(F::zero(), |priors| priors[row]);
             for (at, logit) in scratch.aside.waiting.drain(..) {
@@ -132,12 +100,13 @@ impl<F: Real> Sweep<'_, F> {
             for (i, NearestLogit { plain, logit, class }) in scratch.aside.pushed.drain(..) {
                 let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
                 if priors.is_some() {
+                    let ChunkStats { margin_free_max, margin_free_sum, .. } = &mut *found;
                     add_logit(counted, &mut margin_free_max[i], &mut margin_free_sum[i]);
                 }
                 // Its class may be one of an earlier tile.
                 let counted = counted + self.log_prior(classes, class);
-                add_logit(counted, &mut job.max[i], &mut job.sum[i]);
-                if let Some(sum) = job.logits.get_mut(i) {
+                add_logit(counted, &mut found.max[i], &mut found.sum[i]);
+                if let Some(sum) = found.logits.get_mut(i) {
                     *sum += counted.widen();
                 }
             }
@@ -220,6 +189,25 @@ impl<F: Real> Sweep<'_, F> {
         kernel::tile_sums(level, z, hard, largest, [short, line], sum);
     }
 
+    /// Adds what a binary loss finds in a tile of products, and writes their gradients unless `out` is
+    /// empty, with the `coefficients` of the samples and the factors of the rows.
+    pub fn binary_tile(
+        &self,
+        binary: BinaryLogits<F>,
+        (z, priors): (&[F], Option<&[F]>),
+        coefficients: [&[F]; 2],
+        rows: &mut [F],
+        (found, out): (&mut ChunkStats<F>, &mut [F]),
+    ) {
+        let level = self.plan.level;
+        if priors.is_some() {
+            let sums = [&mut found.margin_free_sum[..], &mut []];
+            kernel::tile_binary(level, (z, None), binary, [&[], &[]], rows, sums, &mut []);
+        }
+        let sums = [&mut found.sum[..], &mut found.logits];
+        kernel::tile_binary(level, (z, priors), binary, coefficients, rows, sums, out);
+    }
+
     /// What is added to the logit of a class; 0 where they have no class prior.
     fn log_prior(&self, classes: &Classes<'_, F>, class: usize) -> F {
         if self.prepared.has_log_prior { classes.log_prior_of(class) } else { F::zero() }
@@ -279,35 +267,35 @@ fn add_logit<F: Real>(logit: F, max: &mut F, sum: &mut f64) {
 
 impl<F: Real> Workspace<F> {
     /// The statistics of sample `i` over all chunks: its negatives, and the nearest of them.
-    pub fn negatives(&self, plan: &Plan, i: usize) -> (LogSumExp, Nearest<F>) {
+    pub fn negatives(&self, i: usize) -> (LogSumExp, Nearest<F>) {
         let mut nearest = Nearest { max: F::neg_infinity(), class: None };
-        let mut all = LogSumExp::NONE;
-        for chunk in 0..plan.chunks {
-            let at = chunk * plan.samples + i;
-            let (max, sum) = (self.chunks.max[at], self.chunks.sum[at]);
-            all = all.merge(LogSumExp::new(max.widen(), sum));
-            let largest = self.chunks.nearest.get(at).copied().unwrap_or(max);
+        let mut all = self.prepared.form.no_negatives();
+        for chunk in &self.chunks {
+            all = all.merge(LogSumExp::new(chunk.max[i].widen(), chunk.sum[i]));
+            let largest = *chunk.nearest.get(i).unwrap_or(&chunk.max[i]);
             if largest > nearest.max {
-                nearest = Nearest { max: largest, class: Some(self.chunks.class[at]) };
+                nearest = Nearest { max: largest, class: Some(chunk.class[i]) };
             }
         }
         (all, nearest)
     }
 
     /// The log-sum-exp of sample `i`'s negatives without class prior: `negatives` where there is none.
-    pub fn margin_free_negatives(&self, plan: &Plan, i: usize, negatives: LogSumExp) -> LogSumExp {
-        let ChunkStats { margin_free_max, margin_free_sum, .. } = &self.chunks;
-        if margin_free_max.is_empty() {
+    pub fn margin_free_negatives(&self, i: usize, negatives: LogSumExp) -> LogSumExp {
+        if !self.prepared.has_log_prior {
             return negatives;
         }
-        let parts = margin_free_max.iter().zip(margin_free_sum).skip(i).step_by(plan.samples);
-        let parts = parts.map(|(max, &sum)| LogSumExp::new(max.widen(), sum));
-        parts.fold(LogSumExp::NONE, LogSumExp::merge)
+        let of_chunk = |chunk: &ChunkStats<F>| {
+            LogSumExp::new(chunk.margin_free_max[i].widen(), chunk.margin_free_sum[i])
+        };
+        let none = self.prepared.form.no_negatives();
+        self.chunks.iter().map(of_chunk).fold(none, LogSumExp::merge)
     }
 
-    /// The sum of the logits of sample `i`'s negatives; 0 unless labels are smoothed.
-    pub fn logit_sum(&self, plan: &Plan, i: usize) -> f64 {
-        self.chunks.logits.iter().skip(i).step_by(plan.samples).sum()
+    /// The sum of the logits of sample `i`'s negatives, or of their sigmoids under a binary loss; 0
+    /// unless one of them is needed.
+    pub fn logit_sum(&self, i: usize) -> f64 {
+        self.chunks.iter().filter_map(|chunk| chunk.logits.get(i)).sum()
     }
 
     /// The margin-free logit of sample `i` for its own `class`, from the chunk that holds it; −∞
@@ -315,7 +303,7 @@ impl<F: Real> Workspace<F> {
     pub fn target_logit(&self, plan: &Plan, i: usize, class: Option<usize>) -> F {
         let holds = |chunk: &usize| class.is_some_and(|class| plan.chunk(*chunk).contains(&class));
         let chunk = (0..plan.chunks).find(holds);
-        chunk.map_or(F::neg_infinity(), |chunk| self.chunks.target[chunk * plan.samples + i])
+        chunk.map_or(F::neg_infinity(), |chunk| self.chunks[chunk].target[i])
     }
 }
 

@@ -11,7 +11,7 @@ use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::math::SampleTerms;
 use crate::parallel::{run_jobs, split_tail};
-use crate::step::{NearestPair, NearestPairs, Plan, Scratch};
+use crate::step::{ChunkStats, NearestPair, NearestPairs, Plan, Scratch};
 
 /// What turns a sample's logits into their gradients, all in the samples' order, and the embeddings
 /// of the batch.
@@ -43,6 +43,8 @@ pub(in crate::head) struct SweepOutput<'a, 'p, F> {
     pub partials: &'a mut [F],
     /// Each chunk's part of the derivatives by the embeddings' norms.
     pub radial: &'a mut [f64],
+    /// What the only sweep of a binary loss finds in each chunk.
+    pub found: &'a mut [ChunkStats<F>],
 }
 
 /// One chunk of the second sweep.
@@ -54,6 +56,7 @@ struct Job<'a, 'p, F> {
     stored: &'a [F],
     partial: &'a mut [F],
     radial: &'a mut [f64],
+    found: &'a mut ChunkStats<F>,
 }
 
 /// The classes of a chunk, of which those of a tile start at `at`; in the step they start at `first`.
@@ -66,7 +69,8 @@ struct TilePart<'a, F> {
 impl<F: Real> Sweep<'_, F> {
     /// Writes the gradients of weights and bias, or updates both, and writes each chunk's part of
     /// the embeddings' gradient.
-    /// On entry the rows of the weights' gradient or `stored` hold the logits.
+    /// On entry the rows of the weights' gradient or `stored` hold the logits; of a binary loss nothing
+    /// does: its only sweep makes them, and fills `found`.
     pub fn backward(
         &self,
         coefficients: LogitCoefficients<'_, F>,
@@ -75,10 +79,10 @@ impl<F: Real> Sweep<'_, F> {
         workers: &mut [Scratch<F>],
     ) {
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        let SweepOutput { mut parameters, mut weights, mut bias, mut partials, mut radial } =
-            output;
+        let SweepOutput { mut parameters, mut weights, mut bias, .. } = output;
+        let SweepOutput { mut partials, mut radial, found, .. } = output;
         // From the last class to the first: what the first sweep left in the caches is used first.
-        let jobs = (0..self.plan.chunks).rev().map(|index| {
+        let jobs = found.iter_mut().enumerate().rev().map(|(index, found)| {
             let classes = self.plan.chunk(index);
             let (rest, kept) = stored.split_at((classes.start * n).min(stored.len()));
             stored = rest;
@@ -89,12 +93,18 @@ impl<F: Real> Sweep<'_, F> {
                 stored: kept,
                 partial: split_tail(&mut partials, index * n * dims),
                 radial: split_tail(&mut radial, index * n),
+                found,
                 classes,
             }
         });
         run_jobs(jobs, workers, |scratch, mut job| {
-            for (index, tile) in self.plan.tiles(job.classes.clone()).rev().enumerate() {
-                self.backward_tile(coefficients, scratch, &mut job, tile, index == 0);
+            // Of equally near classes the first is found: upwards in the only sweep of a binary loss.
+            let binary = self.prepared.form.binary.is_some();
+            let mut tiles = self.plan.tiles(job.classes.clone());
+            let mut first = true;
+            while let Some(tile) = if binary { tiles.next() } else { tiles.next_back() } {
+                self.backward_tile(coefficients, scratch, &mut job, tile, first);
+                first = false;
             }
         });
     }
@@ -131,10 +141,10 @@ impl<F: Real> Sweep<'_, F> {
                 let z = &mut recomputed[..tile.len() * n];
                 self.products(weights, tile.len(), z);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
-                let stats = TileStats { max, row, target: &mut scratch.short };
+                let stats = TileStats { max, row, target: &mut job.found.target };
                 let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
                 self.stats(z, tile.start, (factors, biases), stats, buffers);
-                if let Some(priors) = priors {
+                if let Some(priors) = priors.filter(|_| self.prepared.form.binary.is_none()) {
                     kernel::tile_shift(self.plan.level, z, priors, &mut scratch.max[..n]);
                 }
                 z
@@ -145,7 +155,14 @@ impl<F: Real> Sweep<'_, F> {
         let nearest = nearest.of(tile.start, tile.end);
         let Plan { level, precision, .. } = *self.plan;
         let line = &mut scratch.line[..];
-        kernel::tile_gradient(level, z, hard, [shift, c, factors], line, gradient);
+        match self.prepared.form.binary_logits() {
+            Some(binary) => {
+                job.found.add_nearest(tile.start, &scratch.max, &scratch.best);
+                let (rows, output) = (&mut scratch.binary[..], (&mut *job.found, &mut *gradient));
+                self.binary_tile(binary, (z, priors), [c, factors], rows, output);
+            }
+            None => kernel::tile_gradient(level, z, hard, [shift, c, factors], line, gradient),
+        }
         if !uniform.is_empty() {
             kernel::tile_smoothing(level, z, hard, [uniform, factors], line, gradient);
         }

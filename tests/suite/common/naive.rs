@@ -86,6 +86,11 @@ fn log_sum_exp(others: impl Iterator<Item = f64> + Clone, z_y: f64) -> (f64, f64
     (max, sum, if sum > 0.0 { max + sum.ln() - z_y } else { f64::NEG_INFINITY })
 }
 
+/// s of a fixed scale.
+fn loss_scale(loss: &dyn MarginLoss) -> f64 {
+    if let Scale::Fixed(s) = loss.scale() { s } else { f64::NAN }
+}
+
 fn softplus(gap: f64) -> f64 {
     gap.max(0.0) + (-gap.abs()).exp().ln_1p()
 }
@@ -143,15 +148,24 @@ impl Naive<'_> {
                 Scale::FeatureNorm => (r, 1.0, 0.0),
                 _ => (r * q[row], q[row], r),
             };
-            let (value, slope) = match loss.hard_negatives() {
+            let (value, slope) = match (loss.hard_negatives(), loss.binary()) {
                 _ if class == y => (target.value, target.slope),
-                Some(hard) if cos > hard.threshold(target.value) => {
+                (_, Some(binary)) => {
+                    // g(cos(θ − m)) + d, and its derivative by the cosine.
+                    let ((sine, cosine), t) = (binary.angle().sin_cos(), binary.exponent());
+                    let sin = (1.0 - cos * cos).sqrt();
+                    let u = 0.5 * (1.0 + cos * cosine + sin * sine);
+                    let slope = t * u.powf(t - 1.0) * (cosine - cos * sine / sin);
+                    (2.0 * u.powf(t) - 1.0 + binary.shift(), slope)
+                }
+                (Some(hard), _) if cos > hard.threshold(target.value) => {
                     let [q0, q1, q2] = hard.coefficients();
                     (q0 + q1 * cos + q2 * cos * cos, q1 + 2.0 * q2 * cos)
                 }
                 _ => (cos, 1.0),
             };
             let added = self.bias.map_or(0.0, |b| b[row]) + self.offsets[class].unwrap_or(0.0);
+            let added = added + loss.binary().map_or(0.0, |binary| binary.bias());
             let prior = self.log_prior.map_or(0.0, |prior| prior[class]);
             let z = scale.0 * value + added + prior;
             Part { row, cos, scale, value, slope, added, prior, z }
@@ -159,6 +173,11 @@ impl Naive<'_> {
         let classes = (0..self.offsets.len()).filter(|&class| self.offsets[class].is_some());
         let parts: Vec<(usize, Part)> = classes.map(|class| (class, part(class))).collect();
         for (class, part) in &parts {
+            if let (Some(binary), true) = (loss.binary(), *class != y) {
+                // What a cosine's rounding is in cot θ, times the length of its vector.
+                let steep = binary.angle().sin() / (1.0 - part.cos * part.cos);
+                answer.reach = answer.reach.max(part.scale.0 * (2.0 + binary.exponent() * steep));
+            }
             answer.plain[[i, *class]] = part.scale.0 * part.cos + part.added;
             let steep = part.value.abs().max(part.slope.abs()).max(1.0);
             let reach = part.scale.0 * steep + part.added.abs() + part.prior.abs();
@@ -173,8 +192,8 @@ impl Naive<'_> {
         let z_y = parts.iter().find(|(class, _)| *class == y).expect("a sample's own class").1.z;
         let others = parts.iter().filter(|(class, _)| *class != y).map(|(_, part)| part);
         let (max, sum, gap) = log_sum_exp(others.clone().map(|part| part.z), z_y);
-        let without_prior = others.map(|part| part.z - part.prior);
-        let margin_free = log_sum_exp(without_prior, answer.plain[[i, y]]).2;
+        let without_prior = others.clone().map(|part| part.z - part.prior);
+        let margin_free = log_sum_exp(without_prior.clone(), answer.plain[[i, y]]).2;
         answer.margin_free_losses[i] = softplus(margin_free);
         let count = parts.len() as f64;
         let epsilon = if parts.len() > 1 { loss.label_smoothing() } else { 0.0 };
@@ -184,6 +203,19 @@ impl Naive<'_> {
         let plain = softplus(gap);
         answer.losses[i] = plain + epsilon * (z_y - mean) + target.penalty;
         answer.size_loss[i] = plain + epsilon + target.penalty.abs();
+        let logistic = |z: f64| 1.0 / (1.0 + (-z).exp());
+        if let Some(binary) = loss.binary() {
+            let (positive, negative) = binary.weights();
+            let cosine = u.dot(&v[own]);
+            let stretched = 2.0 * (0.5 * (1.0 + cosine)).powf(binary.exponent()) - 1.0;
+            let z_free = answer.plain[[i, y]] + loss_scale(loss) * (stretched - cosine);
+            let sum = |z_y: f64, others: &mut dyn Iterator<Item = f64>| {
+                positive * softplus(-z_y) + negative * others.map(softplus).sum::<f64>()
+            };
+            answer.losses[i] = sum(z_y, &mut others.clone().map(|part| part.z));
+            answer.margin_free_losses[i] = sum(z_free, &mut without_prior.clone());
+            answer.size_loss[i] = answer.losses[i];
+        }
         answer.angles[i] = theta;
         answer.sub_centers[i] = own % self.k;
         answer.sine = answer.sine.min(theta.sin());
@@ -191,10 +223,11 @@ impl Naive<'_> {
         let g = self.upstream[i];
         for (class, part) in &parts {
             let (row, (scale, by_r, by_q)) = (part.row, part.scale);
-            let (share, even) = if *class == y {
-                (-sigma, -epsilon * (1.0 - 1.0 / count))
-            } else {
-                (sigma * (part.z - max).exp() / sum, epsilon / count)
+            let (share, even) = match loss.binary() {
+                Some(binary) if *class == y => (-binary.weights().0 * logistic(-part.z), 0.0),
+                Some(binary) => (binary.weights().1 * logistic(part.z), 0.0),
+                None if *class == y => (-sigma, -epsilon * (1.0 - 1.0 / count)),
+                None => (sigma * (part.z - max).exp() / sum, epsilon / count),
             };
             let (delta, size) = (g * (share - even), g.abs() * (share.abs() + even.abs()));
             // The derivatives of the value by the directions of x and w.

@@ -105,7 +105,7 @@ impl Case {
         };
         let sampling = (rng.below(2) == 0).then(|| Sampling {
             rate: rng.uniform(0.1, 1.0),
-            corrected: rng.below(2) == 0,
+            corrected: rng.below(2) == 0 && loss.binary().is_none(),
             seed: rng.bits(),
         });
         // Rounded factors select other rows and other negatives than f64.
@@ -163,6 +163,9 @@ fn draw_loss(rng: &mut Rng, classes: usize) -> Box<dyn MarginLoss> {
     let mut all = varied(rng, classes);
     let at = rng.below(all.len() + 3);
     let mut loss = if at < all.len() { all.swap_remove(at) } else { Box::new(draw_wide(rng)) };
+    if loss.binary().is_some() {
+        return loss; // no wrapper is a part of it
+    }
     let cosines = loss.scale() != Scale::Unnormalized;
     if cosines && loss.hard_negatives().is_none() && rng.below(4) == 0 {
         loss = Box::new(InterclassFilter::new(loss, rng.uniform(0.0, 0.9)).unwrap());

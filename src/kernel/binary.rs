@@ -1,0 +1,230 @@
+//! The element-wise part of a binary loss: one logistic for each pair, so that a tile's products are
+//! read once, for losses and gradients alike.
+
+use super::dispatch::{madd, op};
+use super::real::Real;
+use super::simd::Isa;
+use super::softmax_rows::{BLOCK, RowLogits};
+
+/// Terms that may be summed in `F` before the sum moves on to f64.
+const SHORT_SUM: usize = 64;
+/// Rows of scratch that [`tile_binary`] needs.
+pub(crate) const BINARY_ROWS: usize = 4;
+
+/// How a product p becomes the logit of a binary loss: with cos θ = p·`cosine`,
+/// `scale`·g(cos(θ − m)) + `offset`, where g(c) = 2·((1 + c)/2)^t − 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BinaryLogits<F> {
+    pub cosine: F,
+    pub scale: F,
+    /// t.
+    pub exponent: F,
+    /// cos m and sin m.
+    pub margin: [F; 2],
+    pub offset: F,
+}
+
+impl<F: Real> BinaryLogits<F> {
+    /// The logits of some products, and how they change with the cosine, before the scale.
+    #[inline(always)]
+    fn of<I: Isa>(&self, p: &[F], z: &mut [F], slope: &mut [F]) {
+        for ((z, slope), &p) in z.iter_mut().zip(slope.iter_mut()).zip(p) {
+            (*z, *slope) = (p * self.cosine, F::one());
+        }
+        let [cos, sin] = self.margin;
+        if sin != F::zero() {
+            for (z, slope) in z.iter_mut().zip(slope.iter_mut()) {
+                let c = *z;
+                let square = (F::one() - c) * (F::one() + c);
+                // At θ = 0 and π, and where rounding left |c| > 1, the angle has no derivative by the
+                // cosine: its part is 0.
+                let inside = square > F::zero();
+                let sine = if inside { square } else { F::one() }.sqrt();
+                let [along, across] = if inside { [sine, c / sine] } else { [F::zero(); 2] };
+                *z = madd::<_, I>(c, cos, along * sin);
+                *slope = cos - across * sin;
+            }
+        }
+        let t = self.exponent;
+        // The usual exponents without a call into the C library.
+        if t == F::narrow(3.0) {
+            stretch(t, z, slope, |u| u * u);
+        } else if t == F::narrow(2.0) {
+            stretch(t, z, slope, |u| u);
+        } else if t != F::one() {
+            stretch(t, z, slope, |u| u.powf(t - F::one()));
+        }
+        z.iter_mut().for_each(|z| *z = madd::<_, I>(self.scale, *z, self.offset));
+    }
+}
+
+/// g of every cosine, and its derivative; `power` is u^(t − 1).
+#[inline(always)]
+fn stretch<F: Real>(t: F, z: &mut [F], slope: &mut [F], power: impl Fn(F) -> F) {
+    let half = F::narrow(0.5);
+    for (z, slope) in z.iter_mut().zip(slope) {
+        let u = half * (*z + F::one());
+        let u = if u > F::zero() { u } else { F::zero() };
+        let power = power(u);
+        *z = (power * u + power * u) - F::one();
+        *slope *= t * power;
+    }
+}
+
+/// log(1 + e^z) and its derivative, from one exponential.
+#[inline(always)]
+fn softplus_and_sigmoid<F: Real, I: Isa>(z: F) -> (F, F) {
+    let e = (-z.abs()).exp_inline::<I>();
+    let share = F::one() / (F::one() + e);
+    let positive = z > F::zero();
+    let (z, sigmoid) = if positive { (z, share) } else { (F::zero(), e * share) };
+    (z + ln_1p::<F, I>(e), sigmoid)
+}
+
+/// log(1 + e) for e in [0, 1], as 2·artanh(e/(2 + e)): its series has fallen below the rounding of
+/// the type after these terms, for the argument is at most 1/3.
+#[inline(always)]
+fn ln_1p<F: Real, I: Isa>(e: F) -> F {
+    const TERMS: [f64; 16] = {
+        let mut terms = [0.0; 16];
+        let mut k = 0;
+        while k < 16 {
+            terms[k] = 1.0 / (2 * k + 1) as f64;
+            k += 1;
+        }
+        terms
+    };
+    let needed = if size_of::<F>() == size_of::<f32>() { 8 } else { 16 };
+    let half = e / (F::narrow(2.0) + e);
+    let square = half * half;
+    let mut sum = F::zero();
+    for &term in TERMS[..needed].iter().rev() {
+        sum = madd::<_, I>(sum, square, F::narrow(term));
+    }
+    (half + half) * sum
+}
+
+op! {
+    /// Adds each sample's Σ_j softplus(z_j) and Σ_j sigmoid(z_j) over a tile of products to `sums`,
+    /// and writes the gradients of the products, each row by its factor: `out[j][i] =
+    /// coefficients[i] · sigmoid(z_j) · dz_j/dp · factors[j]`, unless `out` is empty. −∞ adds nothing
+    /// and has no gradient. What `shifts` are there is added to the logits, row by row.
+    pub(crate) fn tile_binary<I>[F: Real](
+        level: Level,
+        (p, shifts): (&[F], Option<&[F]>),
+        logits: BinaryLogits<F>,
+        [coefficients, factors]: [&[F]; 2],
+        scratch: &mut [F],
+        sums: [&mut [f64]; 2],
+        out: &mut [F],
+    ) {
+        let [losses, sigmoids] = sums;
+        let n = losses.len();
+        let (z, rest) = scratch[..BINARY_ROWS * n].split_at_mut(n);
+        let (slope, rest) = rest.split_at_mut(n);
+        let (short_loss, short_sigmoid) = rest.split_at_mut(n);
+        for (block, rows) in p.chunks(n * SHORT_SUM).enumerate() {
+            short_loss.fill(F::zero());
+            short_sigmoid.fill(F::zero());
+            for (p, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
+                let offset = logits.offset + shifts.map_or(F::zero(), |shifts| shifts[j]);
+                BinaryLogits { offset, ..logits }.of::<I>(p, z, slope);
+                for i in 0..n {
+                    let active = p[i] > F::neg_infinity();
+                    let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(z[i]);
+                    short_loss[i] += if active { loss } else { F::zero() };
+                    z[i] = if active { sigmoid } else { F::zero() };
+                    short_sigmoid[i] += z[i];
+                }
+                if !out.is_empty() {
+                    let out = &mut out[j * n..(j + 1) * n];
+                    let samples = z.iter().zip(slope.iter()).zip(coefficients);
+                    for (out, ((&sigmoid, &slope), &c)) in out.iter_mut().zip(samples) {
+                        let gradient = ((c * sigmoid) * slope) * factors[j];
+                        *out = if sigmoid > F::zero() { gradient } else { F::zero() };
+                    }
+                }
+            }
+            for (sum, short) in losses.iter_mut().zip(short_loss.iter()) {
+                *sum += short.widen();
+            }
+            for (sum, short) in sigmoids.iter_mut().zip(short_sigmoid.iter()) {
+                *sum += short.widen();
+            }
+        }
+    }
+}
+
+op! {
+    /// Σ_j softplus(z_j) and Σ_j sigmoid(z_j) over the negatives of one sample, and the gradient with
+    /// respect to their cosines, `out[j] = coefficient · sigmoid(z_j) · dz_j/dcos`, 0 at the target;
+    /// unless `out` is empty.
+    pub(crate) fn row_binary<I>[F: Real](
+        level: Level,
+        row: RowLogits<'_, F>,
+        logits: BinaryLogits<F>,
+        coefficient: F,
+        out: &mut [F],
+    ) -> [f64; 2] {
+        let (mut z, mut slope) = ([F::zero(); BLOCK], [F::zero(); BLOCK]);
+        let mut sums = [0.0; 2];
+        if let Some(target) = out.get_mut(row.target) {
+            *target = F::zero();
+        }
+        for block in row.blocks() {
+            let (z, slope) = (&mut z[..block.len()], &mut slope[..block.len()]);
+            let logits = BinaryLogits { cosine: F::one(), ..logits };
+            logits.of::<I>(&row.cosines[block.clone()], z, slope);
+            for (z, &bias) in z.iter_mut().zip(row.biases.iter().flat_map(|b| &b[block.clone()])) {
+                *z += bias;
+            }
+            for (z, slope) in z.iter_mut().zip(slope.iter_mut()) {
+                let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(*z);
+                (*z, *slope) = (loss, sigmoid * *slope);
+                sums[1] += sigmoid.widen();
+            }
+            sums[0] += z.iter().map(|loss| loss.widen()).sum::<f64>();
+            if !out.is_empty() {
+                for (out, &slope) in out[block].iter_mut().zip(slope.iter()) {
+                    *out = (coefficient * slope) * row.scale;
+                }
+            }
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dispatch::{Level, op};
+    use super::*;
+
+    op! {
+        fn pairs<I>[F: Real](level: Level, z: &[F]) -> Vec<[F; 2]> {
+            z.iter().map(|&z| softplus_and_sigmoid::<F, I>(z).into()).collect()
+        }
+    }
+
+    /// The largest relative error, in units of the rounding of `F`, over logits from −80 to 80.
+    fn worst<F: Real>() -> f64 {
+        let z: Vec<F> = (-8000..=8000).map(|z| F::narrow(f64::from(z) / 100.0)).collect();
+        let error = |found: F, expected: f64| (found.widen() - expected).abs() / expected;
+        let errors = Level::available().flat_map(|level| {
+            let found = pairs(level, &z);
+            let pairs = z.iter().zip(found).map(|(z, [softplus, sigmoid])| {
+                let (z, e) = (z.widen(), (-z.widen().abs()).exp());
+                let share = if z > 0.0 { 1.0 } else { e } / (1.0 + e);
+                error(softplus, z.max(0.0) + e.ln_1p()).max(error(sigmoid, share))
+            });
+            pairs.collect::<Vec<_>>()
+        });
+        errors.fold(0.0, f64::max) / F::epsilon().widen()
+    }
+
+    #[test]
+    fn softplus_and_sigmoid_are_right_to_a_few_units_of_the_last_place() {
+        for worst in [worst::<f32>(), worst::<f64>()] {
+            assert!(worst < 4.0, "{worst}");
+        }
+    }
+}
