@@ -111,7 +111,7 @@ pub mod recipes {
 
 pub mod coming_from {
     //! For those who come from insightface, pytorch-metric-learning, Paddle, AdaFace, CVLface, TFace,
-    //! WeSpeaker or SpeechBrain.
+    //! WeSpeaker, ESPnet, SpeechBrain, opensphere, fast-reid, FaceX-Zoo or facenet.
     //!
     //! [`AdaFace::observe`]: crate::AdaFace::observe
     //! [`AdaFace::with_statistics`]: crate::AdaFace::with_statistics
@@ -125,6 +125,8 @@ pub mod coming_from {
     //! [`Continuation::Linear`]: crate::losses::Continuation::Linear
     //! [`CurricularFace::observe`]: crate::CurricularFace::observe
     //! [`CurricularFace::with_t`]: crate::CurricularFace::with_t
+    //! [`energy`]: crate::energy
+    //! [`Forward::bias_gradient`]: crate::Forward::bias_gradient
     //! [`Forward::target_angles`]: crate::Forward::target_angles
     //! [`Gradients::embeddings_only`]: crate::Gradients::embeddings_only
     //! [`Head::on_ranks`]: crate::Head::on_ranks
@@ -140,10 +142,11 @@ pub mod coming_from {
     //! [`LogitGradients`]: crate::LogitGradients
     //! [`margin_free_logits`]: crate::MarginLoss::margin_free_logits
     //! [`MarginWarmup`]: crate::schedule::MarginWarmup
-    //! [`MvSoftmax`]: crate::MvSoftmax
     //! [`NormalizedLogits::from_cosines`]: crate::NormalizedLogits::from_cosines
     //! [`NormalizedLogits`]: crate::NormalizedLogits
     //! [`Sgd`]: crate::Sgd
+    //! [`SphereFace2::starting_bias`]: crate::SphereFace2::starting_bias
+    //! [`SphereFace2::with_bias`]: crate::SphereFace2::with_bias
     //! [`SubCenterUsage`]: crate::sub_centers::SubCenterUsage
     //! [`with_annealing`]: crate::SphereFace::with_annealing
     //! [the recipes]: crate::guide::recipes
