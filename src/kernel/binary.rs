@@ -11,16 +11,20 @@ const SHORT_SUM: usize = 64;
 /// Rows of scratch that [`tile_binary`] needs.
 pub(crate) const BINARY_ROWS: usize = 4;
 
-/// How a product p becomes the logit of a binary loss: with cos θ = p·`cosine`,
-/// `scale`·g(cos(θ − m)) + `offset`, where g(c) = 2·((1 + c)/2)^t − 1.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BinaryLogits<F> {
+/// How a product p = s·cos θ becomes the logit of a binary loss: `scale`·g(cos(θ − m)) + `offset`,
+/// where g(c) = 2·((1 + c)/2)^t − 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct BinaryLogits<F> {
+    /// 1/s: what makes a product a cosine.
     pub cosine: F,
+    /// s.
     pub scale: F,
     /// t.
     pub exponent: F,
     /// cos m and sin m.
     pub margin: [F; 2],
+    /// What is added, the bias b among it.
     pub offset: F,
 }
 

@@ -30,7 +30,8 @@ mod update;
 mod zeros;
 
 pub use bf16::Precision;
-pub(crate) use binary::{BINARY_ROWS, BinaryLogits, row_binary, tile_binary};
+pub use binary::BinaryLogits;
+pub(crate) use binary::{BINARY_ROWS, row_binary, tile_binary};
 pub(crate) use compiled::job;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::gemm;

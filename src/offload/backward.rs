@@ -8,8 +8,9 @@ use crate::kernel::Real;
 use crate::step::Prepared;
 
 /// What turns logits into their gradients in the second sweep: coefficient_i·e^{z_ij − shift_i} −
-/// uniform_i for the negatives, times the derivative of their up-weighting. One number per row of
-/// the batch; 0 for samples that do not count.
+/// uniform_i for the negatives, times the derivative of their up-weighting; of a binary loss
+/// coefficient_i·sigmoid(z_ij), times the derivative of [`BinaryLogits`](super::BinaryLogits). One number
+/// per row of the batch; 0 for samples that do not count.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LogitFactors<F> {

@@ -4,6 +4,7 @@ mod backward;
 mod classes;
 mod step;
 
+pub use crate::kernel::BinaryLogits;
 pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
 pub use crate::step::Settings;
 pub use backward::{EmbeddingGradient, LogitFactors, TargetGradients};

@@ -9,20 +9,21 @@ use crate::data::{
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
-use crate::kernel::{Real, job};
+use crate::kernel::{BinaryLogits, Real, job};
 use crate::loss::MarginLoss;
 use crate::math::{LogSumExp, SampleTerms, Smoothing};
-use crate::step::{HardSamples, Prepared, PreparedSample, StepInput};
+use crate::step::{HardSamples, Prepared, PreparedSample, StepInput, UNCORRECTED};
 
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SweepStats {
     /// The log-sum-exp of all logits but that of the sample's own class, hard negatives up-weighted
-    /// and the class prior added.
+    /// and the class prior added. Of a binary loss Σ_j softplus(z_j) of these logits, with a maximum
+    /// of 0: `LogSumExp::new(0.0, sum)`.
     pub negatives: LogSumExp,
     /// The same without class prior; `negatives` where there is none.
     pub margin_free_negatives: LogSumExp,
-    /// The sum of these logits, where labels are smoothed.
+    /// The sum of these logits, where labels are smoothed; of a binary loss that of their sigmoids.
     pub logit_sum: f64,
     /// The place among the swept classes, its own among them, of the one with the largest logit
     /// without margin and class prior and before hard negatives are up-weighted; the lowest of equals.
@@ -51,8 +52,8 @@ pub struct HardNegativeLogits<F> {
 ///    the rows of the samples' own classes alone.
 /// 2. The first sweep forms the logits z_ij = x̂_i·v_j + b_j of [`scaled_embeddings`] x̂ with the
 ///    class weights of [`swept_rows`], which are divided by their norms where [`is_normalized`] says
-///    so, up-weights those of [`hard_negative_logits`], adds [`offsets`] and [`log_prior`], and finds
-///    [`SweepStats`].
+///    so, up-weights those of [`hard_negative_logits`], or makes them those of [`binary_logits`], adds
+///    [`offsets`] and [`log_prior`], and finds [`SweepStats`].
 /// 3. [`complete`] turns these into losses, and into what the second sweep needs.
 /// 4. The second sweep turns logits into gradients by [`OffloadedBackward`].
 ///
@@ -62,6 +63,7 @@ pub struct HardNegativeLogits<F> {
 /// [`scaled_embeddings`]: Self::scaled_embeddings
 /// [`is_normalized`]: Self::is_normalized
 /// [`hard_negative_logits`]: Self::hard_negative_logits
+/// [`binary_logits`]: Self::binary_logits
 /// [`complete`]: Self::complete
 ///
 /// ```
@@ -163,6 +165,9 @@ fn offload<'a, F: Real>(
     };
     let prepared = Prepared::without_sweeps(loss, &input)?;
     let Prepared { form, samples, .. } = &prepared;
+    if form.binary.is_some() && classes.offsets::<F>().is_some() {
+        return Err(Error::Unsupported(UNCORRECTED));
+    }
     if form.top.is_some() {
         let reason = "a margin on the nearest negatives needs a head in main memory: engines of \
                       another kind find no more than one nearest class";
@@ -245,6 +250,12 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         })
     }
 
+    /// How the logits of negatives become those of a binary loss, before a class prior; `None` for any
+    /// other loss.
+    pub fn binary_logits(&self) -> Option<BinaryLogits<F>> {
+        self.prepared.form.binary_logits()
+    }
+
     /// Whether class weights with norms in this range are valid. Where they are not,
     /// [`check_class_weights`](Self::check_class_weights) names the row.
     pub fn accepts_norms(&self, (least, most): (f64, f64)) -> bool {
@@ -296,6 +307,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
             forward.record(&stats, self.smoothing, sample.upstream)
         });
         let terms = terms.collect();
+        let forward = forward.with_reduction(self.input.reduction);
         Ok((forward, OffloadedBackward { step: self, terms }))
     }
 

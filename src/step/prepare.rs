@@ -18,6 +18,10 @@ use crate::math::SampleTarget;
 /// again, so that memory does not grow with the classes. A multiple of every block and tile.
 const KNOWN_FACTORS: usize = 1 << 16;
 
+/// Why a binary loss refuses a sample with a correction.
+pub(crate) const UNCORRECTED: &str = "the correction of a sample is one of the softmax: a binary loss takes \
+                                      samples without it";
+
 /// The smallest and the largest norm of no rows.
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
 
@@ -124,11 +128,6 @@ impl<F: Real> Prepared<F> {
     /// The same for sweeps elsewhere, which check the other class weights and pack what they read.
     pub fn without_sweeps(loss: &dyn MarginLoss, input: &StepInput<'_, F>) -> Result<Self, Error> {
         let form = input.form(loss)?;
-        if form.binary.is_some() {
-            return Err(Error::Unsupported(
-                "sweeps elsewhere are those of a softmax, not of a binary loss",
-            ));
-        }
         let samples = input.counted(form, Vec::new())?;
         let samples = input.with_pairs(loss, form, samples, true)?;
         let embeddings = input.scaled_embeddings(form, &samples, Vec::new());
@@ -161,9 +160,7 @@ impl<F: Real> StepInput<'_, F> {
         }
         form.check_bias(self.classes.bias.is_some())?;
         if form.binary.is_some() && self.classes.offsets.is_some() {
-            let reason = "the correction of a sample is one of the softmax: a binary loss takes samples \
-                          without it";
-            return Err(Error::Unsupported(reason));
+            return Err(Error::Unsupported(UNCORRECTED));
         }
         if let Some(reduction) = &self.reduction {
             reduction.check(self.embeddings.nrows())?;

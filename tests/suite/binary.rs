@@ -298,6 +298,7 @@ fn what_a_binary_loss_cannot_do_is_refused() {
         refused(&Custom(form), &batch, word);
     }
     let classes = OffloadedClasses::new(&[0], None, (3, 1)).unwrap();
+    let classes = classes.with_sample(&sample).unwrap();
     let own = w.select(Axis(0), classes.own_rows());
     let head = Head::new(loss);
     let offloaded = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean));

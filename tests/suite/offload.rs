@@ -3,7 +3,8 @@
 use crate::common::compare::wide;
 use crate::wider_family::{assert_answers, for_each};
 use margin_softmax::offload::{
-    HardNegativeLogits, LogSumExp, OffloadedBackward, OffloadedClasses, OffloadedStep, SweepStats,
+    BinaryLogits, HardNegativeLogits, LogSumExp, OffloadedBackward, OffloadedClasses,
+    OffloadedStep, SweepStats,
 };
 use margin_softmax::sampling::{ClassSample, ClassSampler};
 use margin_softmax::{ArcFace, Batch, ClassMargins, Gradients, IGNORED, Softmax};
@@ -71,14 +72,12 @@ impl<F: Real> Sweeps<F> {
     }
 
     /// N(p) with the offset of the row, and N′(p), of the logit p without it.
-    fn harder(
-        &self,
-        hard: &Option<HardNegativeLogits<F>>,
-        i: usize,
-        (row, z): (usize, F),
-    ) -> (F, F) {
+    fn harder(&self, step: &OffloadedStep<'_, F>, i: usize, (row, z): (usize, F)) -> (F, F) {
         let (offset, p) = (self.offset(row), z - self.offset(row));
-        match hard {
+        if let Some(binary) = step.binary_logits() {
+            return of_binary(&binary, p);
+        }
+        match &step.hard_negative_logits() {
             Some(HardNegativeLogits { threshold, constant, linear, quadratic, .. })
                 if p > threshold[i] =>
             {
@@ -90,18 +89,20 @@ impl<F: Real> Sweeps<F> {
     }
 
     fn stats(&self, step: &OffloadedStep<'_, F>, labels: &[usize]) -> Vec<SweepStats> {
-        let hard = step.hard_negative_logits();
+        let binary = step.binary_logits().is_some();
         let of_sample = |i: usize| {
             let rows = self.nearest_rows(i);
             let best = rows.iter().fold(F::neg_infinity(), |most, (_, z)| most.max(*z));
             let nearest = rows.iter().position(|(_, z)| *z == best).unwrap();
             let others = rows.iter().enumerate().filter(|(class, _)| *class != labels[i]);
             let (plain, others): (Vec<F>, Vec<F>) = others
-                .map(|(_, row)| (self.harder(&hard, i, *row).0, self.prior[row.0]))
+                .map(|(_, row)| (self.harder(step, i, *row).0, self.prior[row.0]))
                 .map(|(z, prior)| (z, z + prior))
                 .unzip();
-            let logit_sum = others.iter().map(|z| wide(*z)).sum();
-            let [negatives, margin_free_negatives] = [others, plain].map(log_sum_exp);
+            let of_logit = if binary { sigmoid } else { |z| z };
+            let logit_sum = others.iter().map(|z| wide(of_logit(*z))).sum();
+            let sum = if binary { sum_of_softplus } else { log_sum_exp };
+            let [negatives, margin_free_negatives] = [others, plain].map(sum);
             SweepStats { negatives, margin_free_negatives, logit_sum, nearest }
         };
         (0..labels.len()).map(of_sample).collect()
@@ -114,16 +115,16 @@ impl<F: Real> Sweeps<F> {
         backward: &OffloadedBackward<'_, '_, F>,
         labels: &[usize],
     ) -> (Array2<F>, Array2<F>, Array1<F>) {
-        let (hard, factors, a) =
-            (step.hard_negative_logits(), backward.logit_factors(), step.scaled_embeddings());
+        let (factors, a) = (backward.logit_factors(), step.scaled_embeddings());
+        let binary = step.binary_logits().is_some();
         let (mut g, mut radial) = (Array2::zeros(self.z.dim()), vec![F::zero(); labels.len()]);
         for i in 0..labels.len() {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
                 if class != labels[i] {
-                    let (harder, slope) = self.harder(&hard, i, (row, z));
-                    let p = factors.coefficient[i]
-                        * (harder + self.prior[row] - factors.shift[i]).exp();
-                    let p = p - factors.uniform[i];
+                    let (harder, slope) = self.harder(step, i, (row, z));
+                    let z_i = harder + self.prior[row];
+                    let share = if binary { sigmoid(z_i) } else { (z_i - factors.shift[i]).exp() };
+                    let p = factors.coefficient[i] * share - factors.uniform[i];
                     g[[i, row]] = p * slope;
                     let offset = self.offset(row);
                     radial[i] += p * (harder - offset - (z - offset) * slope);
@@ -165,6 +166,28 @@ impl<F: Real> Sweeps<F> {
 fn log_sum_exp<F: Real>(z: Vec<F>) -> LogSumExp {
     let max = z.iter().fold(F::neg_infinity(), |most, z| most.max(*z));
     LogSumExp::new(wide(max), z.iter().map(|z| wide((*z - max).exp())).sum())
+}
+
+fn sigmoid<F: Real>(z: F) -> F {
+    F::one() / (F::one() + (-z).exp())
+}
+
+fn sum_of_softplus<F: Real>(z: Vec<F>) -> LogSumExp {
+    let softplus = |z: F| z.max(F::zero()) + (-z.abs()).exp().ln_1p();
+    LogSumExp::new(0.0, z.into_iter().map(|z| wide(softplus(z))).sum())
+}
+
+/// The logit of a binary loss of a product, and its derivative.
+fn of_binary<F: Real>(binary: &BinaryLogits<F>, p: F) -> (F, F) {
+    let (one, half) = (F::one(), F::from(0.5).unwrap());
+    let (c, [cos, sin]) = (p * binary.cosine, binary.margin);
+    let sine = ((one - c) * (one + c)).max(F::zero()).sqrt();
+    let turned = if sine > F::zero() { c * cos + sine * sin } else { c * cos };
+    let slope = if sine > F::zero() { cos - c / sine * sin } else { cos };
+    let u = (half * (one + turned)).max(F::zero());
+    let (t, two) = (binary.exponent, one + one);
+    let z = binary.scale * (two * u.powf(t) - one) + binary.offset;
+    (z, t * u.powf(t - one) * slope)
 }
 
 pub type Answer<F> = (Forward<F>, Array2<F>, Array2<F>, Array1<F>);

@@ -149,6 +149,8 @@ impl<F: Precision> Operations for OnBurn<F> {
             Map::Reciprocal => matrix.recip(),
             Map::Root => matrix.sqrt(),
             Map::Square => matrix.square(),
+            Map::Power(0.0) => matrix.ones_like(),
+            Map::Power(exponent) => matrix.powf_scalar(exponent),
             Map::Affine(factor, 0.0) => matrix * factor,
             Map::Affine(1.0, constant) => matrix + constant,
             Map::Affine(factor, constant) => matrix * factor + constant,

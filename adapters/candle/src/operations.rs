@@ -114,6 +114,7 @@ impl<F: Real + WithDType> Operations for OnCandle<F> {
             Map::Reciprocal => matrix.recip(),
             Map::Root => matrix.sqrt(),
             Map::Square => matrix.sqr(),
+            Map::Power(exponent) => matrix.powf(exponent),
             Map::Affine(factor, constant) => matrix.affine(factor, constant),
         }
     }

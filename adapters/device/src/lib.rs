@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 mod arrays;
+mod binary;
 mod offloaded;
 mod operations;
 mod options;

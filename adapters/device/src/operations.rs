@@ -21,6 +21,8 @@ pub enum Map {
     Root,
     /// z²
     Square,
+    /// z^t of z ≥ 0, for t ≥ 0
+    Power(f64),
     /// factor·z + constant
     Affine(f64, f64),
 }

@@ -72,17 +72,25 @@ impl<D: Operations> Sweeps<'_, D> {
 
     /// Of one tile for each sample: the largest logit and its class, the largest of the negatives,
     /// the sum of their exponentials, and that of their logits where labels are smoothed (N, 4 or 5).
+    /// Of a binary loss a maximum of 0, and the sums of softplus and of sigmoids.
     fn tile_stats(&self, tile: &Tile, rows: &TileRows<D::Matrix>) -> Result<D::Matrix, D::Error> {
         let d = self.device;
         let Logits { plain, .. } = self.logits(tile, rows)?;
         let own = self.own_classes(tile)?;
         let (best, at) = d.largest(&plain)?;
         let untouched = own.is_none() && self.hard.is_none();
-        let z = self.up_weighted(tile, plain)?;
         let fill = |z: D::Matrix, number| match &own {
             Some(own) => d.fill(z, own, number),
             None => Ok(z),
         };
+        if let Some(logistic) = &self.logistic {
+            let z = logistic.logits(plain)?.0;
+            let sum = |numbers| d.reduce(&fill(numbers, 0.0)?, Reduce::Sum, 1);
+            let sums = [sum(logistic.softplus(z.clone())?)?, sum(logistic.sigmoid(z)?)?];
+            let none = d.map(best.clone(), Map::Affine(0.0, 0.0))?;
+            return d.cat([best, at, none].into_iter().chain(sums).collect(), 1);
+        }
+        let z = self.up_weighted(tile, plain)?;
         let sum_of_logits = match self.smoothed {
             true => Some(d.reduce(&fill(z.clone(), 0.0)?, Reduce::Sum, 1)?),
             false => None,
@@ -103,7 +111,8 @@ impl<D: Operations> Sweeps<'_, D> {
         let mut found =
             SweepStats { negatives: none, margin_free_negatives: none, logit_sum: 0.0, nearest: 0 };
         let mut best = f64::NEG_INFINITY;
-        let of_tiles = row.axis_chunks_iter(Axis(0), 4 + usize::from(self.smoothed));
+        let of_tiles = row
+            .axis_chunks_iter(Axis(0), 4 + usize::from(self.smoothed || self.logistic.is_some()));
         for (tile, numbers) in self.tiles.iter().zip(of_tiles) {
             let numbers: Vec<f64> = numbers.iter().map(|&of_tile| number(of_tile)).collect();
             if numbers[0] > best {
@@ -138,7 +147,13 @@ impl<D: Operations> Sweeps<'_, D> {
             let rows = self.tile_rows(tile, norms)?;
             let Logits { plain, chosen } = self.logits(tile, &rows)?;
             let z = self.up_weighted(tile, plain.clone())?;
-            let g = d.map(d.combine(z.clone(), Binary::Subtract, &shift)?, Map::Exp)?;
+            let g = match &self.logistic {
+                Some(logistic) => {
+                    let (z, slope) = logistic.logits(plain.clone())?;
+                    d.combine(logistic.sigmoid(z)?, Binary::Multiply, &slope)?
+                }
+                None => d.map(d.combine(z.clone(), Binary::Subtract, &shift)?, Map::Exp)?,
+            };
             let mut g = d.combine(g, Binary::Multiply, &coefficient)?;
             if let Some(uniform) = &uniform {
                 g = d.combine(g, Binary::Subtract, uniform)?;

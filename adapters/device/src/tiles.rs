@@ -6,6 +6,7 @@ use margin_softmax::offload::{HardNegativeLogits, OffloadedStep};
 use ndarray::Array2;
 use num_traits::Float;
 
+use crate::binary::Logistic;
 use crate::operations::{Binary, Map, Operations, Reduce};
 use crate::options::number;
 
@@ -45,6 +46,7 @@ pub(crate) struct Sweeps<'a, D: Operations> {
     /// The place of each sample's own class; empty without labels.
     places: &'a [usize],
     pub hard: Option<Hard<D::Matrix>>,
+    pub logistic: Option<Logistic<D>>,
     pub normalized: bool,
     pub smoothed: bool,
 }
@@ -111,13 +113,17 @@ impl<'a, D: Operations> Sweeps<'a, D> {
             let (linear, quadratic) = (number(*linear), column(quadratic)?);
             Ok(Hard { threshold, constant, linear, quadratic })
         });
+        let samples = embeddings.nrows();
+        let logistic = step.binary_logits();
+        let logistic = logistic.map(|logits| Logistic::new(device, logits, samples));
         Ok(Sweeps {
             device,
             rows,
-            tiles: tiles(device, rows, embeddings.nrows()),
+            tiles: tiles(device, rows, samples),
             embeddings: device.upload(embeddings)?,
             places,
             hard: hard.transpose()?,
+            logistic: logistic.transpose()?,
             normalized: step.is_normalized(),
             smoothed: step.is_smoothed(),
         })

@@ -257,8 +257,7 @@ pub fn all<F: Real>(case: &Case) -> Vec<Entrance<F>> {
         entrances.push(Entrance { name, found, offsets, precision: case.precision });
     }
     entrances.push(by_ranks(case, &inputs));
-    let softmax = case.loss.binary().is_none();
-    if case.first_row == 0 && case.precision == Precision::Full && softmax {
+    if case.first_row == 0 && case.precision == Precision::Full {
         entrances.push(by_offload(case, &inputs));
     }
     let unnormalized = case.loss.scale() == Scale::Unnormalized;

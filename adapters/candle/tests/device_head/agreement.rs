@@ -6,7 +6,8 @@ use margin_softmax::custom::{Angle, Target};
 use margin_softmax::{
     AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, FNormSphereFace,
     Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing, MagFace, MarginLoss,
-    ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, ZeroEmbedding,
+    ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, SphereFace2,
+    UnifiedCrossEntropy, ZeroEmbedding,
 };
 use margin_softmax_candle::{Options, Output, Reduction as CandleReduction, Settings};
 use ndarray::Array1;
@@ -49,6 +50,9 @@ fn losses(classes: usize) -> Result<Vec<Arc<dyn MarginLoss>>, Error> {
         Arc::new(InterclassFilter::new(SphereFace::new(2)?, 0.2)?),
         Arc::new(LabelSmoothing::new(MvSoftmax::am(16.0, 0.3, 0.2)?, 0.1)?),
         Arc::new(LabelSmoothing::new(Softmax::new(), 0.1)?),
+        Arc::new(SphereFace2::new(16.0, 0.2)?.with_bias(3.0)?),
+        Arc::new(SphereFace2::angular(8.0, 0.15)?.with_t(2.5)?),
+        Arc::new(UnifiedCrossEntropy::new(16.0, 0.3)?.with_bias(-5.0)?),
         Arc::new(UserLoss),
     ])
 }
