@@ -97,10 +97,12 @@ impl LogitForm {
     pub fn binary_logits<F: Real>(self) -> Option<BinaryLogits<F>> {
         let (binary, Scale::Fixed(s)) = (self.binary?, self.scale) else { return None };
         let (sin, cos) = binary.angle().sin_cos();
+        // Times 0, or as a power, infinity would be NaN.
+        let finite = |number: f64| F::narrow(number.min(F::MAX));
         Some(BinaryLogits {
-            cosine: F::narrow(s.recip()),
+            cosine: finite(s.recip()),
             scale: F::narrow(s),
-            exponent: F::narrow(binary.exponent()),
+            exponent: finite(binary.exponent()),
             margin: [cos, sin].map(F::narrow),
             offset: F::narrow(s * binary.shift() + binary.bias()),
         })

@@ -68,7 +68,9 @@ fn stretch<F: Real>(t: F, z: &mut [F], slope: &mut [F], power: impl Fn(F) -> F) 
     let half = F::narrow(0.5);
     for (z, slope) in z.iter_mut().zip(slope) {
         let u = half * (*z + F::one());
+        // What rounding leaves outside [0, 1] no power may enlarge.
         let u = if u > F::zero() { u } else { F::zero() };
+        let u = if u < F::one() { u } else { F::one() };
         let power = power(u);
         *z = (power * u + power * u) - F::one();
         *slope *= t * power;
@@ -133,12 +135,13 @@ op! {
             for (p, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
                 let offset = logits.offset + shifts.map_or(F::zero(), |shifts| shifts[j]);
                 BinaryLogits { offset, ..logits }.of::<I>(p, z, slope);
-                for i in 0..n {
-                    let active = p[i] > F::neg_infinity();
-                    let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(z[i]);
-                    short_loss[i] += if active { loss } else { F::zero() };
-                    z[i] = if active { sigmoid } else { F::zero() };
-                    short_sigmoid[i] += z[i];
+                let sums = short_loss.iter_mut().zip(short_sigmoid.iter_mut());
+                for ((z, &p), (short_loss, short_sigmoid)) in z.iter_mut().zip(p).zip(sums) {
+                    let active = p > F::neg_infinity();
+                    let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(*z);
+                    *short_loss += if active { loss } else { F::zero() };
+                    *z = if active { sigmoid } else { F::zero() };
+                    *short_sigmoid += *z;
                 }
                 if !out.is_empty() {
                     let out = &mut out[j * n..(j + 1) * n];

@@ -188,6 +188,25 @@ fn a_sample_is_a_batch_of_its_classes_and_bf16_is_near() {
     }
 }
 
+#[test]
+fn no_scale_or_exponent_gives_nan() {
+    let (x, w, labels) = problem::<f32>();
+    let (x, w, labels) = (x.slice(s![..3, ..]), w.slice(s![..700, ..]), &labels[..3]);
+    for (s, t) in [(1e-42, 3.0), (1e-300, 2.5), (1e30, 1.0), (8.0, 1e60)] {
+        for loss in [SphereFace2::new(s, 0.2), SphereFace2::angular(s, 0.2)] {
+            let loss = loss.unwrap().with_t(t).unwrap();
+            let batch = Batch::new(&x, &w, labels).with_ignored_label(IGNORED);
+            let mut gradients = Gradients::zeros_for(&batch);
+            let nothing = Array1::zeros(3);
+            let reduction = Reduction::Weighted(&nothing);
+            let forward = head(&loss).forward_backward(&batch, reduction, &mut gradients).unwrap();
+            assert!(forward.losses.iter().all(|loss| loss.is_finite()), "{loss:?}");
+            assert!(gradients.embeddings.iter().all(|&g| g == 0.0), "{loss:?}");
+            assert!(gradients.weights.iter().all(|&g| g == 0.0), "{loss:?}");
+        }
+    }
+}
+
 /// A class prior that is the same for all classes is one more bias, in training alone.
 #[test]
 fn a_class_prior_is_added_to_every_logit() {
