@@ -199,15 +199,12 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         Ok(self)
     }
 
-    /// The class prior of each row that is swept, which is added to its logit, up-weighted or not;
+    /// The class prior of each class that is swept, which is added to its logit, up-weighted or not;
     /// `None` without, and in inference.
     pub fn log_prior(&self) -> Option<Vec<F>> {
         let prior = self.input.classes.log_prior.filter(|_| self.input.has_log_prior())?;
-        let k = self.classes.sub_centers;
-        Some(match self.classes.swept_rows() {
-            Some(rows) => rows.iter().map(|row| prior[row / k]).collect(),
-            None => (0..self.classes.classes * k).map(|row| prior[row / k]).collect(),
-        })
+        let places = 0..self.classes.active();
+        Some(places.map(|place| prior[self.classes.class_at(place)]).collect())
     }
 
     /// The embeddings times the scale of their cosines, a_i·u_i (N, D); zeros for samples that do

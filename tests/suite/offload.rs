@@ -18,7 +18,7 @@ struct Sweeps<F> {
     z: Array2<F>,
     /// What is in the logits of each row beside the products and the bias.
     offsets: Option<Array1<F>>,
-    /// The class prior of each row.
+    /// The class prior of each class.
     prior: Vec<F>,
     k: usize,
 }
@@ -47,7 +47,7 @@ impl<F: Real> Sweeps<F> {
         if let Some(offsets) = &offsets {
             z += offsets;
         }
-        let prior = step.log_prior().unwrap_or_else(|| vec![F::zero(); w.nrows()]);
+        let prior = step.log_prior().unwrap_or_else(|| vec![F::zero(); w.nrows() / k]);
         Sweeps { v, norms, z, offsets, prior, k }
     }
 
@@ -93,10 +93,11 @@ impl<F: Real> Sweeps<F> {
         let of_sample = |i: usize| {
             let rows = self.nearest_rows(i);
             let best = rows.iter().fold(F::neg_infinity(), |most, (_, z)| most.max(*z));
-            let nearest = rows.iter().position(|(_, z)| *z == best).unwrap();
+            // A sample may have no class where none of the batch counts.
+            let nearest = rows.iter().position(|(_, z)| *z == best).unwrap_or(0);
             let others = rows.iter().enumerate().filter(|(class, _)| *class != labels[i]);
             let (plain, others): (Vec<F>, Vec<F>) = others
-                .map(|(_, row)| (self.harder(step, i, *row).0, self.prior[row.0]))
+                .map(|(_, row)| (self.harder(step, i, *row).0, self.prior[row.0 / self.k]))
                 .map(|(z, prior)| (z, z + prior))
                 .unzip();
             let of_logit = if binary { sigmoid } else { |z| z };
@@ -122,7 +123,7 @@ impl<F: Real> Sweeps<F> {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
                 if class != labels[i] {
                     let (harder, slope) = self.harder(step, i, (row, z));
-                    let z_i = harder + self.prior[row];
+                    let z_i = harder + self.prior[class];
                     let share = if binary { sigmoid(z_i) } else { (z_i - factors.shift[i]).exp() };
                     let p = factors.coefficient[i] * share - factors.uniform[i];
                     g[[i, row]] = p * slope;

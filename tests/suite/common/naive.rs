@@ -1,7 +1,7 @@
 //! Any loss with all that a batch may have, by its formulas (docs/math.md, sections 1, 11 and 12) in
 //! textbook loops over all pairs, in f64.
 
-use margin_softmax::custom::{Angle, Sample};
+use margin_softmax::custom::{Angle, Sample, TopMargin};
 use margin_softmax::{IGNORED, MarginLoss, Scale};
 use ndarray::{Array1, Array2, ArrayView1};
 
@@ -22,6 +22,9 @@ pub struct Naive<'a> {
     pub offsets: &'a [Option<f64>],
     /// g_i = ∂objective/∂L_i.
     pub upstream: &'a [f64],
+    /// Whether the gradients of the nearest negatives pass through their cosines, whose rounding is
+    /// 1/sin θ in the angle: those of logits that are held.
+    pub by_cosines: bool,
 }
 
 /// What the formulas say, and how large the terms were that each number is a sum of.
@@ -48,6 +51,8 @@ pub struct NaiveAnswer {
     pub gap: f64,
     /// How many negatives are up-weighted.
     pub hard: usize,
+    /// How many negatives have a margin.
+    pub top: usize,
 }
 
 impl NaiveAnswer {
@@ -69,6 +74,8 @@ impl NaiveAnswer {
 struct Part {
     row: usize,
     cos: f64,
+    /// Whether the value depends on the angle rather than on the cosine.
+    by_angle: bool,
     /// What multiplies the value in the logit, and its derivatives by |x| and |w|.
     scale: (f64, f64, f64),
     value: f64,
@@ -89,6 +96,11 @@ fn log_sum_exp(others: impl Iterator<Item = f64> + Clone, z_y: f64) -> (f64, f64
 /// s of a fixed scale.
 fn loss_scale(loss: &dyn MarginLoss) -> f64 {
     if let Scale::Fixed(s) = loss.scale() { s } else { f64::NAN }
+}
+
+/// The angle between two unit vectors.
+fn angle(u: &Array1<f64>, v: &Array1<f64>) -> f64 {
+    2.0 * norm((v - u).view()).atan2(norm((v + u).view()))
 }
 
 fn softplus(gap: f64) -> f64 {
@@ -115,6 +127,7 @@ impl Naive<'_> {
             sine: 1.0,
             gap: 1.0,
             hard: 0,
+            top: 0,
         };
         let q: Vec<f64> = self.w.rows().into_iter().map(norm).collect();
         let v: Vec<Array1<f64>> = self.w.rows().into_iter().zip(&q).map(|(w, q)| &w / *q).collect();
@@ -137,20 +150,25 @@ impl Naive<'_> {
         let u = &self.x.row(i) / r;
         let nearest = self.nearest(loss, (&u, r), (q, v), answer);
         let own = nearest[y];
-        let theta = 2.0 * norm((&v[own] - &u).view()).atan2(norm((&v[own] + &u).view()));
-        let sample = Sample::new(Angle::from_theta(theta), r, y, self.first_row + i);
+        let theta = |row: usize| angle(&u, &v[row]);
+        let sample = Sample::new(Angle::from_theta(theta(own)), r, y, self.first_row + i);
         let target = loss.target_of(&sample);
+        let top = self.top(loss, y, |class| u.dot(&v[nearest[class]]), answer);
         let part = |class: usize| {
             let row = nearest[class];
             let cos = u.dot(&v[row]);
+            let top_margin = loss.top_negatives().filter(|_| top.contains(&class));
             let scale = match loss.scale() {
                 Scale::Fixed(s) => (s, 0.0, 0.0),
                 Scale::FeatureNorm => (r, 1.0, 0.0),
                 _ => (r * q[row], q[row], r),
             };
-            let (value, slope) = match (loss.hard_negatives(), loss.binary()) {
+            let (value, slope) = match (loss.hard_negatives(), top_margin, loss.binary()) {
                 _ if class == y => (target.value, target.slope),
-                (_, Some(binary)) => {
+                (_, Some(TopMargin { margin, .. }), _) => {
+                    ((theta(row) - margin).cos(), -(theta(row) - margin).sin())
+                }
+                (_, _, Some(binary)) => {
                     // g(cos(θ − m)) + d, and its derivative by the cosine.
                     let ((sine, cosine), t) = (binary.angle().sin_cos(), binary.exponent());
                     let sin = (1.0 - cos * cos).sqrt();
@@ -158,7 +176,7 @@ impl Naive<'_> {
                     let slope = t * u.powf(t - 1.0) * (cosine - cos * sine / sin);
                     (2.0 * u.powf(t) - 1.0 + binary.shift(), slope)
                 }
-                (Some(hard), _) if cos > hard.threshold(target.value) => {
+                (Some(hard), ..) if cos > hard.threshold(target.value) => {
                     let [q0, q1, q2] = hard.coefficients();
                     (q0 + q1 * cos + q2 * cos * cos, q1 + 2.0 * q2 * cos)
                 }
@@ -168,7 +186,8 @@ impl Naive<'_> {
             let added = added + loss.binary().map_or(0.0, |binary| binary.bias());
             let prior = self.log_prior.map_or(0.0, |prior| prior[class]);
             let z = scale.0 * value + added + prior;
-            Part { row, cos, scale, value, slope, added, prior, z }
+            let by_angle = class == y || top_margin.is_some();
+            Part { row, cos, by_angle, scale, value, slope, added, prior, z }
         };
         let classes = (0..self.offsets.len()).filter(|&class| self.offsets[class].is_some());
         let parts: Vec<(usize, Part)> = classes.map(|class| (class, part(class))).collect();
@@ -182,7 +201,9 @@ impl Naive<'_> {
             let steep = part.value.abs().max(part.slope.abs()).max(1.0);
             let reach = part.scale.0 * steep + part.added.abs() + part.prior.abs();
             answer.reach = answer.reach.max(reach);
-            if let (Some(hard), true) = (loss.hard_negatives(), *class != y) {
+            if part.by_angle {
+                answer.sine = answer.sine.min(theta(part.row).sin());
+            } else if let Some(hard) = loss.hard_negatives() {
                 let threshold = hard.threshold(target.value);
                 answer.gap = answer.gap.min((part.cos - threshold).abs());
                 answer.hard += usize::from(part.cos > threshold);
@@ -216,9 +237,8 @@ impl Naive<'_> {
             answer.margin_free_losses[i] = sum(z_free, &mut without_prior.clone());
             answer.size_loss[i] = answer.losses[i];
         }
-        answer.angles[i] = theta;
+        answer.angles[i] = theta(own);
         answer.sub_centers[i] = own % self.k;
-        answer.sine = answer.sine.min(theta.sin());
 
         let g = self.upstream[i];
         for (class, part) in &parts {
@@ -232,7 +252,7 @@ impl Naive<'_> {
             let (delta, size) = (g * (share - even), g.abs() * (share.abs() + even.abs()));
             // The derivatives of the value by the directions of x and w.
             let (mut to_w, mut to_u) = (&v[row] - &u * part.cos, &u - &v[row] * part.cos);
-            if *class == y {
+            if part.by_angle {
                 for tangent in [&mut to_w, &mut to_u] {
                     *tangent *= -part.slope / norm(tangent.view());
                 }
@@ -250,12 +270,34 @@ impl Naive<'_> {
             answer.db[row] += delta;
             answer.size_b[row] += size;
             // A cosine's rounding is relative to 1, not to the sine that is left of it.
-            let steep = part.slope.abs().max(part.value.abs()).max(1.0);
+            let by_cosine = self.by_cosines && part.by_angle && *class != y;
+            let slope = if by_cosine { part.slope / theta(row).sin() } else { part.slope };
+            let steep = slope.abs().max(part.value.abs()).max(1.0);
             answer.size_x[i] += size * (scale / r * steep + by_norm.abs());
             answer.size_w[row] += size * scale / q[row] * steep;
         }
         answer.dx.row_mut(i).scaled_add(g * target.penalty_slope, &u);
         answer.size_x[i] += g.abs() * target.penalty_slope.abs();
+    }
+
+    /// The nearest negatives that have a margin, of a sample with these cosines.
+    fn top(
+        &self,
+        loss: &dyn MarginLoss,
+        y: usize,
+        cos: impl Fn(usize) -> f64,
+        answer: &mut NaiveAnswer,
+    ) -> Vec<usize> {
+        let Some(TopMargin { k, .. }) = loss.top_negatives() else { return Vec::new() };
+        let active = |&class: &usize| class != y && self.offsets[class].is_some();
+        let mut others: Vec<usize> = (0..self.offsets.len()).filter(active).collect();
+        others.sort_by(|&a, &b| cos(b).total_cmp(&cos(a)));
+        if let (Some(&last), Some(&next)) = (others.get(k - 1), others.get(k)) {
+            answer.gap = answer.gap.min(cos(last) - cos(next));
+        }
+        others.truncate(k);
+        answer.top += others.len();
+        others
     }
 
     /// The nearest row of each class: that with the largest cosine, or inner product and bias.

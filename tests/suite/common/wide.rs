@@ -115,6 +115,7 @@ impl<F: Real> WideProblem<F> {
             k: self.k,
             offsets: &vec![Some(0.0); w.nrows() / self.k],
             upstream: &self.upstream.mapv(wide).to_vec(),
+            by_cosines: false,
         };
         naive.solve(loss)
     }

@@ -1,7 +1,12 @@
 //! One batch, one loss and one way to compute, drawn from all that there are.
 
+use std::ops::Range;
+
 use margin_softmax::custom::HardNegatives;
-use margin_softmax::{IGNORED, InterclassFilter, LabelSmoothing, MarginLoss, Precision, Scale};
+use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::{
+    IGNORED, InterclassFilter, LabelSmoothing, MarginLoss, Precision, Real, Scale, TopNegatives,
+};
 use ndarray::{Array1, Array2};
 
 use crate::common::compare::{norm, wide};
@@ -9,8 +14,8 @@ use crate::common::every_loss::varied;
 use crate::common::layout::{LAYOUTS, Layout};
 use crate::common::naive::{Naive, NaiveAnswer};
 use crate::common::random::Rng;
+use crate::common::ranks::even;
 use crate::common::wide::Wide;
-use margin_softmax::Real;
 
 /// What a mixed step is of. Every option that is drawn here is mixed with all others.
 #[derive(Debug)]
@@ -22,6 +27,7 @@ pub struct Case {
     pub x: Array2<f64>,
     pub w: Array2<f64>,
     pub bias: Option<Array1<f64>>,
+    pub log_prior: Option<Array1<f64>>,
     pub labels: Vec<usize>,
     /// Whether each sample counts: the others have the label IGNORED, or no direction.
     pub counted: Vec<bool>,
@@ -52,17 +58,43 @@ pub struct Sampling {
 }
 
 impl Case {
-    /// The case of a seed, such that rounding in `F` selects as f64 does: no cosine near a
-    /// threshold, and no two rows of a class nearly as near as each other.
+    /// The case of a seed, such that rounding in `F` selects as f64 does, among whichever classes are
+    /// active: no cosine near a threshold, no two rows of a class nearly as near as each other, and
+    /// the last of the nearest negatives well before the next.
     pub fn new<F: Real>(seed: u64) -> Self {
         for attempt in 0..1000 {
             let case = Case::draw::<F>(&mut Rng::new(seed * 1000 + attempt));
-            let all = vec![Some(0.0); case.classes()];
-            if case.solve(&all).gap > 64.0 * wide(F::epsilon()) {
+            let mut active = vec![vec![Some(0.0); case.classes()]];
+            if case.sampling.is_some() {
+                active.push(case.sample(&(0..case.classes())).1);
+                let ranks = even(case.classes(), case.ranks);
+                active.push(ranks.iter().flat_map(|range| case.sample(range).1).collect());
+            }
+            let gaps = active.iter().map(|offsets| case.solve(offsets, false).gap);
+            if gaps.fold(1.0, f64::min) > 64.0 * wide(F::epsilon()) {
                 return case;
             }
         }
         panic!("seed {seed}: every batch has ties");
+    }
+
+    /// The sample of a range of classes; the offsets of its classes, by number in the range.
+    pub fn sample(&self, range: &Range<usize>) -> (Option<ClassSample>, Vec<Option<f64>>) {
+        let Some(sampling) = self.sampling else { return (None, vec![Some(0.0); range.len()]) };
+        let whole = *range == (0..self.classes());
+        let sampler = if whole {
+            ClassSampler::new(self.classes(), sampling.rate, sampling.seed)
+        } else {
+            ClassSampler::for_range(range.clone(), sampling.rate, sampling.seed)
+        };
+        let mut sampler = sampler.unwrap().with_correction(sampling.corrected);
+        let sample = sampler.sample(&self.labels).unwrap();
+        let mut offsets = vec![None; range.len()];
+        for &class in &sample.classes {
+            let in_batch = self.labels.contains(&(range.start + class));
+            offsets[class] = Some(if in_batch { 0.0 } else { sample.correction() });
+        }
+        (Some(sample), offsets)
     }
 
     fn draw<F: Real>(rng: &mut Rng) -> Self {
@@ -109,12 +141,14 @@ impl Case {
             seed: rng.bits(),
         });
         // Rounded factors select other rows and other negatives than f64.
-        let rounds = size_of::<F>() == 4 && k == 1 && loss.hard_negatives().is_none();
+        let selects = k > 1 || loss.hard_negatives().is_some() || loss.top_negatives().is_some();
+        let rounds = size_of::<F>() == 4 && !selects;
         let rounded = rounds && rng.below(4) == 0;
         let mut layouts = || [rng.pick(&LAYOUTS), rng.pick(&LAYOUTS)];
         let layouts = [layouts(), layouts()];
         Case {
             bias: (unnormalized && rng.below(2) == 0).then(|| rng.vector(classes * k).mapv(round)),
+            log_prior: (rng.below(2) == 0).then(|| (rng.vector(classes) * 3.0).mapv(round)),
             x: x.mapv(round),
             w: w.mapv(round),
             loss,
@@ -138,7 +172,7 @@ impl Case {
 
     /// What the formulas say, with what is added to the logits of each class; `None` where it is not
     /// active.
-    pub fn solve(&self, offsets: &[Option<f64>]) -> NaiveAnswer {
+    pub fn solve(&self, offsets: &[Option<f64>], by_cosines: bool) -> NaiveAnswer {
         let count = self.counted.iter().filter(|counted| **counted).count();
         let upstream: Vec<f64> = (0..self.labels.len())
             .map(|i| match &self.reduction {
@@ -153,8 +187,9 @@ impl Case {
         let Case { x, w, first_row, k, .. } = self;
         let (bias, first_row, k) = (self.bias.as_ref(), *first_row, *k);
         let upstream = &upstream;
-        let (labels, log_prior) = (&labels[..], None);
-        Naive { x, w, bias, log_prior, labels, first_row, k, offsets, upstream }.solve(&*self.loss)
+        let (labels, log_prior) = (&labels[..], self.log_prior.as_ref());
+        Naive { x, w, bias, log_prior, labels, first_row, k, offsets, upstream, by_cosines }
+            .solve(&*self.loss)
     }
 }
 
@@ -169,6 +204,10 @@ fn draw_loss(rng: &mut Rng, classes: usize) -> Box<dyn MarginLoss> {
     let cosines = loss.scale() != Scale::Unnormalized;
     if cosines && loss.hard_negatives().is_none() && rng.below(4) == 0 {
         loss = Box::new(InterclassFilter::new(loss, rng.uniform(0.0, 0.9)).unwrap());
+    }
+    if cosines && rng.below(4) == 0 {
+        let (k, margin) = (1 + rng.below(6), rng.uniform(0.0, 0.3));
+        loss = Box::new(TopNegatives::new(loss, k, margin).unwrap());
     }
     if rng.below(3) == 0 {
         loss = Box::new(LabelSmoothing::new(loss, rng.uniform(0.0, 0.3)).unwrap());

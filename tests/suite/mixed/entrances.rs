@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use margin_softmax::ranks::Collective;
-use margin_softmax::sampling::{ClassSample, ClassSampler};
+use margin_softmax::sampling::ClassSample;
 use margin_softmax::update::WeightUpdate;
 use margin_softmax::{
     AdamW, Batch, BatchMut, Gradients, Head, IGNORED, MarginLoss, NormalizedLogits, Precision,
     Real, Reduction, Scale, Sgd, ZeroEmbedding,
 };
-use ndarray::{Array1, Array2, Axis, concatenate, s};
+use ndarray::{Array1, Array2, ArrayView1, Axis, concatenate, s};
 
 use super::Found;
 use super::draw::{Case, Reduced};
@@ -32,6 +32,7 @@ struct Inputs<F> {
     x: Array2<F>,
     w: Array2<F>,
     bias: Option<Array1<F>>,
+    log_prior: Option<Array1<F>>,
     weights: Array1<F>,
 }
 
@@ -46,6 +47,7 @@ impl<F: Real> Inputs<F> {
             x: lay_out(&narrow2(case.x.clone()), x),
             w: lay_out(&narrow2(case.w.clone()), w),
             bias: case.bias.clone().map(narrow1),
+            log_prior: case.log_prior.clone().map(narrow1),
             weights,
         }
     }
@@ -63,25 +65,6 @@ fn settings<L: MarginLoss, C>(head: Head<L, C>, case: &Case) -> Head<L, C> {
     head.with_memory_budget(case.budget)
         .with_precision(case.precision)
         .with_zero_embeddings(ZeroEmbedding::Skip)
-}
-
-/// The sample of a range of classes; the offsets of its classes, by number in the range.
-fn sample(case: &Case, range: &Range<usize>) -> (Option<ClassSample>, Vec<Option<f64>>) {
-    let Some(sampling) = case.sampling else { return (None, vec![Some(0.0); range.len()]) };
-    let whole = *range == (0..case.classes());
-    let sampler = if whole {
-        ClassSampler::new(case.classes(), sampling.rate, sampling.seed)
-    } else {
-        ClassSampler::for_range(range.clone(), sampling.rate, sampling.seed)
-    };
-    let mut sampler = sampler.unwrap().with_correction(sampling.corrected);
-    let sample = sampler.sample(&case.labels).unwrap();
-    let mut offsets = vec![None; range.len()];
-    for &class in &sample.classes {
-        let in_batch = case.labels.contains(&(range.start + class));
-        offsets[class] = Some(if in_batch { 0.0 } else { sample.correction() });
-    }
-    (Some(sample), offsets)
 }
 
 /// Rows of class weights that a gradient is of.
@@ -111,7 +94,7 @@ fn by_head<F: Real, L: MarginLoss, C: Collective<F>>(
     inputs: &Inputs<F>,
     range: &Range<usize>,
 ) -> (Found<F>, Vec<Option<f64>>) {
-    let (sample, offsets) = sample(case, range);
+    let (sample, offsets) = case.sample(range);
     let held = range.start * case.k..range.end * case.k;
     let w = inputs.w.slice(s![held.clone(), ..]);
     let bias = inputs.bias.as_ref().map(|bias| bias.slice(s![held.clone()]));
@@ -122,6 +105,10 @@ fn by_head<F: Real, L: MarginLoss, C: Collective<F>>(
     if let Some(bias) = &bias {
         batch = batch.with_bias(bias);
     }
+    let prior = inputs.log_prior.as_ref().map(|prior| prior.slice(s![range.clone()]));
+    if let Some(prior) = &prior {
+        batch = batch.with_log_prior(prior);
+    }
     if let Some(sample) = &sample {
         batch = batch.with_sample(sample);
     }
@@ -130,7 +117,12 @@ fn by_head<F: Real, L: MarginLoss, C: Collective<F>>(
     let reduction = inputs.reduction(case);
     let forward = head.forward_backward(&batch, reduction, &mut gradients).unwrap();
     assert!(forward == without, "{case:?}: forward differs without gradients");
-    let of = (sample.as_ref(), &w.to_owned(), bias.map(|bias| bias.to_owned()));
+    let of = Held {
+        sample: sample.as_ref(),
+        w: w.to_owned(),
+        bias: bias.map(|bias| bias.to_owned()),
+        log_prior: prior,
+    };
     if case.adamw {
         fused(head, case, inputs, of, &gradients, AdamW::<F>::new(0.01).unwrap());
     } else {
@@ -142,15 +134,23 @@ fn by_head<F: Real, L: MarginLoss, C: Collective<F>>(
     (Found { forward, dx: embeddings, dw: weights, db: bias, rows }, offsets)
 }
 
+/// The classes that a head holds, and those of them that are active.
+struct Held<'a, F> {
+    sample: Option<&'a ClassSample>,
+    w: Array2<F>,
+    bias: Option<Array1<F>>,
+    log_prior: Option<ArrayView1<'a, F>>,
+}
+
 fn fused<F: Real, L: MarginLoss, C: Collective<F>, U: WeightUpdate<F> + Clone + PartialEq>(
     head: &Head<L, C>,
     case: &Case,
     inputs: &Inputs<F>,
-    (sample, w, bias): (Option<&ClassSample>, &Array2<F>, Option<Array1<F>>),
+    Held { sample, w, bias, log_prior }: Held<'_, F>,
     gradients: &Gradients<F>,
     update: U,
 ) {
-    let (mut separate, mut moved, mut state) = (w.clone(), w.clone(), update.clone());
+    let (mut separate, mut moved, mut state) = (w.clone(), w, update.clone());
     let (mut separate_bias, mut moved_bias) = (bias.clone(), bias);
     let mut dx = lay_out(&Array2::from_elem(inputs.x.dim(), F::nan()), case.layouts[1][0]);
     let mut batch = BatchMut::new(&inputs.x, &mut moved, &case.labels)
@@ -159,6 +159,9 @@ fn fused<F: Real, L: MarginLoss, C: Collective<F>, U: WeightUpdate<F> + Clone + 
         .with_first_row(case.first_row);
     if let Some(bias) = &mut moved_bias {
         batch = batch.with_bias(bias);
+    }
+    if let Some(prior) = &log_prior {
+        batch = batch.with_log_prior(prior);
     }
     if let Some(sample) = sample {
         batch = batch.with_sample(sample);
@@ -208,13 +211,14 @@ fn by_ranks<F: Real>(case: &Case, inputs: &Inputs<F>) -> Entrance<F> {
 
 fn by_offload<F: Real>(case: &Case, inputs: &Inputs<F>) -> Entrance<F> {
     let all = 0..case.classes();
-    let (sample, offsets) = sample(case, &all);
+    let (sample, offsets) = case.sample(&all);
     let head = settings(Head::new(&*case.loss), case);
     let over =
         Over { labels: &case.labels, ignored: Some(IGNORED), k: case.k, sample: sample.as_ref() };
     let arrays = (&inputs.x, &inputs.w, inputs.bias.as_ref());
     let reduction = inputs.reduction(case);
-    let (forward, dx, dw, db) = offloaded(&head, arrays, over, None, reduction).unwrap();
+    let (forward, dx, dw, db) =
+        offloaded(&head, arrays, over, inputs.log_prior.as_ref(), reduction).unwrap();
     let rows = rows(sample.as_ref(), &all, case.k);
     let db = inputs.bias.is_some().then_some(db);
     let found = Found { forward, dx, dw, db, rows };
@@ -231,6 +235,9 @@ fn by_logits<F: Real>(case: &Case, inputs: &Inputs<F>) -> Entrance<F> {
     let mut logits = logits.with_first_row(case.first_row);
     if let Some(bias) = &inputs.bias {
         logits = logits.with_bias(bias).unwrap();
+    }
+    if let Some(prior) = &inputs.log_prior {
+        logits = logits.with_log_prior(prior).unwrap();
     }
     let forward = MarginLoss::forward(&loss, &logits, &labels).unwrap();
     let reduction = inputs.reduction(case);
@@ -257,7 +264,8 @@ pub fn all<F: Real>(case: &Case) -> Vec<Entrance<F>> {
         entrances.push(Entrance { name, found, offsets, precision: case.precision });
     }
     entrances.push(by_ranks(case, &inputs));
-    if case.first_row == 0 && case.precision == Precision::Full {
+    let offloads = case.first_row == 0 && case.loss.top_negatives().is_none();
+    if offloads && case.precision == Precision::Full {
         entrances.push(by_offload(case, &inputs));
     }
     let unnormalized = case.loss.scale() == Scale::Unnormalized;
