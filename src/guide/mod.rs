@@ -111,11 +111,13 @@ pub mod recipes {
 
 pub mod coming_from {
     //! For those who come from insightface, pytorch-metric-learning, Paddle, AdaFace, CVLface, TFace,
-    //! WeSpeaker, ESPnet, SpeechBrain, opensphere, fast-reid, FaceX-Zoo or facenet.
+    //! WeSpeaker, ESPnet, SpeechBrain, opensphere, fast-reid, FaceX-Zoo, facenet, or from balanced
+    //! softmax and logit adjustment.
     //!
     //! [`AdaFace::observe`]: crate::AdaFace::observe
     //! [`AdaFace::with_statistics`]: crate::AdaFace::with_statistics
     //! [`Batch::with_ignored_label`]: crate::Batch::with_ignored_label
+    //! [`Batch::with_log_prior`]: crate::Batch::with_log_prior
     //! [`Batch::with_sample`]: crate::Batch::with_sample
     //! [`Batch::with_sub_centers(3)`]: crate::Batch::with_sub_centers
     //! [`class_range`]: crate::ranks::class_range
