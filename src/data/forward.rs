@@ -156,7 +156,7 @@ impl<F: Real> Forward<F> {
 
     /// The nearest negative of each sample, without margin: the class other than its own with the
     /// largest logit (N), and its cosine (N). [`IGNORED`] and −1 where there is none: for a sample that
-    /// was left out, without other classes, and in a step on a device.
+    /// was left out, and without other classes.
     ///
     /// Counted over an epoch they show which classes are mistaken for one another, and, where the
     /// cosine is near 1, which labels may be one and the same.

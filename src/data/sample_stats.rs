@@ -43,6 +43,13 @@ pub(crate) struct NearestNegative {
 impl NearestNegative {
     pub const NONE: Self =
         NearestNegative { label: IGNORED, logit: f64::NEG_INFINITY, cosine: -1.0 };
+
+    /// The class of a logit, which is `scale` times its cosine and `bias`.
+    pub fn new(label: usize, logit: f64, bias: f64, scale: f64) -> Self {
+        // A zero vector has a right angle to any other. Rounding alone exceeds 1.
+        let cosine = if scale == 0.0 { 0.0 } else { ((logit - bias) / scale).clamp(-1.0, 1.0) };
+        NearestNegative { label, logit, cosine }
+    }
 }
 
 /// The logit of a sample for its own class.

@@ -1,24 +1,14 @@
 //! Between the sweeps, for losses with a margin on the nearest negatives: which these are, over all
 //! chunks and ranks, and their pairs in f64.
 
-use std::convert::Infallible;
-
 use super::step::Step;
-use super::sweep::Nearest;
 use super::top_k::of_all_ranks;
-use crate::data::{LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, HardTile, Real};
-use crate::math::TopMargin;
+use crate::kernel::Real;
 use crate::step::{
-    Apart, ChunkStats, Communication, NearestLogit, NearestPair, NearestPairs, PreparedSample,
-    StepInput, Workspace,
+    Apart, ChunkStats, Communication, NearestLogit, NearestPairs, PreparedSample, StepInput,
+    Workspace,
 };
-
-/// A negative before others: by its logit, then by its class.
-fn before<F: Real>(a: &NearestLogit<F>, b: &NearestLogit<F>) -> std::cmp::Ordering {
-    b.plain.widen().total_cmp(&a.plain.widen()).then(a.class.cmp(&b.class))
-}
 
 impl<F: Real> Step<'_, F> {
     /// Keeps the pairs of the nearest negatives, and returns for each sample the logits that the
@@ -40,42 +30,15 @@ impl<F: Real> Step<'_, F> {
         let Workspace { prepared, hard, nearest, .. } = &mut *self.workspace;
         let hard = hard.tile(prepared.form, [None, None]);
         for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
-            let others = candidates.split_off(kept);
-            let prior = |class: usize| input.classes.log_prior_of(class).widen();
-            for NearestLogit { plain, logit, class } in others {
-                let counted = |hard: HardTile<'_, F>| hard.value(i, plain, logit);
-                apart[i].add(hard.map_or(logit, counted).widen(), prior(class));
-            }
+            let sample = (i, &prepared.samples[i]);
+            let prior = |class| input.classes.log_prior_of(class).widen();
+            apart[i].add_others(hard, i, candidates.split_off(kept), prior);
             for &mut NearestLogit { class, .. } in candidates {
-                let pair = pair_of(top, input, &prepared.samples[i], prepared.form, class);
-                apart[i].add(pair.logit, prior(class));
-                let pair = pair.with_log_prior(prior(class));
-                nearest.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
+                nearest.add(input, (prepared.form, top), sample, class, &mut apart[i]);
             }
         }
-        nearest.pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
+        nearest.sort();
         Ok(apart)
-    }
-
-    /// The nearest negative that the first sweep has found.
-    pub(super) fn nearest_negative(
-        &self,
-        input: &StepInput<'_, F>,
-        sample: &PreparedSample,
-        nearest: Nearest<F>,
-    ) -> NearestNegative {
-        let Some(class) = nearest.class else { return NearestNegative::NONE };
-        let form = self.workspace.prepared.form;
-        let weight_norm = match form.scale {
-            Scale::Unnormalized => norm_of(input.classes.weight(class), &mut Vec::new()),
-            Scale::Fixed(_) | Scale::FeatureNorm => 1.0,
-        };
-        let scale = form.pair_scale(sample.norm, weight_norm);
-        let logit = nearest.max.widen();
-        let product = logit - input.classes.bias_of(class).widen();
-        // A zero vector has a right angle to any other. Rounding alone exceeds 1.
-        let cosine = if scale == 0.0 { 0.0 } else { (product / scale).clamp(-1.0, 1.0) };
-        NearestNegative { label: input.classes.label_of(class), logit, cosine }
     }
 
     /// The negatives of sample `i` that the chunks have kept, from the nearest on.
@@ -86,7 +49,7 @@ impl<F: Real> Step<'_, F> {
         };
         let kept = self.workspace.chunks.iter().flat_map(of_sample);
         let mut kept: Vec<_> = kept.filter(NearestLogit::is_some).collect();
-        kept.sort_unstable_by(before);
+        kept.sort_unstable_by(NearestLogit::order);
         kept
     }
 
@@ -116,38 +79,7 @@ impl<F: Real> Step<'_, F> {
     /// The gradients of the nearest negatives' logits, and what they add to those of the embeddings.
     pub(super) fn nearest_gradients(&mut self, input: &StepInput<'_, F>, embeddings: bool) {
         let Workspace { prepared, nearest, terms, .. } = &mut *self.workspace;
-        let NearestPairs { pairs, embeddings: sums } = nearest;
-        let dims = self.plan.dims;
-        sums.resize(
-            if embeddings && !pairs.is_empty() { self.plan.samples * dims } else { 0 },
-            0.0,
-        );
-        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
-        for NearestPair { class, sample, pair, gradient } in pairs {
-            let terms = terms[*sample];
-            *gradient = terms.negative_gradient(pair.logit);
-            if let Some(sum) = sums.get_mut(*sample * dims..(*sample + 1) * dims) {
-                let row = prepared.samples[*sample].row;
-                let x = contiguous(input.embeddings.row(row), &mut x_copy);
-                let w = contiguous(input.classes.weight(*class), &mut w_copy);
-                pair.add_to_embedding(prepared.form, (x, w), *gradient, sum);
-            }
-        }
+        let from = (input.embeddings.view(), &input.classes);
+        nearest.backward(from, (prepared.form, &prepared.samples), terms, embeddings);
     }
-}
-
-fn pair_of<F: Real>(
-    top: TopMargin,
-    input: &StepInput<'_, F>,
-    sample: &PreparedSample,
-    form: LogitForm,
-    class: usize,
-) -> TargetPair {
-    let (mut x, mut w) = (Vec::new(), Vec::new());
-    let x = contiguous(input.embeddings.row(sample.row), &mut x);
-    let w = contiguous(input.classes.weight(class), &mut w);
-    let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
-    let target = |angle: &_| Ok::<_, Infallible>(top.target(angle).into());
-    let Ok(pair) = TargetPair::new(form, (x, sample.norm), (w, norm), bias, target);
-    pair
 }

@@ -4,7 +4,7 @@ use ndarray::{ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut2};
 
 use super::standard_layout::StandardLayout;
 use super::sweep::{LogitCoefficients, Parameters, Sweep, SweepOutput, TargetRows};
-use crate::data::{Bounds, Forward, IGNORED, Output, SampleStats, TargetLogit};
+use crate::data::{Bounds, Forward, IGNORED, NearestNegative, Output, SampleStats, TargetLogit};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -314,6 +314,10 @@ impl<'a, F: Real> Step<'a, F> {
             _ => IGNORED,
         };
         let best = nearest.max.max(own).widen();
+        let negative = |class| {
+            let form = self.workspace.prepared.form;
+            input.nearest_negative(form, sample.norm, (class, nearest.max.widen()))
+        };
         SampleStats {
             row: sample.row,
             label,
@@ -327,7 +331,7 @@ impl<'a, F: Real> Step<'a, F> {
             target,
             prediction,
             best,
-            nearest_negative: self.nearest_negative(input, sample, nearest),
+            nearest_negative: nearest.class.map_or(NearestNegative::NONE, negative),
         }
     }
 

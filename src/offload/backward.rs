@@ -2,10 +2,11 @@
 
 use ndarray::Array2;
 
-use super::step::OffloadedBackward;
+use super::complete::OffloadedBackward;
+use super::step::OffloadedStep;
 use crate::data::{Scale, contiguous};
 use crate::kernel::Real;
-use crate::step::Prepared;
+use crate::step::{NearestPair, Prepared};
 
 /// What turns logits into their gradients in the second sweep: coefficient_i·e^{z_ij − shift_i} −
 /// uniform_i for the negatives, times the derivative of their up-weighting; of a binary loss
@@ -20,6 +21,9 @@ pub struct LogitFactors<F> {
     pub coefficient: Vec<F>,
     /// What label smoothing subtracts (N); all 0 without.
     pub uniform: Vec<F>,
+    /// The places of the classes of nearest negatives with a margin of their own (N lists): as for
+    /// the sample's own class, no gradient comes from the sweep.
+    pub apart: Vec<Vec<usize>>,
 }
 
 /// How Σ_j G_ij·v_j becomes the gradient of embedding i, where G are the gradients of the logits of
@@ -34,11 +38,12 @@ pub struct EmbeddingGradient<F> {
     /// the negatives of G_ij/N′(z_ij)·(N(z_ij) − z_ij·N′(z_ij)), R_i/‖x_i‖ along the unit embedding
     /// is added.
     pub inverse_norms: Option<Vec<F>>,
-    /// What the samples' own classes, the margin and the penalty add (N, D).
+    /// What the samples' own classes, the margins and the penalty add (N, D).
     pub targets: Array2<F>,
 }
 
-/// What the samples' own classes add to the gradients of class weights and bias.
+/// What the samples' own classes, and the nearest negatives with a margin of their own, add to the
+/// gradients of class weights and bias.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TargetGradients<F> {
@@ -53,10 +58,17 @@ pub struct TargetGradients<F> {
 impl<F: Real> OffloadedBackward<'_, '_, F> {
     /// How the second sweep turns logits into gradients.
     pub fn logit_factors(&self) -> LogitFactors<F> {
+        let OffloadedStep { classes, prepared, .. } = self.step;
+        let mut apart = vec![Vec::new(); self.step.input.embeddings.nrows()];
+        for NearestPair { class, sample, .. } in &self.negatives.pairs.pairs {
+            let row = classes.place_of(self.negatives.rows[*class]);
+            apart[prepared.samples[*sample].row].push(row / classes.sub_centers);
+        }
         LogitFactors {
             shift: self.step.by_row(|i| F::narrow(self.terms[i].shift)),
             coefficient: self.step.by_row(|i| F::narrow(self.terms[i].coefficient)),
             uniform: self.step.by_row(|i| F::narrow(self.terms[i].uniform)),
+            apart,
         }
     }
 
@@ -71,7 +83,8 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             let class = sample.class;
             let w = class.map(|class| contiguous(self.step.input.classes.weight(class), &mut copy));
             let samples = (self.step.input.embeddings, &self.terms[..]);
-            self.step.prepared.finish_embedding(samples, (w, None), (i, 0.0), &mut sum);
+            let nearest = self.negatives.pairs.embedding(i, sum.len());
+            self.step.prepared.finish_embedding(samples, (w, nearest), (i, 0.0), &mut sum);
             let row = targets.row_mut(sample.row).into_iter();
             row.zip(&sum).for_each(|(to, from)| *to = F::narrow(*from));
         }
@@ -86,30 +99,36 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
         EmbeddingGradient { projected, inverse_norms, targets }
     }
 
-    /// What the samples' own classes add to the gradients of class weights and bias.
+    /// What the samples' own classes, and the nearest negatives with a margin of their own, add to the
+    /// gradients of class weights and bias.
     pub fn target_gradients(&self) -> TargetGradients<F> {
         let Prepared { samples, .. } = &self.step.prepared;
-        let (classes, dims) = (&self.step.input.classes, self.step.input.embeddings.ncols());
-        let (mut rows, mut bias, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut sum, mut copy) = (vec![0.0; dims], Vec::new());
-        let mut first = 0;
+        let (classes, negatives) = (&self.step.input.classes, &self.negatives);
+        let dims = self.step.input.embeddings.ncols();
+        let own = samples.iter().filter_map(|sample| sample.class);
+        let pairs = negatives.pairs.pairs.iter().map(|pair| negatives.rows[pair.class]);
+        let mut numbers: Vec<usize> = own.map(|class| classes.row_of(class)).chain(pairs).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let (mut rows, mut bias, mut sum) = (Vec::new(), Vec::new(), vec![0.0; dims]);
+        let (mut weights, mut copy) = (Array2::zeros((numbers.len(), dims)), Vec::new());
         // The samples are sorted by class.
-        for group in samples.chunk_by(|a, b| a.class == b.class) {
-            let targets = first..first + group.len();
-            first = targets.end;
-            let Some(class) = group[0].class else { continue };
+        let before = |class| samples.partition_point(|s| s.class.is_some_and(|own| own < class));
+        for (number, mut row) in numbers.into_iter().zip(weights.rows_mut()) {
+            let own = self.step.classes.own_rows.binary_search(&number).ok();
+            let targets = own.map_or(0..0, |class| before(class)..before(class + 1));
+            let pair = negatives.rows.binary_search(&number).ok();
+            let nearest = pair.map_or(&[][..], |class| negatives.pairs.of(class, class + 1));
+            let w = own.map(|class| classes.weight(class));
+            let w = w.or(pair.map(|class| negatives.weights.row(class)));
+            let (Some(w), Some(row)) = (w, row.as_slice_mut()) else { continue };
             let terms = self.terms[targets.clone()].iter();
             bias.push(F::narrow(terms.map(|terms| terms.target_gradient).sum()));
-            rows.push(self.step.classes.place_of(classes.row_of(class)));
-            let start = weights.len();
-            weights.resize(start + dims, F::zero());
-            let w = contiguous(classes.weight(class), &mut copy);
+            rows.push(self.step.classes.place_of(number));
             let of_batch = (self.step.input.embeddings, &self.terms[..]);
-            let row = &mut weights[start..];
-            self.step.prepared.add_pairs(of_batch, w, (targets, &[]), row, &mut sum);
+            let w = contiguous(w, &mut copy);
+            self.step.prepared.add_pairs(of_batch, w, (targets, nearest), row, &mut sum);
         }
-        let mut matrix = Array2::zeros((rows.len(), dims));
-        matrix.iter_mut().zip(weights).for_each(|(to, from)| *to = from);
-        TargetGradients { rows, weights: matrix, bias }
+        TargetGradients { rows, weights, bias }
     }
 }

@@ -2,6 +2,8 @@
 
 mod backward;
 mod classes;
+mod complete;
+mod nearest;
 mod step;
 
 pub use crate::kernel::BinaryLogits;
@@ -9,4 +11,5 @@ pub use crate::math::{LogSumExp, SampleTerms, Smoothing, sample_terms};
 pub use crate::step::Settings;
 pub use backward::{EmbeddingGradient, LogitFactors, TargetGradients};
 pub use classes::OffloadedClasses;
-pub use step::{HardNegativeLogits, OffloadedBackward, OffloadedStep, SweepStats};
+pub use complete::OffloadedBackward;
+pub use step::{HardNegativeLogits, NegativeLogit, OffloadedStep, SweepStats};

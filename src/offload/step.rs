@@ -4,22 +4,21 @@ use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
 use super::classes::OffloadedClasses;
 use crate::data::{
-    Classes, Forward, IGNORED, NearestNegative, Reduction, SampleStats, Scale, TargetLogit,
-    check_finite, check_norm, has_direction, norm_of,
+    Classes, IGNORED, Reduction, Scale, check_finite, check_norm, has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
 use crate::kernel::{BinaryLogits, Real, job};
 use crate::loss::MarginLoss;
-use crate::math::{LogSumExp, SampleTerms, Smoothing};
+use crate::math::{LogSumExp, Smoothing};
 use crate::step::{HardSamples, Prepared, PreparedSample, StepInput, UNCORRECTED};
 
 /// What the first sweep over the classes found for one sample.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SweepStats {
-    /// The log-sum-exp of all logits but that of the sample's own class, hard negatives up-weighted
-    /// and the class prior added. Of a binary loss Σ_j softplus(z_j) of these logits, with a maximum
-    /// of 0: `LogSumExp::new(0.0, sum)`.
+    /// The log-sum-exp of all logits but that of the sample's own class and those `apart`, hard
+    /// negatives up-weighted and the class prior added. Of a binary loss Σ_j softplus(z_j) of these
+    /// logits, with a maximum of 0: `LogSumExp::new(0.0, sum)`.
     pub negatives: LogSumExp,
     /// The same without class prior; `negatives` where there is none.
     pub margin_free_negatives: LogSumExp,
@@ -28,6 +27,20 @@ pub struct SweepStats {
     /// The place among the swept classes, its own among them, of the one with the largest logit
     /// without margin and class prior and before hard negatives are up-weighted; the lowest of equals.
     pub nearest: usize,
+    /// The same without the sample's own class; `None` where there is no other.
+    pub nearest_negative: Option<NegativeLogit>,
+    /// The negatives that the sums leave out, without their offsets: any that have at least the
+    /// [`top_negatives`](OffloadedStep::top_negatives) nearest among them.
+    pub apart: Vec<NegativeLogit>,
+}
+
+/// A class other than the sample's own, and its logit without margin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NegativeLogit {
+    /// The place of the class among the swept classes.
+    pub place: usize,
+    /// The logit.
+    pub logit: f64,
 }
 
 /// How hard negatives are up-weighted, in units of the logits: a logit z above the threshold
@@ -54,7 +67,9 @@ pub struct HardNegativeLogits<F> {
 ///    class weights of [`swept_rows`], which are divided by their norms where [`is_normalized`] says
 ///    so, up-weights those of [`hard_negative_logits`], or makes them those of [`binary_logits`], adds
 ///    [`offsets`] and [`log_prior`], and finds [`SweepStats`].
-/// 3. [`complete`] turns these into losses, and into what the second sweep needs.
+/// 3. [`nearest_rows`] says which other class weights are read: none unless nearest negatives have a
+///    margin or class weights are not normalized. With these, [`complete`] turns the statistics
+///    into losses, and into what the second sweep needs.
 /// 4. The second sweep turns logits into gradients by [`OffloadedBackward`].
 ///
 /// [`swept_rows`]: OffloadedClasses::swept_rows
@@ -64,11 +79,12 @@ pub struct HardNegativeLogits<F> {
 /// [`is_normalized`]: Self::is_normalized
 /// [`hard_negative_logits`]: Self::hard_negative_logits
 /// [`binary_logits`]: Self::binary_logits
+/// [`nearest_rows`]: Self::nearest_rows
 /// [`complete`]: Self::complete
 ///
 /// ```
 /// use margin_softmax::{ArcFace, Batch, Head, Reduction};
-/// use margin_softmax::offload::{LogSumExp, OffloadedClasses, SweepStats};
+/// use margin_softmax::offload::{LogSumExp, NegativeLogit, OffloadedClasses, SweepStats};
 /// use ndarray::{array, Axis};
 ///
 /// let (x, w) = (array![[0.9, 0.1]], array![[1.0, 0.0], [0.0, 1.0]]);
@@ -80,9 +96,17 @@ pub struct HardNegativeLogits<F> {
 /// // The sweep of an engine that has one other class, whose norm is 1.
 /// let logits = step.scaled_embeddings().dot(&w.t());
 /// let negatives = LogSumExp::new(logits[[0, 1]], 1.0);
-/// let margin_free_negatives = negatives;
-/// let stats = [SweepStats { negatives, margin_free_negatives, logit_sum: 0.0, nearest: 0 }];
-/// let (forward, backward) = step.complete(&stats, (1.0, 1.0))?;
+/// let nearest_negative = Some(NegativeLogit { place: 1, logit: logits[[0, 1]] });
+/// let mut stats = [SweepStats {
+///     negatives,
+///     margin_free_negatives: negatives,
+///     logit_sum: 0.0,
+///     nearest: 0,
+///     nearest_negative,
+///     apart: Vec::new(),
+/// }];
+/// let read = w.select(Axis(0), &step.nearest_rows(&mut stats)?);
+/// let (forward, backward) = step.complete(&stats, (1.0, 1.0), &read)?;
 /// assert_eq!(forward.losses, head.forward(&Batch::new(&x, &w, &[0]))?.losses);
 /// assert_eq!(backward.logit_factors().shift[0], logits[[0, 1]]);
 /// # Ok::<(), margin_softmax::Error>(())
@@ -92,17 +116,8 @@ pub struct OffloadedStep<'a, F> {
     pub(super) classes: &'a OffloadedClasses<'a>,
     pub(super) input: StepInput<'a, F>,
     pub(super) prepared: Prepared<F>,
-    hard: HardSamples<F>,
-    smoothing: Smoothing,
-}
-
-/// What the second sweep of an [`OffloadedStep`] needs: [`logit_factors`](Self::logit_factors) turn
-/// logits into their gradients; [`embedding_gradient`](Self::embedding_gradient) and
-/// [`target_gradients`](Self::target_gradients) say what is left to add.
-#[derive(Debug)]
-pub struct OffloadedBackward<'s, 'a, F> {
-    pub(super) step: &'s OffloadedStep<'a, F>,
-    pub(super) terms: Vec<SampleTerms>,
+    pub(super) hard: HardSamples<F>,
+    pub(super) smoothing: Smoothing,
 }
 
 impl<L: MarginLoss> Head<L> {
@@ -167,11 +182,6 @@ fn offload<'a, F: Real>(
     let Prepared { form, samples, .. } = &prepared;
     if form.binary.is_some() && classes.offsets::<F>().is_some() {
         return Err(Error::Unsupported(UNCORRECTED));
-    }
-    if form.top.is_some() {
-        let reason = "a margin on the nearest negatives needs a head in main memory: engines of \
-                      another kind find no more than one nearest class";
-        return Err(Error::Unsupported(reason));
     }
     let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
     let mut hard = HardSamples::default();
@@ -283,46 +293,16 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         })
     }
 
-    /// Turns what the first sweep found, for every row of the batch, into losses; `weight_norms` are
-    /// the smallest and the largest norm of a class weight.
-    ///
-    /// # Errors
-    /// [`Error::Overflow`] where a logit or a gradient may leave the range of `F`; [`Error::Shape`]
-    /// unless there are as many `stats` as samples; [`Error::Label`] where the nearest class of one
-    /// that counts is no place of the sweep.
-    pub fn complete(
-        &self,
-        stats: &[SweepStats],
-        weight_norms: (f64, f64),
-    ) -> Result<(Forward<F>, OffloadedBackward<'_, 'a, F>), Error> {
-        self.check_range(weight_norms)?;
-        let predictions = self.predictions(stats)?;
-        let mut forward = Forward::with_samples(predictions.len(), self.prepared.form);
-        let terms = self.prepared.samples.iter().map(|sample| {
-            let prediction = predictions[sample.row];
-            let stats = self.sample_stats(sample, &stats[sample.row], prediction);
-            forward.record(&stats, self.smoothing, sample.upstream)
-        });
-        let terms = terms.collect();
-        let forward = forward.with_reduction(self.input.reduction);
-        Ok((forward, OffloadedBackward { step: self, terms }))
-    }
-
     /// The nearest class of every embedding, from what the first sweep found; [`IGNORED`] for one
     /// that does not count.
     ///
     /// # Errors
     /// [`Error::Shape`] and [`Error::Label`] as [`complete`](Self::complete).
     pub fn predictions(&self, stats: &[SweepStats]) -> Result<Vec<usize>, Error> {
-        let rows = self.input.embeddings.nrows();
-        Error::check_shape("stats of the sweep", &[rows], &[stats.len()])?;
-        let mut predictions = vec![IGNORED; rows];
+        self.check_places(stats)?;
+        let mut predictions = vec![IGNORED; stats.len()];
         for &PreparedSample { row, .. } in &self.prepared.samples {
-            let (label, classes) = (stats[row].nearest, self.classes.active());
-            if label >= classes {
-                return Err(Error::Label { row, label, classes });
-            }
-            predictions[row] = self.classes.class_at(label);
+            predictions[row] = self.classes.class_at(stats[row].nearest);
         }
         Ok(predictions)
     }
@@ -336,28 +316,6 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         let Prepared { form, samples, .. } = &self.prepared;
         let classes = self.smoothing.classes();
         self.input.check_range(*form, samples, weight_norms, classes).map(|_| ())
-    }
-
-    fn sample_stats(
-        &self,
-        sample: &PreparedSample,
-        stats: &SweepStats,
-        prediction: usize,
-    ) -> SampleStats {
-        let classes = &self.input.classes;
-        let sub_center = sample.class.map_or(0, |class| classes.sub_center_of(class));
-        SampleStats {
-            row: sample.row,
-            label: sample.class.map_or(IGNORED, |class| classes.label_of(class)),
-            norm: sample.norm,
-            negatives: stats.negatives,
-            margin_free_negatives: stats.margin_free_negatives,
-            mean_share: self.smoothing.share(stats.logit_sum),
-            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
-            prediction,
-            best: stats.negatives.max,
-            nearest_negative: NearestNegative::NONE,
-        }
     }
 
     /// A number for each row of the batch, from those of the samples that count; 0 for others.

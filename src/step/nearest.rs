@@ -1,9 +1,15 @@
 //! The nearest negatives of the samples, where these have a margin of their own: as the first sweep
 //! keeps them, and as pairs in f64, which count like the target pairs.
 
-use crate::data::TargetPair;
-use crate::kernel::Real;
-use crate::math::LogSumExp;
+use std::convert::Infallible;
+
+use ndarray::ArrayView2;
+
+use super::input::StepInput;
+use super::prepare::PreparedSample;
+use crate::data::{Classes, LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
+use crate::kernel::{self, HardTile, Real};
+use crate::math::{LogSumExp, SampleTerms, TopMargin};
 
 /// One of the largest logits of a sample so far.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +30,11 @@ impl<F: Real> NearestLogit<F> {
 
     pub fn is_some(&self) -> bool {
         self.class != Self::NO_CLASS
+    }
+
+    /// This one before others: by its logit, then by its class.
+    pub fn order(&self, other: &Self) -> std::cmp::Ordering {
+        other.plain.widen().total_cmp(&self.plain.widen()).then(self.class.cmp(&other.class))
     }
 
     /// Takes the place of the last of `entries`, which come from the largest on, and is larger than
@@ -66,6 +77,55 @@ pub(crate) struct NearestPairs {
 }
 
 impl NearestPairs {
+    /// Adds the pair of sample `i` with a class, and its logit to those `apart`.
+    pub fn add<F: Real>(
+        &mut self,
+        input: &StepInput<'_, F>,
+        (form, top): (LogitForm, TopMargin),
+        (i, sample): (usize, &PreparedSample),
+        class: usize,
+        apart: &mut Apart,
+    ) {
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(input.embeddings.row(sample.row), &mut x);
+        let w = contiguous(input.classes.weight(class), &mut w);
+        let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
+        let target = |angle: &_| Ok::<_, Infallible>(top.target(angle).into());
+        let Ok(pair) = TargetPair::new(form, (x, sample.norm), (w, norm), bias, target);
+        let prior = input.classes.log_prior_of(class).widen();
+        apart.add(pair.logit, prior);
+        let pair = pair.with_log_prior(prior);
+        self.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
+    }
+
+    pub fn sort(&mut self) {
+        self.pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
+    }
+
+    /// The gradients of their logits, and what they add to those of the embeddings, if these are
+    /// requested.
+    pub fn backward<F: Real>(
+        &mut self,
+        (x, classes): (ArrayView2<'_, F>, &Classes<'_, F>),
+        (form, samples): (LogitForm, &[PreparedSample]),
+        terms: &[SampleTerms],
+        embeddings: bool,
+    ) {
+        let NearestPairs { pairs, embeddings: sums } = self;
+        let dims = x.ncols();
+        let requested = embeddings && !pairs.is_empty();
+        sums.resize(if requested { samples.len() * dims } else { 0 }, 0.0);
+        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
+        for NearestPair { class, sample, pair, gradient } in pairs {
+            *gradient = terms[*sample].negative_gradient(pair.logit);
+            if let Some(sum) = sums.get_mut(*sample * dims..(*sample + 1) * dims) {
+                let x = contiguous(x.row(samples[*sample].row), &mut x_copy);
+                let w = contiguous(classes.weight(*class), &mut w_copy);
+                pair.add_to_embedding(form, (x, w), *gradient, sum);
+            }
+        }
+    }
+
     /// The pairs of the classes from `start` to before `end`.
     pub fn of(&self, start: usize, end: usize) -> &[NearestPair] {
         let at = |class: usize| self.pairs.partition_point(|pair| pair.class < class);
@@ -97,5 +157,37 @@ impl Apart {
         self.margin_free = self.margin_free.merge(LogSumExp::new(logit, 1.0));
         self.negatives = self.negatives.merge(LogSumExp::new(logit + prior, 1.0));
         self.logits += logit + prior;
+    }
+
+    /// Adds logits of sample `i` that are not among the nearest, as they count, of classes with this
+    /// `prior`.
+    pub fn add_others<F: Real>(
+        &mut self,
+        hard: Option<HardTile<'_, F>>,
+        i: usize,
+        others: Vec<NearestLogit<F>>,
+        prior: impl Fn(usize) -> f64,
+    ) {
+        for NearestLogit { plain, logit, class } in others {
+            let counted = |hard: HardTile<'_, F>| hard.value(i, plain, logit);
+            self.add(hard.map_or(logit, counted).widen(), prior(class));
+        }
+    }
+}
+
+impl<F: Real> StepInput<'_, F> {
+    /// The nearest negative of a sample of this norm: a class and its logit.
+    pub fn nearest_negative(
+        &self,
+        form: LogitForm,
+        norm: f64,
+        (class, logit): (usize, f64),
+    ) -> NearestNegative {
+        let weight_norm = match form.scale {
+            Scale::Unnormalized => norm_of(self.classes.weight(class), &mut Vec::new()),
+            Scale::Fixed(_) | Scale::FeatureNorm => 1.0,
+        };
+        let (label, bias) = (self.classes.label_of(class), self.classes.bias_of(class).widen());
+        NearestNegative::new(label, logit, bias, form.pair_scale(norm, weight_norm))
     }
 }

@@ -42,7 +42,7 @@ impl<F: Real> StepInput<'_, F> {
     /// Of the rows of a sample's label, which start at class `first`, the nearest: that at the
     /// smallest angle, or with the largest logit where class weights are not normalized; the first
     /// of equals.
-    fn nearest_row(
+    pub fn nearest_row(
         &self,
         form: LogitForm,
         sample: &PreparedSample,

@@ -3,13 +3,14 @@
 use crate::common::compare::wide;
 use crate::wider_family::{assert_answers, for_each};
 use margin_softmax::offload::{
-    BinaryLogits, HardNegativeLogits, LogSumExp, OffloadedBackward, OffloadedClasses,
-    OffloadedStep, SweepStats,
+    BinaryLogits, HardNegativeLogits, LogSumExp, NegativeLogit, OffloadedBackward,
+    OffloadedClasses, OffloadedStep, SweepStats,
 };
 use margin_softmax::sampling::{ClassSample, ClassSampler};
 use margin_softmax::{ArcFace, Batch, ClassMargins, Gradients, IGNORED, Softmax};
 use margin_softmax::{Error, Forward, Head, MarginLoss, Real, Reduction, ZeroEmbedding};
 use ndarray::{Array1, Array2, Axis, array};
+use std::slice;
 
 /// The class weights of an engine, and the logits of one step.
 struct Sweeps<F> {
@@ -96,7 +97,23 @@ impl<F: Real> Sweeps<F> {
             // A sample may have no class where none of the batch counts.
             let nearest = rows.iter().position(|(_, z)| *z == best).unwrap_or(0);
             let others = rows.iter().enumerate().filter(|(class, _)| *class != labels[i]);
+            let logit = |(place, &(row, z)): (usize, &(usize, F)),
+                         offset: fn(&Self, usize) -> F| {
+                NegativeLogit { place, logit: wide(z - offset(self, row)) }
+            };
+            let largest =
+                |a: NegativeLogit, b: NegativeLogit| if b.logit > a.logit { b } else { a };
+            let nearest_negative =
+                others.clone().map(|o| logit(o, |_, _| F::zero())).reduce(largest);
+            let mut apart: Vec<_> = others.clone().map(|o| logit(o, Self::offset)).collect();
+            apart.sort_by(|a, b| b.logit.total_cmp(&a.logit));
+            // Up to two more than needed, in any order.
+            let k = step.top_negatives();
+            apart.truncate(if k == 0 { 0 } else { k + i % 3 });
+            apart.reverse();
+            let is_apart = |class| apart.iter().any(|negative| negative.place == class);
             let (plain, others): (Vec<F>, Vec<F>) = others
+                .filter(|(class, _)| !is_apart(*class))
                 .map(|(_, row)| (self.harder(step, i, *row).0, self.prior[row.0 / self.k]))
                 .map(|(z, prior)| (z, z + prior))
                 .unzip();
@@ -104,7 +121,14 @@ impl<F: Real> Sweeps<F> {
             let logit_sum = others.iter().map(|z| wide(of_logit(*z))).sum();
             let sum = if binary { sum_of_softplus } else { log_sum_exp };
             let [negatives, margin_free_negatives] = [others, plain].map(sum);
-            SweepStats { negatives, margin_free_negatives, logit_sum, nearest }
+            SweepStats {
+                negatives,
+                margin_free_negatives,
+                logit_sum,
+                nearest,
+                nearest_negative,
+                apart,
+            }
         };
         (0..labels.len()).map(of_sample).collect()
     }
@@ -121,7 +145,7 @@ impl<F: Real> Sweeps<F> {
         let (mut g, mut radial) = (Array2::zeros(self.z.dim()), vec![F::zero(); labels.len()]);
         for i in 0..labels.len() {
             for (class, (row, z)) in self.nearest_rows(i).into_iter().enumerate() {
-                if class != labels[i] {
+                if class != labels[i] && !factors.apart[i].contains(&class) {
                     let (harder, slope) = self.harder(step, i, (row, z));
                     let z_i = harder + self.prior[class];
                     let share = if binary { sigmoid(z_i) } else { (z_i - factors.shift[i]).exp() };
@@ -221,6 +245,7 @@ pub fn offloaded<F: Real, L: MarginLoss>(
     if let Some(prior) = log_prior {
         step = step.with_log_prior(prior)?;
     }
+    let all = w;
     let (w, bias) = match classes.swept_rows() {
         Some(rows) => (w.select(Axis(0), &rows), bias.map(|bias| bias.select(Axis(0), &rows))),
         None => (w.clone(), bias.cloned()),
@@ -228,8 +253,9 @@ pub fn offloaded<F: Real, L: MarginLoss>(
     let offsets = classes.offsets().map(Array1::from);
     let sweeps = Sweeps::new(&step, &w, (bias.as_ref(), offsets), k);
     let places = classes.own_places().unwrap();
-    let (forward, backward) =
-        step.complete(&sweeps.stats(&step, places), sweeps.extreme_norms())?;
+    let mut stats = sweeps.stats(&step, places);
+    let read = all.select(Axis(0), &step.nearest_rows(&mut stats)?);
+    let (forward, backward) = step.complete(&stats, sweeps.extreme_norms(), &read)?;
     let (dx, dw, db) = sweeps.gradients(&step, &backward, places);
     Ok((forward, dx, dw, db))
 }
@@ -344,15 +370,30 @@ fn what_is_wrong_is_refused_as_by_the_head() {
     let zero = array![[1.0_f32, 0.0], [0.0, 0.0]];
     let refused = step.check_class_weights(zero.view(), 7).unwrap_err();
     assert!(matches!(refused, Error::DegenerateNorm { argument: "class weights", row: 8, .. }));
-    assert!(matches!(step.complete(&[], (1.0, 1.0)), Err(Error::Shape { .. })));
-    let (negatives, margin_free_negatives) = (LogSumExp::NONE, LogSumExp::NONE);
-    let stats = SweepStats { negatives, margin_free_negatives, logit_sum: 0.0, nearest: 2 };
-    let refused = step.complete(&[stats], (1e-30, 1e38)).unwrap_err();
+    let none = Array2::zeros((0, 2));
+    assert!(matches!(step.complete(&[], (1.0, 1.0), &none), Err(Error::Shape { .. })));
+    let stats = SweepStats {
+        negatives: LogSumExp::NONE,
+        margin_free_negatives: LogSumExp::NONE,
+        logit_sum: 0.0,
+        nearest: 2,
+        nearest_negative: None,
+        apart: Vec::new(),
+    };
+    let refused = step.complete(slice::from_ref(&stats), (1e-30, 1e38), &none).unwrap_err();
     assert!(matches!(refused, Error::Overflow { .. }), "{refused}");
-    let beyond = SweepStats { nearest: 3, ..stats };
-    let refused = step.complete(&[beyond], (1.0, 5.0)).unwrap_err();
-    assert_eq!(refused, Error::Label { row: 0, label: 3, classes: 3 });
-    let (forward, _) = step.complete(&[stats], (1.0, 5.0)).unwrap();
+    let third = NegativeLogit { place: 3, logit: 0.0 };
+    for beyond in [
+        SweepStats { nearest: 3, ..stats.clone() },
+        SweepStats { nearest_negative: Some(third), ..stats.clone() },
+        SweepStats { apart: vec![third], ..stats.clone() },
+    ] {
+        let refused = step.complete(&[beyond], (1.0, 5.0), &none).unwrap_err();
+        assert_eq!(refused, Error::Label { row: 0, label: 3, classes: 3 });
+    }
+    let refused = step.complete(slice::from_ref(&stats), (1.0, 5.0), &own).unwrap_err();
+    assert!(matches!(refused, Error::Shape { argument: "class weights of negatives", .. }));
+    let (forward, _) = step.complete(&[stats], (1.0, 5.0), &none).unwrap();
     assert_eq!((forward.losses[0], forward.accuracy()), (0.0, 1.0));
     let refused = step.with_log_prior(&array![0.0, f32::NAN, 0.0]).unwrap_err();
     assert!(matches!(refused, Error::NonFinite { argument: "log prior", row: 1, .. }));

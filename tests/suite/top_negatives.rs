@@ -9,7 +9,7 @@ use margin_softmax::{
     Head, IGNORED, LabelSmoothing, MarginLoss, ModifiedSoftmax, NormalizedLogits, Real, Reduction,
     Scale, Sgd, Softmax, TopNegatives, ZeroEmbedding,
 };
-use ndarray::{Array2, Axis, array, s};
+use ndarray::{Array1, Array2, Axis, array, s};
 use serde_json::Value;
 
 use crate::common::compare::{bits, epsilon, norm, step_bits, wide};
@@ -17,6 +17,7 @@ use crate::common::golden::Case;
 use crate::common::oracle::Problem;
 use crate::common::ranks::{even, on_ranks, problem};
 use crate::golden::{check_head, check_logits};
+use crate::offload::{Over, offloaded};
 use crate::published::{LABELS, inputs};
 
 type Boxed = Box<dyn MarginLoss>;
@@ -343,4 +344,42 @@ fn a_sample_without_negatives_has_no_nearest() {
     let batch = Batch::new(&x, &w, &[0, 7]).with_ignored_label(7);
     let forward = Head::new(ArcFace::default()).forward(&batch).unwrap();
     assert_eq!(forward.nearest_negatives(), (&[IGNORED; 2][..], &array![-1.0, -1.0]));
+}
+
+#[test]
+fn an_offloaded_step_is_that_of_the_head() {
+    let mut all = losses();
+    all.push(Box::new(CurricularFace::default()));
+    all.push(Box::new(Softmax));
+    for (k, loss) in [1, 3].into_iter().flat_map(|k| all.iter().map(move |loss| (k, loss))) {
+        let is_softmax = loss.scale() == Scale::Unnormalized;
+        let mut problem = problem(7, (9, 5, 30 * k), is_softmax && k == 1);
+        problem.labels.iter_mut().for_each(|label| *label %= 30);
+        problem.labels[4] = IGNORED;
+        let Problem { x, w, labels, b, .. } = &problem;
+        let mut sampler = ClassSampler::new(30, 0.5, 1).unwrap().with_correction(true);
+        let sample = sampler.sample(labels).unwrap();
+        let p = Array1::from_shape_fn(30, |class| (class as f64).sin());
+        for (sample, prior) in [(None, None), (None, Some(&p)), (Some(&sample), Some(&p))] {
+            let what = format!("{loss:?} {k} {} {}", sample.is_some(), prior.is_some());
+            let batch = Batch::new(x, w, labels).with_sub_centers(k).with_ignored_label(IGNORED);
+            let batch = b.as_ref().map_or(batch, |b| batch.with_bias(b));
+            let batch = sample.map_or(batch, |sample| batch.with_sample(sample));
+            let batch = prior.map_or(batch, |prior| batch.with_log_prior(prior));
+            let (head, mut expected) = (Head::new(loss), Gradients::zeros_for(&batch));
+            let forward = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
+            let over = Over { labels, ignored: Some(IGNORED), k, sample };
+            let (found, dx, dw, _) =
+                offloaded(&head, (x, w, b.as_ref()), over, prior, Reduction::Mean).unwrap();
+            // A few roundings of logits of at most 64.
+            approx::assert_abs_diff_eq!(found.losses, forward.losses, epsilon = 1e-12);
+            let [plain, expected_plain] = [&found, &forward].map(Forward::margin_free_losses);
+            approx::assert_abs_diff_eq!(plain, expected_plain, epsilon = 1e-12);
+            approx::assert_abs_diff_eq!(dx, expected.embeddings, epsilon = 1e-12);
+            approx::assert_abs_diff_eq!(dw, expected.weights, epsilon = 1e-12);
+            let (classes, cosines) = found.nearest_negatives();
+            assert_eq!(classes, forward.nearest_negatives().0, "{what}");
+            approx::assert_abs_diff_eq!(cosines, forward.nearest_negatives().1, epsilon = 1e-14);
+        }
+    }
 }

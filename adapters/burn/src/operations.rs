@@ -23,16 +23,16 @@ pub(crate) fn read(device: &Device, tensors: Transaction) -> Result<Vec<TensorDa
     tensors.try_execute().map_err(|error| device_error(device, &error.to_string()))
 }
 
-/// Numbers of rows or columns, whatever the default integer of the device; -1 for `None`.
-fn ids(numbers: impl Iterator<Item = Option<usize>>, device: &Device) -> Tensor<1, Int> {
-    let numbers: Vec<i32> = numbers.map(|number| number.map_or(-1, |n| n as i32)).collect();
+/// Numbers of rows or columns, whatever the default integer of the device.
+fn ids(numbers: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
+    let numbers: Vec<i32> = numbers.map(|number| number as i32).collect();
     let count = numbers.len();
     Tensor::from_data(TensorData::new(numbers, [count]), (device, DType::I32))
 }
 
 /// Adds rows, each of which is named once, to a matrix.
 pub(crate) fn add_rows(to: Tensor<2>, rows: &[usize], part: Tensor<2>) -> Tensor<2> {
-    let rows = ids(rows.iter().copied().map(Some), &to.device());
+    let rows = ids(rows.iter().copied(), &to.device());
     to.select_assign(0, rows, part, IndexingUpdateOp::Add)
 }
 
@@ -124,7 +124,7 @@ impl<F: Precision> Operations for OnBurn<F> {
     }
 
     fn select(&self, from: &Tensor<2>, rows: &[usize]) -> Result<Tensor<2>, Error> {
-        let rows = ids(rows.iter().copied().map(Some), &self.device);
+        let rows = ids(rows.iter().copied(), &self.device);
         Ok(from.clone().select(0, rows))
     }
 
@@ -194,7 +194,7 @@ impl<F: Precision> Operations for OnBurn<F> {
         let [samples, columns] = matrix.dims();
         let shape = [samples, columns / k, k];
         let (largest, at) = matrix.reshape(shape).max_dim_with_indices(2);
-        let rows = ids((0..k).map(Some), &self.device).cast(at.dtype()).reshape([1, 1, k]);
+        let rows = ids(0..k, &self.device).cast(at.dtype()).reshape([1, 1, k]);
         let chosen = at.expand(shape).equal(rows.expand(shape));
         let chosen: Tensor<3> = chosen.cast(FloatDType::from(F::dtype()));
         Ok((largest.squeeze_dim(2), chosen.reshape([samples, columns])))
@@ -206,11 +206,11 @@ impl<F: Precision> Operations for OnBurn<F> {
         Ok(repeated.reshape([samples, columns * k]))
     }
 
-    fn at(&self, places: &[Option<usize>], columns: usize) -> Result<Tensor<2, Bool>, Error> {
-        let shape = [places.len(), columns];
-        let places = ids(places.iter().copied(), &self.device).unsqueeze_dim::<2>(1);
-        let numbers = Tensor::arange(0..columns as i64, (&self.device, DType::I32));
-        Ok(places.expand(shape).equal(numbers.unsqueeze_dim::<2>(0).expand(shape)))
+    fn at(&self, numbers: &Tensor<2>, columns: usize) -> Result<Tensor<2, Bool>, Error> {
+        let shape = [numbers.dims()[0], columns];
+        let all = Tensor::<1, Int>::arange(0..columns as i64, (&self.device, DType::I32));
+        let all = all.cast(FloatDType::from(F::dtype())).unsqueeze_dim::<2>(0);
+        Ok(numbers.clone().expand(shape).equal(all.expand(shape)))
     }
 
     fn above(&self, matrix: &Tensor<2>, threshold: &Tensor<2>) -> Result<Tensor<2, Bool>, Error> {

@@ -89,7 +89,7 @@ pub(crate) fn input_gradients(
         let part = scaled(part, upstream)?;
         let Some(numbers) = &shard.rows else { return Ok(Some(part)) };
         let zeros = Tensor::zeros((rows, part.dim(1)?), part.dtype(), part.device())?;
-        let numbers = ids(numbers.iter().copied().map(Some), part.device())?;
+        let numbers = ids(numbers.iter().copied(), part.device())?;
         zeros.index_add(&numbers, &part, 0).map(Some)
     };
     let shard = shards.as_ref().and_then(|shards| shards.first());

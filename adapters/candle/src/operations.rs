@@ -11,10 +11,9 @@ use ndarray::{Array2, ArrayView2};
 use crate::error::refused;
 use crate::tensor;
 
-/// Numbers of rows or columns as a tensor; one that no row has for `None`.
-pub(crate) fn ids(numbers: impl Iterator<Item = Option<usize>>, device: &Device) -> Result<Tensor> {
-    let number = |number: Option<usize>| number.map_or(Ok(u32::MAX), u32::try_from);
-    let numbers = numbers.map(number).collect::<std::result::Result<Vec<u32>, _>>();
+/// Numbers of rows or columns as a tensor.
+pub(crate) fn ids(numbers: impl Iterator<Item = usize>, device: &Device) -> Result<Tensor> {
+    let numbers = numbers.map(u32::try_from).collect::<std::result::Result<Vec<u32>, _>>();
     Tensor::new(numbers.map_err(Error::wrap)?, device)
 }
 
@@ -88,7 +87,7 @@ impl<F: Real + WithDType> Operations for OnCandle<F> {
     }
 
     fn select(&self, from: &Tensor, rows: &[usize]) -> Result<Tensor> {
-        let rows = ids(rows.iter().copied().map(Some), &self.device)?;
+        let rows = ids(rows.iter().copied(), &self.device)?;
         from.contiguous()?.index_select(&rows, 0)
     }
 
@@ -97,7 +96,7 @@ impl<F: Real + WithDType> Operations for OnCandle<F> {
     }
 
     fn add_rows(&self, to: Tensor, rows: &[usize], part: Tensor) -> Result<Tensor> {
-        let rows = ids(rows.iter().copied().map(Some), &self.device)?;
+        let rows = ids(rows.iter().copied(), &self.device)?;
         to.contiguous()?.index_add(&rows, &part.contiguous()?, 0)
     }
 
@@ -151,7 +150,7 @@ impl<F: Real + WithDType> Operations for OnCandle<F> {
     fn largest_of(&self, matrix: Tensor, k: usize) -> Result<(Tensor, Tensor)> {
         let (samples, columns) = matrix.dims2()?;
         let by_class = matrix.reshape((samples, columns / k, k))?;
-        let rows = ids((0..k).map(Some), &self.device)?.reshape((1, 1, k))?;
+        let rows = ids(0..k, &self.device)?.reshape((1, 1, k))?;
         let chosen = by_class.argmax_keepdim(2)?.broadcast_eq(&rows)?.to_dtype(F::DTYPE)?;
         Ok((by_class.max(2)?, chosen.flatten_from(1)?))
     }
@@ -161,9 +160,9 @@ impl<F: Real + WithDType> Operations for OnCandle<F> {
         matrix.unsqueeze(2)?.broadcast_as((samples, columns, k))?.flatten_from(1)
     }
 
-    fn at(&self, places: &[Option<usize>], columns: usize) -> Result<Tensor> {
-        let places = ids(places.iter().copied(), &self.device)?.unsqueeze(1)?;
-        places.broadcast_eq(&ids((0..columns).map(Some), &self.device)?.unsqueeze(0)?)
+    fn at(&self, numbers: &Tensor, columns: usize) -> Result<Tensor> {
+        let all = ids(0..columns, &self.device)?.unsqueeze(0)?.to_dtype(F::DTYPE)?;
+        numbers.broadcast_eq(&all)
     }
 
     fn above(&self, matrix: &Tensor, threshold: &Tensor) -> Result<Tensor> {

@@ -43,9 +43,12 @@ impl<D: Operations> Step<D> {
         let rows = selected.as_ref().unwrap_or(&self.rows);
         let places = classes.own_places().unwrap_or_default();
         let sweeps = Sweeps::new(&self.device, &step, rows, places)?;
-        let first = sweeps.first()?;
+        let mut first = sweeps.first()?;
         self.check_weights(&step, rows, &first)?;
-        let (forward, backward) = self.core(step.complete(&first.stats, first.norms))?;
+        self.core(step.check_range(first.norms))?;
+        let read = self.core(step.nearest_rows(&mut first.stats))?;
+        let read = self.gathered(&read)?;
+        let (forward, backward) = self.core(step.complete(&first.stats, first.norms, &read))?;
         let gradients = match tracked {
             [false, false, false] => StepGradients::default(),
             [x, w, b] => {
@@ -119,16 +122,33 @@ impl<D: Operations> Step<D> {
         wanted.extend(self.rows.shift.clone());
         let mut read = self.device.download(wanted)?.into_iter();
         let embeddings = read.next().unwrap_or_default();
-        let mut own = Array2::zeros((0, embeddings.ncols()));
-        for part in read.by_ref().take(parts) {
+        let own = self.joined(read.by_ref().take(parts))?;
+        let bias = read.next().map(|bias| bias.index_axis_move(Axis(0), 0));
+        Ok(Read { embeddings, own, bias })
+    }
+
+    /// Reads these rows of the class weights.
+    fn gathered(&self, rows: &[usize]) -> Result<Array2<D::Float>, D::Error> {
+        let parts = self.select(rows)?;
+        let parts = if parts.is_empty() { Vec::new() } else { self.device.download(parts)? };
+        self.joined(parts.into_iter())
+    }
+
+    /// Rows of class weights, below each other.
+    fn joined(
+        &self,
+        parts: impl Iterator<Item = Array2<D::Float>>,
+    ) -> Result<Array2<D::Float>, D::Error> {
+        let [_, dims] = self.device.shape(&self.embeddings);
+        let mut all = Array2::zeros((0, dims));
+        for part in parts {
             let shape =
-                self.core(own.append(Axis(0), part.view()).map_err(|_| {
+                self.core(all.append(Axis(0), part.view()).map_err(|_| {
                     self.failed(format!("it returned rows of {} numbers", part.ncols()))
                 }));
             shape?;
         }
-        let bias = read.next().map(|bias| bias.index_axis_move(Axis(0), 0));
-        Ok(Read { embeddings, own, bias })
+        Ok(all)
     }
 
     /// The matrices and the shift of the sweep, where it is over some of the rows.

@@ -148,8 +148,9 @@ pub trait Operations: Clone + Debug + Send + Sync + 'static {
     /// Each entry `k` times in turn.
     fn repeat(&self, matrix: &Self::Matrix, k: usize) -> Result<Self::Matrix, Self::Error>;
 
-    /// The entry of each row at these of `columns` columns.
-    fn at(&self, places: &[Option<usize>], columns: usize) -> Result<Self::Mask, Self::Error>;
+    /// The entry of each row at the column whose number is that of the row (N, 1), of so many
+    /// `columns`; none for a number that is no column's.
+    fn at(&self, numbers: &Self::Matrix, columns: usize) -> Result<Self::Mask, Self::Error>;
     /// The entries above the number of their row (N, 1).
     fn above(
         &self,

@@ -1,6 +1,8 @@
 //! The two sweeps over the classes, tile by tile.
 
-use margin_softmax::offload::{LogSumExp, OffloadedBackward, SweepStats, TargetGradients};
+use margin_softmax::offload::{
+    LogSumExp, NegativeLogit, OffloadedBackward, SweepStats, TargetGradients,
+};
 use ndarray::{Array2, ArrayView1, Axis};
 use num_traits::Float;
 
@@ -31,6 +33,11 @@ pub(crate) struct SecondSweep<M> {
     pub weights: Vec<M>,
     /// The gradient of the shift (1, rows), without the samples' own classes.
     pub shift: Option<M>,
+}
+
+/// What takes the place of logits that are left out.
+fn lowest<D: Operations>() -> f64 {
+    number(D::Float::min_value())
 }
 
 impl<D: Operations> Sweeps<'_, D> {
@@ -70,60 +77,116 @@ impl<D: Operations> Sweeps<'_, D> {
         Ok(FirstSweep { stats, tiles, norms: (least, most), finite })
     }
 
-    /// Of one tile for each sample: the largest logit and its class, the largest of the negatives,
-    /// the sum of their exponentials, and that of their logits where labels are smoothed (N, 4 or 5).
-    /// Of a binary loss a maximum of 0, and the sums of softplus and of sigmoids.
+    /// Of one tile for each sample: the largest logit and its class, that of the negatives and its
+    /// class, the largest of the negatives as they count, the sum of their exponentials, that of
+    /// their logits where labels are smoothed, and the logits and classes that both leave out
+    /// (N, [`width`](Self::width)). Of a binary loss a maximum of 0, and the sums of softplus and of
+    /// sigmoids.
     fn tile_stats(&self, tile: &Tile, rows: &TileRows<D::Matrix>) -> Result<D::Matrix, D::Error> {
         let d = self.device;
         let Logits { plain, .. } = self.logits(tile, rows)?;
-        let own = self.own_classes(tile)?;
+        let mut masks = self.masks(tile, &self.own)?;
         let (best, at) = d.largest(&plain)?;
-        let untouched = own.is_none() && self.hard.is_none();
-        let fill = |z: D::Matrix, number| match &own {
-            Some(own) => d.fill(z, own, number),
-            None => Ok(z),
+        let negatives = self.filled(plain, &masks, lowest::<D>())?;
+        let (nearest, nearest_at) = match masks.is_empty() {
+            true => (best.clone(), at.clone()),
+            false => d.largest(&negatives)?,
         };
         if let Some(logistic) = &self.logistic {
-            let z = logistic.logits(plain)?.0;
-            let sum = |numbers| d.reduce(&fill(numbers, 0.0)?, Reduce::Sum, 1);
+            let z = logistic.logits(negatives)?.0;
+            let sum = |numbers| d.reduce(&self.filled(numbers, &masks, 0.0)?, Reduce::Sum, 1);
             let sums = [sum(logistic.softplus(z.clone())?)?, sum(logistic.sigmoid(z)?)?];
             let none = d.map(best.clone(), Map::Affine(0.0, 0.0))?;
-            return d.cat([best, at, none].into_iter().chain(sums).collect(), 1);
+            return d
+                .cat([best, at, nearest, nearest_at, none].into_iter().chain(sums).collect(), 1);
         }
-        let z = self.up_weighted(tile, plain)?;
+        let own = masks.len();
+        let apart = self.take_largest(tile, negatives.clone(), &mut masks)?;
+        let z = self.filled(negatives, &masks[own..], lowest::<D>())?;
+        let z = self.up_weighted(tile, z)?;
+        let max = match self.hard.is_none() && apart.is_empty() {
+            true => nearest.clone(),
+            false => d.reduce(&z, Reduce::Largest, 1)?,
+        };
         let sum_of_logits = match self.smoothed {
-            true => Some(d.reduce(&fill(z.clone(), 0.0)?, Reduce::Sum, 1)?),
+            true => Some(d.reduce(&self.filled(z.clone(), &masks, 0.0)?, Reduce::Sum, 1)?),
             false => None,
         };
-        let negatives = fill(z, number(D::Float::min_value()))?;
-        let max = match untouched {
-            true => best.clone(),
-            false => d.reduce(&negatives, Reduce::Largest, 1)?,
-        };
-        let shifted = d.combine(negatives, Binary::Subtract, &max)?;
+        let shifted = d.combine(z, Binary::Subtract, &max)?;
         let sum = d.reduce(&d.map(shifted, Map::Exp)?, Reduce::Sum, 1)?;
-        d.cat([best, at, max, sum].into_iter().chain(sum_of_logits).collect(), 1)
+        let found = [best, at, nearest, nearest_at, max, sum].into_iter();
+        d.cat(found.chain(sum_of_logits).chain(apart).collect(), 1)
+    }
+
+    /// The largest of the negatives of a tile by their cosines, whose sums leave them out, each with
+    /// its class; and where they are.
+    fn take_largest(
+        &self,
+        tile: &Tile,
+        negatives: D::Matrix,
+        masks: &mut Vec<D::Mask>,
+    ) -> Result<Vec<D::Matrix>, D::Error> {
+        let (d, mut found) = (self.device, Vec::new());
+        if self.top == 0 {
+            return Ok(found);
+        }
+        let mut left = self.unshifted(tile, negatives)?;
+        let [_, columns] = d.shape(&left);
+        for _ in 0..self.top {
+            let (largest, at) = d.largest(&left)?;
+            let mask = d.at(&at, columns)?;
+            left = d.fill(left, &mask, lowest::<D>())?;
+            masks.push(mask);
+            found.extend([largest, at]);
+        }
+        Ok(found)
+    }
+
+    /// Sums besides that of the exponentials.
+    fn sums(&self) -> usize {
+        usize::from(self.smoothed || self.logistic.is_some())
+    }
+
+    /// The numbers of a sample in a tile.
+    fn width(&self) -> usize {
+        6 + self.sums() + 2 * self.top
     }
 
     /// Combines what the tiles found for one sample, in f64.
     fn merge(&self, row: ArrayView1<'_, D::Float>) -> SweepStats {
         let none = LogSumExp::NONE;
-        let mut found =
-            SweepStats { negatives: none, margin_free_negatives: none, logit_sum: 0.0, nearest: 0 };
-        let mut best = f64::NEG_INFINITY;
-        let of_tiles = row
-            .axis_chunks_iter(Axis(0), 4 + usize::from(self.smoothed || self.logistic.is_some()));
+        let mut found = SweepStats {
+            negatives: none,
+            margin_free_negatives: none,
+            logit_sum: 0.0,
+            nearest: 0,
+            nearest_negative: None,
+            apart: Vec::new(),
+        };
+        let (mut best, mut nearest) = (f64::NEG_INFINITY, lowest::<D>());
+        let of_tiles = row.axis_chunks_iter(Axis(0), self.width());
         for (tile, numbers) in self.tiles.iter().zip(of_tiles) {
             let numbers: Vec<f64> = numbers.iter().map(|&of_tile| number(of_tile)).collect();
+            let place = |at: f64| tile.first / self.rows.sub_centers + at as usize;
             if numbers[0] > best {
                 best = numbers[0];
-                found.nearest = tile.first / self.rows.sub_centers + numbers[1] as usize;
+                found.nearest = place(numbers[1]);
             }
-            // A tile of no other class than the sample's own has the lowest number.
-            if numbers[2] > number(D::Float::min_value()) {
-                found.negatives = found.negatives.merge(LogSumExp::new(numbers[2], numbers[3]));
+            if numbers[2] > nearest {
+                nearest = numbers[2];
+                let place = place(numbers[3]);
+                found.nearest_negative = Some(NegativeLogit { place, logit: nearest });
             }
-            found.logit_sum += numbers.get(4).copied().unwrap_or(0.0);
+            // A tile without other classes has the lowest number.
+            if numbers[4] > lowest::<D>() {
+                found.negatives = found.negatives.merge(LogSumExp::new(numbers[4], numbers[5]));
+            }
+            let (sum, apart) = numbers[6..].split_at(self.sums());
+            found.logit_sum += sum.iter().sum::<f64>();
+            let apart = apart.chunks_exact(2).filter(|apart| apart[0] > lowest::<D>());
+            let apart =
+                apart.map(|apart| NegativeLogit { place: place(apart[1]), logit: apart[0] });
+            found.apart.extend(apart);
         }
         found.margin_free_negatives = found.negatives;
         found
@@ -141,6 +204,8 @@ impl<D: Operations> Sweeps<'_, D> {
         let factors = backward.logit_factors();
         let (shift, coefficient) = (column(d, &factors.shift)?, column(d, &factors.coefficient)?);
         let uniform = self.smoothed.then(|| column(d, &factors.uniform)).transpose()?;
+        let mut apart = self.own.clone();
+        apart.iter_mut().zip(factors.apart).for_each(|(own, others)| own.extend(others));
         let (mut dx, mut radial) = (None, None);
         let (mut dw, mut db) = (Vec::new(), Vec::new());
         for (tile, norms) in self.tiles.iter().zip(&first.tiles) {
@@ -158,9 +223,7 @@ impl<D: Operations> Sweeps<'_, D> {
             if let Some(uniform) = &uniform {
                 g = d.combine(g, Binary::Subtract, uniform)?;
             }
-            if let Some(own) = self.own_classes(tile)? {
-                g = d.fill(g, &own, 0.0)?;
-            }
+            g = self.filled(g, &self.masks(tile, &apart)?, 0.0)?;
             if let Some(hard) = &self.hard {
                 let unshifted = self.unshifted(tile, plain.clone())?;
                 let slope = self.slopes(hard, &unshifted)?;

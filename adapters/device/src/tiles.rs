@@ -8,7 +8,7 @@ use num_traits::Float;
 
 use crate::binary::Logistic;
 use crate::operations::{Binary, Map, Operations, Reduce};
-use crate::options::number;
+use crate::options::{narrow, number};
 
 /// Logits in a tile, and its fewest rows, unless the rows of a tile are set.
 const TILE: (usize, usize) = (1 << 21, 2048);
@@ -43,8 +43,10 @@ pub(crate) struct Sweeps<'a, D: Operations> {
     pub tiles: Vec<Tile>,
     /// The embeddings times their scale (N, D).
     pub embeddings: D::Matrix,
-    /// The place of each sample's own class; empty without labels.
-    places: &'a [usize],
+    /// The place of each sample's own class (N lists); empty without labels.
+    pub own: Vec<Vec<usize>>,
+    /// How many negatives the sums of the first sweep leave out.
+    pub top: usize,
     pub hard: Option<Hard<D::Matrix>>,
     pub logistic: Option<Logistic<D>>,
     pub normalized: bool,
@@ -103,7 +105,7 @@ impl<'a, D: Operations> Sweeps<'a, D> {
         device: &'a D,
         step: &OffloadedStep<'_, D::Float>,
         rows: &'a Rows<D::Matrix>,
-        places: &'a [usize],
+        places: &[usize],
     ) -> Result<Self, D::Error> {
         let embeddings = step.scaled_embeddings();
         let column = |numbers: &[D::Float]| column(device, numbers);
@@ -121,7 +123,8 @@ impl<'a, D: Operations> Sweeps<'a, D> {
             rows,
             tiles: tiles(device, rows, samples),
             embeddings: device.upload(embeddings)?,
-            places,
+            own: places.iter().map(|place| vec![*place]).collect(),
+            top: step.top_negatives(),
             hard: hard.transpose()?,
             logistic: logistic.transpose()?,
             normalized: step.is_normalized(),
@@ -195,15 +198,33 @@ impl<'a, D: Operations> Sweeps<'a, D> {
         Ok(Logits { plain, chosen: Some(chosen) })
     }
 
-    /// Where the logits of a tile are those of the samples' own classes (N, classes); `None` where
-    /// none is.
-    pub fn own_classes(&self, tile: &Tile) -> Result<Option<D::Mask>, D::Error> {
+    /// Where the logits of a tile are those of the classes at these places (N lists), in as few
+    /// masks (N, classes) as there may be.
+    pub fn masks(&self, tile: &Tile, places: &[Vec<usize>]) -> Result<Vec<D::Mask>, D::Error> {
         let k = self.rows.sub_centers;
         let classes = tile.first / k..(tile.first + tile.rows.len()) / k;
-        let inside = |place: &usize| classes.contains(place).then(|| place - classes.start);
-        let places: Vec<Option<usize>> = self.places.iter().map(inside).collect();
-        let any = places.iter().any(Option::is_some);
-        any.then(|| self.device.at(&places, classes.len())).transpose()
+        let inside = |places: &Vec<usize>| -> Vec<usize> {
+            let places = places.iter().filter(|place| classes.contains(place));
+            places.map(|place| place - classes.start).collect()
+        };
+        let inside: Vec<Vec<usize>> = places.iter().map(inside).collect();
+        let most = inside.iter().map(Vec::len).max().unwrap_or(0);
+        let mask = |at: usize| {
+            let number = |places: &Vec<usize>| places.get(at).map_or(-1.0, |place| *place as f64);
+            let numbers: Vec<_> = inside.iter().map(|places| narrow(number(places))).collect();
+            self.device.at(&column(self.device, &numbers)?, classes.len())
+        };
+        (0..most).map(mask).collect()
+    }
+
+    /// The logits of classes with a number where the masks say so.
+    pub fn filled(
+        &self,
+        z: D::Matrix,
+        masks: &[D::Mask],
+        number: f64,
+    ) -> Result<D::Matrix, D::Error> {
+        masks.iter().try_fold(z, |z, mask| self.device.fill(z, mask, number))
     }
 
     /// What is added to the logits of classes (1, classes) whose negatives are up-weighted: without a

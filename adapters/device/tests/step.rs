@@ -7,7 +7,7 @@ use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{
     ArcFace, Batch, CurricularFace, Error, Forward, Gradients, Head, InterclassFilter,
     LabelSmoothing, MarginLoss, MvSoftmax, Reduction, Softmax, SphereFace, SphereFace2,
-    UnifiedCrossEntropy,
+    TopNegatives, UnifiedCrossEntropy,
 };
 use margin_softmax_device::{
     Binary, Labels, Map, Operations, Parameters, Reduce, Reducer, SharedHead, Step,
@@ -158,8 +158,9 @@ impl Operations for OnArrays {
         Ok(Array2::from_shape_fn(shape, |(i, j)| matrix[[i, j / k]]))
     }
 
-    fn at(&self, places: &[Option<usize>], columns: usize) -> Result<Array2<bool>, Error> {
-        Ok(Array2::from_shape_fn((places.len(), columns), |(i, j)| places[i] == Some(j)))
+    fn at(&self, numbers: &Matrix, columns: usize) -> Result<Array2<bool>, Error> {
+        let shape = (numbers.nrows(), columns);
+        Ok(Array2::from_shape_fn(shape, |(i, j)| numbers[[i, 0]] == j as f64))
     }
 
     fn above(&self, matrix: &Matrix, threshold: &Matrix) -> Result<Array2<bool>, Error> {
@@ -246,6 +247,11 @@ impl Problem {
             let found = step.objective(&core, &labels, &reducer, sampler.as_mut(), tracked)?;
             assert_eq!(found.sample, sample);
             assert_eq!(found.forward.predictions(), forward.predictions());
+            let [(found_class, cosine), (class, expected_cosine)] =
+                [&found.forward, &forward].map(|forward| forward.nearest_negatives());
+            assert_eq!(found_class, class);
+            let errors = (cosine - expected_cosine).mapv(f64::abs);
+            assert!(errors.iter().all(|error| *error <= TOLERANCE), "{errors}");
             let (value, mean) = (found.value, forward.mean());
             assert!((value - mean).abs() <= TOLERANCE * mean.abs(), "{value} for {mean}");
             let [bias, expected_bias] = [&found.forward, &forward].map(Forward::bias_gradient);
@@ -289,6 +295,12 @@ fn losses() -> Result<Vec<Arc<dyn MarginLoss>>, Error> {
         Arc::new(SphereFace2::new(16.0, 0.2)?.with_bias(3.0)?),
         Arc::new(SphereFace2::angular(8.0, 0.15)?.with_t(2.5)?),
         Arc::new(UnifiedCrossEntropy::new(16.0, 0.3)?.with_bias(-5.0)?),
+        Arc::new(TopNegatives::new(ArcFace::new(16.0, 0.3)?, 5, 0.1)?),
+        Arc::new(LabelSmoothing::new(
+            TopNegatives::new(MvSoftmax::am(16.0, 0.3, 0.2)?, 2, 0.2)?,
+            0.1,
+        )?),
+        Arc::new(TopNegatives::new(InterclassFilter::new(SphereFace::new(2)?, 0.3)?, 30, 0.06)?),
     ])
 }
 
@@ -298,7 +310,7 @@ fn step_is_that_of_the_core() -> Result<(), Error> {
         Problem::new(20, 1).check(loss.clone(), None)?;
         Problem::new(1, 1).check(loss, None)?;
     }
-    Problem::new(20, 3).check(losses()?.swap_remove(0), None)
+    losses()?.into_iter().try_for_each(|loss| Problem::new(20, 3).check(loss, None))
 }
 
 #[test]

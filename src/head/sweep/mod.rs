@@ -4,6 +4,6 @@ mod first;
 mod parameters;
 mod second;
 
-pub(super) use first::{Nearest, Sweep};
+pub(super) use first::Sweep;
 pub(super) use parameters::Parameters;
 pub(super) use second::{LogitCoefficients, SweepOutput, TargetRows};

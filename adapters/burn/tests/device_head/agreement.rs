@@ -6,7 +6,7 @@ use margin_softmax::custom::{Angle, Target};
 use margin_softmax::{
     AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, FNormSphereFace,
     Forward, Generalized, Head, IGNORED, InterclassFilter, LabelSmoothing, MagFace, MarginLoss,
-    ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, SphereFace2,
+    ModifiedSoftmax, MvSoftmax, Reduction, Scale, Softmax, SphereFace, SphereFace2, TopNegatives,
     UnifiedCrossEntropy, ZeroEmbedding,
 };
 use margin_softmax_burn::{Options, Output, Reduction as BurnReduction, Settings};
@@ -53,6 +53,10 @@ fn losses(classes: usize) -> Result<Vec<Arc<dyn MarginLoss>>, Error> {
         Arc::new(SphereFace2::new(16.0, 0.2)?.with_bias(3.0)?),
         Arc::new(SphereFace2::angular(8.0, 0.15)?.with_t(2.5)?),
         Arc::new(UnifiedCrossEntropy::new(16.0, 0.3)?.with_bias(-5.0)?),
+        Arc::new(TopNegatives::new(ArcFace::new(16.0, 0.2)?, 5, 0.06)?),
+        Arc::new(TopNegatives::new(InterclassFilter::new(SphereFace::new(2)?, 0.2)?, 2, 0.2)?),
+        Arc::new(TopNegatives::new(CurricularFace::new(16.0, 0.3)?.with_t(0.2)?, 30, 0.1)?),
+        Arc::new(LabelSmoothing::new(TopNegatives::new(CosFace::new(16.0, 0.3)?, 1, 0.1)?, 0.1)?),
         Arc::new(UserLoss),
     ])
 }
@@ -61,6 +65,10 @@ fn assert_losses(what: &str, found: &Forward<f32>, expected: &Forward<f64>, tole
     let losses: Vec<f64> = found.losses.iter().map(|&loss| f64::from(loss)).collect();
     assert_close(&format!("{what}: losses"), &losses, &expected.losses, tolerance);
     assert_eq!(found.predictions(), expected.predictions(), "{what}");
+    let (classes, cosines) = expected.nearest_negatives();
+    assert_eq!(found.nearest_negatives().0, classes, "{what}");
+    let found_cosines: Vec<f64> = found.nearest_negatives().1.iter().map(|&c| c.into()).collect();
+    assert_close(&format!("{what}: cosines"), &found_cosines, cosines, TOLERANCE);
     assert_eq!(found.sub_centers(), expected.sub_centers(), "{what}");
     assert_eq!(found.counted(), expected.counted(), "{what}");
 }

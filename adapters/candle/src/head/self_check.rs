@@ -37,7 +37,7 @@ impl MarginHead {
         let core = Head::new(batch.loss.clone());
         let head = Self::on_device_from_parts(core, w.as_tensor().clone(), None)?;
         let head = head.with_rows_per_tile(Some(SelfCheckBatch::ROWS_PER_TILE));
-        let labels = ids(batch.labels.iter().copied().map(Some), device)?;
+        let labels = ids(batch.labels.iter().copied(), device)?;
         let found = head.run::<f32>(&x, &labels, Options::default())?;
         let gradients = found.loss.backward()?;
         let read = |of: &Tensor| match gradients.get(of) {

@@ -1,0 +1,78 @@
+//! What lies between the sweeps of an offloaded step: the losses, and what the second sweep needs.
+
+use ndarray::ArrayRef2;
+
+use super::nearest::{Negatives, OfSample};
+use super::step::{OffloadedStep, SweepStats};
+use crate::data::{Classes, Forward, IGNORED, SampleStats, TargetLogit};
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::math::SampleTerms;
+use crate::step::{Prepared, PreparedSample};
+
+/// What the second sweep of an [`OffloadedStep`] needs: [`logit_factors`](Self::logit_factors) turn
+/// logits into their gradients; [`embedding_gradient`](Self::embedding_gradient) and
+/// [`target_gradients`](Self::target_gradients) say what is left to add.
+#[derive(Debug)]
+pub struct OffloadedBackward<'s, 'a, F> {
+    pub(super) step: &'s OffloadedStep<'a, F>,
+    pub(super) terms: Vec<SampleTerms>,
+    pub(super) negatives: Negatives<'s, F>,
+}
+
+impl<'a, F: Real> OffloadedStep<'a, F> {
+    /// Turns what the first sweep found, for every row of the batch, into losses; `weight_norms` are
+    /// the smallest and the largest norm of a class weight, and `read` holds the class weights of
+    /// [`nearest_rows`](Self::nearest_rows).
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] where a logit or a gradient may leave the range of `F`; [`Error::Shape`]
+    /// unless there are as many `stats` as samples and as many rows `read` as needed;
+    /// [`Error::Label`] where a class of a sample that counts is no place of the sweep.
+    pub fn complete<'s>(
+        &'s self,
+        stats: &[SweepStats],
+        weight_norms: (f64, f64),
+        read: &'s ArrayRef2<F>,
+    ) -> Result<(Forward<F>, OffloadedBackward<'s, 'a, F>), Error> {
+        self.check_range(weight_norms)?;
+        let mut stats = stats.to_vec();
+        let rows = self.nearest_rows(&mut stats)?;
+        let (mut negatives, found) = self.negatives(&stats, (rows, read))?;
+        let Prepared { form, samples, .. } = &self.prepared;
+        let mut forward = Forward::with_samples(stats.len(), *form);
+        let terms = samples.iter().zip(found).map(|(sample, found)| {
+            let stats = self.sample_stats(sample, &stats[sample.row], found);
+            forward.record(&stats, self.smoothing, sample.upstream)
+        });
+        let terms: Vec<SampleTerms> = terms.collect();
+        let from = Classes::gathered(read.view(), None, &negatives.rows);
+        let from = (self.input.embeddings.view(), &from);
+        let requested = self.input.reduction.is_some();
+        negatives.pairs.backward(from, (*form, samples), &terms, requested);
+        let forward = forward.with_reduction(self.input.reduction);
+        Ok((forward, OffloadedBackward { step: self, terms, negatives }))
+    }
+
+    fn sample_stats(
+        &self,
+        sample: &PreparedSample,
+        stats: &SweepStats,
+        (apart, nearest_negative): OfSample,
+    ) -> SampleStats {
+        let classes = &self.input.classes;
+        let sub_center = sample.class.map_or(0, |class| classes.sub_center_of(class));
+        SampleStats {
+            row: sample.row,
+            label: sample.class.map_or(IGNORED, |class| classes.label_of(class)),
+            norm: sample.norm,
+            negatives: stats.negatives.merge(apart.negatives),
+            margin_free_negatives: stats.margin_free_negatives.merge(apart.margin_free),
+            mean_share: self.smoothing.share(stats.logit_sum + apart.logits),
+            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
+            prediction: self.classes.class_at(stats.nearest),
+            best: stats.negatives.max,
+            nearest_negative,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The nearest negatives of an offloaded step: which these are, and their pairs in f64.
+
+use ndarray::{ArrayRef2, ArrayView1, ArrayView2};
+
+use super::step::{NegativeLogit, OffloadedStep, SweepStats};
+use crate::data::{Classes, NearestNegative};
+use crate::error::Error;
+use crate::kernel::Real;
+use crate::step::{Apart, NearestLogit, NearestPairs, PreparedSample, StepInput};
+
+/// The negatives with a margin of their own.
+#[derive(Debug)]
+pub(super) struct Negatives<'s, F> {
+    /// The rows of class weights that negatives are computed from, ascending, each once.
+    pub rows: Vec<usize>,
+    pub weights: ArrayView2<'s, F>,
+    pub pairs: NearestPairs,
+}
+
+/// What the sums of a sample leave out, and its nearest negative.
+pub(super) type OfSample = (Apart, NearestNegative);
+
+impl<F: Real> OffloadedStep<'_, F> {
+    /// How many of each sample's nearest negatives have a margin of their own; 0 for a loss without
+    /// [`top_negatives`](crate::MarginLoss::top_negatives), and in inference.
+    pub fn top_negatives(&self) -> usize {
+        let top = self.prepared.form.top.filter(|_| self.input.labels.is_some());
+        top.map_or(0, |top| top.k.min(self.classes.active()))
+    }
+
+    /// Of the logits that the sums of the sweep leave out, keeps the
+    /// [`top_negatives`](Self::top_negatives) nearest and adds the others to the sums. Returns the
+    /// rows of class weights that [`complete`](Self::complete) reads, ascending, each once: those of
+    /// the classes that are kept, and where class weights are not normalized, of the nearest
+    /// negatives.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there are as many `stats` as samples; [`Error::Label`] where a class
+    /// of a sample that counts is no place of the sweep.
+    pub fn nearest_rows(&self, stats: &mut [SweepStats]) -> Result<Vec<usize>, Error> {
+        self.check_places(stats)?;
+        let (k, offsets) = (self.top_negatives(), self.classes.offsets::<F>());
+        let hard = self.hard.tile(self.prepared.form, [None, None]);
+        let log_prior = &self.input.classes.log_prior;
+        let prior = |place| {
+            let of_class = |all: &ArrayView1<'_, F>| all[self.classes.class_at(place)].widen();
+            log_prior.as_ref().map_or(0.0, of_class)
+        };
+        let mut classes = Vec::new();
+        for (i, sample) in self.prepared.samples.iter().enumerate() {
+            let stats = &mut stats[sample.row];
+            let candidates = stats.apart.iter().map(|&NegativeLogit { place, logit }| {
+                let (plain, offset) = (F::narrow(logit), self.offset(offsets.as_deref(), place));
+                NearestLogit { plain, logit: plain + offset, class: place }
+            });
+            let mut candidates: Vec<_> = candidates.collect();
+            candidates.sort_unstable_by(NearestLogit::order);
+            let mut others = Apart::NONE;
+            others.add_others(hard, i, candidates.split_off(k.min(candidates.len())), prior);
+            stats.negatives = stats.negatives.merge(others.negatives);
+            stats.margin_free_negatives = stats.margin_free_negatives.merge(others.margin_free);
+            stats.logit_sum += others.logits;
+            let kept = candidates.into_iter().map(|NearestLogit { plain, class, .. }| {
+                NegativeLogit { place: class, logit: plain.widen() }
+            });
+            stats.apart = kept.collect();
+            let reported = stats.nearest_negative.iter().filter(|_| !self.is_normalized());
+            classes.extend(reported.chain(&stats.apart).map(|n| self.classes.class_at(n.place)));
+        }
+        classes.sort_unstable();
+        classes.dedup();
+        let sub_centers = self.classes.sub_centers;
+        let rows = |class| class * sub_centers..(class + 1) * sub_centers;
+        Ok(classes.into_iter().flat_map(rows).collect())
+    }
+
+    /// Refuses places that no class of the sweep has.
+    pub(super) fn check_places(&self, stats: &[SweepStats]) -> Result<(), Error> {
+        let rows = self.input.embeddings.nrows();
+        Error::check_shape("stats of the sweep", &[rows], &[stats.len()])?;
+        let classes = self.classes.active();
+        for &PreparedSample { row, .. } in &self.prepared.samples {
+            let SweepStats { nearest, nearest_negative, apart, .. } = &stats[row];
+            let negatives = nearest_negative.iter().chain(apart).map(|negative| negative.place);
+            if let Some(label) = negatives.chain([*nearest]).find(|place| *place >= classes) {
+                return Err(Error::Label { row, label, classes });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is added to the logits of the class at this place.
+    fn offset(&self, offsets: Option<&[F]>, place: usize) -> F {
+        offsets.map_or(F::zero(), |offsets| offsets[place * self.classes.sub_centers])
+    }
+
+    /// The pairs of the negatives that `stats` keep, from the `weights` of their `rows`.
+    pub(super) fn negatives<'s>(
+        &self,
+        stats: &[SweepStats],
+        (rows, weights): (Vec<usize>, &'s ArrayRef2<F>),
+    ) -> Result<(Negatives<'s, F>, Vec<OfSample>), Error> {
+        let (form, dims) = (self.prepared.form, self.input.embeddings.ncols());
+        Error::check_shape("class weights of negatives", &[rows.len(), dims], weights.shape())?;
+        let offsets = self.classes.offsets::<F>();
+        let of_row = |all: &Vec<F>, row: &usize| all[self.classes.place_of(*row)];
+        let of_rows = offsets.as_ref().map(|all| rows.iter().map(|row| of_row(all, row)));
+        let of_rows: Option<Vec<F>> = of_rows.map(Iterator::collect);
+        let bias = self.input.classes.bias.as_ref().map(|bias| bias.view());
+        let (sub_centers, of_rows) = (self.classes.sub_centers, of_rows.as_deref());
+        let classes = Classes::gathered(weights.view(), bias, &rows);
+        let log_prior = self.input.classes.log_prior.as_ref().map(|prior| prior.view());
+        let classes = Classes { sub_centers, offsets: of_rows, log_prior, ..classes };
+        let input = StepInput { classes, ..self.input.clone() };
+        let mut pairs = NearestPairs::default();
+        let of_sample = |(i, sample): (usize, &PreparedSample)| {
+            let class_of = |negative: &NegativeLogit| {
+                let first = input.classes.find(self.classes.class_at(negative.place));
+                input.nearest_row(form, sample, first.unwrap_or(0))
+            };
+            let SweepStats { nearest_negative, apart: kept, .. } = &stats[sample.row];
+            let mut apart = Apart::NONE;
+            if let Some(top) = form.top {
+                for negative in kept {
+                    let class = class_of(negative)?;
+                    pairs.add(&input, (form, top), (i, sample), class, &mut apart);
+                }
+            }
+            let nearest = match nearest_negative {
+                None => NearestNegative::NONE,
+                Some(NegativeLogit { place, logit }) if self.is_normalized() => {
+                    let offset = self.offset(offsets.as_deref(), *place).widen();
+                    let (label, scale) =
+                        (self.classes.class_at(*place), form.row_scale(sample.norm));
+                    NearestNegative::new(label, *logit, offset, scale)
+                }
+                Some(nearest) => {
+                    let nearest = (class_of(nearest)?, nearest.logit);
+                    input.nearest_negative(form, sample.norm, nearest)
+                }
+            };
+            Ok((apart, nearest))
+        };
+        let samples = self.prepared.samples.iter().enumerate();
+        let found = samples.map(of_sample).collect::<Result<_, Error>>()?;
+        pairs.sort();
+        Ok((Negatives { rows, weights: weights.view(), pairs }, found))
+    }
+}
