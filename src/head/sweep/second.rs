@@ -59,13 +59,6 @@ struct Job<'a, 'p, F> {
     found: &'a mut ChunkStats<F>,
 }
 
-/// The classes of a chunk, of which those of a tile start at `at`; in the step they start at `first`.
-struct TilePart<'a, F> {
-    classes: Classes<'a, F>,
-    at: usize,
-    first: usize,
-}
-
 impl<F: Real> Sweep<'_, F> {
     /// Writes the gradients of weights and bias, or updates both, and writes each chunk's part of
     /// the embeddings' gradient.
@@ -203,8 +196,9 @@ impl<F: Real> Sweep<'_, F> {
                 *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
             }
         }
-        let part = TilePart { classes, at, first: tile.start };
-        self.add_targets(coefficients, part, rows, bias.as_deref_mut(), &mut scratch.row);
+        let classes = classes.part(local.clone());
+        let bias_row = bias.as_deref_mut();
+        self.add_targets(coefficients, &classes, tile.start, rows, bias_row, &mut scratch.row);
         job.parameters.update(local, rows, bias);
     }
 
@@ -240,11 +234,13 @@ impl<F: Real> Sweep<'_, F> {
         }
     }
 
-    /// Adds the target pairs of one tile's classes to the gradients of weights and bias.
+    /// Adds the target pairs of one tile's `classes`, which start at `first` in the step, to the
+    /// gradients of weights and bias.
     fn add_targets(
         &self,
         coefficients: LogitCoefficients<'_, F>,
-        TilePart { classes, at, first }: TilePart<'_, F>,
+        classes: &Classes<'_, F>,
+        first: usize,
         rows: &mut [F],
         mut bias: Option<&mut [F]>,
         sum: &mut [f64],
@@ -262,7 +258,7 @@ impl<F: Real> Sweep<'_, F> {
                 bias[j] = F::narrow(bias[j].widen() + sum);
             }
             let mut copy = Vec::new();
-            let w = contiguous(classes.weight(at + j), &mut copy);
+            let w = contiguous(classes.weight(j), &mut copy);
             self.prepared.add_pairs((embeddings, terms), w, (targets, nearest), row, sum);
         }
     }
