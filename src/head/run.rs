@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
 use crate::step::{
-    Collective, Communication, Ranks, Settings, SingleRank, StepInput, StepReport, Workspace,
+    Collective, Communication, Ranks, Settings, SingleProcess, StepInput, StepReport, Workspace,
     WorkspaceCache,
 };
 use crate::update::WeightUpdate;
@@ -57,7 +57,7 @@ impl<F: Real> Engine<'_, F> {
     fn communicate<T>(&self, work: impl FnOnce(&dyn Communication<F>) -> T) -> T {
         match self.ranks {
             Some((collective, _)) => work(&Ranks { collective }),
-            None => work(&SingleRank),
+            None => work(&SingleProcess),
         }
     }
 }

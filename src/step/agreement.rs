@@ -2,7 +2,7 @@
 //! the same result.
 
 use super::collective::Collective;
-use super::communication::{Agreement, StepReport};
+use super::communication::StepReport;
 use super::input::StepInput;
 use crate::data::{ClassSample, Reduction, Scale};
 use crate::error::Error;
@@ -114,7 +114,7 @@ impl<F: Real> RankInput<'_, '_, F> {
         collective: &dyn Collective<F>,
         loss: &dyn MarginLoss,
         report: Result<StepReport, Error>,
-    ) -> Result<Agreement, Error> {
+    ) -> Result<StepReport, Error> {
         let report = report.and_then(|report| self.check_numbers(collective).map(|()| report));
         let refusal = report.as_ref().err().map(Error::to_string).unwrap_or_default();
         let summary = self.summary(loss, refusal.len(), report.as_ref().ok());
@@ -130,9 +130,10 @@ impl<F: Real> RankInput<'_, '_, F> {
         check_alike(&all)?;
         let classes = check_ranges(&all)?;
         self.0.check_classes(loss, classes)?;
-        Ok(Agreement {
+        Ok(StepReport {
             classes: all.iter().map(|summary| summary.classes as usize).sum(),
             penalised: all.iter().any(|summary| summary.penalised > 0),
+            ..report?
         })
     }
 

@@ -3,20 +3,22 @@
 
 use ndarray::ArrayViewMut2;
 
+use super::collective::SingleProcess;
 use super::input::StepInput;
 use crate::data::SampleStats;
 use crate::error::Error;
 use crate::kernel::{Precision, Real};
 use crate::loss::MarginLoss;
 
-/// What a rank reports of its step before any data is exchanged.
+/// What a rank reports of its step before any data is exchanged, and what the reports of all ranks
+/// come to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StepReport {
     /// How many samples count.
     pub counted: usize,
-    /// How many of them are active.
+    /// How many classes are active.
     pub classes: usize,
-    /// Whether a loss of this rank's samples has a penalty.
+    /// Whether the loss of any sample has a penalty.
     pub penalised: bool,
     /// Rows of each class.
     pub sub_centers: usize,
@@ -38,15 +40,6 @@ impl StepReport {
             penalised: false,
         }
     }
-}
-
-/// What the reports of all ranks come to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Agreement {
-    /// How many classes are active.
-    pub classes: usize,
-    /// Whether any loss has a penalty.
-    pub penalised: bool,
 }
 
 /// What the ranks share of each sample beyond what every loss needs.
@@ -77,7 +70,7 @@ pub(crate) trait Communication<F: Real> {
         loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
         report: Result<StepReport, Error>,
-    ) -> Result<Agreement, Error>;
+    ) -> Result<StepReport, Error>;
 
     /// Sums over the ranks what each sample's target adds, one number for each row of the batch: 0
     /// on every rank but that of its class.
@@ -105,10 +98,7 @@ pub(crate) trait Communication<F: Real> {
     fn sum_embeddings(&self, embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error>;
 }
 
-/// All classes are on one rank.
-pub(crate) struct SingleRank;
-
-impl<F: Real> Communication<F> for SingleRank {
+impl<F: Real> Communication<F> for SingleProcess {
     fn check_classes(&self, _: &dyn MarginLoss, _: &StepInput<'_, F>) -> Result<(), Error> {
         Ok(())
     }
@@ -118,9 +108,8 @@ impl<F: Real> Communication<F> for SingleRank {
         _: &dyn MarginLoss,
         _: &StepInput<'_, F>,
         report: Result<StepReport, Error>,
-    ) -> Result<Agreement, Error> {
-        let StepReport { classes, penalised, .. } = report?;
-        Ok(Agreement { classes, penalised })
+    ) -> Result<StepReport, Error> {
+        report
     }
 
     fn is_alone(&self) -> bool {

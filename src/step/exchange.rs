@@ -4,7 +4,7 @@ use ndarray::{ArrayView1, ArrayViewMut2};
 
 use super::agreement::RankInput;
 use super::collective::Collective;
-use super::communication::{Agreement, Communication, Shared, StepReport};
+use super::communication::{Communication, Shared, StepReport};
 use super::input::StepInput;
 use crate::data::{IGNORED, NearestNegative, SampleStats, TargetLogit};
 use crate::error::Error;
@@ -30,7 +30,7 @@ impl<F: Real> Communication<F> for Ranks<'_, F> {
         loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
         report: Result<StepReport, Error>,
-    ) -> Result<Agreement, Error> {
+    ) -> Result<StepReport, Error> {
         RankInput(input).agree(self.collective, loss, report)
     }
 

@@ -18,7 +18,7 @@ mod update_step;
 mod workspace;
 
 pub use collective::{Collective, SingleProcess};
-pub(crate) use communication::{Communication, Shared, SingleRank, StepReport};
+pub(crate) use communication::{Communication, Shared, StepReport};
 pub(crate) use exchange::Ranks;
 pub(crate) use hard_samples::HardSamples;
 pub(crate) use input::StepInput;
