@@ -3,6 +3,7 @@
 use burn::tensor::Tensor;
 use margin_softmax::Error;
 use margin_softmax_device::Reducer;
+use ndarray::Array1;
 
 use crate::memory::Precision;
 
@@ -32,4 +33,9 @@ pub(crate) fn reducer<F: Precision>(
         Reduction::Sum => Ok(Reducer::Sum),
         _ => Ok(Reducer::Mean),
     }
+}
+
+/// The class prior in main memory.
+pub(crate) fn log_prior<F: Precision>(prior: Tensor<1>) -> Array1<F> {
+    prior.without_autodiff().into_data().iter::<F>().collect()
 }

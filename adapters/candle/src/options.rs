@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor, WithDType};
 use margin_softmax::Real;
 use margin_softmax_device::Reducer;
+use ndarray::Array1;
 
 use crate::error::refused;
 
@@ -30,4 +31,10 @@ pub(crate) fn reducer<F: Real + WithDType>(
         Reduction::Sum => Ok(Reducer::Sum),
         _ => Ok(Reducer::Mean),
     }
+}
+
+/// The class prior (C) in main memory.
+pub(crate) fn log_prior<F: Real + WithDType>(prior: &Tensor) -> Result<Array1<F>> {
+    prior.dims1()?;
+    Ok(prior.to_device(&Device::Cpu)?.to_dtype(F::DTYPE)?.to_vec1()?.into())
 }

@@ -5,7 +5,7 @@ use margin_softmax::{
     Batch, Error, Forward, Gradients, IGNORED, NormalizedLogits, Real, Reduction, labels_from,
     labels_from_ignoring,
 };
-use ndarray::{Array2, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2};
 
 use crate::shared_head::Core;
 
@@ -56,12 +56,17 @@ impl<F: Real> Arrays<'_, F> {
         &self,
         core: &Core,
         Request { labels, sample, reduction, tracked }: Request<'_, F>,
+        log_prior: Option<&Array1<F>>,
     ) -> Result<(Forward<F>, Option<Gradients<F>>), Error> {
         let batch = Batch::new(&self.embeddings, &self.weights, &labels.classes);
         let batch = self.complete(batch);
         let batch = if labels.with_ignored { batch.with_ignored_label(IGNORED) } else { batch };
         let batch = match sample {
             Some(sample) => batch.with_sample(sample),
+            None => batch,
+        };
+        let batch = match log_prior {
+            Some(prior) => batch.with_log_prior(prior),
             None => batch,
         };
         let gradients = match tracked {

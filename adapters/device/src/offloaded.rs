@@ -38,7 +38,10 @@ impl<D: Operations> Step<D> {
         }
         let Read { embeddings, own, bias } = self.read(classes.own_rows())?;
         let inputs = (&*embeddings, &*own, bias.as_deref());
-        let step = self.core(core.offload(&classes, inputs, reduction))?;
+        let mut step = self.core(core.offload(&classes, inputs, reduction))?;
+        if let Some(prior) = &self.log_prior {
+            step = self.core(step.with_log_prior(prior))?;
+        }
         let selected = self.selected(&classes)?;
         let rows = selected.as_ref().unwrap_or(&self.rows);
         let places = classes.own_places().unwrap_or_default();

@@ -29,6 +29,9 @@ pub struct Options<'a, T> {
     /// Partial FC: what draws the classes of the step, with those of the batch; all without. It is
     /// unchanged where the step is refused.
     pub sampler: Option<&'a mut ClassSampler>,
+    /// The class prior, which is added to the logits of the step: a tensor (C) of any float type, on
+    /// any device. It is a constant: no gradient flows to it. None unless set.
+    pub log_prior: Option<T>,
 }
 
 /// What a step found.
@@ -56,7 +59,7 @@ pub enum Reducer<F> {
 
 impl<T> Default for Options<'_, T> {
     fn default() -> Self {
-        Options { reduction: Reduction::Mean, sampler: None }
+        Options { reduction: Reduction::Mean, sampler: None, log_prior: None }
     }
 }
 
@@ -69,6 +72,13 @@ impl<'a, T> Options<'a, T> {
     /// The same among classes that `sampler` draws.
     pub fn with_sampler(self, sampler: &'a mut ClassSampler) -> Self {
         Options { sampler: Some(sampler), ..self }
+    }
+
+    /// The same with a class prior `p` (C), as
+    /// [`Batch::with_log_prior`](margin_softmax::Batch::with_log_prior): balanced softmax, logit
+    /// adjustment.
+    pub fn with_log_prior(self, p: T) -> Self {
+        Options { log_prior: Some(p), ..self }
     }
 }
 

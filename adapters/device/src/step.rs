@@ -33,6 +33,7 @@ pub struct Step<D: Operations> {
     pub(crate) device: D,
     pub(crate) embeddings: D::Matrix,
     pub(crate) rows: Rows<D::Matrix>,
+    pub(crate) log_prior: Option<Array1<D::Float>>,
     in_memory: bool,
 }
 
@@ -85,7 +86,12 @@ impl<D: Operations> Step<D> {
         let Parameters { embeddings, shards, bias, sub_centers, in_memory, rows_per_tile } =
             parameters;
         let rows = Rows { matrices: shards, shift: bias, sub_centers, tile: rows_per_tile };
-        Step { device, embeddings, rows, in_memory }
+        Step { device, embeddings, rows, log_prior: None, in_memory }
+    }
+
+    /// The same step with a class prior (C), if there is one, in its objective.
+    pub fn with_log_prior(self, log_prior: Option<Array1<D::Float>>) -> Self {
+        Step { log_prior, ..self }
     }
 
     /// The operations of the device.
@@ -183,7 +189,8 @@ impl<D: Operations> Step<D> {
             return self.run_on_device(core, request);
         }
         let Request { sample, tracked, .. } = request;
-        let (forward, gradients) = self.with_arrays(|arrays| arrays.step(core, request))?;
+        let (forward, gradients) =
+            self.with_arrays(|arrays| arrays.step(core, request, self.log_prior.as_ref()))?;
         let gradients = gradients.map(|gradients| self.uploaded(gradients, sample, tracked));
         Ok((forward, gradients.transpose()?.unwrap_or_default()))
     }

@@ -78,10 +78,10 @@ impl<D: Operations> Sweeps<'_, D> {
     }
 
     /// Of one tile for each sample: the largest logit and its class, that of the negatives and its
-    /// class, the largest of the negatives as they count, the sum of their exponentials, that of
-    /// their logits where labels are smoothed, and the logits and classes that both leave out
-    /// (N, [`width`](Self::width)). Of a binary loss a maximum of 0, and the sums of softplus and of
-    /// sigmoids.
+    /// class, the largest of the negatives as they count, the sum of their exponentials, both also
+    /// without class prior where there is one, the sum of their logits where labels are smoothed, and
+    /// the logits and classes that all these leave out (N, [`width`](Self::width)). Of a binary loss a
+    /// maximum of 0, and the sums of softplus and of sigmoids.
     fn tile_stats(&self, tile: &Tile, rows: &TileRows<D::Matrix>) -> Result<D::Matrix, D::Error> {
         let d = self.device;
         let Logits { plain, .. } = self.logits(tile, rows)?;
@@ -95,27 +95,47 @@ impl<D: Operations> Sweeps<'_, D> {
         if let Some(logistic) = &self.logistic {
             let z = logistic.logits(negatives)?.0;
             let sum = |numbers| d.reduce(&self.filled(numbers, &masks, 0.0)?, Reduce::Sum, 1);
-            let sums = [sum(logistic.softplus(z.clone())?)?, sum(logistic.sigmoid(z)?)?];
             let none = d.map(best.clone(), Map::Affine(0.0, 0.0))?;
-            return d
-                .cat([best, at, nearest, nearest_at, none].into_iter().chain(sums).collect(), 1);
+            let margin_free = match &self.log_prior {
+                Some(_) => vec![none.clone(), sum(logistic.softplus(z.clone())?)?],
+                None => Vec::new(),
+            };
+            let z = self.with_prior(tile, z)?;
+            let sums = [none, sum(logistic.softplus(z.clone())?)?].into_iter().chain(margin_free);
+            let found = [best, at, nearest, nearest_at].into_iter().chain(sums);
+            return d.cat(found.chain([sum(logistic.sigmoid(z)?)?]).collect(), 1);
         }
         let own = masks.len();
         let apart = self.take_largest(tile, negatives.clone(), &mut masks)?;
         let z = self.filled(negatives, &masks[own..], lowest::<D>())?;
-        let z = self.up_weighted(tile, z)?;
+        let plain = self.up_weighted(tile, z)?;
         let max = match self.hard.is_none() && apart.is_empty() {
             true => nearest.clone(),
-            false => d.reduce(&z, Reduce::Largest, 1)?,
+            false => d.reduce(&plain, Reduce::Largest, 1)?,
+        };
+        let (z, max, margin_free) = match &self.log_prior {
+            None => (plain, max, Vec::new()),
+            Some(_) => {
+                let z =
+                    self.filled(self.with_prior(tile, plain.clone())?, &masks, lowest::<D>())?;
+                let largest = d.reduce(&z, Reduce::Largest, 1)?;
+                (z, largest, vec![max.clone(), self.sum(plain, &max)?])
+            }
         };
         let sum_of_logits = match self.smoothed {
             true => Some(d.reduce(&self.filled(z.clone(), &masks, 0.0)?, Reduce::Sum, 1)?),
             false => None,
         };
-        let shifted = d.combine(z, Binary::Subtract, &max)?;
-        let sum = d.reduce(&d.map(shifted, Map::Exp)?, Reduce::Sum, 1)?;
-        let found = [best, at, nearest, nearest_at, max, sum].into_iter();
+        let sum = self.sum(z, &max)?;
+        let found = [best, at, nearest, nearest_at, max, sum].into_iter().chain(margin_free);
         d.cat(found.chain(sum_of_logits).chain(apart).collect(), 1)
+    }
+
+    /// Σ e^(z − max) of each sample.
+    fn sum(&self, z: D::Matrix, max: &D::Matrix) -> Result<D::Matrix, D::Error> {
+        let d = self.device;
+        let shifted = d.combine(z, Binary::Subtract, max)?;
+        d.reduce(&d.map(shifted, Map::Exp)?, Reduce::Sum, 1)
     }
 
     /// The largest of the negatives of a tile by their cosines, whose sums leave them out, each with
@@ -147,9 +167,14 @@ impl<D: Operations> Sweeps<'_, D> {
         usize::from(self.smoothed || self.logistic.is_some())
     }
 
+    /// Where these sums are in the numbers of a tile: after the log-sum-exps.
+    fn first_sum(&self) -> usize {
+        if self.log_prior.is_some() { 8 } else { 6 }
+    }
+
     /// The numbers of a sample in a tile.
     fn width(&self) -> usize {
-        6 + self.sums() + 2 * self.top
+        self.first_sum() + self.sums() + 2 * self.top
     }
 
     /// Combines what the tiles found for one sample, in f64.
@@ -178,17 +203,20 @@ impl<D: Operations> Sweeps<'_, D> {
                 found.nearest_negative = Some(NegativeLogit { place, logit: nearest });
             }
             // A tile without other classes has the lowest number.
-            if numbers[4] > lowest::<D>() {
-                found.negatives = found.negatives.merge(LogSumExp::new(numbers[4], numbers[5]));
-            }
-            let (sum, apart) = numbers[6..].split_at(self.sums());
+            let log_sum_exp = |at: usize| match numbers[at] > lowest::<D>() {
+                true => LogSumExp::new(numbers[at], numbers[at + 1]),
+                false => LogSumExp::NONE,
+            };
+            found.negatives = found.negatives.merge(log_sum_exp(4));
+            let margin_free = log_sum_exp(self.first_sum() - 2);
+            found.margin_free_negatives = found.margin_free_negatives.merge(margin_free);
+            let (sum, apart) = numbers[self.first_sum()..].split_at(self.sums());
             found.logit_sum += sum.iter().sum::<f64>();
             let apart = apart.chunks_exact(2).filter(|apart| apart[0] > lowest::<D>());
             let apart =
                 apart.map(|apart| NegativeLogit { place: place(apart[1]), logit: apart[0] });
             found.apart.extend(apart);
         }
-        found.margin_free_negatives = found.negatives;
         found
     }
 
@@ -215,9 +243,13 @@ impl<D: Operations> Sweeps<'_, D> {
             let g = match &self.logistic {
                 Some(logistic) => {
                     let (z, slope) = logistic.logits(plain.clone())?;
-                    d.combine(logistic.sigmoid(z)?, Binary::Multiply, &slope)?
+                    let share = logistic.sigmoid(self.with_prior(tile, z)?)?;
+                    d.combine(share, Binary::Multiply, &slope)?
                 }
-                None => d.map(d.combine(z.clone(), Binary::Subtract, &shift)?, Map::Exp)?,
+                None => {
+                    let z = self.with_prior(tile, z.clone())?;
+                    d.map(d.combine(z, Binary::Subtract, &shift)?, Map::Exp)?
+                }
             };
             let mut g = d.combine(g, Binary::Multiply, &coefficient)?;
             if let Some(uniform) = &uniform {

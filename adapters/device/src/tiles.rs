@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use margin_softmax::offload::{HardNegativeLogits, OffloadedStep};
-use ndarray::Array2;
+use ndarray::{Array1, Array2, Axis};
 use num_traits::Float;
 
 use crate::binary::Logistic;
@@ -49,6 +49,8 @@ pub(crate) struct Sweeps<'a, D: Operations> {
     pub top: usize,
     pub hard: Option<Hard<D::Matrix>>,
     pub logistic: Option<Logistic<D>>,
+    /// The class prior (1, classes).
+    pub log_prior: Option<D::Matrix>,
     pub normalized: bool,
     pub smoothed: bool,
 }
@@ -118,6 +120,8 @@ impl<'a, D: Operations> Sweeps<'a, D> {
         let samples = embeddings.nrows();
         let logistic = step.binary_logits();
         let logistic = logistic.map(|logits| Logistic::new(device, logits, samples));
+        let log_prior = step.log_prior().map(Array1::from);
+        let log_prior = log_prior.map(|prior| device.upload(prior.insert_axis(Axis(0))));
         Ok(Sweeps {
             device,
             rows,
@@ -127,9 +131,16 @@ impl<'a, D: Operations> Sweeps<'a, D> {
             top: step.top_negatives(),
             hard: hard.transpose()?,
             logistic: logistic.transpose()?,
+            log_prior: log_prior.transpose()?,
             normalized: step.is_normalized(),
             smoothed: step.is_smoothed(),
         })
+    }
+
+    /// The places of the classes of a tile.
+    fn classes(&self, tile: &Tile) -> Range<usize> {
+        let k = self.rows.sub_centers;
+        tile.first / k..(tile.first + tile.rows.len()) / k
     }
 
     fn weights(&self, tile: &Tile) -> Result<D::Matrix, D::Error> {
@@ -201,8 +212,7 @@ impl<'a, D: Operations> Sweeps<'a, D> {
     /// Where the logits of a tile are those of the classes at these places (N lists), in as few
     /// masks (N, classes) as there may be.
     pub fn masks(&self, tile: &Tile, places: &[Vec<usize>]) -> Result<Vec<D::Mask>, D::Error> {
-        let k = self.rows.sub_centers;
-        let classes = tile.first / k..(tile.first + tile.rows.len()) / k;
+        let classes = self.classes(tile);
         let inside = |places: &Vec<usize>| -> Vec<usize> {
             let places = places.iter().filter(|place| classes.contains(place));
             places.map(|place| place - classes.start).collect()
@@ -258,6 +268,13 @@ impl<'a, D: Operations> Sweeps<'a, D> {
             harder = d.combine(harder, Binary::Add, &shift)?;
         }
         d.replace(z, &above, &harder)
+    }
+
+    /// The logits of a tile, and the class prior.
+    pub fn with_prior(&self, tile: &Tile, z: D::Matrix) -> Result<D::Matrix, D::Error> {
+        let Some(prior) = &self.log_prior else { return Ok(z) };
+        let prior = self.device.columns(prior, self.classes(tile))?;
+        self.device.combine(z, Binary::Add, &prior)
     }
 
     /// The derivatives of the logits of `hard` negatives by the plain ones, which are `unshifted`.

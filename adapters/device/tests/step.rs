@@ -12,7 +12,7 @@ use margin_softmax::{
 use margin_softmax_device::{
     Binary, Labels, Map, Operations, Parameters, Reduce, Reducer, SharedHead, Step,
 };
-use ndarray::{Array2, ArrayView2, Axis, Zip, concatenate, s};
+use ndarray::{Array1, Array2, ArrayView2, Axis, Zip, concatenate, s};
 
 /// The operations on arrays: what an adapter of a framework writes.
 #[derive(Debug, Clone)]
@@ -228,8 +228,21 @@ impl Problem {
         Step::new(OnArrays, parameters)
     }
 
-    /// Compares a step in main memory and one on the device with the core.
+    /// Compares a step in main memory and one on the device with the core, without a class prior and
+    /// with one.
     fn check(&self, loss: Arc<dyn MarginLoss>, sampler: Option<ClassSampler>) -> Result<(), Error> {
+        let classes = self.w.nrows() / self.sub_centers;
+        let prior = Array1::from_shape_fn(classes, |j| 3.0 * (2.0 * j as f64).cos());
+        self.check_with(loss.clone(), sampler.clone(), None)?;
+        self.check_with(loss, sampler, Some(prior))
+    }
+
+    fn check_with(
+        &self,
+        loss: Arc<dyn MarginLoss>,
+        sampler: Option<ClassSampler>,
+        prior: Option<Array1<f64>>,
+    ) -> Result<(), Error> {
         let core = SharedHead::new(Head::new(loss.clone())).core();
         let labels: Vec<i128> = self.labels.iter().map(|&label| label as i128).collect();
         let labels = Labels::new(&labels, None)?;
@@ -239,10 +252,15 @@ impl Problem {
             Some(sample) => self.batch().with_sample(sample),
             None => self.batch(),
         };
+        let batch = match &prior {
+            Some(prior) => batch.with_log_prior(prior),
+            None => batch,
+        };
         let mut expected = Gradients::zeros_for(&batch);
         let forward = Head::new(loss).forward_backward(&batch, Reduction::Mean, &mut expected)?;
         for in_memory in [true, false] {
-            let (step, mut sampler) = (self.step(in_memory), sampler.clone());
+            let step = self.step(in_memory).with_log_prior(prior.clone());
+            let mut sampler = sampler.clone();
             let (reducer, tracked) = (Reducer::Mean, [true, true, false]);
             let found = step.objective(&core, &labels, &reducer, sampler.as_mut(), tracked)?;
             assert_eq!(found.sample, sample);
@@ -252,6 +270,9 @@ impl Problem {
             assert_eq!(found_class, class);
             let errors = (cosine - expected_cosine).mapv(f64::abs);
             assert!(errors.iter().all(|error| *error <= TOLERANCE), "{errors}");
+            let [margin_free, in_core] =
+                [&found.forward, &forward].map(|forward| forward.mean_margin_free_loss());
+            assert!((margin_free - in_core).abs() <= TOLERANCE * in_core.abs(), "{margin_free}");
             let (value, mean) = (found.value, forward.mean());
             assert!((value - mean).abs() <= TOLERANCE * mean.abs(), "{value} for {mean}");
             let [bias, expected_bias] = [&found.forward, &forward].map(Forward::bias_gradient);

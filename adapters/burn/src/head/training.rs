@@ -7,7 +7,7 @@ use margin_softmax_device::Objective;
 use super::{MarginHead, in_its_type};
 use crate::inputs::Inputs;
 use crate::memory::{Precision, on_device, read_labels, with_dtype};
-use crate::options::{Options, Output, reducer};
+use crate::options::{Options, Output, log_prior, reducer};
 
 impl MarginHead {
     /// The mean loss of a batch (1), recorded as one operation of the autodiff graph with gradients
@@ -44,8 +44,8 @@ impl MarginHead {
 
     /// A step: the objective like [`forward`](Self::forward), with the loss, target angle and
     /// margin-free prediction of each sample at no extra cost. [`Options`] set another reduction than
-    /// the mean, and a sampler. `F` is the type that the head computes in, whatever the type of the
-    /// class weights.
+    /// the mean, a sampler, and a class prior. `F` is the type that the head computes in, whatever the
+    /// type of the class weights.
     ///
     /// With a [`ClassSampler`](margin_softmax::sampling::ClassSampler) (Partial FC) the loss is among
     /// the classes of the batch and a random part of the others, and the time of the step follows the
@@ -81,7 +81,9 @@ impl MarginHead {
     /// # Errors
     /// Those of [`forward`](Self::forward); [`Error::Shape`] and [`Error::NonFinite`] also for weights
     /// that are not one finite number per sample; [`Error::SampledRange`], [`Error::Sample`] or
-    /// [`Error::Label`] for a sampler of another number of classes. The sampler is then unchanged.
+    /// [`Error::Label`] for a sampler of another number of classes; [`Error::Shape`] or
+    /// [`Error::NonFinite`] for a class prior that is not one finite number per class. The sampler is
+    /// then unchanged.
     pub fn run<F: Precision>(
         &self,
         embeddings: Tensor<2>,
@@ -94,7 +96,8 @@ impl MarginHead {
         let labels = read_labels(labels, self.ignored)?;
         let reducer = reducer::<F>(options.reduction, samples)?;
         let (core, inputs) = (self.engine.core(), Inputs::of::<F>(self, embeddings)?);
-        let (step, tracked) = (inputs.step(self), inputs.tracked());
+        let step = inputs.step(self).with_log_prior(options.log_prior.map(log_prior));
+        let tracked = inputs.tracked();
         let objective = step.objective(&core, &labels, &reducer, options.sampler, tracked)?;
         let Objective { value, forward, gradients, sample } = objective;
         Ok(Output::new(returned(inputs.record(value, gradients), &like), forward, sample))

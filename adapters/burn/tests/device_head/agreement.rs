@@ -13,7 +13,8 @@ use margin_softmax_burn::{Options, Output, Reduction as BurnReduction, Settings}
 use ndarray::{Array1, Array2, array};
 
 use crate::problem::{
-    Problem, SHAPES, Shape, TOLERANCE, assert_close, training, values, vector, weight_gradients,
+    Problem, SHAPES, Shape, TOLERANCE, assert_close, device, training, values, vector,
+    weight_gradients,
 };
 
 /// A loss that only its user knows, by the norms of embeddings and class weights.
@@ -93,17 +94,21 @@ fn check(
     shape: Shape,
 ) -> Result<(), Error> {
     let head = problem.head(loss.clone(), shape)?.with_ignored_label(-1);
-    let tolerance = tolerance(&loss, shape);
+    // A logit is rounded once more where a prior of at most 2 is added.
+    let rounding =
+        if problem.log_prior.is_some() { 18.0 * f64::from(f32::EPSILON) / 2.0 } else { 0.0 };
+    let tolerance = tolerance(&loss, shape) + rounding;
     let head = head.with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let core = Head::new(loss).with_zero_embeddings(ZeroEmbedding::Skip);
     let twice = Array1::from_elem(problem.x.nrows(), 2.0);
     let (forward, expected) = problem.expected(&core, Reduction::Weighted(&twice))?;
     let x = problem.embeddings();
-    let Output { loss: value, forward: found, .. } = head.run::<f32>(
-        x.clone(),
-        problem.labels(),
-        Options::default().with_reduction(BurnReduction::Sum),
-    )?;
+    let options = match &problem.log_prior {
+        Some(prior) => Options::default().with_log_prior(vector(prior, &device())),
+        None => Options::default(),
+    };
+    let Output { loss: value, forward: found, .. } =
+        head.run::<f32>(x.clone(), problem.labels(), options.with_reduction(BurnReduction::Sum))?;
     assert_losses(what, &found, &forward, tolerance);
     let gradients = (value * 2.0).backward();
     let dx = values(x.grad(&gradients).expect("a gradient"));
@@ -122,6 +127,20 @@ fn every_loss_agrees_with_the_core_at_every_shape() -> Result<(), Error> {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
         let problem = Problem::new(shape, seed);
         for loss in losses(shape.2)? {
+            check(&format!("{shape:?} {loss:?}"), &problem, loss, shape)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every third loss, of which one has hard negatives and smooths labels.
+#[test]
+fn a_class_prior_agrees_with_the_core() -> Result<(), Error> {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let mut problem = Problem::new(shape, seed);
+        let prior = Array1::from_shape_fn(shape.2, |j| f64::from((3.0 * j as f32).cos() * 2.0));
+        problem.log_prior = Some(prior);
+        for loss in losses(shape.2)?.into_iter().step_by(3) {
             check(&format!("{shape:?} {loss:?}"), &problem, loss, shape)?;
         }
     }
@@ -159,7 +178,7 @@ fn target_pairs_are_exact_where_cosines_are_one() -> Result<(), Error> {
     let w = array![[1.0, 0.0], [0.25, 1.0], [0.5, -1.0]];
     let f32_exact = |m: Array2<f64>| m.mapv(|v: f64| f64::from(v as f32));
     let (x, w) = (f32_exact(x), f32_exact(w));
-    let problem = Problem { x, w, labels: vec![0; 4], sub_centers: 1, bias: None };
+    let problem = Problem { x, w, labels: vec![0; 4], sub_centers: 1, bias: None, log_prior: None };
     for loss in losses(3)? {
         check(&format!("{loss:?}"), &problem, loss, (4, 2, 3, 1, 2, 2))?;
     }

@@ -49,7 +49,7 @@ fn of_equally_near_classes_the_first_is_predicted() -> Result<(), Error> {
     let w =
         Array2::from_shape_fn((9, 2), |(j, k)| if (j % 3 == 2) == (k == 0) { 1.0 } else { 0.5 });
     let x = array![[2.0, 1.0], [1.0, 2.0], [0.0, 0.0]];
-    let problem = Problem { x, w, labels: vec![0; 3], sub_centers: 1, bias: None };
+    let problem = Problem { x, w, labels: vec![0; 3], sub_centers: 1, bias: None, log_prior: None };
     let head = problem.head(Arc::new(ArcFace::default()), (3, 2, 9, 1, 5, 2))?;
     let head = head.with_settings(Settings::default().with_zero_embeddings(ZeroEmbedding::Skip));
     let classes = head.predict(matrix(&problem.x, &device()))?;

@@ -44,6 +44,7 @@ pub struct Problem {
     pub labels: Vec<usize>,
     pub sub_centers: usize,
     pub bias: Option<Array1<f64>>,
+    pub log_prior: Option<Array1<f64>>,
 }
 
 /// Numbers between -1 and 1 that f32 holds exactly.
@@ -81,7 +82,7 @@ impl Problem {
         let x = 3.0 * numbers((samples, dims), seed);
         let w = numbers((classes * sub_centers, dims), seed + 5);
         let labels = (0..samples).map(|i| (i * 17 + seed) % classes).collect();
-        Problem { x, w, labels, sub_centers, bias: None }
+        Problem { x, w, labels, sub_centers, bias: None, log_prior: None }
     }
 
     pub fn head(&self, loss: Arc<dyn MarginLoss>, shape: Shape) -> Result<MarginHead, Error> {
@@ -121,7 +122,8 @@ impl Problem {
     pub fn batch(&self) -> Batch<'_, f64> {
         let batch = Batch::new(&self.x, &self.w, &self.labels);
         let batch = batch.with_sub_centers(self.sub_centers).with_ignored_label(IGNORED);
-        self.bias.as_ref().map_or(batch, |bias| batch.with_bias(bias))
+        let batch = self.bias.as_ref().map_or(batch, |bias| batch.with_bias(bias));
+        self.log_prior.as_ref().map_or(batch, |prior| batch.with_log_prior(prior))
     }
 
     /// Losses and gradients in f64.

@@ -3,6 +3,7 @@
 mod formulas;
 mod gradients;
 mod labels;
+mod log_prior;
 mod module;
 mod problem;
 mod reductions;

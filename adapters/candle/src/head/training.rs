@@ -7,7 +7,7 @@ use ndarray::Array1;
 
 use super::{MarginHead, for_its_type};
 use crate::node::{input_gradients, known};
-use crate::options::{Options, Output, reducer};
+use crate::options::{Options, Output, log_prior, reducer};
 use crate::tensor;
 
 impl MarginHead {
@@ -44,7 +44,7 @@ impl MarginHead {
 
     /// A step: the objective like [`forward`](Self::forward), with the loss, target angle and
     /// margin-free prediction of each sample at no extra cost. [`Options`] set another reduction than
-    /// the mean, and a sampler. `F` is the type of the class weights, `f32` or `f64`.
+    /// the mean, a sampler, and a class prior. `F` is the type of the class weights, `f32` or `f64`.
     ///
     /// With a [`ClassSampler`](margin_softmax::sampling::ClassSampler) (Partial FC) the loss is among
     /// the classes of the batch and a random part of the others, and the time of the step follows the
@@ -80,8 +80,8 @@ impl MarginHead {
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward), an `F` that is not the type of the class weights, weights
-    /// that are not one finite number per sample, and a sampler for another number of classes. The
-    /// sampler is then unchanged.
+    /// that are not one finite number per sample, a class prior that is not one per class, and a
+    /// sampler for another number of classes. The sampler is then unchanged.
     pub fn run<F: Real + WithDType>(
         &self,
         embeddings: &Tensor,
@@ -91,9 +91,10 @@ impl MarginHead {
         let samples = labels.elem_count();
         let labels = tensor::labels(labels, self.ignored)?;
         let reducer = reducer::<F>(options.reduction, samples)?;
+        let prior = options.log_prior.as_ref().map(log_prior::<F>).transpose()?;
         let (core, (x, step)) = (self.engine.core(), self.step::<F>(embeddings)?);
         let parents = self.parents(&x);
-        let tracked = parents.tracked();
+        let (step, tracked) = (step.with_log_prior(prior), parents.tracked());
         let objective = step.objective(&core, &labels, &reducer, options.sampler, tracked)?;
         let Objective { value, forward, gradients, sample } = objective;
         let backward = known(gradients, self.weight.dim(0)?);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use margin_softmax::custom::{Angle, Target};
 use margin_softmax::{
     AdaFace, ArcFace, ClassMargins, CosFace, CurricularFace, ElasticFace, Error, FNormSphereFace,
@@ -12,7 +13,7 @@ use margin_softmax::{
 use margin_softmax_candle::{Options, Output, Reduction as CandleReduction, Settings};
 use ndarray::Array1;
 
-use crate::problem::{Problem, SHAPES, Shape, TOLERANCE, assert_close, matrix, values};
+use crate::problem::{Problem, SHAPES, Shape, TOLERANCE, assert_close, device, matrix, values};
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -94,11 +95,12 @@ fn check(what: &str, problem: &Problem, loss: Arc<dyn MarginLoss>, shape: Shape)
     let twice = Array1::from_elem(problem.x.nrows(), 2.0);
     let (forward, expected) = problem.expected(&core, Reduction::Weighted(&twice))?;
     let x = matrix(&problem.x)?;
-    let Output { loss: value, forward: found, .. } = head.run::<f32>(
-        &x,
-        &problem.labels()?,
-        Options::default().with_reduction(CandleReduction::Sum),
-    )?;
+    let options = match &problem.log_prior {
+        Some(prior) => Options::default().with_log_prior(Tensor::new(prior.to_vec(), &device()?)?),
+        None => Options::default(),
+    };
+    let Output { loss: value, forward: found, .. } =
+        head.run::<f32>(&x, &problem.labels()?, options.with_reduction(CandleReduction::Sum))?;
     assert_losses(what, &found, &forward, tolerance);
     let gradients = (value * 2.0)?.backward()?;
     let dx = values(gradients.get(&x).expect("a gradient"))?;
@@ -117,6 +119,20 @@ fn every_loss_agrees_with_the_core_at_every_shape() -> TestResult {
     for (seed, shape) in SHAPES.into_iter().enumerate() {
         let problem = Problem::new(shape, seed);
         for loss in losses(shape.2)? {
+            check(&format!("{shape:?} {loss:?}"), &problem, loss, shape)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every third loss, of which one has hard negatives and smooths labels.
+#[test]
+fn a_class_prior_agrees_with_the_core() -> TestResult {
+    for (seed, shape) in SHAPES.into_iter().enumerate() {
+        let mut problem = Problem::new(shape, seed);
+        let prior = Array1::from_shape_fn(shape.2, |j| f64::from((3.0 * j as f32).cos() * 2.0));
+        problem.log_prior = Some(prior);
+        for loss in losses(shape.2)?.into_iter().step_by(3) {
             check(&format!("{shape:?} {loss:?}"), &problem, loss, shape)?;
         }
     }

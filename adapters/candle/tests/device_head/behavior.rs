@@ -118,6 +118,7 @@ fn logits_of_more_than_128_mib_are_swept() -> Result<()> {
         labels: (0..n).map(|i| i * 500).collect(),
         sub_centers: 1,
         bias: None,
+        log_prior: None,
     };
     let head = problem.head(arc(), (n, d, c, 1, 20_000))?;
     let x = matrix(&problem.x)?;

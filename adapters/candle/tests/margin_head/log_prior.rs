@@ -48,7 +48,8 @@ fn prior_that_is_not_one_finite_number_per_class_is_refused() -> Result<()> {
     let found = refused(Tensor::new(prior.to_vec(), &CPU)?)?;
     assert!(matches!(found, Error::NonFinite { argument: "log prior", row: 4, .. }));
     // A matrix is no vector.
-    let options = Options::default().with_log_prior(Tensor::new(&[prior.to_vec()], &CPU)?);
+    let options =
+        Options::default().with_log_prior(Tensor::new(prior.to_vec(), &CPU)?.unsqueeze(0)?);
     assert!(head.run::<f64>(&problem.embeddings, &labels()?, options).is_err());
     Ok(())
 }

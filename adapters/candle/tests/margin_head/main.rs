@@ -3,6 +3,7 @@
 mod gradients;
 mod head;
 mod labels;
+mod log_prior;
 mod naive;
 mod reductions;
 mod sampling;
