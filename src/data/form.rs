@@ -100,7 +100,7 @@ impl LogitForm {
         // Times 0, or as a power, infinity would be NaN.
         let finite = |number: f64| F::narrow(number.min(F::MAX));
         Some(BinaryLogits {
-            cosine: finite(s.recip()),
+            cosine: F::narrow(self.product_scale::<F>(1.0).recip()),
             scale: F::narrow(s),
             exponent: finite(binary.exponent()),
             margin: [cos, sin].map(F::narrow),
@@ -130,6 +130,26 @@ impl LogitForm {
     pub fn row_scale(self, norm: f64) -> f64 {
         match self.scale {
             Scale::Fixed(s) => s,
+            Scale::FeatureNorm | Scale::Unnormalized => norm,
+        }
+    }
+
+    /// The factor of sample i's cosines in the products of a sweep: a_i, but no factor so small that
+    /// the products leave the range of `F`, in which their order would be lost. A logit below ε is
+    /// as good as 0 to the exponential.
+    pub fn product_scale<F: Real>(self, norm: f64) -> f64 {
+        let scale = self.row_scale(norm);
+        match self.scale {
+            Scale::Unnormalized => scale,
+            Scale::Fixed(_) | Scale::FeatureNorm => scale.max(F::epsilon().widen()),
+        }
+    }
+
+    /// The same where the class weights are divided by their norms before the products, which can
+    /// be as small as the norm of the embedding then.
+    pub fn offloaded_scale<F: Real>(self, norm: f64) -> f64 {
+        match self.scale {
+            Scale::Fixed(_) => self.product_scale::<F>(norm),
             Scale::FeatureNorm | Scale::Unnormalized => norm,
         }
     }

@@ -10,7 +10,8 @@ use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
 use crate::step::{
-    Apart, Communication, Plan, Prepared, Shared, StepInput, StepReport, Workspace, check_update,
+    Apart, Communication, Plan, Prepared, PreparedSample, Shared, StepInput, StepReport, Workspace,
+    check_update,
 };
 use crate::update::WeightUpdate;
 
@@ -174,8 +175,10 @@ impl<'a, F: Real> Step<'a, F> {
             if negatives.cosine().is_none() {
                 communication.sum_targets(targets)?;
             }
+            let form = prepared.form;
+            let scale = |sample: &PreparedSample| form.product_scale::<F>(sample.norm);
             let samples = prepared.samples.iter();
-            hard.set(prepared.form, samples.map(|s| (s.norm, targets[s.row].widen())));
+            hard.set(form, samples.map(|s| (scale(s), targets[s.row].widen())));
         }
         Ok(Step {
             workers: plan.workers(rayon::current_num_threads()),
@@ -316,7 +319,8 @@ impl<'a, F: Real> Step<'a, F> {
         let best = nearest.max.max(own).widen();
         let negative = |class| {
             let form = self.workspace.prepared.form;
-            input.nearest_negative(form, sample.norm, (class, nearest.max.widen()))
+            let factor = form.product_scale::<F>(sample.norm);
+            input.nearest_negative(form, factor, (class, nearest.max.widen()))
         };
         SampleStats {
             row: sample.row,
@@ -346,20 +350,24 @@ impl<'a, F: Real> Step<'a, F> {
     ) -> Option<ArrayViewMut2<'e, F>> {
         let workspace = &mut *self.workspace;
         let Workspace { prepared, logits, partials, shift, coefficients, scratch, .. } = workspace;
-        let Workspace { hard, nearest, terms, uniform, radial, chunks: found, .. } = workspace;
+        let Workspace { hard, nearest, terms, lifts, uniform, radial, chunks: found, .. } =
+            workspace;
         let (n, dims) = (self.plan.samples, self.plan.dims);
-        for ((terms, shift), coefficient) in terms.iter().zip(&mut *shift).zip(&mut *coefficients) {
-            *shift = F::narrow(terms.shift);
-            *coefficient = F::narrow(terms.coefficient);
-        }
-        for (terms, uniform) in terms.iter().zip(&mut *uniform) {
-            *uniform = F::narrow(terms.uniform);
+        prepared.lift(&self.plan, &self.bounds, terms, lifts);
+        for (i, terms) in terms.iter().enumerate() {
+            let lift = lifts.get(i).copied().unwrap_or(1.0);
+            shift[i] = F::narrow(terms.shift);
+            coefficients[i] = F::narrow(terms.coefficient * lift);
+            if let Some(uniform) = uniform.get_mut(i) {
+                *uniform = F::narrow(terms.uniform * lift);
+            }
         }
         let (shift, coefficients, terms) = (&shift[..n], &coefficients[..n], &terms[..]);
         let factors = LogitCoefficients {
             shift,
             coefficients,
             uniform,
+            lifts,
             terms,
             nearest,
             embeddings: x.view(),

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::kernel::{Real, TileStats};
 use crate::loss::MarginLoss;
 use crate::parallel::run_jobs;
-use crate::step::{Communication, Scratch, StepInput, Workspace};
+use crate::step::{Communication, Prepared, Scratch, StepInput, Workspace};
 
 /// The classes with the largest logits of each embedding, from the largest on; of equal logits the
 /// lower class first. From [`Head::top_k`](crate::Head::top_k).
@@ -97,7 +97,17 @@ pub(super) fn top_k<F: Real>(
             entries.into_iter().for_each(|entry| all.add(sample.row, entry));
         }
     }
-    let merged = of_all_ranks(all.entries, k, communication)?;
+    let mut merged = of_all_ranks(all.entries, k, communication)?;
+    // Their order is that of the products.
+    let Prepared { form, samples, .. } = &step.workspace.prepared;
+    for sample in samples {
+        let [scale, factor] = [form.row_scale(sample.norm), form.product_scale::<F>(sample.norm)];
+        if scale < factor {
+            for (logit, _) in &mut merged[sample.row] {
+                *logit = F::narrow(logit.widen() / factor * scale);
+            }
+        }
+    }
     let at = |(row, at): (usize, usize)| merged[row].get(at).copied();
     Ok(TopK {
         classes: Array2::from_shape_fn((rows, k), |place| at(place).map_or(IGNORED, |e| e.1)),

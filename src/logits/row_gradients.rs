@@ -18,7 +18,11 @@ impl<F: Real> View<'_, F> {
         out: &mut [F],
     ) -> (F, F) {
         let level = Level::detect();
-        let factors = [terms.shift, terms.coefficient, terms.uniform].map(F::narrow);
+        // The scale of the logits is another than a_i where that is tiny.
+        let (scale, factor) = self.scales(i);
+        let made_up = if scale < factor { scale / factor } else { 1.0 };
+        let [coefficient, uniform] = [terms.coefficient, terms.uniform].map(|g| g * made_up);
+        let factors = [terms.shift, coefficient, uniform].map(F::narrow);
         let [shift, coefficient, uniform] = factors;
         let mut copy = Vec::new();
         let row = Self::others(all, &target.nearest, &mut copy);

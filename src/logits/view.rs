@@ -135,9 +135,11 @@ impl<'a, F: Real> View<'a, F> {
         self.log_prior.map_or(0.0, |prior| prior[class].widen())
     }
 
-    /// What multiplies the cosines of sample `i`, apart from a class's own norm.
-    pub fn row_scale(&self, i: usize) -> f64 {
-        self.form.row_scale(self.norms(i, 0).0)
+    /// What multiplies the cosines of sample `i`, apart from a class's own norm: a_i, and the factor
+    /// that its logits are computed with.
+    pub fn scales(&self, i: usize) -> (f64, f64) {
+        let norm = self.norms(i, 0).0;
+        (self.form.row_scale(norm), self.form.product_scale::<F>(norm))
     }
 
     /// The logits of sample `i` with its target. Where they have factors of their own, these are
@@ -150,7 +152,7 @@ impl<'a, F: Real> View<'a, F> {
     ) -> RowLogits<'f, F> {
         let (logits, f) = (self.logits, target.pair.target.value);
         let unnormalized = self.form.scale == Scale::Unnormalized;
-        let scale = if unnormalized { 1.0 } else { self.row_scale(i) };
+        let scale = if unnormalized { 1.0 } else { self.scales(i).1 };
         if unnormalized {
             let factor = |j| {
                 let (norm, weight_norm) = self.norms(i, j);

@@ -31,7 +31,8 @@ pub struct LogitFactors<F> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct EmbeddingGradient<F> {
-    /// Under a fixed scale: s, and s/‖x_i‖ (N; 0 for samples that do not count). The sum loses its
+    /// Under a fixed scale: s as the scaled embeddings have it, and s/‖x_i‖ (N; 0 for samples that do
+    /// not count). The sum loses its
     /// part along the unit embedding x̂_i/s, and is multiplied by s/‖x_i‖.
     pub projected: Option<(F, Vec<F>)>,
     /// Where the up-weighting of negatives depends on the norm: 1/‖x_i‖ (N). With R_i the sum over
@@ -64,10 +65,16 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             let row = classes.place_of(self.negatives.rows[*class]);
             apart[prepared.samples[*sample].row].push(row / classes.sub_centers);
         }
+        // The scaled embeddings have another scale than s where that is tiny.
+        let form = prepared.form;
+        let lift = |i: usize| match form.scale {
+            Scale::Fixed(s) => s / form.offloaded_scale::<F>(prepared.samples[i].norm),
+            Scale::FeatureNorm | Scale::Unnormalized => 1.0,
+        };
         LogitFactors {
             shift: self.step.by_row(|i| F::narrow(self.terms[i].shift)),
-            coefficient: self.step.by_row(|i| F::narrow(self.terms[i].coefficient)),
-            uniform: self.step.by_row(|i| F::narrow(self.terms[i].uniform)),
+            coefficient: self.step.by_row(|i| F::narrow(self.terms[i].coefficient * lift(i))),
+            uniform: self.step.by_row(|i| F::narrow(self.terms[i].uniform * lift(i))),
             apart,
         }
     }
@@ -89,7 +96,8 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             row.zip(&sum).for_each(|(to, from)| *to = F::narrow(*from));
         }
         let projected = match form.scale {
-            Scale::Fixed(s) => {
+            Scale::Fixed(_) => {
+                let s = form.offloaded_scale::<F>(0.0);
                 Some((F::narrow(s), self.step.by_row(|i| F::narrow(s / samples[i].norm))))
             }
             Scale::FeatureNorm | Scale::Unnormalized => None,

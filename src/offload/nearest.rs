@@ -130,8 +130,8 @@ impl<F: Real> OffloadedStep<'_, F> {
                 None => NearestNegative::NONE,
                 Some(NegativeLogit { place, logit }) if self.is_normalized() => {
                     let offset = self.offset(offsets.as_deref(), *place).widen();
-                    let (label, scale) =
-                        (self.classes.class_at(*place), form.row_scale(sample.norm));
+                    let label = self.classes.class_at(*place);
+                    let scale = form.offloaded_scale::<F>(sample.norm);
                     NearestNegative::new(label, *logit, offset, scale)
                 }
                 Some(nearest) => {

@@ -185,7 +185,8 @@ fn offload<'a, F: Real>(
     }
     let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
     let mut hard = HardSamples::default();
-    hard.set(*form, samples.iter().map(|s| (s.norm, F::narrow(target(s)).widen())));
+    let scale = |sample: &PreparedSample| form.offloaded_scale::<F>(sample.norm);
+    hard.set(*form, samples.iter().map(|s| (scale(s), F::narrow(target(s)).widen())));
     let smoothing = Smoothing::new(form.smoothing, classes.active());
     Ok(OffloadedStep { classes, input, prepared, hard, smoothing })
 }
@@ -218,7 +219,8 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     }
 
     /// The embeddings times the scale of their cosines, a_i·u_i (N, D); zeros for samples that do
-    /// not count.
+    /// not count. A fixed scale below the ε of `F` is ε here: smaller logits are as good as 0 to the
+    /// exponential, and products with a tiny scale leave the range of `F`.
     pub fn scaled_embeddings(&self) -> Array2<F> {
         let mut all = Array2::zeros(self.input.embeddings.dim());
         let rows = self.prepared.embeddings.chunks_exact(all.ncols());

@@ -19,7 +19,7 @@ impl<F> Default for HardSamples<F> {
 }
 
 impl<F: Real> HardSamples<F> {
-    /// Takes the samples of these norms and targets f.
+    /// Takes the samples whose cosines have these factors in the products, and targets f.
     pub fn set(&mut self, form: LogitForm, samples: impl Iterator<Item = (f64, f64)>) {
         let HardSamples { threshold, constant, quadratic } = self;
         threshold.clear();
@@ -27,8 +27,7 @@ impl<F: Real> HardSamples<F> {
         quadratic.clear();
         let Some(hard) = form.hard else { return };
         let [q0, _, q2] = hard.coefficients();
-        for (norm, target) in samples {
-            let scale = form.row_scale(norm);
+        for (scale, target) in samples {
             threshold.push(F::narrow((scale * hard.limit(target)).min(F::MAX)));
             constant.push(F::narrow(scale * q0));
             quadratic.push(F::narrow(q2 / scale));

@@ -8,6 +8,7 @@ mod communication;
 mod exchange;
 mod hard_samples;
 mod input;
+mod lift;
 mod nearest;
 mod pairs;
 mod plan;

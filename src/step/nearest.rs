@@ -176,11 +176,12 @@ impl Apart {
 }
 
 impl<F: Real> StepInput<'_, F> {
-    /// The nearest negative of a sample of this norm: a class and its logit.
+    /// The nearest negative of a sample, a class and its logit: a product whose cosine has this `factor`,
+    /// apart from the norm of the class weight.
     pub fn nearest_negative(
         &self,
         form: LogitForm,
-        norm: f64,
+        factor: f64,
         (class, logit): (usize, f64),
     ) -> NearestNegative {
         let weight_norm = match form.scale {
@@ -188,6 +189,6 @@ impl<F: Real> StepInput<'_, F> {
             Scale::Fixed(_) | Scale::FeatureNorm => 1.0,
         };
         let (label, bias) = (self.classes.label_of(class), self.classes.bias_of(class).widen());
-        NearestNegative::new(label, logit, bias, form.pair_scale(norm, weight_norm))
+        NearestNegative::new(label, logit, bias, factor * weight_norm)
     }
 }

@@ -31,7 +31,8 @@ pub(crate) struct Prepared<F> {
     pub form: LogitForm,
     /// The samples that count, sorted by class.
     pub samples: Vec<PreparedSample>,
-    /// Their embeddings times their scale, a_i·u_i (samples × dims).
+    /// Their unit embeddings times the factor of the products, a_i unless that is too small
+    /// (samples × dims).
     pub embeddings: Vec<F>,
     /// The same as right factors of the products: transposed (dims × samples) and as they are.
     pub packed: [Packed<F>; 2],
@@ -112,7 +113,8 @@ impl<F: Real> Prepared<F> {
         let (factors, norms) = input.check_weights(form, factors, parallel)?;
         let samples = input.with_pairs(loss, form, samples, parallel)?;
         let bounds = input.check_range(form, &samples, norms, input.classes.labels())?;
-        let embeddings = input.scaled_embeddings(form, &samples, embeddings);
+        let factor = |norm| form.product_scale::<F>(norm);
+        let embeddings = input.scaled_embeddings(factor, &samples, embeddings);
         if !samples.is_empty() {
             let Settings { level, precision, .. } = input.settings;
             let embeddings = Mat::new(&embeddings, samples.len(), input.embeddings.ncols());
@@ -130,7 +132,8 @@ impl<F: Real> Prepared<F> {
         let form = input.form(loss)?;
         let samples = input.counted(form, Vec::new())?;
         let samples = input.with_pairs(loss, form, samples, true)?;
-        let embeddings = input.scaled_embeddings(form, &samples, Vec::new());
+        let factor = |norm| form.offloaded_scale::<F>(norm);
+        let embeddings = input.scaled_embeddings(factor, &samples, Vec::new());
         let sub_centers = input.classes.sub_centers;
         Ok(Prepared { form, samples, embeddings, sub_centers, ..Prepared::default() })
     }
@@ -282,10 +285,11 @@ impl<F: Real> StepInput<'_, F> {
         Ok(bounds)
     }
 
-    /// The working copy of the embeddings, in the samples' order: a_i·u_i.
+    /// The working copy of the embeddings, in the samples' order: unit vectors times a `factor`
+    /// that is a_i wherever products allow it.
     fn scaled_embeddings(
         &self,
-        form: LogitForm,
+        factor: impl Fn(f64) -> f64,
         samples: &[PreparedSample],
         mut embeddings: Vec<F>,
     ) -> Vec<F> {
@@ -294,9 +298,9 @@ impl<F: Real> StepInput<'_, F> {
         embeddings.resize(samples.len() * dims, F::zero());
         for (sample, out) in samples.iter().zip(embeddings.chunks_exact_mut(dims)) {
             let x = contiguous(self.embeddings.row(sample.row), &mut copy);
-            match form.scale {
-                Scale::Fixed(s) => kernel::scaled(out, x, s / sample.norm),
-                Scale::FeatureNorm | Scale::Unnormalized => out.copy_from_slice(x),
+            match factor(sample.norm) {
+                factor if factor == sample.norm => out.copy_from_slice(x),
+                factor => kernel::scaled(out, x, factor / sample.norm),
             }
         }
         embeddings

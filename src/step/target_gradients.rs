@@ -17,7 +17,8 @@ impl<F: Real> Prepared<F> {
     /// Turns Σ_j G_ij·v_j into the gradient of the embedding of sample `i`: its projection where
     /// the scale is fixed, plus the gradient of the target logit, whose class weight is `w`, and what
     /// the `nearest` negatives with a margin of their own add.
-    /// `radial` is r times what the negatives add to the derivative by the norm r.
+    /// `radial` is what the negatives add to the derivative by the norm, times the factor of their
+    /// cosines in the products.
     pub fn finish_embedding(
         &self,
         (embeddings, terms): Samples<'_, F>,
@@ -46,7 +47,8 @@ impl<F: Real> Prepared<F> {
             .target
             .map_or(0.0, |target| target.by_norm(terms[i].target_gradient, sample.upstream));
         if by_loss != 0.0 || radial != 0.0 {
-            kernel::add_scaled(sum, 1.0, x, (by_loss + radial * inverse) * inverse);
+            let by_negatives = radial / form.product_scale::<F>(sample.norm);
+            kernel::add_scaled(sum, 1.0, x, (by_loss + by_negatives) * inverse);
         }
     }
 

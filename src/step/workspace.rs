@@ -36,6 +36,8 @@ pub(crate) struct Workspace<F> {
     pub coefficients: Vec<F>,
     /// [`SampleTerms::uniform`] of each sample; empty unless labels are smoothed.
     pub uniform: Vec<F>,
+    /// What the gradients of each sample's logits are multiplied by: see [`Prepared::lift`].
+    pub lifts: Vec<f64>,
     /// f of each sample, by row of the batch, where hard negatives are compared with it.
     pub targets: Vec<F>,
     /// The weights of the samples' own classes as they were before a step moved them

@@ -42,6 +42,7 @@ mod side_by_side;
 mod small_steps;
 mod step;
 mod sub_centers;
+mod tiny;
 mod top_k;
 mod top_negatives;
 mod update;

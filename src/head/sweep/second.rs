@@ -21,9 +21,21 @@ pub(in crate::head) struct LogitCoefficients<'a, F> {
     pub coefficients: &'a [F],
     /// Empty unless labels are smoothed.
     pub uniform: &'a [F],
+    /// What both are multiplied by; empty where that is 1 for all samples.
+    pub lifts: &'a [f64],
     pub terms: &'a [SampleTerms],
     pub nearest: &'a NearestPairs,
     pub embeddings: ArrayView2<'a, F>,
+}
+
+impl<F: Real> LogitCoefficients<'_, F> {
+    /// The sum of one class's gradients of logits, which have been multiplied by the lifts.
+    fn sum(&self, gradients: &[F]) -> f64 {
+        if self.lifts.is_empty() {
+            return gradients.iter().map(|g| g.widen()).sum();
+        }
+        gradients.iter().zip(self.lifts).map(|(g, lift)| g.widen() / lift).sum()
+    }
 }
 
 /// The weights of the samples' own classes, as they are before a step moves them.
@@ -193,7 +205,7 @@ impl<F: Real> Sweep<'_, F> {
         self.weight_rows(gradient, weights, factors, rows);
         if let Some(bias) = &mut bias {
             for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(n)) {
-                *bias = F::narrow(g.iter().map(|g| g.widen()).sum());
+                *bias = F::narrow(coefficients.sum(g));
             }
         }
         let classes = classes.part(local.clone());
@@ -284,13 +296,16 @@ impl<F: Real> Sweep<'_, F> {
         run_jobs(jobs, workers, |scratch, (i, mut row)| {
             let sum = &mut scratch.row[..dims];
             kernel::sum_rows(sum, partials, i * dims, n * dims);
-            let radial = radial.iter().skip(i).step_by(n).sum();
+            let mut radial: f64 = radial.iter().skip(i).step_by(n).sum();
             let mut copy = Vec::new();
             let w = prepared.samples[i].class.map(|class| match targets {
                 TargetRows::InPlace(classes) => contiguous(classes.weight(class), &mut copy),
                 TargetRows::Copied(rows) => &rows[i * dims..(i + 1) * dims],
             });
-            let LogitCoefficients { embeddings, terms, nearest, .. } = coefficients;
+            let LogitCoefficients { embeddings, terms, nearest, lifts, .. } = coefficients;
+            if let Some(lift) = lifts.get(i) {
+                sum.iter_mut().chain([&mut radial]).for_each(|v| *v /= lift);
+            }
             let nearest = nearest.embedding(i, dims);
             prepared.finish_embedding((embeddings, terms), (w, nearest), (i, radial), sum);
             match row.as_slice_mut() {

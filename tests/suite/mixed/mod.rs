@@ -36,7 +36,7 @@ struct Tolerance {
 impl Tolerance {
     fn new<F: Real>(answer: &NaiveAnswer, precision: Precision) -> Self {
         let full = answer.tolerance(epsilon::<F>());
-        let logit = 16.0 * epsilon::<F>() * (1.0 + answer.reach);
+        let logit = 16.0 * epsilon::<F>() * answer.reach;
         if precision == Precision::Full {
             return Tolerance { loss: full, gradient: full, logit };
         }
