@@ -168,7 +168,7 @@ impl<'a, F: Real> View<'a, F> {
             biases: self.biases.as_deref(),
             target: self.labels[i],
             hard: self.form.hard.map(|hard| HardRow {
-                threshold: F::narrow(hard.limit(f)),
+                threshold: F::narrow(hard.limit::<F>(f)),
                 coefficients: hard.coefficients().map(F::narrow),
             }),
         }

@@ -1,6 +1,7 @@
 //! Negatives that are up-weighted.
 
 use crate::error::Error;
+use crate::kernel::Real;
 
 /// Which negatives a loss makes harder, and how: of the cosine c of a class that is not the
 /// sample's own,
@@ -11,7 +12,7 @@ use crate::error::Error;
 /// ```
 ///
 /// takes the place. The threshold h is the sample's own target f, margin included, or a constant.
-/// It only selects: no gradient flows through it. Predictions, accuracy and margin-free logits are
+/// It only selects: no gradient flows through it. A cosine within rounding of f, 16ε, is not above. Predictions, accuracy and margin-free logits are
 /// of the plain cosines.
 ///
 /// | loss | threshold | (q0, q1, q2) |
@@ -62,7 +63,7 @@ impl HardNegatives {
     /// N(c), for a sample whose target is f.
     pub fn value(&self, c: f64, target: f64) -> f64 {
         let [q0, q1, q2] = self.coefficients;
-        if c > self.limit(target) { q0 + c * (q1 + c * q2) } else { c }
+        if c > self.limit::<f64>(target) { q0 + c * (q1 + c * q2) } else { c }
     }
 
     /// The threshold h of a sample whose target is f.
@@ -70,11 +71,13 @@ impl HardNegatives {
         self.cosine.unwrap_or(target)
     }
 
-    /// The threshold that a computed cosine is compared with: none is above 1, though rounding puts
-    /// that of parallel vectors there.
-    pub(crate) fn limit(&self, target: f64) -> f64 {
+    /// The threshold that a cosine computed in `F` is compared with: none is above 1, though rounding
+    /// puts that of parallel vectors there; and a class weight that points the same way as the
+    /// sample's own is not nearer than that, as rounding may have it where there is no margin.
+    pub(crate) fn limit<F: Real>(&self, target: f64) -> f64 {
         let threshold = self.threshold(target);
-        if threshold < 1.0 { threshold } else { f64::INFINITY }
+        let tie = if self.cosine.is_none() { 16.0 * F::epsilon().widen() } else { 0.0 };
+        if threshold < 1.0 { threshold + tie } else { f64::INFINITY }
     }
 
     /// The largest that |N| can be.

@@ -28,7 +28,7 @@ impl<F: Real> HardSamples<F> {
         let Some(hard) = form.hard else { return };
         let [q0, _, q2] = hard.coefficients();
         for (scale, target) in samples {
-            threshold.push(F::narrow((scale * hard.limit(target)).min(F::MAX)));
+            threshold.push(F::narrow((scale * hard.limit::<F>(target)).min(F::MAX)));
             constant.push(F::narrow(scale * q0));
             quadratic.push(F::narrow(q2 / scale));
         }

@@ -6,8 +6,8 @@ use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::Wide;
 use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
 use margin_softmax::{
-    ArcFace, Batch, Error, Gradients, Head, InterclassFilter, MarginLoss, NormalizedLogits, Real,
-    Reduction, Scale,
+    ArcFace, Batch, CurricularFace, Error, Gradients, Head, InterclassFilter, MarginLoss,
+    MvSoftmax, NormalizedLogits, Real, Reduction, Scale,
 };
 use ndarray::{Array2, Axis, array, s};
 
@@ -96,6 +96,38 @@ fn no_cosine_is_above_a_threshold_of_one() {
 
 /// One negative, far nearer than the class: the loss is r·(N(c) − f), and its derivative by r
 /// N(c) − f, whatever the norm.
+fn check_ties<F: Real>() {
+    let narrow = |m: &Array2<f64>| m.mapv(|v| F::from(v).unwrap());
+    let losses: [Box<dyn MarginLoss>; 2] = [
+        Box::new(CurricularFace::new(16.0, 0.0).unwrap().with_t(0.8).unwrap()),
+        Box::new(MvSoftmax::arc(16.0, 0.0, 0.5).unwrap()),
+    ];
+    for (seed, dims) in (0..40).zip([3, 17, 128, 512].into_iter().cycle()) {
+        let mut rng = Rng::new(seed);
+        let (own, mut x) = (rng.matrix(1, dims), rng.matrix(5, dims));
+        x += &(&own * 0.8);
+        let w = ndarray::concatenate![Axis(0), own, own, &own * 3.0];
+        let (x, w) = (narrow(&x), narrow(&w));
+        let labels = [0, 1, 2, 0, 1];
+        for loss in &losses {
+            let of_head = Head::new(loss).forward(&Batch::new(&x, &w, &labels)).unwrap();
+            let logits = NormalizedLogits::new(&x, &w).unwrap();
+            let of_logits = MarginLoss::forward(loss, &logits, &labels).unwrap();
+            for found in of_head.losses.iter().chain(&of_logits.losses) {
+                let off = (wide(*found) - 3.0_f64.ln()).abs();
+                assert!(off <= 16.0 * 17.0 * wide(F::epsilon()), "{loss:?}: {found}");
+            }
+        }
+    }
+}
+
+/// Without a margin a class weight that points as the sample's own is as near as that, not nearer.
+#[test]
+fn equal_class_weights_are_no_hard_negatives_without_a_margin() {
+    check_ties::<f64>();
+    check_ties::<f32>();
+}
+
 #[test]
 fn hard_negatives_under_the_feature_norm_are_rounded_as_their_largest() {
     fn check<F: Real>(norms: &[f64]) {
