@@ -73,10 +73,9 @@ impl Riesz {
 /// stored. For many classes use [`hyperspherical_energy_of_batch`]. The result is bit-identical for
 /// any number of threads.
 ///
-/// Pairs closer than 29° are computed from the difference of the two unit vectors in f64, which
-/// rounding leaves accurate to 2·10⁻¹⁶/d_jk relatively: all digits of `f32` down to a distance of
-/// 10⁻⁹. In high dimensions such pairs are rare. If all rows
-/// lie in one narrow cone, the call takes about ten times as long.
+/// Pairs closer than 29° are computed in f64, to a relative 10⁻¹¹ at any distance, for `f32` too. In
+/// high dimensions such pairs are rare. If all rows lie in one narrow cone, the call takes about ten
+/// times as long.
 ///
 /// # Errors
 /// - [`Error::Pole`] if two rows point the same way (in half space, also opposite ways): their

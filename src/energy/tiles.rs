@@ -19,8 +19,11 @@
 //! Rounding errors: in the number type T, with rounding unit ε_T, a cosine is off by a few ε_T
 //! (unit rows are rounded, and their product is summed), so that the forces of pairs that are not
 //! near have a relative error of at most about 16·ε_T (`kernel::riesz_row`). The forces of near
-//! pairs grow without bound. They are computed from the difference of the two rows in f64, with an
-//! error of `ε_f64 / d` for f32 too. Each row is near itself; that pair is skipped.
+//! pairs grow without bound. They are computed in f64 for f32 too: from the difference of the two
+//! unit vectors with an error of `ε_f64 / d`, and the closest from an exact difference of the rows,
+//! with one of a few ε_f64. Each row is near itself; that pair is skipped.
+
+use std::ops::Range;
 
 use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1};
 use rayon::prelude::*;
@@ -38,6 +41,11 @@ const ROW_TILE: usize = 64;
 const COLUMN_TILE: usize = 128;
 /// Rows per task of the norm computation.
 const NORM_BLOCK: usize = 256;
+/// A pair at a smaller distance, whose unit vectors have rounded much of it away, is computed from
+/// the rows themselves.
+const CLOSE: f64 = 1e-4;
+/// Ratios of norms for which that is possible.
+const RATIOS: Range<f64> = 1e-200..1e200;
 /// Multiplications below which threads cost more than they save.
 const MIN_PARALLEL_PRODUCTS: usize = 1 << 20;
 
@@ -191,8 +199,9 @@ impl<'a, F: Real> PairSums<'a, F> {
         (i, j): (usize, usize),
         columns: &[usize],
     ) -> Result<f64, Error> {
-        let Scratch { forces, counts, sum, near, x, w, .. } = scratch;
+        let Scratch { forces, counts, sum, unit, near, x, w, .. } = scratch;
         let (n, dims) = (columns.len(), self.weights.ncols());
+        unit.resize(dims, 0.0);
         let (forces, sum) = (&mut forces[i * n..(i + 1) * n], &mut sum[i * dims..(i + 1) * dims]);
         let count = self.counts[j] as f64;
         let mut energy = (self.riesz.row)(forces, F::narrow(count), counts, near);
@@ -205,11 +214,24 @@ impl<'a, F: Real> PairSums<'a, F> {
             if distance <= SINGULAR {
                 return Err(Error::Pole { rows: [j, k], opposed: opposite < difference, distance });
             }
+            let weight = count + self.counts[k] as f64;
+            let ratio = row.1 / other.1;
+            if distance < CLOSE && (RATIOS.contains(&ratio)) {
+                let side = if difference < opposite { 1.0 } else { -1.0 };
+                let square = kernel::part_across(unit, row, other, side);
+                // Of the chord of the angle, from its sine.
+                let square = 2.0 * square / (1.0 + (1.0 - square).sqrt());
+                let squares =
+                    if side > 0.0 { (square, 4.0 - square) } else { (4.0 - square, square) };
+                let (value, force) = (self.riesz.pair)(squares.0, squares.1);
+                energy += value;
+                kernel::add_scaled(sum, 1.0, unit, weight * force);
+                continue;
+            }
             let (value, force) = (self.riesz.pair)(difference, opposite);
             energy += value;
             // v_k − cos θ · v_j: the projection of v_k onto the tangent space at v_j.
             let tangent = (1.0 - 0.5 * difference, 0.0);
-            let weight = count + self.counts[k] as f64;
             kernel::add_tangent(sum, row, other, tangent, weight * force);
         }
         Ok(count * energy)

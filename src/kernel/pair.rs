@@ -111,6 +111,43 @@ op! {
 }
 
 op! {
+    /// `out` ← c (b − ratio · a), in which each entry is rounded as if the product were exact.
+    fn residual<I>[F: Real](out: &mut [f64], a: &[F], b: &[F], ratio: f64, c: f64) {
+        assert!(out.len() == a.len() && a.len() == b.len());
+        // The upper half of a number's digits, and the lower (Veltkamp).
+        let halves = |v: f64| {
+            let large = v * 134_217_729.0;
+            let high = large - (large - v);
+            (high, v - high)
+        };
+        let (high, low) = halves(ratio);
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            let a = a.widen();
+            let (a_high, a_low) = halves(a);
+            let product = ratio * a;
+            let rounded_off =
+                ((high * a_high - product) + high * a_low + low * a_high) + low * a_low;
+            *out = c * ((b.widen() - product) - rounded_off);
+        }
+    }
+}
+
+/// Of two rows that are nearly parallel (`side` 1) or opposed (−1), each with the inverse of its
+/// norm: `out` ← the part of the unit vector along `b` at right angles to `a`, to rounding however
+/// short it is; returns the square of its length.
+pub(crate) fn part_across<F: Real>(
+    out: &mut [f64],
+    (a, inverse_a): (&[F], f64),
+    (b, inverse_b): (&[F], f64),
+    side: f64,
+) -> f64 {
+    residual(out, a, b, side * (inverse_a / inverse_b), inverse_b);
+    let along = dot(a, out) * inverse_a;
+    add_scaled(out, 1.0, a, -along * inverse_a);
+    dot(out, out)
+}
+
+op! {
     /// `out` ← `keep` · `out` + c a.
     pub(crate) fn add_scaled<I>[F: Real](out: &mut [f64], keep: f64, a: &[F], c: f64) {
         assert_eq!(out.len(), a.len());

@@ -274,6 +274,38 @@ fn close_pairs_of_extreme_norms_have_their_gradient() {
     }
 }
 
+/// Rows of integers, the second turned by arctan t and every entry of it exact, and longer rows: unit
+/// vectors in f64 would round 8 % of the closest distance away.
+#[test]
+fn the_closest_pairs_keep_their_digits() {
+    for k in [1.0, 2.0, 3.0, 7.0, 1e3, 1e6, 1e9] {
+        let t = k * (-49.0_f64).exp2();
+        for (factor, space) in [(1.0, Space::Full), (3.0, Space::Full), (-3.0, Space::Half)] {
+            let turned = [factor * (3.0 - 4.0 * t), factor * (4.0 + 3.0 * t)];
+            let w = array![[3.0, 4.0], turned];
+            let distance = 2.0 * (0.5 * t.atan()).sin();
+            for (riesz, near) in
+                RIESZ.into_iter().zip([-distance.ln(), distance.recip(), distance.powi(-2)])
+            {
+                let (value, gradient) = hyperspherical_energy(&w, riesz, space).unwrap();
+                if let Space::Full = space {
+                    assert!((value / near - 1.0).abs() <= 1e-14, "{k}: {value:e} for {near:e}");
+                    let along = gradient.row(0).dot(&array![-0.8, 0.6]);
+                    let (kappa, s) = [(1.0, 0), (1.0, 1), (2.0, 2)][riesz as usize];
+                    let force = kappa * distance.powi(-2 - s) * t.atan().sin();
+                    assert!((5.0 * along / force - 1.0).abs() <= 1e-14, "{k}: {along:e}");
+                } else {
+                    let of_sum = 4.0 - distance * distance;
+                    let far = [-0.5 * of_sum.ln(), of_sum.sqrt().recip(), of_sum.recip()];
+                    let two = [-2.0_f64.ln(), 0.5, 0.25][riesz as usize];
+                    let expected = (near + far[riesz as usize] + two) / 3.0;
+                    assert!((value / expected - 1.0).abs() <= 1e-14, "{k}: {value:e}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn layouts_give_the_same_bits() {
     let w = narrow(&Rng::new(10).matrix(130, 7));
