@@ -70,8 +70,11 @@ impl Case {
                 let ranks = even(case.classes(), case.ranks);
                 active.push(ranks.iter().flat_map(|range| case.sample(range).1).collect());
             }
-            let gaps = active.iter().map(|offsets| case.solve(offsets, false).gap);
-            if gaps.fold(1.0, f64::min) > 64.0 * wide(F::epsilon()) {
+            // Nor a binary loss at an angle of 0 or π, where it has no derivative by the cosine.
+            let clear = |answer: NaiveAnswer| {
+                answer.gap > 64.0 * wide(F::epsilon()) && answer.reach.is_finite()
+            };
+            if active.iter().all(|offsets| clear(case.solve(offsets, false))) {
                 return case;
             }
         }
@@ -137,24 +140,24 @@ impl Case {
             1 => Reduced::Sum,
             _ => Reduced::Weighted(rng.vector(n).mapv(round)),
         };
-        // What a correction adds to a logit leaves few digits of a much smaller one, and so of the
-        // cosine that tells hard negatives and the nearest row of a class.
+        // What a correction or a prior adds to a logit leaves few digits of a much smaller one, and so
+        // of the cosine that tells hard negatives and the nearest rows.
         let faint = tiny < 1.0 || matches!(loss.scale(), Scale::Fixed(s) if s < 1.0);
-        let exact = !faint || (k == 1 && loss.hard_negatives().is_none());
+        let selects = k > 1 || loss.hard_negatives().is_some() || loss.top_negatives().is_some();
+        let exact = !faint || !selects;
         let sampling = (rng.below(2) == 0).then(|| Sampling {
             rate: rng.uniform(0.1, 1.0),
             corrected: exact && rng.below(2) == 0 && loss.binary().is_none(),
             seed: rng.bits(),
         });
         // Rounded factors select other rows and other negatives than f64.
-        let selects = k > 1 || loss.hard_negatives().is_some() || loss.top_negatives().is_some();
         let rounds = size_of::<F>() == 4 && !selects;
         let rounded = rounds && rng.below(4) == 0;
         let mut layouts = || [rng.pick(&LAYOUTS), rng.pick(&LAYOUTS)];
         let layouts = [layouts(), layouts()];
         Case {
             bias: (unnormalized && rng.below(2) == 0).then(|| rng.vector(classes * k).mapv(round)),
-            log_prior: (rng.below(2) == 0).then(|| (rng.vector(classes) * 3.0).mapv(round)),
+            log_prior: (exact && rng.below(2) == 0).then(|| (rng.vector(classes) * 3.0).mapv(round)),
             x: x.mapv(round),
             w: w.mapv(round),
             loss,
