@@ -2,36 +2,44 @@
 //! of the bare matrix products, and the peak memory. `fifty_thousand 20000` takes another number of
 //! embeddings, `fifty_thousand 20000 100` also draws 100 replicates of the bootstrap.
 
-use std::error::Error;
+#[path = "../../examples/common/say.rs"]
+mod say;
+
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use margin_softmax_evaluation::{AllPairs, Bootstrap, DetectionCost, Figure, Retrieval};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, Axis};
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
+use say::say;
 
 const DIMS: usize = 512;
 const PER_IDENTITY: usize = 10;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<()> {
     let m: usize = std::env::args().nth(1).map_or(Ok(50_000), |m| m.parse())?;
     let replicates: usize = std::env::args().nth(2).map_or(Ok(0), |count| count.parse())?;
     let (x, identities) = embeddings(m);
     let square = time(|| products(&x, |_| 0));
-    println!("products of all queries {:7.1} s", square.as_secs_f64());
+    say(format!("products of all queries {:7.1} s", square.as_secs_f64()))?;
     let start = Instant::now();
     let found = Retrieval::within(&x, &identities)?;
     let elapsed = start.elapsed();
     let ratio = elapsed.as_secs_f64() / square.as_secs_f64();
-    println!("{:10} queries      {:7.1} s, {ratio:.2} of it", m, elapsed.as_secs_f64());
-    println!("precision@1 {:.6}, R-precision {:.6}", found.precision_at_1(), found.r_precision());
+    say(format!("{:10} queries      {:7.1} s, {ratio:.2} of it", m, elapsed.as_secs_f64()))?;
+    say(format!(
+        "precision@1 {:.6}, R-precision {:.6}",
+        found.precision_at_1(),
+        found.r_precision()
+    ))?;
     let (map, map_at_r) = (found.mean_average_precision(), found.mean_average_precision_at_r());
-    println!("mAP {map:.6}, MAP@R {map_at_r:.6}");
-    report_peak();
+    say(format!("mAP {map:.6}, MAP@R {map_at_r:.6}"))?;
+    report_peak()?;
 
     let products = time(|| products(&x, |row| row));
-    println!("products of all pairs   {:7.1} s", products.as_secs_f64());
+    say(format!("products of all pairs   {:7.1} s", products.as_secs_f64()))?;
 
     let all = AllPairs::new(&x, &identities)?;
     drop(x);
@@ -39,33 +47,37 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pairs = all.verification()?;
     let elapsed = start.elapsed();
     let ratio = elapsed.as_secs_f64() / products.as_secs_f64();
-    println!("{:10} pairs        {:7.1} s, {ratio:.2} of it", all.pairs(), elapsed.as_secs_f64());
+    say(format!(
+        "{:10} pairs        {:7.1} s, {ratio:.2} of it",
+        all.pairs(),
+        elapsed.as_secs_f64()
+    ))?;
     let cost = DetectionCost::default();
     let figures =
         [Figure::Eer, Figure::TarAtFar(1e-6), Figure::MinDcf(cost), Figure::Accuracy, Figure::Auc];
     for figure in figures {
         let estimate = pairs.figure(figure)?;
-        println!("{figure:?}: {:.9} ± {:.1e}", estimate.value, estimate.bound);
+        say(format!("{figure:?}: {:.9} ± {:.1e}", estimate.value, estimate.bound))?;
     }
 
     let start = Instant::now();
     let exact = all.exact(&pairs, &figures[..3])?;
-    println!("second pass             {:7.1} s", start.elapsed().as_secs_f64());
+    say(format!("second pass             {:7.1} s", start.elapsed().as_secs_f64()))?;
     for figure in &figures[..3] {
         let estimate = exact.figure(*figure)?;
-        println!("{figure:?}: {:.9} ± {:.1e}", estimate.value, estimate.bound);
+        say(format!("{figure:?}: {:.9} ± {:.1e}", estimate.value, estimate.bound))?;
     }
-    report_peak();
+    report_peak()?;
 
     if replicates > 0 {
         let start = Instant::now();
         let bootstrap = Bootstrap::new(1).with_replicates(replicates)?;
         let intervals = all.intervals(&pairs, &figures, &bootstrap)?;
-        println!("{replicates:10} replicates   {:7.1} s", start.elapsed().as_secs_f64());
+        say(format!("{replicates:10} replicates   {:7.1} s", start.elapsed().as_secs_f64()))?;
         for (figure, interval) in figures.iter().zip(intervals) {
-            println!("{figure:?}: {:.9} to {:.9}", interval.low, interval.high);
+            say(format!("{figure:?}: {:.9} to {:.9}", interval.low, interval.high))?;
         }
-        report_peak();
+        report_peak()?;
     }
     Ok(())
 }
@@ -111,9 +123,10 @@ fn time(run: impl FnOnce()) -> Duration {
 }
 
 /// Prints the peak in Linux's account of this process; nothing on other systems.
-fn report_peak() {
+fn report_peak() -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(peak) = status.lines().find_map(|line| line.strip_prefix("VmHWM:")) {
-        println!("peak memory             {}", peak.trim());
+        say(format!("peak memory             {}", peak.trim()))?;
     }
+    Ok(())
 }

@@ -9,6 +9,8 @@
 mod devices;
 #[path = "../../../examples/common/digits.rs"]
 mod digits;
+#[path = "../../../examples/common/say.rs"]
+mod say;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -33,6 +35,7 @@ use digits::{CLASSES, Dataset, Samples};
 use indicatif::ProgressBar;
 use margin_softmax::{ArcFace, Error};
 use margin_softmax_burn::{MarginHead, MarginHeadConfig};
+use say::say;
 
 const PIXELS: usize = 64;
 const HIDDEN: usize = 128;
@@ -158,7 +161,7 @@ fn main() -> Result<()> {
     trained.model.save_file(&file)?;
     let model = Model::new(&device.inner(), on_device)?.try_load_file(&file)?;
     let accuracy = accuracy(&model, &dataset.held_out)?;
-    println!("held-out accuracy of the saved model: {accuracy:.4}");
+    say(format!("held-out accuracy of the saved model: {accuracy:.4}"))?;
     ensure!(accuracy >= LEAST_ACCURACY, "expected at least {LEAST_ACCURACY}");
     Ok(())
 }
@@ -199,7 +202,8 @@ impl TrainingProgressLogger for Epochs {
         let held_out: Vec<_> =
             self.held_out.iter().map(|(name, value)| format!("{name} {value}")).collect();
         if let Some(bar) = &self.bar {
-            bar.suspend(|| println!("epoch {:2}: {}", epoch, held_out.join("   ")));
+            let line = format!("epoch {epoch:2}: {}", held_out.join("   "));
+            bar.suspend(|| say(line)).expect("the standard output takes a line");
             bar.inc(1);
         }
     }

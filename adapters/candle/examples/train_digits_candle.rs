@@ -3,6 +3,8 @@
 
 #[path = "../../../examples/common/digits.rs"]
 mod digits;
+#[path = "../../../examples/common/say.rs"]
+mod say;
 
 use std::fs;
 use std::path::Path;
@@ -17,6 +19,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_pcg::Pcg64;
 
 use crate::digits::{CLASSES, Dataset, Samples};
+use crate::say::say;
 
 const EPOCHS: usize = 40;
 const BATCH: usize = 32;
@@ -66,7 +69,7 @@ fn main() -> Result<()> {
 
     let (accuracy, angle) = model.evaluate(&data.held_out)?;
     let count = data.held_out.len();
-    println!("held out: {count} digits, accuracy {accuracy:.4}, target angle {angle:.1}°");
+    say(format!("held out: {count} digits, accuracy {accuracy:.4}, target angle {angle:.1}°"))?;
     let path = Path::new("target/train_digits_candle.safetensors");
     fs::create_dir_all("target")?;
     map.save(path)?;
@@ -75,7 +78,7 @@ fn main() -> Result<()> {
     let loaded = Model::new(pixels, VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu))?;
     map.load(path)?;
     ensure!(loaded.evaluate(&data.held_out)? == (accuracy, angle), "the loaded model differs");
-    println!("saved as {} and loaded back: the same", path.display());
+    say(format!("saved as {} and loaded back: the same", path.display()))?;
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "../tests/support/mpirun.rs"]
 mod mpirun;
+#[path = "../../../examples/common/say.rs"]
+mod say;
 
 use std::ops::Range;
 use std::process::{Command, ExitCode, Stdio};
@@ -15,6 +17,7 @@ use margin_softmax::ranks::{Collective, class_range};
 use margin_softmax::{Batch, CosFace, Gradients, Head, Reduction};
 use margin_softmax_mpi::MpiCollective;
 use ndarray::Array2;
+use say::say;
 
 /// Measure the step of classes split over MPI ranks against one process with all cores
 #[derive(Parser)]
@@ -121,8 +124,7 @@ fn alone(args: &Args) -> Result<()> {
         head.forward_backward(&batch, Reduction::Mean, &mut gradients)?;
         Ok(())
     };
-    print(&args.time(step)?);
-    Ok(())
+    print(&args.time(step)?)
 }
 
 /// Measures one rank with its share of the cores. The time of a step is that of the slowest rank.
@@ -139,13 +141,13 @@ fn rank(args: &Args, collective: &MpiCollective) -> Result<()> {
     let mut seconds = args.time(step)?;
     collective.all_reduce_max(&mut seconds)?;
     if collective.rank() == 0 {
-        print(&seconds);
+        print(&seconds)?;
     }
     Ok(())
 }
 
-fn print(seconds: &[f64]) {
-    seconds.iter().for_each(|seconds| println!("{seconds}"));
+fn print(seconds: &[f64]) -> Result<()> {
+    seconds.iter().try_for_each(say)
 }
 
 /// Measures every configuration in each round and prints the medians and their ratios.
@@ -153,10 +155,10 @@ fn compare(args: &Args) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     ensure!(args.classes > 0, "there are no classes");
     ensure!(args.ranks.iter().all(|ranks| (1..=cores).contains(ranks)), "there are {cores} cores");
-    println!(
+    say(format!(
         "N = {}, D = {}, C = {}, f32; {cores} cores; medians of {} rounds of {} steps",
         args.samples, args.dims, args.classes, args.rounds, args.steps
-    );
+    ))?;
     let mut one = Vec::new();
     let mut split = vec![Vec::new(); args.ranks.len()];
     let turns = u64::from(args.rounds) * (1 + args.ranks.len() as u64);
@@ -175,12 +177,14 @@ fn compare(args: &Args) -> Result<()> {
     }
     progress.finish_and_clear();
     let one = median(&mut one);
-    println!("one process:      {one:.4} s");
+    say(format!("one process:      {one:.4} s"))?;
     for (seconds, ranks) in split.iter_mut().zip(&args.ranks) {
         let seconds = median(seconds);
         let threads = cores / ranks;
         let ratio = seconds / one;
-        println!("{ranks} ranks x {threads} threads: {seconds:.4} s, {ratio:.3} of one process");
+        say(format!(
+            "{ranks} ranks x {threads} threads: {seconds:.4} s, {ratio:.3} of one process"
+        ))?;
     }
     Ok(())
 }

@@ -5,6 +5,8 @@
 mod digits;
 #[path = "../../../../examples/common/network.rs"]
 mod network;
+#[path = "../../../../examples/common/say.rs"]
+mod say;
 mod training;
 
 use std::process::ExitCode;
@@ -16,6 +18,7 @@ use margin_softmax::ranks::class_range;
 use margin_softmax_mpi::{MpiCollective, run, run_with_timeout};
 
 use crate::digits::{CLASSES, Dataset};
+use crate::say::say;
 
 /// Train a small network on handwritten digits, the classes split over the ranks of an MPI job
 #[derive(Parser)]
@@ -43,14 +46,10 @@ fn train(args: &Args, collective: &MpiCollective) -> Result<()> {
     let data = Dataset::bundled()?;
     let (rank, size) = (collective.rank(), collective.size());
     // All ranks have the same values; one of them prints.
-    let print = |text: String| {
-        if rank == 0 {
-            println!("{text}");
-        }
-    };
-    print(format!("{} digits to train on, {} held out", data.train.len(), data.held_out.len()));
+    let print = |text: String| if rank == 0 { say(text) } else { Ok(()) };
+    print(format!("{} digits to train on, {} held out", data.train.len(), data.held_out.len()))?;
     for rank in 0..size {
-        print(format!("rank {rank}: classes {:?}", class_range(CLASSES, rank, size)));
+        print(format!("rank {rank}: classes {:?}", class_range(CLASSES, rank, size)))?;
     }
     let mut losses = Vec::new();
     let epochs = args.epochs as usize;
@@ -58,8 +57,8 @@ fn train(args: &Args, collective: &MpiCollective) -> Result<()> {
         training::train(&data.train, collective, (epochs, args.seed), |loss| losses.push(loss))?;
     for (epoch, losses) in losses.chunks(losses.len() / epochs).enumerate() {
         let mean = losses.iter().sum::<f32>() / losses.len() as f32;
-        print(format!("epoch {}: mean loss {mean:.4}", epoch + 1));
+        print(format!("epoch {}: mean loss {mean:.4}", epoch + 1))?;
     }
-    print(format!("accuracy on held-out digits: {:.4}", model.accuracy(&data.held_out)?));
+    print(format!("accuracy on held-out digits: {:.4}", model.accuracy(&data.held_out)?))?;
     Ok(())
 }
