@@ -134,6 +134,9 @@ impl Data<f64> {
         reduce: &Reduce,
         exact: &Forward<f64>,
     ) -> Option<Vec<Bound>> {
+        if loss.binary().is_some() {
+            return None; // the bounds are those of a softmax
+        }
         let of_classes: Vec<f64> = self.w.rows().into_iter().map(norm).collect();
         let largest = |values: &[f64]| values.iter().fold(0.0_f64, |max, v| max.max(v.abs()));
         let offset = self.b.as_ref().map_or(0.0, |b| largest(&b.to_vec()));

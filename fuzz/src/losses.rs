@@ -73,7 +73,8 @@ impl Loss {
                         None => HardNegatives::above_target(q0, q1, q2),
                     }
                 });
-                let by_norm = by_norm.map(Number::value);
+                let [norm_slope, penalty, penalty_slope] = by_norm.map(Number::value);
+                let by_norm = [norm_slope, penalty.abs(), penalty_slope];
                 Box::new(Wild { scale: factor.into(), target, by_norm, hard })
             }
         })
@@ -85,7 +86,7 @@ impl Loss {
 struct Wild {
     scale: Scale,
     target: Target,
-    /// ∂f/∂‖x‖, the penalty and its derivative.
+    /// ∂f/∂‖x‖, the penalty, of which no loss becomes negative, and its derivative.
     by_norm: [f64; 3],
     hard: Option<HardNegatives>,
 }
