@@ -35,7 +35,7 @@ struct Data<F> {
 }
 
 /// The largest relative error of a number rounded to bf16.
-const U: f64 = 1.0 / 512.0;
+const U: f64 = 1.0 / 256.0;
 
 /// The magnitudes of norms and weights between which what products lose below the normal numbers of
 /// f32 is less than `TINY`.

@@ -16,7 +16,7 @@ pub enum Precision {
     Full,
     /// bf16, for `f32` data: the range of `f32`, 8 significant bits. Sums are in `f32`.
     ///
-    /// With u = 2⁻⁹, the error of rounding to 8 bits, a logit errs by at most
+    /// With u = 2⁻⁸, the error of rounding to 8 bits, a logit errs by at most
     ///
     /// ```text
     /// |Δz_ij| ≤ a_i·(2u + u²)·Σ_k |u_ik·v_jk| ≤ a_i·(2u + u²)

@@ -19,7 +19,7 @@ use margin_softmax::{
 use ndarray::{Array1, Array2, Axis, array};
 
 /// The largest relative error of a number rounded to bf16.
-const U: f64 = 1.0 / 512.0;
+const U: f64 = 1.0 / 256.0;
 
 fn rounding(spec: &Spec) -> Head<Arc<Box<dyn MarginLoss>>> {
     Head::new(Arc::new(spec.build())).with_precision(Precision::Bf16)

@@ -157,7 +157,8 @@ impl Case {
         let layouts = [layouts(), layouts()];
         Case {
             bias: (unnormalized && rng.below(2) == 0).then(|| rng.vector(classes * k).mapv(round)),
-            log_prior: (exact && rng.below(2) == 0).then(|| (rng.vector(classes) * 3.0).mapv(round)),
+            log_prior: (exact && rng.below(2) == 0)
+                .then(|| (rng.vector(classes) * 3.0).mapv(round)),
             x: x.mapv(round),
             w: w.mapv(round),
             loss,

@@ -40,7 +40,7 @@ impl Tolerance {
         if precision == Precision::Full {
             return Tolerance { loss: full, gradient: full, logit };
         }
-        const U: f64 = 1.0 / 512.0;
+        const U: f64 = 1.0 / 256.0;
         let delta = (2.0 * U + U * U) * answer.reach;
         let gradient = (2.0 * delta).exp() * (1.0 + U) * (1.0 + U) - 1.0;
         // Of label smoothing's part, whose size is ε, the error is that of the logits.
