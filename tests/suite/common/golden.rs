@@ -104,11 +104,11 @@ impl Case {
 
     /// The bound on an array's error, relative to its largest entry: section 9.2.
     pub fn tolerance(&self, epsilon: f64) -> f64 {
-        16.0 * (epsilon * (1.0 + self.largest_logit) + 2.2e-16 / self.smallest_sine)
+        8.0 * (epsilon * (1.0 + self.largest_logit) + 2.2e-16 / self.smallest_sine)
     }
 
     pub fn loss_tolerance(&self, epsilon: f64) -> f64 {
-        16.0 * epsilon * (1.0 + self.largest_logit)
+        8.0 * epsilon * (1.0 + self.largest_logit)
     }
 }
 
