@@ -33,11 +33,20 @@ impl<D: Operations> Logistic<D> {
         let (cosines, slopes) =
             self.turned(d.map(plain, Map::Affine(number(self.logits.cosine), 0.0))?)?;
         let u = d.map(d.map(cosines, Map::Affine(0.5, 0.5))?, Map::AtLeast(0.0))?;
-        let power = d.map(u.clone(), Map::Power(t - 1.0))?;
+        let power = self.power(u.clone(), t - 1.0)?;
         let z = d.combine(u, Binary::Multiply, &power)?;
         let z = d.map(z, Map::Affine(2.0 * s, number(self.logits.offset) - s))?;
         let slopes = d.combine(slopes, Binary::Multiply, &d.map(power, Map::Affine(t, 0.0))?)?;
         Ok((z, slopes))
+    }
+
+    /// u^t. A graphics card's power is less exact than the few products of a small integer.
+    fn power(&self, u: D::Matrix, t: f64) -> Result<D::Matrix, D::Error> {
+        let d = &self.device;
+        if t.fract() != 0.0 || !(1.0..8.0).contains(&t) {
+            return d.map(u, Map::Power(t));
+        }
+        (1..t as usize).try_fold(u.clone(), |power, _| d.combine(power, Binary::Multiply, &u))
     }
 
     /// cos(θ − m) of cos θ, and its derivative.
