@@ -82,7 +82,11 @@ fn tolerance(loss: &dyn MarginLoss, shape: Shape) -> f64 {
         Scale::Fixed(s) => s,
         _ => 8.0, // the norms of the embeddings are at most that
     };
-    let few = shape.2 < 8;
+    // A binary loss has a logistic for each logit, which are up to t = 3 times as steep.
+    let (scale, few) = match loss.binary() {
+        Some(_) => (3.0 * scale, true),
+        None => (scale, shape.2 < 8),
+    };
     if few { TOLERANCE + scale * 4.0 * f64::from(f32::EPSILON) / 2.0 } else { TOLERANCE }
 }
 
