@@ -70,7 +70,8 @@ pub struct HardNegativeLogits<F> {
 /// 3. [`nearest_rows`] says which other class weights are read: none unless nearest negatives have a
 ///    margin or class weights are not normalized. With these, [`complete`] turns the statistics
 ///    into losses, and into what the second sweep needs.
-/// 4. The second sweep turns logits into gradients by [`OffloadedBackward`](super::OffloadedBackward).
+/// 4. The second sweep turns logits into gradients by
+///    [`OffloadedBackward`](super::OffloadedBackward).
 ///
 /// [`swept_rows`]: OffloadedClasses::swept_rows
 /// [`offsets`]: OffloadedClasses::offsets
