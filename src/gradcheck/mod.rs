@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use crate::losses::{
         ArcFace, CosFace, CurricularFace, FNormSphereFace, InterclassFilter, LOSSES,
-        LabelSmoothing, MagFace, SphereFace,
+        LabelSmoothing, MagFace, SphereFace, TopNegatives,
     };
     use crate::math::{SampleTarget, Target};
     use rand_core::{Rng, SeedableRng};
@@ -301,6 +301,7 @@ mod tests {
     fn losses_around_others_pass() {
         assert_passes(Box::new(LabelSmoothing::new(CosFace::default(), 0.1).unwrap()));
         assert_passes(Box::new(InterclassFilter::new(ArcFace::default(), 0.2).unwrap()));
+        assert_passes(Box::new(TopNegatives::new(ArcFace::default(), 1, 0.06).unwrap()));
     }
 
     #[derive(Debug)]

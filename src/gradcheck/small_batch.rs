@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::head::Head;
 use crate::loss::MarginLoss;
 use crate::losses::forward;
-use crate::math::{Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target};
+use crate::math::{Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin};
 
 /// The classes, and samples, of the batch.
 pub(super) const CLASSES: usize = 3;
@@ -84,6 +84,7 @@ impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
     forward! { self => self.loss;
         fn target(angle: &Angle) -> Target;
         fn hard_negatives() -> Option<HardNegatives>;
+        fn top_negatives() -> Option<TopMargin>;
         fn binary() -> Option<BinaryForm>;
         fn check_classes(classes: usize) -> Result<(), Error>;
         fn label_smoothing() -> f64;
