@@ -95,6 +95,12 @@ fn problem<F: Real>() -> (Array2<F>, Array2<F>, Vec<usize>) {
     (narrow2(x), narrow2(w), labels)
 }
 
+/// The same with a row for each class, and a class for each sample.
+fn one_row_a_class<F: Real>() -> (Array2<F>, Array2<F>, Vec<usize>) {
+    let (x, w, labels) = problem();
+    (x, w.slice(s![..700, ..]).to_owned(), labels.iter().map(|&label| label.min(699)).collect())
+}
+
 fn losses() -> Vec<Box<dyn MarginLoss>> {
     let b = |loss: SphereFace2| {
         let b = loss.starting_bias(700);
@@ -168,9 +174,7 @@ fn ranks_updates_and_the_forward_pass_agree_with_one_step() {
 
 #[test]
 fn a_sample_is_a_batch_of_its_classes_and_bf16_is_near() {
-    let (x, w, labels) = problem::<f32>();
-    let w = w.slice(s![..700, ..]).to_owned();
-    let labels: Vec<usize> = labels.iter().map(|&label| label.min(699)).collect();
+    let (x, w, labels) = one_row_a_class::<f32>();
     let mut sampler = ClassSampler::new(700, 0.4, 3).unwrap();
     let sample = sampler.sample(&labels).unwrap();
     let rows = w.select(Axis(0), &sample.classes);
@@ -210,9 +214,7 @@ fn no_scale_or_exponent_gives_nan() {
 /// A class prior that is the same for all classes is one more bias, in training alone.
 #[test]
 fn a_class_prior_is_added_to_every_logit() {
-    let (x, w, labels) = problem::<f64>();
-    let w = w.slice(s![..700, ..]).to_owned();
-    let labels: Vec<usize> = labels.iter().map(|&label| label.min(699)).collect();
+    let (x, w, labels) = one_row_a_class::<f64>();
     let prior = Array1::from_elem(700, -1.5);
     for loss in [SphereFace2::default(), SphereFace2::angular(16.0, 0.15).unwrap()] {
         let shifted = loss.clone().with_bias(-1.5).unwrap();
@@ -238,9 +240,7 @@ fn a_class_prior_is_added_to_every_logit() {
 /// dL/db against central differences, of the mean and weighted, and one class alone.
 #[test]
 fn the_gradient_of_the_bias_is_a_derivative() {
-    let (x, w, labels) = problem::<f64>();
-    let w = w.slice(s![..700, ..]).to_owned();
-    let labels: Vec<usize> = labels.iter().map(|&label| label.min(699)).collect();
+    let (x, w, labels) = one_row_a_class::<f64>();
     let weights = Array1::linspace(-1.0, 2.0, 24);
     let (one, zeros) = (w.slice(s![..1, ..]), [0; 24]);
     for batch in [Batch::new(&x, &w, &labels), Batch::new(&x, &one, &zeros)] {

@@ -12,6 +12,7 @@ use crate::common::golden::Case;
 use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::golden::{check_head, check_logits};
+use crate::published::{LABELS, inputs};
 
 fn loss(json: &Value) -> Option<Box<dyn MarginLoss>> {
     let (params, s) = (&json["params"], json["s"].as_f64().unwrap());
@@ -51,23 +52,16 @@ fn priors_agree_with_golden_cases_at_both_levels_in_both_types() {
 /// The values of docs/math.md, section 15.
 #[test]
 fn a_prior_of_counts_gives_the_losses_of_the_table() {
-    let x = array![[12.0, 3.0, -4.0], [-6.0, 18.0, 13.0], [2.0, -3.0, 6.0], [60.0, 60.0, 70.0]];
-    let w = array![
-        [1.0, 2.0, 2.0],
-        [-2.0, 6.0, 3.0],
-        [2.0, -1.0, 2.0],
-        [0.0, 3.0, -4.0],
-        [6.0, -6.0, 7.0]
-    ];
+    let (x, w) = inputs();
     let counts: Array1<f64> = array![1000.0, 300.0, 10.0, 5.0, 1.0];
     let prior = (&counts / counts.sum()).ln();
-    let (loss, labels) = (CosFace::new(16.0, 0.35).unwrap(), [0, 1, 2, 0]);
+    let loss = CosFace::new(16.0, 0.35).unwrap();
     let expected = array![3.04043482724, 4.00660055002, 3.93406639593, 0.164382404177];
-    let batch = Batch::new(&x, &w, &labels).with_log_prior(&prior);
+    let batch = Batch::new(&x, &w, &LABELS).with_log_prior(&prior);
     let forward = Head::new(&loss).forward(&batch).unwrap();
     approx::assert_relative_eq!(forward.losses, expected, max_relative = 1e-10);
     let logits = NormalizedLogits::new(&x, &w).unwrap().with_log_prior(&prior).unwrap();
-    let forward = loss.forward(&logits, &labels).unwrap();
+    let forward = loss.forward(&logits, &LABELS).unwrap();
     approx::assert_relative_eq!(forward.losses, expected, max_relative = 1e-10);
 }
 

@@ -1,5 +1,5 @@
 //! Norms, scales and probabilities so small that products fall out of the range of `f32`, though
-//! what is asked for does not: as the same numbers in `f64`.
+//! the results do not: as the same numbers in `f64`.
 
 use margin_softmax::custom::HardNegatives;
 use margin_softmax::{
