@@ -7,13 +7,14 @@
 
 mod arrays;
 mod binary;
+mod first_sweep;
 mod offloaded;
 mod operations;
 mod options;
+mod second_sweep;
 mod self_check;
 mod shared_head;
 mod step;
-mod sweeps;
 mod tiles;
 
 pub use arrays::Labels;

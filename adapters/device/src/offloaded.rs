@@ -5,11 +5,11 @@ use margin_softmax::{Error, IGNORED};
 use ndarray::{Array1, Array2, Axis};
 
 use crate::arrays::Request;
+use crate::first_sweep::FirstSweep;
 use crate::operations::{Binary, Map, Operations, Reduce};
 use crate::options::number;
 use crate::shared_head::Core;
 use crate::step::{Found, Step, StepGradients, WeightGradient};
-use crate::sweeps::FirstSweep;
 use crate::tiles::{Rows, Sweeps, column};
 
 /// What a step on a device reads in main memory.
@@ -48,7 +48,6 @@ impl<D: Operations> Step<D> {
         let sweeps = Sweeps::new(&self.device, &step, rows, places)?;
         let mut first = sweeps.first()?;
         self.check_weights(&step, rows, &first)?;
-        self.core(step.check_range(first.norms))?;
         let read = self.core(step.nearest_rows(&mut first.stats))?;
         let read = self.gathered(&read)?;
         let (forward, backward) = self.core(step.complete(&first.stats, first.norms, &read))?;
