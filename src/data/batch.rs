@@ -243,7 +243,7 @@ impl<'a, F: Real> Batch<'a, F> {
             embeddings: self.embeddings.view(),
             weights: self.weights.view(),
             bias: self.bias.as_ref().map(|bias| bias.view()),
-            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
+            log_prior: self.log_prior,
             samples: self.samples,
         }
     }

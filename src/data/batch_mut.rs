@@ -97,7 +97,7 @@ impl<F: Real> BatchMut<'_, F> {
             embeddings: self.embeddings.view(),
             weights: self.weights.view(),
             bias: self.bias.as_ref().map(|bias| bias.view()),
-            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
+            log_prior: self.log_prior,
             samples: self.samples,
         }
     }
@@ -114,7 +114,7 @@ impl<F: Real> BatchMut<'_, F> {
             bias: self.bias.as_mut().map(|bias| bias.view_mut()),
             selected,
             offsets,
-            log_prior: self.log_prior.as_ref().map(|prior| prior.view()),
+            log_prior: self.log_prior,
             sub_centers: self.samples.sub_centers,
             start: 0,
         }

@@ -24,8 +24,7 @@ impl<F: Real> OffloadedStep<'_, F> {
     /// How many of each sample's nearest negatives have a margin of their own; 0 for a loss without
     /// [`top_negatives`](crate::MarginLoss::top_negatives), and in inference.
     pub fn top_negatives(&self) -> usize {
-        let top = self.prepared.form.top.filter(|_| self.input.labels.is_some());
-        top.map_or(0, |top| top.k.min(self.classes.active()))
+        self.prepared.form.top.map_or(0, |top| top.k.min(self.classes.active()))
     }
 
     /// Of the logits that the sums of the sweep leave out, keeps the
@@ -106,10 +105,9 @@ impl<F: Real> OffloadedStep<'_, F> {
         let of_row = |all: &Vec<F>, row: &usize| all[self.classes.place_of(*row)];
         let of_rows = offsets.as_ref().map(|all| rows.iter().map(|row| of_row(all, row)));
         let of_rows: Option<Vec<F>> = of_rows.map(Iterator::collect);
-        let bias = self.input.classes.bias.as_ref().map(|bias| bias.view());
         let (sub_centers, of_rows) = (self.classes.sub_centers, of_rows.as_deref());
-        let classes = Classes::gathered(weights.view(), bias, &rows);
-        let log_prior = self.input.classes.log_prior.as_ref().map(|prior| prior.view());
+        let classes = Classes::gathered(weights.view(), self.input.classes.bias, &rows);
+        let log_prior = self.input.classes.log_prior;
         let classes = Classes { sub_centers, offsets: of_rows, log_prior, ..classes };
         let input = StepInput { classes, ..self.input.clone() };
         let mut pairs = NearestPairs::default();
