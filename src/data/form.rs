@@ -65,6 +65,14 @@ impl LogitForm {
         if given && self.scale != Scale::Unnormalized { Err(Error::Bias) } else { Ok(()) }
     }
 
+    /// Refuses the correction of a sample for a binary loss.
+    pub fn check_correction(self, given: bool) -> Result<(), Error> {
+        let reason = "the correction of a sample is one of the softmax: a binary loss takes samples \
+                      without it";
+        let refused = given && self.binary.is_some();
+        if refused { Err(Error::Unsupported(reason)) } else { Ok(()) }
+    }
+
     /// Whether the largest logit among those of the softmax may be that of another class than the
     /// nearest: some negatives count by another number than their cosine, or there is no softmax.
     pub fn changes_negatives(self) -> bool {
@@ -152,6 +160,12 @@ impl LogitForm {
             Scale::Fixed(_) => self.product_scale::<F>(norm),
             Scale::FeatureNorm | Scale::Unnormalized => norm,
         }
+    }
+
+    /// What makes up for a `factor` of the products, one of the two above, that is larger than a_i.
+    pub fn made_up(self, norm: f64, factor: f64) -> f64 {
+        let scale = self.row_scale(norm);
+        if scale < factor { scale / factor } else { 1.0 }
     }
 
     /// a_ij, the factor of one cosine.

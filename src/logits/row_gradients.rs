@@ -19,8 +19,8 @@ impl<F: Real> View<'_, F> {
     ) -> (F, F) {
         let level = Level::detect();
         // The scale of the logits is another than a_i where that is tiny.
-        let (scale, factor) = self.scales(i);
-        let made_up = if scale < factor { scale / factor } else { 1.0 };
+        let norm = self.norms(i, 0).0;
+        let made_up = self.form.made_up(norm, self.form.product_scale::<F>(norm));
         let [coefficient, uniform] = [terms.coefficient, terms.uniform].map(|g| g * made_up);
         let factors = [terms.shift, coefficient, uniform].map(F::narrow);
         let [shift, coefficient, uniform] = factors;
@@ -39,7 +39,6 @@ impl<F: Real> View<'_, F> {
         };
         let by_nearest: Vec<f64> = target.nearest.iter().map(by_function).collect();
         let by_function = terms.target_gradient * target.pair.scale;
-        let norm = self.norms(i, 0).0;
         let by_loss = target.pair.by_norm(terms.target_gradient, upstream);
         let along_norm = match self.form.scale {
             Scale::Fixed(_) => by_loss,

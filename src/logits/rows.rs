@@ -133,7 +133,7 @@ pub(crate) fn margin_free<F: Real>(
             continue;
         }
         bounds.check::<F>(i, norm, None, 0.0)?;
-        let (scale, _) = view.scales(i);
+        let scale = form.row_scale(norm);
         match form.scale {
             Scale::Unnormalized => Zip::indexed(&mut row).for_each(|j, c| {
                 *c *= F::narrow(scale * view.norms(i, j).1);

@@ -135,13 +135,6 @@ impl<'a, F: Real> View<'a, F> {
         self.log_prior.map_or(0.0, |prior| prior[class].widen())
     }
 
-    /// What multiplies the cosines of sample `i`, apart from a class's own norm: a_i, and the factor
-    /// that its logits are computed with.
-    pub fn scales(&self, i: usize) -> (f64, f64) {
-        let norm = self.norms(i, 0).0;
-        (self.form.row_scale(norm), self.form.product_scale::<F>(norm))
-    }
-
     /// The logits of sample `i` with its target. Where they have factors of their own, these are
     /// products of two norms, either of which may be beyond `F`, and lie in `factors`.
     pub fn row<'f>(
@@ -152,7 +145,8 @@ impl<'a, F: Real> View<'a, F> {
     ) -> RowLogits<'f, F> {
         let (logits, f) = (self.logits, target.pair.target.value);
         let unnormalized = self.form.scale == Scale::Unnormalized;
-        let scale = if unnormalized { 1.0 } else { self.scales(i).1 };
+        let product_scale = self.form.product_scale::<F>(self.norms(i, 0).0);
+        let scale = if unnormalized { 1.0 } else { product_scale };
         if unnormalized {
             let factor = |j| {
                 let (norm, weight_norm) = self.norms(i, j);

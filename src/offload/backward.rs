@@ -67,9 +67,9 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
         }
         // The scaled embeddings have another scale than s where that is tiny.
         let form = prepared.form;
-        let lift = |i: usize| match form.scale {
-            Scale::Fixed(s) => s / form.offloaded_scale::<F>(prepared.samples[i].norm),
-            Scale::FeatureNorm | Scale::Unnormalized => 1.0,
+        let lift = |i: usize| {
+            let norm = prepared.samples[i].norm;
+            form.made_up(norm, form.offloaded_scale::<F>(norm))
         };
         LogitFactors {
             shift: self.step.by_row(|i| F::narrow(self.terms[i].shift)),

@@ -11,7 +11,7 @@ use crate::head::{Engine, Head};
 use crate::kernel::{BinaryLogits, Real, job};
 use crate::loss::MarginLoss;
 use crate::math::{LogSumExp, Smoothing};
-use crate::step::{HardSamples, Prepared, PreparedSample, StepInput, UNCORRECTED};
+use crate::step::{HardSamples, Prepared, PreparedSample, StepInput};
 
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,9 +181,7 @@ fn offload<'a, F: Real>(
     };
     let prepared = Prepared::without_sweeps(loss, &input)?;
     let Prepared { form, samples, .. } = &prepared;
-    if form.binary.is_some() && classes.offsets::<F>().is_some() {
-        return Err(Error::Unsupported(UNCORRECTED));
-    }
+    form.check_correction(classes.offsets::<F>().is_some())?;
     let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
     let mut hard = HardSamples::default();
     let scale = |sample: &PreparedSample| form.offloaded_scale::<F>(sample.norm);

@@ -32,7 +32,7 @@ impl<F: Real> Prepared<F> {
         for (i, (sample, terms)) in self.samples.iter().zip(terms).enumerate() {
             let (scale, factor) =
                 (form.row_scale(sample.norm), form.product_scale::<F>(sample.norm));
-            let made_up = if scale < factor { scale / factor } else { 1.0 };
+            let made_up = form.made_up(sample.norm, factor);
             let of_softmax = sample.upstream.abs() * (terms.one_minus_p + form.smoothing);
             let size = made_up * of_softmax.max(terms.coefficient.abs());
             // And what is behind the products.

@@ -18,10 +18,6 @@ use crate::math::SampleTarget;
 /// again, so that memory does not grow with the classes. A multiple of every block and tile.
 const KNOWN_FACTORS: usize = 1 << 16;
 
-/// Why a binary loss refuses a sample with a correction.
-pub(crate) const UNCORRECTED: &str = "the correction of a sample is one of the softmax: a binary loss takes \
-                                      samples without it";
-
 /// The smallest and the largest norm of no rows.
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
 
@@ -162,9 +158,7 @@ impl<F: Real> StepInput<'_, F> {
             (form.smoothing, form.hard, form.top, form.binary) = (0.0, None, None, None);
         }
         form.check_bias(self.classes.bias.is_some())?;
-        if form.binary.is_some() && self.classes.offsets.is_some() {
-            return Err(Error::Unsupported(UNCORRECTED));
-        }
+        form.check_correction(self.classes.offsets.is_some())?;
         if let Some(reduction) = &self.reduction {
             reduction.check(self.embeddings.nrows())?;
         }
