@@ -24,7 +24,7 @@ use crate::data::{Batch, BatchMut, Forward, Gradients, Reduction};
 use crate::error::Error;
 use crate::kernel::{Level, Precision, Real};
 use crate::loss::MarginLoss;
-use crate::step::{Collective, Settings, SingleProcess, WorkspaceCache, ZeroEmbedding};
+use crate::step::{Collective, Ranks, Settings, SingleProcess, WorkspaceCache, ZeroEmbedding};
 use crate::update::WeightUpdate;
 pub(crate) use run::Engine;
 pub use top_k::TopK;
@@ -383,9 +383,9 @@ impl<L: MarginLoss, C> Head<L, C> {
     where
         C: Collective<F>,
     {
-        let Head { loss, settings, workspaces, .. } = self;
-        let ranks = self.range.clone().map(|range| (&self.collective as _, range));
-        Engine { loss, settings: *settings, workspaces, ranks }
+        let Head { loss, settings, workspaces, range, .. } = self;
+        let ranks = Ranks(range.as_ref().map(|_| &self.collective as _));
+        Engine { loss, settings: *settings, workspaces, ranks, range: range.clone() }
     }
 
     /// The turn of a step, on ranks: their calls must not mix.

@@ -6,8 +6,7 @@ use super::top_k::of_all_ranks;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::step::{
-    Apart, ChunkStats, Communication, NearestLogit, NearestPairs, PreparedSample, StepInput,
-    Workspace,
+    Apart, ChunkStats, NearestLogit, NearestPairs, PreparedSample, Ranks, StepInput, Workspace,
 };
 
 impl<F: Real> Step<'_, F> {
@@ -16,7 +15,7 @@ impl<F: Real> Step<'_, F> {
     pub(super) fn nearest_pairs(
         &mut self,
         input: &StepInput<'_, F>,
-        communication: &dyn Communication<F>,
+        ranks: Ranks<'_, F>,
     ) -> Result<Vec<Apart>, Error> {
         let n = self.plan.samples;
         self.workspace.nearest = NearestPairs::default();
@@ -26,7 +25,7 @@ impl<F: Real> Step<'_, F> {
         let mut apart = vec![Apart::NONE; n];
         let k = top.k.min(self.classes());
         let mut candidates: Vec<_> = (0..n).map(|i| self.largest_of(i)).collect();
-        let kept = self.among_all(k, input, &candidates, communication)?;
+        let kept = self.among_all(k, input, &candidates, ranks)?;
         let Workspace { prepared, hard, nearest, .. } = &mut *self.workspace;
         let hard = hard.tile(prepared.form, [None, None]);
         for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
@@ -59,7 +58,7 @@ impl<F: Real> Step<'_, F> {
         k: usize,
         input: &StepInput<'_, F>,
         candidates: &[Vec<NearestLogit<F>>],
-        communication: &dyn Communication<F>,
+        ranks: Ranks<'_, F>,
     ) -> Result<Vec<usize>, Error> {
         let samples = &self.workspace.prepared.samples;
         let entry = |entry: &NearestLogit<F>| (entry.plain, input.classes.label_of(entry.class));
@@ -67,7 +66,7 @@ impl<F: Real> Step<'_, F> {
         for (sample, candidates) in samples.iter().zip(candidates) {
             entries[sample.row] = candidates.iter().take(k).map(entry).collect();
         }
-        let nearest = of_all_ranks(entries, k, communication)?;
+        let nearest = of_all_ranks(entries, k, ranks)?;
         let kept = |(sample, candidates): (&PreparedSample, &Vec<NearestLogit<F>>)| {
             let is_kept =
                 |candidate: &&NearestLogit<F>| nearest[sample.row].contains(&entry(candidate));

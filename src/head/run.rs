@@ -13,10 +13,7 @@ use crate::data::{Batch, BatchMut, Forward, Gradients, Reduction, Samples};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
-use crate::step::{
-    Collective, Communication, Ranks, Settings, SingleProcess, StepInput, StepReport, Workspace,
-    WorkspaceCache,
-};
+use crate::step::{Ranks, Settings, StepInput, Workspace, WorkspaceCache};
 use crate::update::WeightUpdate;
 
 /// What the engine needs of a head.
@@ -24,25 +21,23 @@ pub(crate) struct Engine<'a, F> {
     pub loss: &'a dyn MarginLoss,
     pub settings: Settings,
     pub workspaces: &'a WorkspaceCache,
-    /// The other ranks and the classes of this one, where classes are split.
-    pub ranks: Option<(&'a dyn Collective<F>, Range<usize>)>,
+    pub ranks: Ranks<'a, F>,
+    /// The classes of this rank, where classes are split.
+    pub range: Option<Range<usize>>,
 }
 
 impl<F: Real> Engine<'_, F> {
-    /// Runs `work` on the input of this batch, with a workspace and the communication with the
-    /// other ranks.
+    /// Runs `work` on the input of this batch, with a workspace.
     fn run<T>(
         &self,
         batch: Batch<'_, F>,
         reduction: Option<Reduction<'_, F>>,
-        work: impl FnOnce(&StepInput<'_, F>, &mut Workspace<F>, &dyn Communication<F>) -> T,
+        work: impl FnOnce(&StepInput<'_, F>, &mut Workspace<F>) -> T,
     ) -> T {
         let active = Active::new(batch.samples, batch.weights.nrows());
         let input = self.input(batch.reborrow(), reduction);
         let input = input.sampled(active.rows.as_deref(), active.offsets.as_deref());
-        self.workspaces.with(|workspace| {
-            self.communicate(|communication| work(&input, workspace, communication))
-        })
+        self.workspaces.with(|workspace| work(&input, workspace))
     }
 
     fn input<'b>(
@@ -50,15 +45,7 @@ impl<F: Real> Engine<'_, F> {
         batch: Batch<'b, F>,
         reduction: Option<Reduction<'b, F>>,
     ) -> StepInput<'b, F> {
-        let range = self.ranks.as_ref().map(|(_, range)| range.clone());
-        StepInput { reduction, ..StepInput::new(self.settings, batch, range) }
-    }
-
-    fn communicate<T>(&self, work: impl FnOnce(&dyn Communication<F>) -> T) -> T {
-        match self.ranks {
-            Some((collective, _)) => work(&Ranks { collective }),
-            None => work(&SingleProcess),
-        }
+        StepInput { reduction, ..StepInput::new(self.settings, batch, self.range.clone()) }
     }
 }
 
@@ -85,8 +72,8 @@ impl<'a, F: Real> Active<'a, F> {
 job!(pub(super) Losses<'a, 'b>, (Engine<'a, F>, Batch<'b, F>) => Result<Forward<F>, Error>, losses);
 
 fn losses<F: Real>((engine, batch): (Engine<'_, F>, Batch<'_, F>)) -> Result<Forward<F>, Error> {
-    engine.run(batch, None, |input, workspace, communication| {
-        step(engine.loss, input, workspace, communication, None)
+    engine.run(batch, None, |input, workspace| {
+        step(engine.loss, input, workspace, engine.ranks, None)
     })
 }
 
@@ -105,8 +92,8 @@ fn with_gradients<F: Real>(
         &mut Gradients<F>,
     ),
 ) -> Result<Forward<F>, Error> {
-    engine.run(batch, Some(reduction), |input, workspace, communication| {
-        step(engine.loss, input, workspace, communication, Some(gradients.output()))
+    engine.run(batch, Some(reduction), |input, workspace| {
+        step(engine.loss, input, workspace, engine.ranks, Some(gradients.output()))
     })
 }
 
@@ -129,16 +116,12 @@ fn with_update<F: Real>(
     let active = Active::new(batch.samples, batch.weights.nrows());
     let (rows, offsets) = (active.rows.as_deref(), active.offsets.as_deref());
     engine.workspaces.with(|workspace| {
-        engine.communicate(|communication| {
-            let view = batch.view();
-            let input = engine.input(view, Some(reduction));
-            let input = input.sampled(rows, offsets);
-            let wanted = (&*update, &*dx);
-            let ready = prepare_update(engine.loss, &input, workspace, communication, wanted)?;
-            let x = batch.embeddings;
-            let classes = batch.classes(rows, offsets);
-            ready.run(x, classes, update, dx.view_mut(), communication)
-        })
+        let input = engine.input(batch.view(), Some(reduction));
+        let input = input.sampled(rows, offsets);
+        let wanted = (&*update, &*dx);
+        let ready = prepare_update(engine.loss, &input, workspace, engine.ranks, wanted)?;
+        let x = batch.embeddings;
+        ready.run(x, batch.classes(rows, offsets), update, dx.view_mut(), engine.ranks)
     })
 }
 
@@ -149,8 +132,8 @@ job!(
 );
 
 fn predict<F: Real>((engine, batch): (Engine<'_, F>, Batch<'_, F>)) -> Result<Vec<usize>, Error> {
-    engine.run(batch.without_labels(), None, |input, workspace, communication| {
-        nearest(engine.loss, input, workspace, communication)
+    engine.run(batch.without_labels(), None, |input, workspace| {
+        nearest(engine.loss, input, workspace, engine.ranks)
     })
 }
 
@@ -163,9 +146,9 @@ job!(
 fn largest<F: Real>(
     (engine, batch, k): (Engine<'_, F>, Batch<'_, F>, usize),
 ) -> Result<TopK<F>, Error> {
-    engine.run(batch.without_labels(), None, |input, workspace, communication| {
+    engine.run(batch.without_labels(), None, |input, workspace| {
         let input = StepInput { most: k, ..input.clone() };
-        top_k(engine.loss, &input, workspace, communication)
+        top_k(engine.loss, &input, workspace, engine.ranks)
     })
 }
 
@@ -178,16 +161,17 @@ job!(
 fn target_angles<F: Real>(
     (engine, batch): (Engine<'_, F>, Batch<'_, F>),
 ) -> Result<Array1<F>, Error> {
-    engine.run(batch, None, |input, _, communication| {
-        let angles = communication
+    engine.run(batch, None, |input, _| {
+        let ranks = engine.ranks;
+        let angles = ranks
             .check_classes(engine.loss, input)
             .and_then(|()| input.check_shapes(engine.loss))
             .and_then(|()| input.check_labeled())
             .and_then(|()| input.target_angles(engine.loss));
-        let report = angles.as_ref().map_err(Clone::clone).map(|_| StepReport::of(input));
-        communication.agree(engine.loss, input, report)?;
+        let counted = angles.as_ref().map(|_| 0).map_err(Clone::clone);
+        ranks.agree(engine.loss, input, counted, false)?;
         let mut angles: Vec<F> = angles?.into_iter().map(F::narrow).collect();
-        communication.largest(&mut angles)?;
+        ranks.max(&mut angles)?;
         let right = F::narrow(std::f64::consts::FRAC_PI_2);
         Ok(angles.into_iter().map(|angle| if angle < F::zero() { right } else { angle }).collect())
     })

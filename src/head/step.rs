@@ -10,8 +10,7 @@ use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
 use crate::step::{
-    Apart, Communication, Plan, Prepared, PreparedSample, Shared, StepInput, StepReport, Workspace,
-    check_update,
+    Apart, Plan, Prepared, PreparedSample, Ranks, StepInput, Workspace, check_update,
 };
 use crate::update::WeightUpdate;
 
@@ -57,20 +56,20 @@ pub(crate) fn step<F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
-    communication: &dyn Communication<F>,
+    ranks: Ranks<'_, F>,
     output: Option<Output<'_, F>>,
 ) -> Result<Forward<F>, Error> {
     let demand = output.as_ref().map_or(Demand::Losses, Demand::Gradients);
-    let mut step = Step::agreed(loss, input, workspace, communication, demand)?;
+    let mut step = Step::agreed(loss, input, workspace, ranks, demand)?;
     let Some(output) = output else {
         step.first_sweep(input, None);
-        return step.forward(input, communication);
+        return step.forward(input, ranks);
     };
     if step.plan.samples == 0 {
         output.clear();
-        return step.forward(input, communication);
+        return step.forward(input, ranks);
     }
-    step.forward_backward(input, communication, output)
+    step.forward_backward(input, ranks, output)
 }
 
 /// The nearest class of every embedding, without margin: a first sweep whose samples have no class
@@ -79,9 +78,9 @@ pub(super) fn nearest<F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
-    communication: &dyn Communication<F>,
+    ranks: Ranks<'_, F>,
 ) -> Result<Vec<usize>, Error> {
-    let mut step = Step::agreed(loss, input, workspace, communication, Demand::Nearest)?;
+    let mut step = Step::agreed(loss, input, workspace, ranks, Demand::Nearest)?;
     step.first_sweep(input, None);
     let rows = input.embeddings.nrows();
     let (mut logits, mut classes) = (vec![F::neg_infinity(); rows], vec![IGNORED; rows]);
@@ -90,7 +89,7 @@ pub(super) fn nearest<F: Real>(
         logits[sample.row] = nearest.max;
         classes[sample.row] = nearest.class.map_or(IGNORED, |class| input.classes.label_of(class));
     }
-    communication.nearest(&mut logits, &mut classes)?;
+    ranks.nearest(&mut logits, &mut classes)?;
     Ok(classes)
 }
 
@@ -144,8 +143,6 @@ pub(super) struct Step<'a, F> {
     pub bounds: Bounds,
     /// Label smoothing among the classes of all ranks.
     smoothing: Smoothing,
-    /// Whether any loss of the batch has a penalty, on any rank.
-    penalised: bool,
     pub workspace: &'a mut Workspace<F>,
 }
 
@@ -155,25 +152,19 @@ impl<'a, F: Real> Step<'a, F> {
         loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
         workspace: &'a mut Workspace<F>,
-        communication: &dyn Communication<F>,
+        ranks: Ranks<'_, F>,
         demand: Demand<'_, '_, F>,
     ) -> Result<Self, Error> {
-        let classes = communication.check_classes(loss, input);
-        let prepared = classes.and_then(|()| prepare(loss, input, workspace, demand));
-        let penalised = workspace.prepared.samples.iter().any(|sample| sample.has_penalty());
-        let report = prepared.as_ref().map_err(Clone::clone).map(|(plan, _)| StepReport {
-            counted: plan.samples,
-            embeddings: demand.embeddings(),
-            penalised,
-            ..StepReport::of(input)
-        });
-        let agreement = communication.agree(loss, input, report)?;
+        let checked = ranks.check_classes(loss, input);
+        let prepared = checked.and_then(|()| prepare(loss, input, workspace, demand));
+        let counted = prepared.as_ref().map(|(plan, _)| plan.samples).map_err(Clone::clone);
+        let classes = ranks.agree(loss, input, counted, demand.embeddings())?;
         let (plan, bounds) = prepared?;
         let Workspace { prepared, hard, targets, .. } = &mut *workspace;
         if let Some(negatives) = prepared.form.hard {
             prepared.write_targets(input.embeddings.nrows(), targets);
             if negatives.cosine().is_none() {
-                communication.sum_targets(targets)?;
+                ranks.sum(targets)?;
             }
             let form = prepared.form;
             let scale = |sample: &PreparedSample| form.product_scale::<F>(sample.norm);
@@ -184,8 +175,7 @@ impl<'a, F: Real> Step<'a, F> {
             workers: plan.workers(rayon::current_num_threads()),
             plan,
             bounds,
-            smoothing: Smoothing::new(prepared.form.smoothing, agreement.classes),
-            penalised: agreement.penalised,
+            smoothing: Smoothing::new(prepared.form.smoothing, classes),
             workspace,
         })
     }
@@ -198,7 +188,7 @@ impl<'a, F: Real> Step<'a, F> {
     fn forward_backward(
         &mut self,
         input: &StepInput<'_, F>,
-        communication: &dyn Communication<F>,
+        ranks: Ranks<'_, F>,
         output: Output<'_, F>,
     ) -> Result<Forward<F>, Error> {
         let Output { embeddings, weights, bias } = output;
@@ -208,7 +198,7 @@ impl<'a, F: Real> Step<'a, F> {
             self.binary_terms();
         } else {
             self.first_sweep(input, weights.as_mut().map(StandardLayout::rows));
-            forward = Some(self.forward(input, communication)?);
+            forward = Some(self.forward(input, ranks)?);
         }
         self.nearest_gradients(input, embeddings.is_some());
         let mut bias_row = bias.as_ref().map(|bias| vec![F::zero(); bias.len()]);
@@ -225,13 +215,13 @@ impl<'a, F: Real> Step<'a, F> {
         }
         let forward = match forward {
             Some(forward) => forward,
-            None => self.forward(input, communication)?,
+            None => self.forward(input, ranks)?,
         };
         if let (Some(mut out), Some(bias)) = (bias, bias_row) {
             out.assign(&ArrayView1::from(&bias));
         }
         if let Some(embeddings) = embeddings {
-            communication.sum_embeddings(embeddings)?;
+            ranks.sum_embeddings(embeddings)?;
         }
         Ok(forward)
     }
@@ -270,10 +260,10 @@ impl<'a, F: Real> Step<'a, F> {
     pub fn forward(
         &mut self,
         input: &StepInput<'_, F>,
-        communication: &dyn Communication<F>,
+        ranks: Ranks<'_, F>,
     ) -> Result<Forward<F>, Error> {
         let rows = input.embeddings.nrows();
-        let apart = self.nearest_pairs(input, communication)?;
+        let apart = self.nearest_pairs(input, ranks)?;
         let mut stats = std::mem::take(&mut self.workspace.stats);
         stats.clear();
         let samples = 0..self.workspace.prepared.samples.len();
@@ -283,12 +273,7 @@ impl<'a, F: Real> Step<'a, F> {
         }));
         let Workspace { prepared, terms, .. } = &mut *self.workspace;
         if !stats.is_empty() {
-            let form = prepared.form;
-            let (smoothed, log_prior) = (form.sums_negatives(), prepared.has_log_prior);
-            let (penalised, sub_centers) = (self.penalised, prepared.sub_centers > 1);
-            let changed = form.changes_negatives() || log_prior;
-            let shared = Shared { smoothed, penalised, changed, log_prior, sub_centers };
-            communication.complete(rows, shared, &mut stats)?;
+            ranks.complete(rows, &mut stats)?;
         }
         let mut forward = Forward::with_samples(rows, prepared.form);
         terms.clear();

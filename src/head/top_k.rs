@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::kernel::{Real, TileStats};
 use crate::loss::MarginLoss;
 use crate::parallel::run_jobs;
-use crate::step::{Communication, Prepared, Scratch, StepInput, Workspace};
+use crate::step::{Prepared, Ranks, Scratch, StepInput, Workspace};
 
 /// The classes with the largest logits of each embedding, from the largest on; of equal logits the
 /// lower class first. From [`Head::top_k`](crate::Head::top_k).
@@ -56,17 +56,16 @@ impl<F: Real> Largest<F> {
 pub(super) fn of_all_ranks<F: Real>(
     entries: Vec<Vec<Entry<F>>>,
     most: usize,
-    communication: &dyn Communication<F>,
+    ranks: Ranks<'_, F>,
 ) -> Result<Vec<Vec<Entry<F>>>, Error> {
-    if communication.is_alone() {
-        return Ok(entries);
-    }
+    let Some(collective) = ranks.0 else { return Ok(entries) };
     let rows = entries.len();
     // The logits of each row, then their classes; −∞ where there are fewer.
     let entry = |at: usize| entries[at / most].get(at % most).copied();
     let logits = (0..rows * most).map(|at| entry(at).map_or(F::neg_infinity(), |e| e.0));
     let classes = (0..rows * most).map(|at| F::from_index(entry(at).map_or(0, |e| e.1 as u64)));
-    let numbers = communication.all(logits.chain(classes).collect())?;
+    let numbers: Vec<F> = logits.chain(classes).collect();
+    let numbers = collective.all_gather(&numbers)?;
     let mut merged = Largest::new(rows, most);
     for of_rank in numbers.chunks_exact(2 * rows * most) {
         let (logits, classes) = of_rank.split_at(rows * most);
@@ -84,10 +83,10 @@ pub(super) fn top_k<F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
-    communication: &dyn Communication<F>,
+    ranks: Ranks<'_, F>,
 ) -> Result<TopK<F>, Error> {
     let k = input.most;
-    let mut step = Step::agreed(loss, input, workspace, communication, Demand::Nearest)?;
+    let mut step = Step::agreed(loss, input, workspace, ranks, Demand::Nearest)?;
     let valid = (1..=step.classes()).contains(&k);
     Error::check_parameter("k", k as f64, "between 1 and the number of classes", valid)?;
     let rows = input.embeddings.nrows();
@@ -97,7 +96,7 @@ pub(super) fn top_k<F: Real>(
             entries.into_iter().for_each(|entry| all.add(sample.row, entry));
         }
     }
-    let mut merged = of_all_ranks(all.entries, k, communication)?;
+    let mut merged = of_all_ranks(all.entries, k, ranks)?;
     // Their order is that of the products.
     let Prepared { form, samples, .. } = &step.workspace.prepared;
     for sample in samples {

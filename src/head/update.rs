@@ -10,7 +10,7 @@ use crate::data::{Classes, ClassesMut, Forward};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::step::{Communication, StepInput, Workspace, update_step};
+use crate::step::{Ranks, StepInput, Workspace, update_step};
 use crate::update::WeightUpdate;
 
 /// A step between its sweeps: all is known, and nothing has moved.
@@ -26,13 +26,13 @@ pub(crate) fn prepare_update<'a, F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &'a mut Workspace<F>,
-    communication: &dyn Communication<F>,
+    ranks: Ranks<'_, F>,
     (update, dx): (&dyn WeightUpdate<F>, &ArrayRef2<F>),
 ) -> Result<UpdateReady<'a, F>, Error> {
     let demand = Demand::Update(update, dx);
-    let mut step = Step::agreed(loss, input, workspace, communication, demand)?;
+    let mut step = Step::agreed(loss, input, workspace, ranks, demand)?;
     step.first_sweep(input, None);
-    let forward = step.forward(input, communication)?;
+    let forward = step.forward(input, ranks)?;
     step.nearest_gradients(input, !dx.is_empty());
     if !dx.is_empty() {
         step.copy_target_rows(&input.classes);
@@ -50,7 +50,7 @@ impl<F: Real> UpdateReady<'_, F> {
         classes: ClassesMut<'p, F>,
         update: &'p mut dyn WeightUpdate<F>,
         mut dx: ArrayViewMut2<'_, F>,
-        communication: &dyn Communication<F>,
+        ranks: Ranks<'_, F>,
     ) -> Result<Forward<F>, Error> {
         let UpdateReady { mut step, forward, chunks } = self;
         let bias = classes.bias.is_some();
@@ -70,7 +70,7 @@ impl<F: Real> UpdateReady<'_, F> {
         let embeddings = step.second_sweep(x, parameters, &targets, kept, embeddings);
         step.workspace.target_rows = rows;
         if let Some(embeddings) = embeddings {
-            communication.sum_embeddings(embeddings)?;
+            ranks.sum_embeddings(embeddings)?;
         }
         Ok(forward)
     }

@@ -4,7 +4,6 @@
 
 mod agreement;
 mod collective;
-mod communication;
 mod exchange;
 mod hard_samples;
 mod input;
@@ -19,7 +18,6 @@ mod update_step;
 mod workspace;
 
 pub use collective::{Collective, SingleProcess};
-pub(crate) use communication::{Communication, Shared, StepReport};
 pub(crate) use exchange::Ranks;
 pub(crate) use hard_samples::HardSamples;
 pub(crate) use input::StepInput;

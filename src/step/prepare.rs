@@ -76,12 +76,6 @@ pub(crate) struct PreparedSample {
     pub target: Option<TargetPair>,
 }
 
-impl PreparedSample {
-    pub fn has_penalty(&self) -> bool {
-        self.target.is_some_and(|target| target.target.penalty != 0.0)
-    }
-}
-
 pub(super) fn sort_by_class(samples: &mut [PreparedSample]) {
     samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
 }

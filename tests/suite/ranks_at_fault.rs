@@ -102,7 +102,7 @@ fn batches_that_differ_are_refused_by_all() {
         }
     }));
     assert_eq!(rank, 2);
-    assert_eq!(reason, "embeddings have shape [5, 3], rank 0's [4, 3]");
+    assert_eq!(reason, "5 embeddings, on rank 0 4");
 
     let (rank, reason) = said(refused(&even(10, 3), |rank, inputs, _, _| {
         if rank == 1 {

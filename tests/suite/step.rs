@@ -524,7 +524,7 @@ fn a_lost_rank_is_an_error_before_and_after_the_weights_move() {
     }
     let (n, d) = (4, 5);
     let inputs = problem(12, (n, d, 9), false).inputs::<f64>([Layout::Standard; 2]);
-    for (entries, too_late) in [(3 * n, false), (n * d, true)] {
+    for (entries, too_late) in [(6 * n, false), (n * d, true)] {
         let ranks = on_ranks(&even(9, 3), |rank, range| {
             let lost = Lost { rank, entries };
             let run = || on_rank(&inputs, &Spec::Modified, (lost, range), None, |_| ());
