@@ -3,7 +3,7 @@
 use std::f64::consts::PI;
 
 use crate::data::Scale;
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::loss::MarginLoss;
 use crate::math::Angle;
 
@@ -92,8 +92,7 @@ impl<L: MarginLoss> Boundary<L> {
     /// [`Error::Parameter`] unless both norms are finite and > 0.
     pub fn with_norms(self, q1: f64, q2: f64) -> Result<Self, Error> {
         for q in [q1, q2] {
-            let valid = q.is_finite() && q > 0.0;
-            Error::check_parameter("norm of a class weight", q, "finite and > 0", valid)?;
+            check!("norm of a class weight", q, "finite and > 0")?;
         }
         let norms = if self.loss.scale() == Scale::Unnormalized { [q1, q2] } else { [1.0; 2] };
         Ok(Boundary { norms, ..self })
@@ -108,7 +107,7 @@ impl<L: MarginLoss> Boundary<L> {
         if self.loss.scale() != Scale::Unnormalized {
             return Err(Error::Bias);
         }
-        Error::check_parameter("bias over the norm", bias, "finite", bias.is_finite())?;
+        check!("bias over the norm", bias, "finite")?;
         Ok(Boundary { bias, ..self })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ndarray::Array2;
 
 use crate::data::{Forward, LogitForm, Reduction, Scale};
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::kernel::Real;
 use crate::logits::{LogitGradients, NormalizedLogits, TargetAnswer};
 use crate::math::{
@@ -210,50 +210,46 @@ pub trait MarginLoss: Debug + Send + Sync {
     }
 }
 
+/// The named methods of a loss are those of another one. The types of [`MarginLoss`] and this macro
+/// are those that the caller imports.
+macro_rules! forward {
+    ($self:ident => $loss:expr; $($method:ident)*) => { $(forward! { @$method $self, $loss; })* };
+    (@scale $($of:tt)*) => { forward! { @fn $($of)* scale() -> Scale } };
+    (@target $($of:tt)*) => { forward! { @fn $($of)* target(angle: &Angle) -> Target } };
+    (@target_of $($of:tt)*) => { forward! { @fn $($of)* target_of(at: &Sample) -> SampleTarget } };
+    (@hard_negatives $($of:tt)*) => {
+        forward! { @fn $($of)* hard_negatives() -> Option<HardNegatives> }
+    };
+    (@top_negatives $($of:tt)*) => { forward! { @fn $($of)* top_negatives() -> Option<TopMargin> } };
+    (@binary $($of:tt)*) => { forward! { @fn $($of)* binary() -> Option<BinaryForm> } };
+    (@check_classes $($of:tt)*) => {
+        forward! { @fn $($of)* check_classes(classes: usize) -> Result<(), Error> }
+    };
+    (@label_smoothing $($of:tt)*) => { forward! { @fn $($of)* label_smoothing() -> f64 } };
+    (@fn $self:ident, $loss:expr; $method:ident($($argument:ident: $type:ty)?) -> $result:ty) => {
+        fn $method(&$self $(, $argument: $type)?) -> $result {
+            $loss.$method($($argument)?)
+        }
+    };
+}
+pub(crate) use forward;
+
 macro_rules! through_pointer {
     ($($pointer:ty),*) => {$(
         impl<L: MarginLoss + ?Sized> MarginLoss for $pointer {
-            fn scale(&self) -> Scale {
-                (**self).scale()
-            }
-
-            fn target(&self, angle: &Angle) -> Target {
-                (**self).target(angle)
-            }
-
-            fn target_of(&self, sample: &Sample) -> SampleTarget {
-                (**self).target_of(sample)
-            }
-
-            fn hard_negatives(&self) -> Option<HardNegatives> {
-                (**self).hard_negatives()
-            }
-
-            fn top_negatives(&self) -> Option<TopMargin> {
-                (**self).top_negatives()
-            }
-
-            fn check_classes(&self, classes: usize) -> Result<(), Error> {
-                (**self).check_classes(classes)
-            }
-
-            fn label_smoothing(&self) -> f64 {
-                (**self).label_smoothing()
-            }
-
-            fn binary(&self) -> Option<BinaryForm> {
-                (**self).binary()
+            forward! { self => (**self);
+                scale target target_of hard_negatives top_negatives binary check_classes
+                label_smoothing
             }
         }
     )*};
 }
-
 through_pointer!(&L, Box<L>, Arc<L>);
 
 /// The form of the logits of `loss`.
 pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Error> {
     let scale = loss.scale().checked()?;
-    let smoothing = check_label_smoothing(loss.label_smoothing())?;
+    let smoothing = check!("label smoothing epsilon", loss.label_smoothing(), "in [0, 1]")?;
     let hard = loss.hard_negatives().map(HardNegatives::checked).transpose()?;
     if hard.is_some() && scale == Scale::Unnormalized {
         let reason = "hard negatives compare cosines, and there are none under Scale::Unnormalized";
@@ -282,12 +278,6 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
     };
     let plain = scale == Scale::Unnormalized && angles.iter().chain([&Angle::RIGHT]).all(is_plain);
     Ok(LogitForm { scale, plain, smoothing, hard, top, binary })
-}
-
-/// Checks a label smoothing.
-pub(crate) fn check_label_smoothing(epsilon: f64) -> Result<f64, Error> {
-    let valid = (0.0..=1.0).contains(&epsilon);
-    Error::check_parameter("label smoothing epsilon", epsilon, "in [0, 1]", valid)
 }
 
 /// The target of `loss` for a sample; refused unless it is finite.

@@ -4,52 +4,6 @@
 use crate::data::Scale;
 use crate::math::Continuation;
 
-/// Whether a number lies in a range, by the text that docs and errors have for it.
-macro_rules! in_range {
-    ($x:ident "finite and > 0") => {
-        $x.is_finite() && $x > 0.0
-    };
-    ($x:ident "finite and >= 0") => {
-        $x.is_finite() && $x >= 0.0
-    };
-    ($x:ident "an integer >= 1") => {
-        $x >= 1.0
-    };
-    ($x:ident "in [0, 1]") => {
-        (0.0..=1.0).contains(&$x)
-    };
-    ($x:ident "in [-1, 1]") => {
-        $x.abs() <= 1.0
-    };
-    ($x:ident "in (0, 1]") => {
-        $x > 0.0 && $x <= 1.0
-    };
-    // Half a turn or more can only be a mistake: degrees, or a scale.
-    ($x:ident "in [0, π) radians") => {
-        (0.0..std::f64::consts::PI).contains(&$x)
-    };
-    // A larger margin can only be a mistake: per cent, or a scale.
-    ($x:ident "in (-2, 2), a difference of cosines") => {
-        $x.abs() < 2.0
-    };
-}
-
-/// Checks a number: `check!("angular margin m", m, "in [0, π) radians", "scale s, then margin m")`.
-/// The range is one of [`in_range!`], or a text and its condition. An order of the arguments is part of
-/// the error, for they may be swapped.
-macro_rules! check {
-    ($parameter:expr, $value:expr, ($range:literal, $holds:expr) $(, $order:literal)?) => {{
-        let (value, holds): (f64, fn(f64) -> bool) = (f64::from($value), $holds);
-        let expected = concat!($range $(, " (arguments are ", $order, ")")?);
-        $crate::error::Error::check_parameter($parameter, value, expected, holds(value))
-    }};
-    ($parameter:expr, $value:expr, $range:tt $(, $order:literal)?) => {
-        $crate::parameters::check!(
-            $parameter, $value, ($range, |x| $crate::parameters::in_range!(x $range)) $(, $order)?
-        )
-    };
-}
-
 /// Defines a type by its hyper-parameters. Each is one line, or two where it is long:
 ///
 /// ```text
@@ -111,6 +65,11 @@ macro_rules! hyper_parameters {
                 /// The inner loss.
                 pub fn loss(&self) -> &$inner {
                     &self.loss
+                }
+
+                /// The inner loss, to be changed between steps: a schedule, a state that observes.
+                pub fn loss_mut(&mut self) -> &mut $inner {
+                    &mut self.loss
                 }
             )?
 
@@ -199,7 +158,7 @@ macro_rules! hyper_parameters {
         $self.$check()?
     };
     (@check $self:ident $field:ident, $meaning:literal, $range:tt $(of $order:literal)?) => {
-        $crate::parameters::check!($meaning, $self.$field, $range $(, $order)?)?
+        $crate::error::check!($meaning, $self.$field, $range $(, $order)?)?
     };
 }
 
@@ -259,7 +218,7 @@ macro_rules! by_fields {
     };
 }
 
-pub(crate) use {by_fields, check, hyper_parameters, in_range};
+pub(crate) use {by_fields, hyper_parameters};
 
 /// Reads a `T`. An error in one of its fields carries the name of the field.
 #[cfg(feature = "serde")]

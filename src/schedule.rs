@@ -5,7 +5,7 @@
 
 use std::f64::consts::SQRT_2;
 
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::parameters::{by_fields, hyper_parameters};
 
 hyper_parameters! {
@@ -148,7 +148,7 @@ impl MarginWarmup {
 
     fn checked(self) -> Result<Self, Error> {
         let MarginWarmup { margin, start, .. } = self;
-        Error::check_parameter("margin", margin, "finite", margin.is_finite())?;
+        check!("margin", margin, "finite")?;
         let valid = start.is_finite() && (margin - start).is_finite();
         let expected = "finite, and so its distance from the margin";
         Error::check_parameter("start of the margin", start, expected, valid)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Scale;
 use crate::error::Error;
-use crate::loss::MarginLoss;
+use crate::loss::{MarginLoss, forward};
 use crate::losses::*;
 use crate::math::{Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin};
 
@@ -111,14 +111,7 @@ every_loss! {
 /// The loss that [`build`](LossConfig::build) returns.
 impl MarginLoss for LossConfig {
     forward! { self => self.loss();
-        fn scale() -> Scale;
-        fn target(angle: &Angle) -> Target;
-        fn target_of(sample: &Sample) -> SampleTarget;
-        fn hard_negatives() -> Option<HardNegatives>;
-        fn top_negatives() -> Option<TopMargin>;
-        fn binary() -> Option<BinaryForm>;
-        fn check_classes(classes: usize) -> Result<(), Error>;
-        fn label_smoothing() -> f64;
+        scale target target_of hard_negatives top_negatives binary check_classes label_smoothing
     }
 }
 

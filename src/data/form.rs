@@ -1,6 +1,6 @@
 //! How a cosine becomes a logit.
 
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::kernel::{BinaryLogits, Real};
 use crate::math::{BinaryForm, HardNegatives, LogSumExp, SampleTerms, TopMargin, sample_terms};
 
@@ -35,8 +35,7 @@ impl Scale {
     /// Refuses a fixed scale that is not finite and positive.
     pub(crate) fn checked(self) -> Result<Self, Error> {
         if let Scale::Fixed(s) = self {
-            let valid = s.is_finite() && s > 0.0;
-            Error::check_parameter("scale s", s, "finite and > 0", valid)?;
+            check!("scale s", s, "finite and > 0")?;
         }
         Ok(self)
     }

@@ -5,8 +5,7 @@ use ndarray::{Array2, array};
 use crate::data::{Batch, Scale};
 use crate::error::Error;
 use crate::head::Head;
-use crate::loss::MarginLoss;
-use crate::losses::forward;
+use crate::loss::{MarginLoss, forward};
 use crate::math::{Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin};
 
 /// The classes, and samples, of the batch.
@@ -82,12 +81,7 @@ impl<L: MarginLoss> MarginLoss for Rescaled<'_, L> {
     }
 
     forward! { self => self.loss;
-        fn target(angle: &Angle) -> Target;
-        fn hard_negatives() -> Option<HardNegatives>;
-        fn top_negatives() -> Option<TopMargin>;
-        fn binary() -> Option<BinaryForm>;
-        fn check_classes(classes: usize) -> Result<(), Error>;
-        fn label_smoothing() -> f64;
+        target hard_negatives top_negatives binary check_classes label_smoothing
     }
 
     fn target_of(&self, sample: &Sample) -> SampleTarget {

@@ -21,7 +21,7 @@ hyper_parameters! {
     pub struct CurricularFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";
-        t: f64 = 0.0, ("in [-1, 1]", |t| t.abs() <= 1.0), "mean target cosine t", "a state";
+        t: f64 = 0.0, "in [-1, 1]", "mean target cosine t", "a state";
         rate: f64 = 0.01, "in (0, 1]", "rate of t", "the share of a batch in the new t";
         continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`";
     }

@@ -25,8 +25,8 @@ hyper_parameters! {
     ///
     /// **Errors**: [`new`](Self::new) returns [`Error::Parameter`] for a threshold outside its
     /// range, and for a loss with hard negatives of its own, which the filter would take the place
-    /// of. Under the scale [`Unnormalized`](Scale::Unnormalized) a step is refused with
-    /// [`Error::Unsupported`].
+    /// of. A step is refused if [`loss_mut`](Self::loss_mut) has put such a loss inside; under the
+    /// scale [`Unnormalized`](Scale::Unnormalized) it is refused with [`Error::Unsupported`].
     ///
     /// ```
     /// use margin_softmax::{ArcFace, Batch, Head, InterclassFilter};
@@ -54,12 +54,6 @@ impl<L: MarginLoss> InterclassFilter<L> {
         InterclassFilter { loss, threshold }.checked()
     }
 
-    /// The inner loss, to be changed between steps: a schedule, a state that observes. A step with
-    /// an inner loss that has hard negatives of its own is refused.
-    pub fn loss_mut(&mut self) -> &mut L {
-        &mut self.loss
-    }
-
     fn check_threshold(&self) -> Result<f64, Error> {
         check!("interclass threshold", self.threshold, ("in (-1, 1]", |h| h > -1.0 && h <= 1.0))?;
         self.check_rules()
@@ -77,12 +71,7 @@ impl<L: MarginLoss> InterclassFilter<L> {
 
 impl<L: MarginLoss> MarginLoss for InterclassFilter<L> {
     forward! { self => self.loss;
-        fn scale() -> Scale;
-        fn target(angle: &Angle) -> Target;
-        fn target_of(sample: &Sample) -> SampleTarget;
-        fn top_negatives() -> Option<TopMargin>;
-        fn binary() -> Option<BinaryForm>;
-        fn label_smoothing() -> f64;
+        scale target target_of top_negatives binary label_smoothing
     }
 
     fn check_classes(&self, classes: usize) -> Result<(), Error> {

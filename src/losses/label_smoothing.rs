@@ -49,22 +49,11 @@ impl<L: MarginLoss> LabelSmoothing<L> {
     pub fn new(loss: L, epsilon: f64) -> Result<Self, Error> {
         LabelSmoothing { loss, epsilon }.checked()
     }
-
-    /// The inner loss, to be changed between steps: a schedule, a state that observes.
-    pub fn loss_mut(&mut self) -> &mut L {
-        &mut self.loss
-    }
 }
 
 impl<L: MarginLoss> MarginLoss for LabelSmoothing<L> {
     forward! { self => self.loss;
-        fn scale() -> Scale;
-        fn target(angle: &Angle) -> Target;
-        fn target_of(sample: &Sample) -> SampleTarget;
-        fn hard_negatives() -> Option<HardNegatives>;
-        fn top_negatives() -> Option<TopMargin>;
-        fn binary() -> Option<BinaryForm>;
-        fn check_classes(classes: usize) -> Result<(), Error>;
+        scale target target_of hard_negatives top_negatives binary check_classes
     }
 
     fn label_smoothing(&self) -> f64 {

@@ -26,26 +26,13 @@ use margin_kind::check_margin;
 
 // What losses are written with: each file has `use super::*`.
 use crate::data::Scale;
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::kernel::Real;
-use crate::loss::MarginLoss;
+use crate::loss::{MarginLoss, forward};
 use crate::math::{
     Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin, annealed, stretched,
 };
-use crate::parameters::{Vary, check, hyper_parameters, vary};
-
-/// Methods of a loss that are those of another one.
-macro_rules! forward {
-    (
-        $self:ident => $loss:expr;
-        $(fn $method:ident($($argument:ident: $type:ty)?) -> $result:ty;)*
-    ) => {$(
-        fn $method(&$self $(, $argument: $type)?) -> $result {
-            $loss.$method($($argument)?)
-        }
-    )*};
-}
-pub(crate) use forward;
+use crate::parameters::{Vary, hyper_parameters, vary};
 
 /// The table of losses, each with its file: those that stand alone, and those around another one.
 /// `every_loss!(macro tokens)` calls the macro with the tokens and the table.

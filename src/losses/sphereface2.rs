@@ -23,9 +23,9 @@ hyper_parameters! {
         m: f64 = 0.2, (check_m "in (-2, 2); of angles [0, π)"), "margin m", "0.3 in fine-tuning";
         lambda: f64 = 0.7, ("in (0, 1)", |x| x > 0.0 && x < 1.0),
             "weight lambda of the own class", "that of the others is 1 − λ";
-        t: f64 = 3.0, ("finite and >= 1", |x| x.is_finite() && x >= 1.0), "exponent t",
+        t: f64 = 3.0, "finite and >= 1", "exponent t",
             "spreads the similarities; 1 leaves them";
-        b: f64 = 0.0, ("finite", f64::is_finite), "bias b", "one number for all classes, learned";
+        b: f64 = 0.0, "finite", "bias b", "one number for all classes, learned";
     }
     /// Begin with `b` = [`starting_bias`](Self::starting_bias) and learn it with the derivative
     /// [`Forward::bias_gradient`](crate::Forward::bias_gradient), or keep it.

@@ -54,11 +54,6 @@ impl<L: MarginLoss> TopNegatives<L> {
         TopNegatives { loss, k, margin }.checked()
     }
 
-    /// The inner loss, to be changed between steps: a schedule, a state that observes.
-    pub fn loss_mut(&mut self) -> &mut L {
-        &mut self.loss
-    }
-
     fn top(&self) -> TopMargin {
         TopMargin { k: self.k, margin: self.margin }
     }
@@ -70,13 +65,7 @@ impl<L: MarginLoss> TopNegatives<L> {
 
 impl<L: MarginLoss> MarginLoss for TopNegatives<L> {
     forward! { self => self.loss;
-        fn scale() -> Scale;
-        fn target(angle: &Angle) -> Target;
-        fn target_of(sample: &Sample) -> SampleTarget;
-        fn hard_negatives() -> Option<HardNegatives>;
-        fn binary() -> Option<BinaryForm>;
-        fn check_classes(classes: usize) -> Result<(), Error>;
-        fn label_smoothing() -> f64;
+        scale target target_of hard_negatives binary check_classes label_smoothing
     }
 
     fn top_negatives(&self) -> Option<TopMargin> {

@@ -13,7 +13,7 @@ hyper_parameters! {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.4, "in (-2, 2), a difference of cosines" of "scale s, then margin m",
             "cosine margin m";
-        b: f64 = 0.0, ("finite", f64::is_finite), "bias b", "one number for all classes, learned";
+        b: f64 = 0.0, "finite", "bias b", "one number for all classes, learned";
     }
     /// The threshold is cos θ = −b/s. The papers write −b̃ for b. Begin with `b` =
     /// [`starting_bias`](Self::starting_bias) and learn it with the derivative

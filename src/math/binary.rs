@@ -2,7 +2,7 @@
 
 use super::angle::{Angle, Target};
 use super::log_sum_exp::SampleTerms;
-use crate::error::Error;
+use crate::error::{Error, check};
 
 /// The form of a binary loss: one logistic for each pair of a sample and a class, in place of one
 /// softmax for each sample.
@@ -104,16 +104,12 @@ impl BinaryForm {
     /// Refuses numbers that have no place in the formula.
     pub(crate) fn checked(self) -> Result<Self, Error> {
         let BinaryForm { positive, negative, bias, exponent, angle, shift } = self;
-        let check = Error::check_parameter;
-        for weight in [positive, negative] {
-            let valid = weight.is_finite() && weight >= 0.0;
-            check("weight of a binary loss", weight, "finite and >= 0", valid)?;
-        }
-        check("bias b", bias, "finite", bias.is_finite())?;
-        check("exponent t", exponent, "finite and >= 1", exponent.is_finite() && exponent >= 1.0)?;
-        let valid = (0.0..std::f64::consts::PI).contains(&angle);
-        check("angular margin of the negatives", angle, "in [0, π) radians", valid)?;
-        check("shift of the negatives", shift, "finite", shift.is_finite())?;
+        check!("weight of a binary loss", positive, "finite and >= 0")?;
+        check!("weight of a binary loss", negative, "finite and >= 0")?;
+        check!("bias b", bias, "finite")?;
+        check!("exponent t", exponent, "finite and >= 1")?;
+        check!("angular margin of the negatives", angle, "in [0, π) radians")?;
+        check!("shift of the negatives", shift, "finite")?;
         Ok(self)
     }
 

@@ -1,6 +1,6 @@
 //! Negatives that are up-weighted.
 
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::kernel::Real;
 
 /// Which negatives a loss makes harder, and how: of the cosine c of a class that is not the
@@ -93,14 +93,12 @@ impl HardNegatives {
 
     /// Refuses numbers that are not finite.
     pub(crate) fn checked(self) -> Result<Self, Error> {
-        let [q0, q1, q2] = self.coefficients;
         let names = ["q0 of hard negatives", "q1 of hard negatives", "q2 of hard negatives"];
-        for (name, q) in names.into_iter().zip([q0, q1, q2]) {
-            Error::check_parameter(name, q, "finite", q.is_finite())?;
+        for (name, q) in names.into_iter().zip(self.coefficients) {
+            check!(name, q, "finite")?;
         }
         if let Some(cosine) = self.cosine {
-            let name = "threshold of hard negatives";
-            Error::check_parameter(name, cosine, "finite", cosine.is_finite())?;
+            check!("threshold of hard negatives", cosine, "finite")?;
         }
         Ok(self)
     }

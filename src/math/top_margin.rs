@@ -1,7 +1,7 @@
 //! A margin on each sample's nearest negatives.
 
 use super::angle::{Angle, Target};
-use crate::error::Error;
+use crate::error::{Error, check};
 
 /// A margin on the k nearest negatives of each sample: of the classes j that are not its own, those
 /// with the k largest cosines,
@@ -37,11 +37,8 @@ impl TopMargin {
 
     /// Refuses k = 0 and margins that can only be a mistake.
     pub(crate) fn checked(self) -> Result<Self, Error> {
-        let k = self.k as f64;
-        Error::check_parameter("number k of nearest negatives", k, "an integer >= 1", k >= 1.0)?;
-        let (name, range) = ("margin m' of the nearest negatives", "in [0, π) radians");
-        let valid = (0.0..std::f64::consts::PI).contains(&self.margin);
-        Error::check_parameter(name, self.margin, range, valid)?;
+        check!("number k of nearest negatives", self.k as f64, "an integer >= 1")?;
+        check!("margin m' of the nearest negatives", self.margin, "in [0, π) radians")?;
         Ok(self)
     }
 }
