@@ -16,7 +16,7 @@ use super::dispatch::Op;
 use super::matrix::{Mat, MatMut};
 use super::packed::Block;
 use super::real::{Element, Real};
-use super::simd::{Isa, MAX_SIDE, Unaligned, Vector};
+use super::simd::{Isa, MAX_SIDE, Unaligned, Vector, prefetch};
 
 /// Steps of the depth that are summed in registers. In f32 at AVX2, a strip and a panel then take
 /// 6 and 16 KB of the first-level cache.
@@ -252,7 +252,7 @@ unsafe fn sum_rows<F: Real, I: Isa, M: Multiply<F, I>, const ROWS: usize>(
         // Long before they are needed.
         for r in 0..ROWS {
             for line in (0..2 * lanes).step_by(LINE_BYTES / size_of::<F>()) {
-                I::prefetch(c.wrapping_add(r * stride + line));
+                prefetch(c.wrapping_add(r * stride + line));
             }
         }
         let mut sums = [[F::Vector::<I>::splat(F::zero()); 2]; ROWS];

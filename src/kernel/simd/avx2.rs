@@ -2,7 +2,6 @@
 
 use std::arch::x86_64::*;
 
-use super::sse2::Sse2;
 use super::vector::{Isa, MAX_SIDE, vector};
 
 /// AVX2 and FMA.
@@ -14,11 +13,6 @@ impl Isa for Avx2 {
     const ROWS: usize = 6;
     type F32 = __m256;
     type F64 = __m256d;
-
-    #[inline(always)]
-    fn prefetch<T>(address: *const T) {
-        Sse2::prefetch(address);
-    }
 }
 
 vector! {

@@ -3,7 +3,6 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{transpose_f32, transpose_f64};
-use super::sse2::Sse2;
 use super::vector::{Isa, vector};
 
 /// AVX-512 F, VL, DQ and BW, with AVX2 and FMA.
@@ -16,11 +15,6 @@ impl Isa for Avx512 {
     const ROWS: usize = 8;
     type F32 = __m512;
     type F64 = __m512d;
-
-    #[inline(always)]
-    fn prefetch<T>(address: *const T) {
-        Sse2::prefetch(address);
-    }
 }
 
 vector! {

@@ -13,11 +13,6 @@ impl Isa for DoubleAvx2 {
     const ROWS: usize = Avx512::ROWS;
     type F32 = Double<<Avx2 as Isa>::F32>;
     type F64 = Double<<Avx2 as Isa>::F64>;
-
-    #[inline(always)]
-    fn prefetch<T>(address: *const T) {
-        Avx2::prefetch(address);
-    }
 }
 
 /// Two registers, one after the other.

@@ -31,3 +31,17 @@ pub use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub use sse2::Sse2;
 pub use vector::{Isa, MAX_SIDE, Unaligned, Vector};
+
+/// Brings the cache line at this address closer; any address will do. Other targets have no stable
+/// prefetch in the standard library.
+#[inline(always)]
+pub fn prefetch<T>(address: *const T) {
+    // SAFETY: part of SSE; a prefetch of an invalid address does nothing.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -13,10 +13,6 @@ impl Isa for Neon {
     const ROWS: usize = 8;
     type F32 = float32x4_t;
     type F64 = float64x2_t;
-
-    /// The standard library has no stable prefetch for this target.
-    #[inline(always)]
-    fn prefetch<T>(_: *const T) {}
 }
 
 vector! {

@@ -14,9 +14,6 @@ impl Isa for Portable {
     const ROWS: usize = 4;
     type F32 = [f32; 4];
     type F64 = [f64; 2];
-
-    #[inline(always)]
-    fn prefetch<T>(_: *const T) {}
 }
 
 impl<F: Float, const N: usize> Vector<F> for [F; N] {

@@ -13,12 +13,6 @@ impl Isa for Sse2 {
     const ROWS: usize = 4;
     type F32 = __m128;
     type F64 = __m128d;
-
-    #[inline(always)]
-    fn prefetch<T>(address: *const T) {
-        // SAFETY: part of SSE; a prefetch of an invalid address does nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
 }
 
 vector! {

@@ -10,9 +10,6 @@ pub trait Isa: Copy + 'static {
 
     type F32: Vector<f32>;
     type F64: Vector<f64>;
-
-    /// Brings the cache line at this address closer; any address will do.
-    fn prefetch<T>(address: *const T);
 }
 
 /// A vector register of numbers of type `F`.
