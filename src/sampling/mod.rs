@@ -7,7 +7,7 @@ use rand_pcg::Pcg64Mcg;
 
 pub use crate::data::ClassSample;
 use crate::data::{IGNORED, room_for};
-use crate::error::Error;
+use crate::error::{Error, check};
 
 /// Draws the active classes of a step: all classes of the batch, and others, each equally
 /// likely, up to ⌊rate·C⌋ together. More classes in the batch than that are all kept.
@@ -54,11 +54,7 @@ use crate::error::Error;
 /// One Stone* (CVPR 2022), section 3.
 #[derive(Debug, Clone)]
 pub struct ClassSampler {
-    range: Range<usize>,
-    rate: f64,
-    correction: bool,
-    whole: bool,
-    rng: Pcg64Mcg,
+    state: SamplerState,
 }
 
 /// The state of a [`ClassSampler`], to be saved and restored.
@@ -92,7 +88,9 @@ impl ClassSampler {
     /// [`Error::Empty`] for no class, [`Error::Parameter`] unless `rate` is in (0, 1].
     pub fn new(classes: usize, rate: f64, seed: u64) -> Result<Self, Error> {
         Error::check_not_empty("classes", &[classes])?;
-        Ok(ClassSampler { whole: true, ..Self::for_range(0..classes, rate, seed)? })
+        let mut sampler = Self::for_range(0..classes, rate, seed)?;
+        sampler.state.whole = true;
+        Ok(sampler)
     }
 
     /// A sampler of the classes that one rank of a [`Head::on_ranks`](crate::Head::on_ranks) holds:
@@ -102,16 +100,15 @@ impl ClassSampler {
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is in (0, 1], and for a range that ends before it starts.
     pub fn for_range(range: Range<usize>, rate: f64, seed: u64) -> Result<Self, Error> {
-        let rate = check_rate(rate)?;
-        check_range(&range, false)?;
-        let rng = generator(seed, range.start as u64);
-        Ok(ClassSampler { range, rate, correction: false, whole: false, rng })
+        let random = generator(seed, range.start as u64).state();
+        Self::from_state(SamplerState { range, whole: false, rate, correction: false, random })
     }
 
     /// The same sampler, whose samples carry the correction or not. With it, accuracy and
     /// predictions are of the corrected logits, which favor classes outside the batch.
-    pub fn with_correction(self, correction: bool) -> Self {
-        ClassSampler { correction, ..self }
+    pub fn with_correction(mut self, correction: bool) -> Self {
+        self.state.correction = correction;
+        self
     }
 
     /// The sampler that continues from `state`.
@@ -121,33 +118,31 @@ impl ClassSampler {
     /// ends before it starts or, where it is of all classes, does not start at 0 or is empty, and
     /// an even `random`.
     pub fn from_state(state: SamplerState) -> Result<Self, Error> {
-        let SamplerState { range, whole, rate, correction, random } = state;
-        let rate = check_rate(rate)?;
-        check_range(&range, whole)?;
+        let SamplerState { ref range, whole, rate, random, .. } = state;
+        check!("sampling rate", rate, "in (0, 1]")?;
+        Error::check_range("range end of the sampler", range)?;
+        let (start, valid) = (range.start as f64, !whole || range.start == 0);
+        Error::check_parameter("range start of all classes", start, "0", valid)?;
+        let (end, valid) = (range.end as f64, !whole || range.end > 0);
+        Error::check_parameter("range end of the sampler", end, "> 0 for all classes", valid)?;
         let odd = random % 2 == 1;
         Error::check_parameter("random state of the sampler", random as f64, "odd", odd)?;
-        Ok(ClassSampler { range, rate, correction, whole, rng: Pcg64Mcg::new(random) })
+        Ok(ClassSampler { state })
     }
 
     /// The state of this sampler.
     pub fn state(&self) -> SamplerState {
-        SamplerState {
-            range: self.range.clone(),
-            whole: self.whole,
-            rate: self.rate,
-            correction: self.correction,
-            random: self.rng.state(),
-        }
+        self.state.clone()
     }
 
     /// The classes that it draws from.
     pub fn range(&self) -> Range<usize> {
-        self.range.clone()
+        self.state.range.clone()
     }
 
     /// The share of the classes in a step.
     pub fn rate(&self) -> f64 {
-        self.rate
+        self.state.rate
     }
 
     /// Draws the classes of one step, for a batch with these labels. A sample labeled
@@ -157,56 +152,26 @@ impl ClassSampler {
     /// [`Error::Label`] for a label that is no class, and [`Error::Parameter`] for more sampled
     /// classes than fit into memory; nothing is drawn then.
     pub fn sample(&mut self, labels: &[usize]) -> Result<ClassSample, Error> {
-        if self.whole {
-            Error::check_labels(labels, self.range.end, Some(IGNORED))?;
+        let SamplerState { range, whole, rate, correction, random } = &mut self.state;
+        if *whole {
+            Error::check_labels(labels, range.end, Some(IGNORED))?;
         }
-        let row = |&label: &usize| self.range.contains(&label).then(|| label - self.range.start);
+        let row = |&label: &usize| range.contains(&label).then(|| label - range.start);
         let rows: Vec<Option<usize>> = labels.iter().map(row).collect();
         let mut positives: Vec<usize> = rows.iter().copied().flatten().collect();
         positives.sort_unstable();
         positives.dedup();
         // The product may fall short of an integer by its last bit: 0.29 · 100 < 29.
-        let quota = self.range.len() as f64 * self.rate * (1.0 + f64::EPSILON);
-        let others = self.range.len() - positives.len();
+        let quota = range.len() as f64 * *rate * (1.0 + f64::EPSILON);
+        let others = range.len() - positives.len();
         let drawn = (quota as usize).saturating_sub(positives.len()).min(others);
-        let ranks = self.distinct(drawn, others)?;
+        let mut rng = Pcg64Mcg::new(*random);
+        let ranks = distinct(&mut rng, drawn, others)?;
         let classes = merged(&positives, &ranks)?;
+        *random = rng.state();
         let of_drawn = || if drawn > 0 { (others as f64 / drawn as f64).ln() } else { 0.0 };
-        let correction = self.correction.then(of_drawn);
-        Ok(ClassSample::new(classes, rows.into_iter(), correction, Some(self.range.clone())))
-    }
-
-    /// `count` distinct numbers below `below`, ascending; every set of them is equally likely.
-    fn distinct(&mut self, count: usize, below: usize) -> Result<Vec<usize>, Error> {
-        if count > below / 2 {
-            // First, so that a refusal draws nothing.
-            let rest = room_for(SAMPLED, count)?;
-            return Ok(all_but(&self.distinct(below - count, below)?, below, rest));
-        }
-        // Each round draws as many as are missing, so the set of distinct numbers is that of
-        // drawing one by one until there are enough.
-        let mut numbers = room_for(SAMPLED, count)?;
-        while numbers.len() < count {
-            for _ in numbers.len()..count {
-                numbers.push(self.below(below));
-            }
-            // The stable sort is fast where a part is in order already.
-            numbers.sort();
-            numbers.dedup();
-        }
-        Ok(numbers)
-    }
-
-    /// A number below `below`, each equally likely: Lemire's method.
-    fn below(&mut self, below: usize) -> usize {
-        let below = below as u64;
-        let threshold = below.wrapping_neg() % below;
-        loop {
-            let product = u128::from(self.rng.next_u64()) * u128::from(below);
-            if product as u64 >= threshold {
-                return (product >> 64) as usize;
-            }
-        }
+        let correction = correction.then(of_drawn);
+        Ok(ClassSample::new(classes, rows.into_iter(), correction, Some(range.clone())))
     }
 }
 
@@ -224,26 +189,37 @@ fn generator(seed: u64, start: u64) -> Pcg64Mcg {
 /// What errors call the classes of a sample: a sampler read from a file may have any range.
 const SAMPLED: &str = "number of sampled classes";
 
-fn check_rate(rate: f64) -> Result<f64, Error> {
-    Error::check_parameter("sampling rate", rate, "in (0, 1]", rate > 0.0 && rate <= 1.0)
+/// `count` distinct numbers below `below`, ascending; every set of them is equally likely.
+fn distinct(rng: &mut Pcg64Mcg, count: usize, below: usize) -> Result<Vec<usize>, Error> {
+    let mut numbers = room_for(SAMPLED, count)?;
+    if count > below / 2 {
+        let mut others = distinct(rng, below - count, below)?.into_iter().peekable();
+        numbers.extend((0..below).filter(|number| others.next_if_eq(number).is_none()));
+        return Ok(numbers);
+    }
+    // Each round draws as many as are missing, so the set of distinct numbers is that of drawing
+    // one by one until there are enough.
+    while numbers.len() < count {
+        for _ in numbers.len()..count {
+            numbers.push(uniform(rng, below));
+        }
+        // The stable sort is fast where a part is in order already.
+        numbers.sort();
+        numbers.dedup();
+    }
+    Ok(numbers)
 }
 
-/// A range that is the `whole` of the classes starts at the first, and is not empty.
-fn check_range(range: &Range<usize>, whole: bool) -> Result<(), Error> {
-    Error::check_range("range end of the sampler", range)?;
-    let (start, end) = (range.start as f64, range.end as f64);
-    let valid = !whole || range.start == 0;
-    Error::check_parameter("range start of all classes", start, "0", valid)?;
-    let valid = !(whole && range.end == 0);
-    Error::check_parameter("range end of the sampler", end, "> 0 for all classes", valid)?;
-    Ok(())
-}
-
-/// Fills `rest` with the numbers below `below` that are not in `except`, which is ascending.
-fn all_but(except: &[usize], below: usize, mut rest: Vec<usize>) -> Vec<usize> {
-    let mut except = except.iter().copied().peekable();
-    rest.extend((0..below).filter(|number| except.next_if_eq(number).is_none()));
-    rest
+/// A number below `below`, each equally likely: Lemire's method.
+fn uniform(rng: &mut Pcg64Mcg, below: usize) -> usize {
+    let below = below as u64;
+    let threshold = below.wrapping_neg() % below;
+    loop {
+        let product = u128::from(rng.next_u64()) * u128::from(below);
+        if product as u64 >= threshold {
+            return (product >> 64) as usize;
+        }
+    }
 }
 
 /// `positives` together with the others of these `ranks` among all that are not positive; all
