@@ -3,7 +3,7 @@ use ndarray::ArrayView2;
 use super::optimizer::optimizer;
 use super::rules::{Adam, Rule};
 use super::state::State;
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::kernel::Real;
 
 /// Adam with decoupled weight decay.
@@ -73,7 +73,7 @@ impl<F: Real> AdamW<F> {
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is finite and ≥ 0.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        let rate = super::check_rate(rate)?;
+        let rate = check!("learning rate", rate, "finite and >= 0")?;
         let (betas, eps, weight_decay) = Self::DEFAULTS;
         let rule = Adam { rate, betas, eps, weight_decay };
         Ok(AdamW { rule, state: State::NONE })
@@ -84,10 +84,8 @@ impl<F: Real> AdamW<F> {
     /// # Errors
     /// [`Error::Parameter`] unless both are in [0, 1).
     pub fn with_betas(mut self, first: f64, second: f64) -> Result<Self, Error> {
-        let check = |parameter, beta| {
-            Error::check_parameter(parameter, beta, "in [0, 1)", (0.0..1.0).contains(&beta))
-        };
-        self.rule.betas = (check("first beta", first)?, check("second beta", second)?);
+        let first = check!("first beta", first, "in [0, 1)")?;
+        self.rule.betas = (first, check!("second beta", second, "in [0, 1)")?);
         Ok(self)
     }
 
@@ -96,8 +94,7 @@ impl<F: Real> AdamW<F> {
     /// # Errors
     /// [`Error::Parameter`] unless `eps` is finite and > 0.
     pub fn with_eps(mut self, eps: f64) -> Result<Self, Error> {
-        let valid = eps.is_finite() && eps > 0.0;
-        self.rule.eps = Error::check_parameter("eps", eps, "finite and > 0", valid)?;
+        self.rule.eps = check!("eps", eps, "finite and > 0")?;
         Ok(self)
     }
 

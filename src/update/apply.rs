@@ -1,6 +1,6 @@
 //! The rows of whole matrices and vectors, updated by gradients that are there.
 
-use ndarray::{ArrayRef1, ArrayRef2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
 use super::{Magnitudes, RowUpdate, UpdateStep, check_entries};
 use crate::error::Error;
@@ -10,55 +10,30 @@ use crate::parallel::run_jobs;
 /// How many numbers a thread takes at a time.
 const CHUNK: usize = 1 << 16;
 
-job!(Apply<'a>, Input<'a, F> => Result<(), Error>, apply);
-
-/// Class weights, or a bias as a column, with the gradient of all rows or of some.
-struct Input<'a, F> {
-    is_bias: bool,
-    values: ArrayViewMut2<'a, F>,
-    rows: Option<&'a [usize]>,
-    gradient: ArrayView2<'a, F>,
-    begin: Box<Begin<'a, F>>,
-}
+job!(pub(super) Apply<'a>, Input<'a, F> => Result<(), Error>, apply);
 
 /// Begins the step of an update. A reference to the update itself would be one to a trait object,
 /// which an update without a known size cannot become.
-type Begin<'a, F> = dyn FnOnce(&UpdateStep<'_>) -> Result<Updaters<'a, F>, Error> + 'a;
+pub(super) type Begin<'a, F> = dyn FnOnce(&UpdateStep<'_>) -> Result<Updaters<'a, F>, Error> + 'a;
 type Updaters<'a, F> = Vec<Box<dyn RowUpdate<F> + 'a>>;
 
-/// Updates the rows `rows` of `w`, or all.
-pub(super) fn to_weights<'a, F: Real>(
-    w: &'a mut ArrayRef2<F>,
-    rows: Option<&'a [usize]>,
-    gradient: &'a ArrayRef2<F>,
-    begin: impl FnOnce(&UpdateStep<'_>) -> Result<Updaters<'a, F>, Error> + 'a,
-) -> Result<(), Error> {
-    let (values, gradient, begin) = (w.view_mut(), gradient.view(), Box::new(begin));
-    F::run::<Apply<'a>>(Input { is_bias: false, values, rows, gradient, begin })
-}
-
-/// Updates the entries `rows` of `b`, or all.
-pub(super) fn to_bias<'a, F: Real>(
-    b: &'a mut ArrayRef1<F>,
-    rows: Option<&'a [usize]>,
-    gradient: &'a ArrayRef1<F>,
-    begin: impl FnOnce(&UpdateStep<'_>) -> Result<Updaters<'a, F>, Error> + 'a,
-) -> Result<(), Error> {
-    let values = b.view_mut().insert_axis(Axis(1));
-    let (gradient, begin) = (gradient.view().insert_axis(Axis(1)), Box::new(begin));
-    F::run::<Apply<'a>>(Input { is_bias: true, values, rows, gradient, begin })
+/// Rows of class weights, or of a bias as a column, and their gradient.
+pub(super) struct Input<'a, F> {
+    pub begin: Box<Begin<'a, F>>,
+    pub is_bias: bool,
+    pub values: ArrayViewMut2<'a, F>,
+    pub rows: &'a [usize],
+    pub gradient: ArrayView2<'a, F>,
 }
 
 fn apply<F: Real>(input: Input<'_, F>) -> Result<(), Error> {
-    let Input { is_bias, values, rows, gradient, begin } = input;
+    let Input { begin, is_bias, values, rows, gradient } = input;
     let (argument, of_gradient, axes) = match is_bias {
         true => ("bias", "gradients of bias", 1),
         false => ("class weights", "gradients of class weights", 2),
     };
     let shape = values.dim();
     check_entries(shape)?;
-    let all: Vec<usize> = if rows.is_some() { Vec::new() } else { (0..shape.0).collect() };
-    let rows = rows.unwrap_or(&all);
     check_rows(rows, shape.0)?;
     let expected = [rows.len(), shape.1];
     Error::check_shape(of_gradient, &expected[..axes], &gradient.shape()[..axes])?;

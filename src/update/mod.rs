@@ -16,9 +16,10 @@ mod updater;
 use std::fmt::Debug;
 use std::ops::Range;
 
-use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayViewMut1};
+use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayViewMut1, Axis};
 
 pub use adamw::AdamW;
+use apply::{Apply, Begin, Input};
 pub use sgd::Sgd;
 
 use crate::data::largest_safe;
@@ -123,7 +124,8 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// # Errors
     /// As the trait.
     fn apply(&mut self, w: &mut ArrayRef2<F>, gradient: &ArrayRef2<F>) -> Result<(), Error> {
-        apply::to_weights(w, None, gradient, move |step| self.begin(step))
+        check_entries(w.dim())?; // before the rows are listed: there may be any number of empty ones
+        self.apply_rows(w, &Vec::from_iter(0..w.nrows()), gradient)
     }
 
     /// Updates the rows `rows` (S), ascending, of class weights `w` (C, D) by the `gradient` (S, D)
@@ -138,7 +140,9 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         rows: &[usize],
         gradient: &ArrayRef2<F>,
     ) -> Result<(), Error> {
-        apply::to_weights(w, Some(rows), gradient, move |step| self.begin(step))
+        let (values, gradient) = (w.view_mut(), gradient.view());
+        let begin: Box<Begin<'_, F>> = Box::new(move |step| self.begin(step));
+        F::run::<Apply<'_>>(Input { begin, is_bias: false, values, rows, gradient })
     }
 
     /// Updates a bias `b` (C) by its `gradient` (C), in any layout. The hyper-parameters are those
@@ -147,7 +151,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// # Errors
     /// As the trait.
     fn apply_bias(&mut self, b: &mut ArrayRef1<F>, gradient: &ArrayRef1<F>) -> Result<(), Error> {
-        apply::to_bias(b, None, gradient, move |step| self.begin(step))
+        self.apply_bias_rows(b, &Vec::from_iter(0..b.len()), gradient)
     }
 
     /// Updates the entries `rows` (S), ascending, of a bias `b` (C) by the `gradient` (S) of these
@@ -161,7 +165,10 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         rows: &[usize],
         gradient: &ArrayRef1<F>,
     ) -> Result<(), Error> {
-        apply::to_bias(b, Some(rows), gradient, move |step| self.begin(step))
+        let values = b.view_mut().insert_axis(Axis(1));
+        let gradient = gradient.view().insert_axis(Axis(1));
+        let begin: Box<Begin<'_, F>> = Box::new(move |step| self.begin(step));
+        F::run::<Apply<'_>>(Input { begin, is_bias: true, values, rows, gradient })
     }
 }
 
@@ -260,11 +267,6 @@ fn check_entries((rows, dims): (usize, usize)) -> Result<(), Error> {
         return Err(Error::Empty { argument: "class weights", actual: vec![rows, dims] });
     }
     Ok(())
-}
-
-fn check_rate(rate: f64) -> Result<f64, Error> {
-    let valid = rate.is_finite() && rate >= 0.0;
-    Error::check_parameter("learning rate", rate, "finite and >= 0", valid)
 }
 
 /// Refuses a bound beyond what is safe, NaN included.

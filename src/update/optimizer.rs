@@ -10,9 +10,7 @@ macro_rules! optimizer {
             /// # Errors
             /// [`Error::Parameter`] unless `weight_decay` is finite and ≥ 0.
             pub fn with_weight_decay(mut self, weight_decay: f64) -> Result<Self, Error> {
-                let valid = weight_decay.is_finite() && weight_decay >= 0.0;
-                Error::check_parameter("weight decay", weight_decay, "finite and >= 0", valid)?;
-                self.rule.weight_decay = weight_decay;
+                self.rule.weight_decay = check!("weight decay", weight_decay, "finite and >= 0")?;
                 Ok(self)
             }
 
@@ -21,7 +19,7 @@ macro_rules! optimizer {
             /// # Errors
             /// [`Error::Parameter`] unless `rate` is finite and ≥ 0; the rate stays as it was then.
             pub fn set_rate(&mut self, rate: f64) -> Result<(), Error> {
-                self.rule.rate = crate::update::check_rate(rate)?;
+                self.rule.rate = check!("learning rate", rate, "finite and >= 0")?;
                 Ok(())
             }
 

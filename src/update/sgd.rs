@@ -3,7 +3,7 @@ use ndarray::ArrayView2;
 use super::optimizer::optimizer;
 use super::rules::{Descent, Rule};
 use super::state::State;
-use crate::error::Error;
+use crate::error::{Error, check};
 use crate::kernel::Real;
 
 /// Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
@@ -67,7 +67,7 @@ impl<F: Real> Sgd<F> {
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is finite and ≥ 0.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        let rate = super::check_rate(rate)?;
+        let rate = check!("learning rate", rate, "finite and >= 0")?;
         let rule = Descent { rate, momentum: 0.0, weight_decay: 0.0, nesterov: false };
         Ok(Sgd { rule, state: State::NONE })
     }
@@ -77,8 +77,7 @@ impl<F: Real> Sgd<F> {
     /// # Errors
     /// [`Error::Parameter`] unless `momentum` is in [0, 1).
     pub fn with_momentum(self, momentum: f64) -> Result<Self, Error> {
-        let valid = (0.0..1.0).contains(&momentum);
-        Error::check_parameter("momentum", momentum, "in [0, 1)", valid)?;
+        check!("momentum", momentum, "in [0, 1)")?;
         let state = if momentum == 0.0 { State::NONE } else { self.state };
         Ok(Sgd { rule: Descent { momentum, ..self.rule }, state })
     }
