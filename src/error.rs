@@ -3,18 +3,42 @@
 use std::fmt;
 use std::ops::Range;
 
-/// Why a call was refused. Nothing was written to the caller's buffers.
-///
-/// ```
-/// use margin_softmax::{ArcFace, Error};
-///
-/// let refused = ArcFace::new(f64::NAN, 0.5).unwrap_err();
-/// assert!(matches!(refused, Error::Parameter { parameter: "scale s", .. }));
-/// assert_eq!(refused.to_string(), "scale s must be finite and > 0, got NaN");
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Error {
+/// Defines the error type by its variants, each with the message that its fields fill in.
+macro_rules! errors {
+    ($(
+        $(#[$of_variant:meta])*
+        $variant:ident $(($name:ident: $inner:ty))?
+            $({ $($(#[$of_field:meta])* $field:ident: $type:ty,)* })?
+            => $message:literal $(, $argument:expr)*;
+    )*) => {
+        /// Why a call was refused. Nothing was written to the caller's buffers.
+        ///
+        /// ```
+        /// use margin_softmax::{ArcFace, Error};
+        ///
+        /// let refused = ArcFace::new(f64::NAN, 0.5).unwrap_err();
+        /// assert!(matches!(refused, Error::Parameter { parameter: "scale s", .. }));
+        /// assert_eq!(refused.to_string(), "scale s must be finite and > 0, got NaN");
+        /// ```
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub enum Error {
+            $($(#[$of_variant])* $variant $(($inner))? $({ $($(#[$of_field])* $field: $type,)* })?,)*
+        }
+
+        impl fmt::Display for Error {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Error::$variant $(($name))? $({ $($field),* })? => {
+                        write!(f, $message $(, $argument)*)
+                    })*
+                }
+            }
+        }
+    };
+}
+
+errors! {
     /// A hyper-parameter is outside its range, NaN included.
     Parameter {
         /// The usual name of the hyper-parameter, with its symbol.
@@ -23,7 +47,7 @@ pub enum Error {
         value: f64,
         /// The range it must lie in.
         expected: &'static str,
-    },
+    } => "{parameter} must be {expected}, got {value}";
 
     /// Two arguments do not fit each other.
     Shape {
@@ -33,7 +57,7 @@ pub enum Error {
         expected: Vec<usize>,
         /// The shape that was given.
         actual: Vec<usize>,
-    },
+    } => "{argument} has shape {actual:?}, but the other arguments require {expected:?}";
 
     /// An argument has no rows or no columns: an empty batch, zero classes, zero dimensions.
     Empty {
@@ -41,7 +65,7 @@ pub enum Error {
         argument: &'static str,
         /// Its shape.
         actual: Vec<usize>,
-    },
+    } => "{argument} has shape {actual:?}: no axis may be empty";
 
     /// A label names a class that does not exist.
     Label {
@@ -52,7 +76,7 @@ pub enum Error {
         label: usize,
         /// How many classes there are.
         classes: usize,
-    },
+    } => "labels[{row}] is {}, but there are {classes} classes (0..{classes})", *label as isize;
 
     /// A label is negative, or too large for `usize`.
     LabelValue {
@@ -60,14 +84,14 @@ pub enum Error {
         row: usize,
         /// Its label.
         label: i128,
-    },
+    } => "labels[{row}] is {label}: a label is the number of a class, 0 or more";
 
     /// Another step of this head is in progress on this rank: the calls of several would mix.
-    Busy,
+    Busy => "another step of this head is in progress: the steps of a rank follow one another";
 
     /// These arguments and this loss have no meaning together, or what was called needs something
     /// that they do not hold. The message says what, and what to do instead.
-    Unsupported(&'static str),
+    Unsupported(message: &'static str) => "{message}";
 
     /// A number is NaN or infinite.
     NonFinite {
@@ -79,7 +103,7 @@ pub enum Error {
         column: usize,
         /// The number.
         value: f64,
-    },
+    } => "{argument}[{row}, {column}] is {value}: every entry must be finite";
 
     /// The norm of a row is zero or so small, or so large, that its direction or its gradient
     /// cannot be represented.
@@ -94,15 +118,17 @@ pub enum Error {
         minimum: f64,
         /// The largest norm that is accepted.
         maximum: f64,
-    },
+    } => "{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, {maximum:e}]";
 
     /// A head that rounds the factors of its products to bf16
     /// ([`with_precision`](crate::Head::with_precision)) was given `f64` data.
-    Precision,
+    Precision => "Precision::Bf16 is for f32 data; f64 data needs Precision::Full";
 
     /// A bias was given to an angular loss: only [`Scale::Unnormalized`](crate::Scale), the plain
     /// softmax, has one.
-    Bias,
+    Bias =>
+        "a bias was given, but this loss normalizes its weights and has none: only Softmax does; \
+         a class prior is given by with_log_prior";
 
     /// A given cosine exceeds 1 by more than rounding can explain (1e-3).
     Cosine {
@@ -112,7 +138,7 @@ pub enum Error {
         column: usize,
         /// The value that was given.
         value: f64,
-    },
+    } => "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 of rounding";
 
     /// A loss returned something for a sample that is NaN or infinite.
     Target {
@@ -126,7 +152,9 @@ pub enum Error {
         field: &'static str,
         /// Its value.
         value: f64,
-    },
+    } =>
+        "labels[{row}]: the loss returns the {field} {value} at the target angle {theta} and the \
+         norm {norm:e}";
 
     /// A logit or a gradient of these inputs may exceed the largest number of their type.
     Overflow {
@@ -138,13 +166,14 @@ pub enum Error {
         bound: f64,
         /// The largest magnitude that is safe.
         maximum: f64,
-    },
+    } =>
+        "{quantity} of row {row} may reach {bound:e}, beyond {maximum:e}, the largest that is safe";
 
     /// The `forward` argument of a backward pass is not that of this loss, these logits and labels.
     Forward {
         /// The first sample that differs.
         row: usize,
-    },
+    } => "forward was not made by this loss from these logits and labels: sample {row} differs";
 
     /// Two class weights point the same way, or opposite ways where that counts as the same: their
     /// hyperspherical energy is infinite.
@@ -155,7 +184,10 @@ pub enum Error {
         opposed: bool,
         /// The distance of the unit vectors, one of them negated where they are opposed.
         distance: f64,
-    },
+    } =>
+        "class weights {} and {} point {} (unit vectors {distance:e} apart): the energy has a \
+         pole there",
+        rows[0], rows[1], if *opposed { "opposite ways" } else { "the same way" };
 
     /// The sampled classes are not those of this batch: not ascending, beyond the last class, or
     /// drawn for other labels.
@@ -164,7 +196,9 @@ pub enum Error {
         field: &'static str,
         /// Its first entry that does not.
         position: usize,
-    },
+    } =>
+        "{field}[{position}] of the class sample does not fit this batch: a sample is made for \
+         every batch, of classes that there are";
 
     /// The sampled classes were drawn for another number of classes than there are weights.
     SampledRange {
@@ -172,7 +206,9 @@ pub enum Error {
         sampled: Range<usize>,
         /// The classes whose weights are active in the step.
         held: Range<usize>,
-    },
+    } =>
+        "the class sample was drawn from classes {sampled:?}, but the class weights are those of \
+         {held:?}";
 
     /// Row numbers do not name distinct rows in ascending order.
     Rows {
@@ -184,7 +220,9 @@ pub enum Error {
         row: usize,
         /// How many rows there are.
         rows: usize,
-    },
+    } =>
+        "{argument}[{position}] names row {row}: rows must ascend, each at most once, and lie \
+         below {rows}";
 
     /// After this update a parameter or its state may exceed the largest number of the working
     /// type.
@@ -195,7 +233,9 @@ pub enum Error {
         bound: f64,
         /// The largest magnitude that is safe.
         maximum: f64,
-    },
+    } =>
+        "{quantity} may reach {bound:e} in this update, beyond {maximum:e}, the largest that is \
+         safe";
 
     /// The ranks of a step do not agree, or one of them refused its input or is gone. Every rank
     /// returns the same error.
@@ -204,7 +244,7 @@ pub enum Error {
         rank: usize,
         /// The refusal of that rank, or how it differs from the others.
         reason: String,
-    },
+    } => "rank {rank}: {reason}";
 
     /// A device, such as a graphics card, cannot run the step, failed in it, or computes wrong.
     Device {
@@ -212,103 +252,7 @@ pub enum Error {
         device: String,
         /// What it reported, or what is wrong with it.
         reason: String,
-    },
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Parameter { parameter, value, expected } => {
-                write!(f, "{parameter} must be {expected}, got {value}")
-            }
-            Error::Shape { argument, expected, actual } => write!(
-                f,
-                "{argument} has shape {actual:?}, but the other arguments require \
-                 {expected:?}",
-            ),
-            Error::Empty { argument, actual } => {
-                write!(f, "{argument} has shape {actual:?}: no axis may be empty")
-            }
-            Error::Label { row, label, classes } => write!(
-                f,
-                "labels[{row}] is {}, but there are {classes} classes (0..{classes})",
-                // Numbers of the upper half are negative ones that were cast.
-                *label as isize,
-            ),
-            Error::LabelValue { row, label } => {
-                write!(f, "labels[{row}] is {label}: a label is the number of a class, 0 or more")
-            }
-            Error::Busy => f.write_str(
-                "another step of this head is in progress: the steps of a rank follow one another",
-            ),
-            Error::Unsupported(message) => f.write_str(message),
-            Error::NonFinite { argument, row, column, value } => {
-                write!(f, "{argument}[{row}, {column}] is {value}: every entry must be finite")
-            }
-            Error::DegenerateNorm { argument, row, norm, minimum, maximum } => write!(
-                f,
-                "{argument}[{row}] has norm {norm:e}; a norm must lie in [{minimum:e}, \
-                 {maximum:e}]",
-            ),
-            Error::Precision => {
-                f.write_str("Precision::Bf16 is for f32 data; f64 data needs Precision::Full")
-            }
-            Error::Bias => f.write_str(
-                "a bias was given, but this loss normalizes its weights and has none: only \
-                 Softmax does; a class prior is given by with_log_prior",
-            ),
-            Error::Cosine { row, column, value } => write!(
-                f,
-                "cosines[{row}, {column}] is {value}: a cosine lies in [-1, 1], up to 1e-3 \
-                 of rounding",
-            ),
-            Error::Target { row, theta, norm, field, value } => write!(
-                f,
-                "labels[{row}]: the loss returns the {field} {value} at the target angle {theta} and \
-                 the norm {norm:e}",
-            ),
-            Error::Overflow { quantity, row, bound, maximum } => write!(
-                f,
-                "{quantity} of row {row} may reach {bound:e}, beyond {maximum:e}, the \
-                 largest that is safe",
-            ),
-            Error::Forward { row } => write!(
-                f,
-                "forward was not made by this loss from these logits and labels: sample \
-                 {row} differs",
-            ),
-            Error::Pole { rows, opposed, distance } => write!(
-                f,
-                "class weights {} and {} point {} (unit vectors {distance:e} apart): the \
-                 energy has a pole there",
-                rows[0],
-                rows[1],
-                if *opposed { "opposite ways" } else { "the same way" }
-            ),
-            Error::Sample { field, position } => write!(
-                f,
-                "{field}[{position}] of the class sample does not fit this batch: a sample \
-                 is made for every batch, of classes that there are",
-            ),
-            Error::SampledRange { sampled, held } => write!(
-                f,
-                "the class sample was drawn from classes {sampled:?}, but the class \
-                 weights are those of {held:?}",
-            ),
-            Error::Rows { argument, position, row, rows } => write!(
-                f,
-                "{argument}[{position}] names row {row}: rows must ascend, each at most \
-                 once, and lie below {rows}",
-            ),
-            Error::UpdateOverflow { quantity, bound, maximum } => write!(
-                f,
-                "{quantity} may reach {bound:e} in this update, beyond {maximum:e}, the \
-                 largest that is safe",
-            ),
-            Error::Collective { rank, reason } => write!(f, "rank {rank}: {reason}"),
-            Error::Device { device, reason } => write!(f, "{device}: {reason}"),
-        }
-    }
+    } => "{device}: {reason}";
 }
 
 impl std::error::Error for Error {}
