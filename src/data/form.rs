@@ -135,10 +135,7 @@ impl LogitForm {
 
     /// a_i, the factor of sample i's cosines apart from the norm of the class weight.
     pub fn row_scale(self, norm: f64) -> f64 {
-        match self.scale {
-            Scale::Fixed(s) => s,
-            Scale::FeatureNorm | Scale::Unnormalized => norm,
-        }
+        if let Scale::Fixed(s) = self.scale { s } else { norm }
     }
 
     /// The factor of sample i's cosines in the products of a sweep: a_i, but no factor so small that
@@ -146,19 +143,13 @@ impl LogitForm {
     /// as good as 0 to the exponential.
     pub fn product_scale<F: Real>(self, norm: f64) -> f64 {
         let scale = self.row_scale(norm);
-        match self.scale {
-            Scale::Unnormalized => scale,
-            Scale::Fixed(_) | Scale::FeatureNorm => scale.max(F::epsilon().widen()),
-        }
+        if self.scale == Scale::Unnormalized { scale } else { scale.max(F::epsilon().widen()) }
     }
 
     /// The same where the class weights are divided by their norms before the products, which can
     /// be as small as the norm of the embedding then.
     pub fn offloaded_scale<F: Real>(self, norm: f64) -> f64 {
-        match self.scale {
-            Scale::Fixed(_) => self.product_scale::<F>(norm),
-            Scale::FeatureNorm | Scale::Unnormalized => norm,
-        }
+        if let Scale::Fixed(_) = self.scale { self.product_scale::<F>(norm) } else { norm }
     }
 
     /// What makes up for a `factor` of the products, one of the two above, that is larger than a_i.
@@ -169,9 +160,6 @@ impl LogitForm {
 
     /// a_ij, the factor of one cosine.
     pub fn pair_scale(self, norm: f64, weight_norm: f64) -> f64 {
-        match self.scale {
-            Scale::Unnormalized => norm * weight_norm,
-            Scale::Fixed(_) | Scale::FeatureNorm => self.row_scale(norm),
-        }
+        if self.scale == Scale::Unnormalized { norm * weight_norm } else { self.row_scale(norm) }
     }
 }

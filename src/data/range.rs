@@ -1,10 +1,10 @@
 //! Whether logits and gradients stay within the range of the number type: checked before a step
 //! writes anything.
 
-use super::form::Scale;
+use super::form::{LogitForm, Scale};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::math::{BinaryForm, HardNegatives, SampleTarget, Target};
+use crate::math::{SampleTarget, Target};
 
 /// The largest bound that is accepted: sums and products on the way to a result stay finite.
 pub(crate) fn largest_safe<F: Real>() -> f64 {
@@ -19,7 +19,9 @@ fn largest<'a, F: Real>(numbers: impl IntoIterator<Item = &'a F>) -> Option<f64>
 /// Bounds of everything that does not belong to one sample, and of the weight gradient so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    pub scale: Scale,
+    form: LogitForm,
+    /// How many classes there are.
+    classes: f64,
     /// The smallest and the largest norm of a class weight.
     pub weight_norms: (f64, f64),
     /// The largest magnitude of a bias, where there is one, whose gradient is computed.
@@ -37,53 +39,39 @@ pub(crate) struct Bounds {
     pub weight_gradient: f64,
     pub bias_gradient: f64,
     losses: f64,
-    /// The label smoothing, and how many classes there are whose logits it adds up.
-    smoothing: (f64, usize),
     /// The largest |N| and |N′| of a negative.
     pub negatives: (f64, f64),
-    /// Of a binary loss the weights of a sample's own pair and of each other, and how many there are.
-    pairs: Option<(f64, f64, f64)>,
 }
 
 impl Bounds {
     pub fn new<'a, F: Real>(
-        scale: Scale,
+        form: LogitForm,
+        classes: usize,
         weight_norms: (f64, f64),
         bias: impl IntoIterator<Item = &'a F>,
+        log_prior: impl IntoIterator<Item = &'a F>,
     ) -> Self {
+        let negatives = match (form.hard, form.binary) {
+            (Some(hard), _) => (hard.largest(), hard.steepest()),
+            (None, Some(binary)) => (binary.largest(), binary.steepest(F::epsilon().widen())),
+            (None, None) => (1.0, 1.0),
+        };
         Bounds {
-            scale,
+            form,
+            classes: classes as f64,
             weight_norms,
             bias: largest(bias),
-            constant: 0.0,
+            constant: largest(log_prior).unwrap_or(0.0) + form.bias().abs(),
             weight_gradient: 0.0,
             bias_gradient: 0.0,
             losses: 0.0,
-            smoothing: (0.0, 0),
-            negatives: (1.0, 1.0),
-            pairs: None,
+            negatives,
         }
-    }
-
-    /// The same for logits with a class prior.
-    pub fn with_log_prior<'a, F: Real>(self, prior: impl IntoIterator<Item = &'a F>) -> Self {
-        Bounds { constant: largest(prior).unwrap_or(0.0), ..self }
-    }
-
-    /// The same for label smoothing among `classes`.
-    pub fn with_smoothing(self, epsilon: f64, classes: usize) -> Self {
-        Bounds { smoothing: (epsilon, classes), ..self }
-    }
-
-    /// The same for negatives that are up-weighted.
-    pub fn with_hard_negatives(self, hard: Option<HardNegatives>) -> Self {
-        let negatives = hard.map_or((1.0, 1.0), |hard| (hard.largest(), hard.steepest()));
-        Bounds { negatives, ..self }
     }
 
     /// The factor of the cosines of a sample of this norm, at most.
     pub fn factor(&self, norm: f64) -> f64 {
-        match self.scale {
+        match self.form.scale {
             Scale::Fixed(s) => s,
             Scale::FeatureNorm => norm,
             Scale::Unnormalized => norm * self.weight_norms.1,
@@ -94,18 +82,6 @@ impl Bounds {
     pub fn logit(&self, norm: f64, f: f64) -> f64 {
         let added = self.bias.unwrap_or(0.0) + self.constant;
         self.factor(norm) * f.abs().max(self.negatives.0) + added
-    }
-
-    /// The same for one logistic for each pair with `classes`.
-    pub fn with_binary<F: Real>(self, binary: Option<BinaryForm>, classes: usize) -> Self {
-        let Some(binary) = binary else { return self };
-        let (own, other) = binary.weights();
-        Bounds {
-            constant: self.constant + binary.bias().abs(),
-            negatives: (binary.largest(), binary.steepest(F::epsilon().widen())),
-            pairs: Some((own, other, classes as f64)),
-            ..self
-        }
     }
 
     /// Refuses a sample of this norm and target (none where another rank holds its class), whose
@@ -130,19 +106,20 @@ impl Bounds {
         let SampleTarget { value, slope, norm_slope, penalty, penalty_slope } = target;
         // Of the logits' gradients the negatives' are at most 1 + ε together, the target's 1. A
         // negative that is up-weighted changes by N′ with the cosine, by N − c·N′ with the norm.
-        let (smoothing, classes) = self.smoothing;
+        let smoothing = self.form.smoothing;
         let (largest, steepest) = self.negatives;
         let negatives = if largest > 1.0 || steepest > 1.0 { largest + steepest } else { 1.0 };
         let smoothed = upstream.abs() * (1.0 + smoothing);
         // The negatives of a binary loss each have a gradient of their own.
-        let (own, other, pairs) = self.pairs.unwrap_or((1.0, 1.0, 1.0));
+        let binary = self.form.binary.map(|binary| (binary.weights(), self.classes));
+        let ((own, other), pairs) = binary.unwrap_or(((1.0, 1.0), 1.0));
         let of_target = own * (value.abs() + slope.abs());
         let gradient = smoothed * (pairs * other * negatives + of_target);
         let of_class = smoothed * (other * negatives + of_target);
         let (least, most) = self.weight_norms;
         // A product before its class's norm is divided out, and what multiplies the target's
         // gradient in those of embedding and class weight.
-        let (product, embedding, weight) = match self.scale {
+        let (product, embedding, weight) = match self.form.scale {
             Scale::Fixed(s) => (s * most, (s / norm).max(1.0 / least), s / least),
             Scale::FeatureNorm => (norm * most, 1.0_f64.max(1.0 / least), norm / least),
             Scale::Unnormalized => (norm * most, most, norm),
@@ -153,11 +130,11 @@ impl Bounds {
         // A loss is at most two such logits apart, and the logarithm of the classes; smoothing adds
         // ε times the distance of the target logit from the mean.
         // A binary loss is the sum of as many softplus as there are pairs.
-        let terms = self.pairs.map_or(2.0 * (1.0 + smoothing), |_| own + other * pairs);
+        let terms = binary.map_or(2.0 * (1.0 + smoothing), |_| own + other * pairs);
         self.losses += terms * logit + 64.0 * terms.max(1.0) + penalty.abs();
         check("the target logit", logit)?;
         if smoothing > 0.0 {
-            check("the sum of the logits", logit * classes as f64)?;
+            check("the sum of the logits", logit * self.classes)?;
         }
         check("the sum of the losses", self.losses)?;
         // An infinite factor of a slope that is 0 is no bound.

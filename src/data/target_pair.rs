@@ -44,22 +44,17 @@ impl TargetPair {
         let directed = has_direction::<F>(norm) && has_direction::<F>(weight_norm);
         let pair = directed.then(|| Pair::new(x, w, norm, weight_norm));
         let angle = pair.map_or(Angle::RIGHT, |pair| pair.angle);
-        let target = answer(&angle)?;
-        let (scale, bias) = (form.pair_scale(norm, weight_norm), bias + form.bias());
-        let inner_product = form.plain && target == Target::plain(&angle).into();
+        let scale = form.pair_scale(norm, weight_norm);
+        let at_angle = Self::of_angle(form, angle, (scale, bias), answer)?;
+        let is_inner_product = form.plain && at_angle.target == Target::plain(&angle).into();
         Ok(match pair {
-            Some(pair) if !inner_product => TargetPair {
-                angle,
-                target,
-                scale,
-                logit: scale * target.value + bias,
-                margin_free_logit: scale * form.margin_free(angle.cos) + bias,
-                geometry: Geometry::Angular(pair),
-            },
+            Some(pair) if !is_inner_product => {
+                TargetPair { geometry: Geometry::Angular(pair), ..at_angle }
+            }
             _ => {
-                let logit = kernel::dot(x, w) + bias;
-                let (margin_free_logit, geometry) = (logit, Geometry::InnerProduct);
-                TargetPair { angle, target, scale, logit, margin_free_logit, geometry }
+                let logit = kernel::dot(x, w) + (bias + form.bias());
+                let geometry = Geometry::InnerProduct;
+                TargetPair { logit, margin_free_logit: logit, geometry, ..at_angle }
             }
         })
     }

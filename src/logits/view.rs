@@ -175,11 +175,9 @@ impl<'a, F: Real> View<'a, F> {
         };
         let widest = |(least, most): (f64, f64), norm: f64| (least.min(norm), most.max(norm));
         let norms = norms.into_iter().fold((f64::INFINITY, 0.0), widest);
-        Bounds::new(self.form.scale, norms, self.logits.bias.iter().flatten())
-            .with_log_prior(self.log_prior.into_iter().flatten())
-            .with_smoothing(self.form.smoothing, self.logits.cosines.ncols())
-            .with_hard_negatives(self.form.hard)
-            .with_binary::<F>(self.form.binary, self.logits.cosines.ncols())
+        let (bias, prior) =
+            (self.logits.bias.iter().flatten(), self.log_prior.into_iter().flatten());
+        Bounds::new(self.form, self.logits.cosines.ncols(), norms, bias, prior)
     }
 
     pub fn smoothing(&self) -> Smoothing {

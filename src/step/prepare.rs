@@ -261,11 +261,8 @@ impl<F: Real> StepInput<'_, F> {
         classes: usize,
     ) -> Result<Bounds, Error> {
         let prior = self.classes.log_prior.filter(|_| self.has_log_prior());
-        let mut bounds = Bounds::new(form.scale, weight_norms, self.classes.bias.iter().flatten())
-            .with_log_prior(prior.iter().flatten())
-            .with_smoothing(form.smoothing, classes)
-            .with_hard_negatives(form.hard)
-            .with_binary::<F>(form.binary, classes);
+        let (bias, prior) = (self.classes.bias.iter().flatten(), prior.iter().flatten());
+        let mut bounds = Bounds::new(form, classes, weight_norms, bias, prior);
         for PreparedSample { row, norm, upstream, target, .. } in samples {
             let target: Option<SampleTarget> = target.map(|target| target.target);
             bounds.check::<F>(*row, *norm, target, *upstream)?;
