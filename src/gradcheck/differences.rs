@@ -1,31 +1,17 @@
 //! Derivatives by differences of sixth order, beside kinks too.
 
-/// A sixth-order stencil: offsets in steps, and weights.
-type Stencil = [(f64, f64); 7];
+/// The weights of a sixth-order stencil: a step apart, around the place or from it on.
+type Stencil = [f64; 7];
 
-const CENTRAL: Stencil = [
-    (-3.0, -1.0 / 60.0),
-    (-2.0, 3.0 / 20.0),
-    (-1.0, -3.0 / 4.0),
-    (0.0, 0.0),
-    (1.0, 3.0 / 4.0),
-    (2.0, -3.0 / 20.0),
-    (3.0, 1.0 / 60.0),
-];
+const CENTRAL: Stencil =
+    [-1.0 / 60.0, 3.0 / 20.0, -3.0 / 4.0, 0.0, 3.0 / 4.0, -3.0 / 20.0, 1.0 / 60.0];
+const ONE_SIDED: Stencil =
+    [-49.0 / 20.0, 6.0, -15.0 / 2.0, 20.0 / 3.0, -15.0 / 4.0, 6.0 / 5.0, -1.0 / 6.0];
 
-const ONE_SIDED: Stencil = [
-    (0.0, -49.0 / 20.0),
-    (1.0, 6.0),
-    (2.0, -15.0 / 2.0),
-    (3.0, 20.0 / 3.0),
-    (4.0, -15.0 / 4.0),
-    (5.0, 6.0 / 5.0),
-    (6.0, -1.0 / 6.0),
-];
-
-fn difference(stencil: &Stencil, h: f64, f: impl Fn(f64) -> f64) -> f64 {
-    let terms = stencil.iter().filter(|(_, weight)| *weight != 0.0);
-    terms.map(|(offset, weight)| weight * f(offset * h)).sum::<f64>() / h
+/// The difference of `f` with the step `h`, by a stencil whose first weight is at `first` steps.
+fn difference(stencil: &Stencil, first: f64, h: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
+    let terms = stencil.iter().enumerate().filter(|(_, weight)| **weight != 0.0);
+    terms.map(|(k, weight)| weight * f((first + k as f64) * h)).sum::<f64>() / h
 }
 
 /// A derivative that a loss gives, and what it is compared with.
@@ -78,16 +64,17 @@ impl Given {
 
     /// The nearest of the differences with one step, and the largest value of the function.
     fn nearest(&self, step: f64, f: impl Fn(f64) -> f64) -> (f64, f64) {
-        let largest = std::cell::Cell::new(0.0_f64);
-        let seen = |by: f64| {
+        let mut largest = 0.0_f64;
+        let mut seen = |by: f64| {
             let value = f(by);
-            largest.set(largest.get().max(value.abs()));
+            largest = largest.max(value.abs());
             value
         };
         let off = |estimate: f64| (self.derivative - estimate).abs();
         let nearer = |a: f64, b: f64| if a.is_nan() || off(b) < off(a) { b } else { a };
-        let stencils = [(&CENTRAL, step), (&ONE_SIDED, step), (&ONE_SIDED, -step)];
-        let estimates = stencils.map(|(stencil, h)| difference(stencil, h, seen));
-        (estimates.into_iter().fold(f64::NAN, nearer), largest.get())
+        let stencils = [(CENTRAL, -3.0, step), (ONE_SIDED, 0.0, step), (ONE_SIDED, 0.0, -step)];
+        let estimates =
+            stencils.map(|(stencil, first, h)| difference(&stencil, first, h, &mut seen));
+        (estimates.into_iter().fold(f64::NAN, nearer), largest)
     }
 }

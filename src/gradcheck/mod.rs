@@ -154,10 +154,12 @@ pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
 }
 
 impl GradientCheck {
-    fn keep_larger(&mut self, other: GradientCheck) {
+    /// Keeps the comparison of a derivative with differences of `f` if it is worse.
+    fn compare(&mut self, place: Coordinate, given: Given, f: impl Fn(f64) -> f64) {
+        let (expected, error) = given.compare(f);
         // A NaN is worse than any number.
-        if other.error.is_nan() || other.error > self.error {
-            *self = other;
+        if error.is_nan() || error > self.error {
+            *self = GradientCheck { error, place, given: given.derivative, expected };
         }
     }
 }
@@ -176,34 +178,28 @@ fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mu
     let at_angle = |by: f64| Sample { angle: Angle::from_theta(theta + by), ..*sample };
     let at_norm = |by: f64| loss.target_of(&Sample { norm: norm + by, ..*sample });
     let given = loss.target_of(sample);
-    let mut keep = |place: Coordinate, derivative: f64, (expected, error): (f64, f64)| {
-        worst.keep_larger(GradientCheck { error, place, given: derivative, expected });
-    };
-    let slope = |derivative: f64| Given {
-        derivative,
-        at: theta,
-        step: angular,
-        size: derivative.abs().max(1.0),
+    let by_angle = |derivative: f64| {
+        let size = derivative.abs().max(1.0);
+        Given { derivative, at: theta, step: angular, size }
     };
     let by_norm = |derivative: f64, size: f64| {
         let size = derivative.abs().max(size / norm).max(f64::MIN_POSITIVE);
         Given { derivative, at: norm, step: 1e-3 * norm, size }
     };
 
-    let of_angle = loss.target(&sample.angle).slope;
-    let compared = slope(of_angle).compare(|by| loss.target(&at_angle(by).angle).value);
-    keep(Coordinate::Slope { theta }, of_angle, compared);
+    let slope = by_angle(loss.target(&sample.angle).slope);
+    worst.compare(Coordinate::Slope { theta }, slope, |by| loss.target(&at_angle(by).angle).value);
 
-    let compared = slope(given.slope).compare(|by| loss.target_of(&at_angle(by)).value);
-    keep(Coordinate::SampleSlope { theta, norm }, given.slope, compared);
+    let (place, slope) = (Coordinate::SampleSlope { theta, norm }, by_angle(given.slope));
+    worst.compare(place, slope, |by| loss.target_of(&at_angle(by)).value);
 
     if !held {
-        let compared = by_norm(given.norm_slope, 1.0).compare(|by| at_norm(by).value);
-        keep(Coordinate::NormSlope { theta, norm }, given.norm_slope, compared);
+        let (place, slope) =
+            (Coordinate::NormSlope { theta, norm }, by_norm(given.norm_slope, 1.0));
+        worst.compare(place, slope, |by| at_norm(by).value);
     }
-    let of_penalty = by_norm(given.penalty_slope, given.penalty.abs());
-    let compared = of_penalty.compare(|by| at_norm(by).penalty);
-    keep(Coordinate::PenaltySlope { norm }, given.penalty_slope, compared);
+    let slope = by_norm(given.penalty_slope, given.penalty.abs());
+    worst.compare(Coordinate::PenaltySlope { norm }, slope, |by| at_norm(by).penalty);
 }
 
 /// Compares every entry of the gradients of a small batch.
@@ -221,25 +217,20 @@ fn check_gradients<L: MarginLoss>(
     let theta = small.theta;
     // Small against the angle, on which f depends, and against the norms.
     let angular = 0.02 * theta.min(PI - theta).min(0.05);
-    for by_weight in [false, true] {
-        let (given, step) = if by_weight {
-            (&gradients.weights, angular)
-        } else {
-            (&gradients.embeddings, angular * small.size)
-        };
-        let numbers = small.numbers(by_weight);
+    let sides =
+        [(false, &gradients.embeddings, angular * small.size), (true, &gradients.weights, angular)];
+    for (by_weight, given, step) in sides {
         let size = given.iter().fold(f64::MIN_POSITIVE, |most, g| most.max(g.abs()));
         for ((row, column), &derivative) in given.indexed_iter() {
-            let value =
-                |by: f64| small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN);
-            let at = numbers[(row, column)];
-            let (expected, error) = Given { derivative, at, step, size }.compare(value);
+            let at = small.numbers(by_weight)[(row, column)];
             let place = if by_weight {
                 Coordinate::Weight { scale, theta, row, column }
             } else {
                 Coordinate::Embedding { scale, theta, row, column }
             };
-            worst.keep_larger(GradientCheck { error, place, given: derivative, expected });
+            worst.compare(place, Given { derivative, at, step, size }, |by| {
+                small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN)
+            });
         }
     }
     Ok(())
