@@ -102,25 +102,7 @@ pub fn hyperspherical_energy<F: Real>(
     riesz: Riesz,
     space: Space,
 ) -> Result<(F, Array2<F>), Error> {
-    F::run::<Energy<'_>>((w, riesz, space))
-}
-
-job!(Energy<'a>, (&'a ArrayRef2<F>, Riesz, Space) => Result<(F, Array2<F>), Error>, energy);
-
-fn energy<F: Real>(
-    (w, riesz, space): (&ArrayRef2<F>, Riesz, Space),
-) -> Result<(F, Array2<F>), Error> {
-    let kernel = riesz.kernel(space);
-    let classes = w.nrows() as f64;
-    let (scale, constant) = match space {
-        Space::Full => (per_pair(classes, classes), 0.0),
-        Space::Half => {
-            let points = 2.0 * classes;
-            (2.0 * per_pair(points, points), kernel.antipodal_energy() / (points - 1.0))
-        }
-    };
-    let (energy, gradient) = PairSums::new(w, vec![1; w.nrows()], kernel)?.energy(scale)?;
-    Ok((F::narrow(energy + constant), gradient))
+    F::run::<Energy<'_>>((w, None, riesz, space))
 }
 
 /// The hyperspherical energy of a mini-batch, and its gradient: the pairs of a class of the batch
@@ -178,27 +160,31 @@ pub fn hyperspherical_energy_of_batch<F: Real>(
     labels: &[usize],
     riesz: Riesz,
 ) -> Result<(F, Array2<F>), Error> {
-    F::run::<BatchEnergy<'_>>((w, labels, riesz))
+    F::run::<Energy<'_>>((w, Some(labels), riesz, Space::Full))
 }
 
-job!(
-    BatchEnergy<'a>,
-    (&'a ArrayRef2<F>, &'a [usize], Riesz) => Result<(F, Array2<F>), Error>,
-    batch_energy
-);
+type Input<'a, F> = (&'a ArrayRef2<F>, Option<&'a [usize]>, Riesz, Space);
 
-fn batch_energy<F: Real>(
-    (w, labels, riesz): (&ArrayRef2<F>, &[usize], Riesz),
-) -> Result<(F, Array2<F>), Error> {
-    Error::check_not_empty("labels", &[labels.len()])?;
-    Error::check_labels(labels, w.nrows(), None)?;
-    let mut counts = vec![0; w.nrows()];
-    for &label in labels {
-        counts[label] += 1;
+job!(Energy<'a>, Input<'a, F> => Result<(F, Array2<F>), Error>, energy);
+
+/// The energy of all classes, or of those of a batch with these labels.
+fn energy<F: Real>((w, labels, riesz, space): Input<'_, F>) -> Result<(F, Array2<F>), Error> {
+    let mut counts = vec![usize::from(labels.is_none()); w.nrows()];
+    if let Some(labels) = labels {
+        Error::check_not_empty("labels", &[labels.len()])?;
+        Error::check_labels(labels, w.nrows(), None)?;
+        labels.iter().for_each(|&label| counts[label] += 1);
     }
-    let scale = per_pair(labels.len() as f64, w.nrows() as f64);
-    let (energy, gradient) = PairSums::new(w, counts, riesz.kernel(Space::Full))?.energy(scale)?;
-    Ok((F::narrow(energy), gradient))
+    let (kernel, classes) = (riesz.kernel(space), w.nrows() as f64);
+    let (scale, constant) = match space {
+        Space::Full => (per_pair(labels.map_or(w.nrows(), <[_]>::len) as f64, classes), 0.0),
+        Space::Half => {
+            let points = 2.0 * classes;
+            (2.0 * per_pair(points, points), kernel.antipodal_energy / (points - 1.0))
+        }
+    };
+    let (energy, gradient) = PairSums::new(w, counts, kernel)?.energy(scale)?;
+    Ok((F::narrow(energy + constant), gradient))
 }
 
 /// The weight of one pair in the mean over `n` directions, each paired with the other `classes −

@@ -54,7 +54,8 @@ const MIN_PARALLEL_PRODUCTS: usize = 1 << 20;
 pub(super) struct RieszKernel<F> {
     row: fn(&mut [F], F, &[F], &mut Vec<usize>) -> f64,
     pair: fn(f64, f64) -> (f64, f64),
-    antipodal_energy: f64,
+    /// f_s(2): the energy of a direction and its opposite.
+    pub antipodal_energy: f64,
 }
 
 impl<F: Real> RieszKernel<F> {
@@ -64,11 +65,6 @@ impl<F: Real> RieszKernel<F> {
             pair: kernel::riesz_pair::<S, HALF>,
             antipodal_energy: kernel::riesz_pair::<S, false>(4.0, 0.0).0,
         }
-    }
-
-    /// f_s(2): the energy of a direction and its opposite.
-    pub fn antipodal_energy(&self) -> f64 {
-        self.antipodal_energy
     }
 }
 
