@@ -96,7 +96,8 @@ op! {
             }
             // Logits that are left out are −∞: a block of nothing else has no largest.
             if all.max > none {
-                all.sum += sum_exp::<F, I>(values, scale, all.max);
+                let shift = all.max;
+                all.sum += sum_of(values, |v| (v * scale - shift).exp_inline::<I>());
             }
             // With hard negatives the nearest class is that of the largest cosine.
             let (plain, scale, largest) = match logits.hard {
@@ -130,9 +131,9 @@ fn largest<F: Real>(values: &[F]) -> F {
     lanes.iter().chain(rest).fold(F::neg_infinity(), |a, &b| larger(a, b))
 }
 
+/// The sum of the `term`s of `values`: in lanes of `F`, which add up in f64.
 #[inline(always)]
-fn sum_exp<F: Real, I: Isa>(values: &[F], scale: F, shift: F) -> f64 {
-    let term = |v: F| (v * scale - shift).exp_inline::<I>();
+fn sum_of<F: Real>(values: &[F], term: impl Fn(F) -> F) -> f64 {
     let mut lanes = [F::zero(); LANES];
     let (blocks, rest) = values.as_chunks::<LANES>();
     for block in blocks {
@@ -212,15 +213,7 @@ op! {
         let mut all = 0.0;
         for block in logits.blocks() {
             let (values, scale) = logits.block::<I>(block, &mut buffer);
-            let mut lanes = [F::zero(); LANES];
-            let (blocks, rest) = values.as_chunks::<LANES>();
-            for block in blocks {
-                for (lane, &v) in lanes.iter_mut().zip(block) {
-                    *lane += v;
-                }
-            }
-            let sum: f64 = lanes.iter().chain(rest).map(|v| v.widen()).sum();
-            all += scale.widen() * sum;
+            all += scale.widen() * sum_of(values, |v| v);
         }
         all
     }

@@ -36,7 +36,7 @@ impl LogSumExp {
 
 /// What lies between the two sweeps over the classes: the loss of a sample, and what the second
 /// sweep needs to turn logits into gradients. See [`sample_terms`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub struct SampleTerms {
     /// L = −log p_y = log(1 + e^{S − z_y}).
@@ -88,9 +88,7 @@ impl SampleTerms {
 /// **Source**: docs/math.md, section 4.
 pub fn sample_terms(negatives: LogSumExp, target_logit: f64, upstream: f64) -> SampleTerms {
     if negatives.sum == 0.0 {
-        let (loss, one_minus_p, shift, coefficient) = (0.0, 0.0, 0.0, 0.0);
-        let (target_gradient, uniform) = (0.0, 0.0);
-        return SampleTerms { loss, one_minus_p, shift, coefficient, target_gradient, uniform };
+        return SampleTerms::default();
     }
     let d = (negatives.max - target_logit) + negatives.sum.ln();
     let e = (-d.abs()).exp();

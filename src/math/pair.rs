@@ -21,10 +21,9 @@ pub(crate) struct Pair {
     /// 1/‖w‖.
     pub inverse_w: f64,
     side: f64,
-    along_x: f64,
-    along_w: f64,
-    unit_x: f64,
-    unit_w: f64,
+    /// Of the tangent at the embedding, and of that at the class weight.
+    along: [f64; 2],
+    unit: [f64; 2],
 }
 
 impl Pair {
@@ -47,23 +46,21 @@ impl Pair {
             inverse_x,
             inverse_w,
             side,
-            along_x: tangents.along_x,
-            along_w: tangents.along_w,
-            unit_x: unit(tangents.lengths[0]),
-            unit_w: unit(tangents.lengths[1]),
+            along: [tangents.along_x, tangents.along_w],
+            unit: tangents.lengths.map(unit),
         }
     }
 
     /// `out` += c·t^x, the tangent at the embedding; nothing where it has no direction.
     pub fn add_tangent_x<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
         let (at, toward) = ((x, self.inverse_x), (w, self.inverse_w));
-        kernel::add_tangent(out, at, toward, (self.side, self.along_x), c * self.unit_x);
+        kernel::add_tangent(out, at, toward, (self.side, self.along[0]), c * self.unit[0]);
     }
 
     /// `out` += c·t^w, the tangent at the class weight; nothing where it has no direction.
     pub fn add_tangent_w<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
         let (at, toward) = ((w, self.inverse_w), (x, self.inverse_x));
-        kernel::add_tangent(out, at, toward, (self.side, self.along_w), c * self.unit_w);
+        kernel::add_tangent(out, at, toward, (self.side, self.along[1]), c * self.unit[1]);
     }
 
     /// `out` += c·u: along the embedding. The row is divided by its norm first, for
