@@ -32,11 +32,3 @@ pub(crate) fn split_off<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T
     *rest = others;
     first
 }
-
-/// Splits `rest` before entry `at`, or at its end if that comes first, and returns the last part.
-pub(crate) fn split_tail<'a, T>(rest: &mut &'a mut [T], at: usize) -> &'a mut [T] {
-    let all = std::mem::take(rest);
-    let (others, last) = all.split_at_mut(at.min(all.len()));
-    *rest = others;
-    last
-}

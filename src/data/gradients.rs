@@ -1,6 +1,6 @@
 //! Where a step writes its gradients.
 
-use ndarray::{Array1, Array2, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{Array1, Array2};
 
 use super::batch::Batch;
 use crate::error::Error;
@@ -61,65 +61,32 @@ impl<F: Real> Gradients<F> {
         }
     }
 
-    /// Where a step writes.
-    pub(crate) fn output(&mut self) -> Output<'_, F> {
-        Output::new(&mut self.embeddings, &mut self.weights, &mut self.bias)
-    }
-}
-
-/// The gradients requested from a step.
-pub(crate) struct Output<'a, F> {
-    pub embeddings: Option<ArrayViewMut2<'a, F>>,
-    pub weights: Option<ArrayViewMut2<'a, F>>,
-    pub bias: Option<ArrayViewMut1<'a, F>>,
-}
-
-impl<'a, F: Real> Output<'a, F> {
-    fn new(
-        embeddings: &'a mut Array2<F>,
-        weights: &'a mut Array2<F>,
-        bias: &'a mut Option<Array1<F>>,
-    ) -> Self {
-        let asked_for = |matrix: &'a mut Array2<F>| {
-            let empty = matrix.is_empty();
-            (!empty).then(|| matrix.view_mut())
-        };
-        Output {
-            embeddings: asked_for(embeddings),
-            weights: asked_for(weights),
-            bias: bias.as_mut().map(|bias| bias.view_mut()),
-        }
-    }
-
     /// Refuses gradients that are not in the shapes of a batch of `embeddings` and `classes`
     /// classes, with a bias or without. The gradient of the bias is requested together with that of
     /// the class weights.
-    pub fn check(
+    pub(crate) fn check(
         &self,
-        embeddings: (usize, usize),
+        (rows, dims): (usize, usize),
         classes: usize,
         bias: bool,
     ) -> Result<(), Error> {
-        let (rows, dims) = embeddings;
-        if let Some(gradient) = &self.embeddings {
-            Error::check_shape("gradients of embeddings", &[rows, dims], gradient.shape())?;
+        let Gradients { embeddings, weights, bias: of_bias } = self;
+        if !embeddings.is_empty() {
+            Error::check_shape("gradients of embeddings", &[rows, dims], embeddings.shape())?;
         }
-        if let Some(gradient) = &self.weights {
-            Error::check_shape("gradients of class weights", &[classes, dims], gradient.shape())?;
+        if !weights.is_empty() {
+            Error::check_shape("gradients of class weights", &[classes, dims], weights.shape())?;
         }
-        let expected =
-            if bias && (self.weights.is_some() || classes == 0) { vec![classes] } else { vec![] };
-        let actual: Vec<usize> = self.bias.iter().map(|bias| bias.len()).collect();
+        let requested = bias && (!weights.is_empty() || classes == 0);
+        let expected = if requested { vec![classes] } else { vec![] };
+        let actual: Vec<usize> = of_bias.iter().map(|bias| bias.len()).collect();
         Error::check_shape("gradients of bias", &expected, &actual)
     }
 
     /// Fills every gradient with zeros: no sample counts.
-    pub fn clear(self) {
-        for mut gradient in [self.embeddings, self.weights].into_iter().flatten() {
-            gradient.fill(F::zero());
-        }
-        if let Some(mut bias) = self.bias {
-            bias.fill(F::zero());
-        }
+    pub(crate) fn clear(&mut self) {
+        self.embeddings.fill(F::zero());
+        self.weights.fill(F::zero());
+        self.bias.iter_mut().for_each(|bias| bias.fill(F::zero()));
     }
 }

@@ -23,7 +23,6 @@ pub(crate) use form::LogitForm;
 pub use form::Scale;
 pub use forward::Forward;
 pub use gradients::Gradients;
-pub(crate) use gradients::Output;
 pub use labels::{IGNORED, labels_from, labels_from_ignoring};
 pub(crate) use range::{Bounds, largest_safe};
 pub(crate) use rows::{

@@ -7,7 +7,6 @@
 
 mod nearest;
 mod run;
-mod standard_layout;
 mod step;
 mod sweep;
 mod top_k;

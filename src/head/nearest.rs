@@ -6,28 +6,26 @@ use super::top_k::of_all_ranks;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::step::{
-    Apart, ChunkStats, NearestLogit, NearestPairs, PreparedSample, Ranks, StepInput, Workspace,
+    Apart, ChunkStats, Coefficients, NearestLogit, NearestPairs, PreparedSample, StepInput,
+    Workspace,
 };
 
 impl<F: Real> Step<'_, F> {
     /// Keeps the pairs of the nearest negatives, and returns for each sample the logits that the
     /// first sweep left out; nothing for a loss without a margin on them.
-    pub(super) fn nearest_pairs(
-        &mut self,
-        input: &StepInput<'_, F>,
-        ranks: Ranks<'_, F>,
-    ) -> Result<Vec<Apart>, Error> {
+    pub(super) fn nearest_pairs(&mut self, input: &StepInput<'_, F>) -> Result<Vec<Apart>, Error> {
         let n = self.plan.samples;
-        self.workspace.nearest = NearestPairs::default();
+        self.workspace.coefficients.nearest = NearestPairs::default();
         let Some(top) = self.workspace.prepared.form.top.filter(|_| n > 0) else {
             return Ok(Vec::new());
         };
         let mut apart = vec![Apart::NONE; n];
         let k = top.k.min(self.classes());
         let mut candidates: Vec<_> = (0..n).map(|i| self.largest_of(i)).collect();
-        let kept = self.among_all(k, input, &candidates, ranks)?;
-        let Workspace { prepared, hard, nearest, .. } = &mut *self.workspace;
-        let hard = hard.tile(prepared.form, [None, None]);
+        let kept = self.among_all(k, input, &candidates)?;
+        let Workspace { prepared, coefficients: Coefficients { nearest, .. }, .. } =
+            &mut *self.workspace;
+        let hard = prepared.hard_tile([None, None]);
         for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
             let sample = (i, &prepared.samples[i]);
             let prior = |class| input.classes.log_prior_of(class).widen();
@@ -58,7 +56,6 @@ impl<F: Real> Step<'_, F> {
         k: usize,
         input: &StepInput<'_, F>,
         candidates: &[Vec<NearestLogit<F>>],
-        ranks: Ranks<'_, F>,
     ) -> Result<Vec<usize>, Error> {
         let samples = &self.workspace.prepared.samples;
         let entry = |entry: &NearestLogit<F>| (entry.plain, input.classes.label_of(entry.class));
@@ -66,7 +63,7 @@ impl<F: Real> Step<'_, F> {
         for (sample, candidates) in samples.iter().zip(candidates) {
             entries[sample.row] = candidates.iter().take(k).map(entry).collect();
         }
-        let nearest = of_all_ranks(entries, k, ranks)?;
+        let nearest = of_all_ranks(entries, k, self.ranks)?;
         let kept = |(sample, candidates): (&PreparedSample, &Vec<NearestLogit<F>>)| {
             let is_kept =
                 |candidate: &&NearestLogit<F>| nearest[sample.row].contains(&entry(candidate));
@@ -75,10 +72,20 @@ impl<F: Real> Step<'_, F> {
         Ok(samples.iter().zip(candidates).map(kept).collect())
     }
 
-    /// The gradients of the nearest negatives' logits, and what they add to those of the embeddings.
-    pub(super) fn nearest_gradients(&mut self, input: &StepInput<'_, F>, embeddings: bool) {
-        let Workspace { prepared, nearest, terms, .. } = &mut *self.workspace;
+    /// Keeps what the second sweep needs of the class weights as they are now: the gradients of the
+    /// nearest negatives' logits, and where the gradient of the `embeddings` is requested, what they
+    /// add to it, and the weights of the samples' own classes.
+    pub(super) fn keep_pairs(&mut self, input: &StepInput<'_, F>, embeddings: bool) {
+        let Workspace { prepared, coefficients, .. } = &mut *self.workspace;
+        let Coefficients { nearest, terms, target_rows, .. } = coefficients;
         let from = (input.embeddings.view(), &input.classes);
         nearest.backward(from, (prepared.form, &prepared.samples), terms, embeddings);
+        let dims = self.plan.dims;
+        target_rows.resize(if embeddings { self.plan.samples * dims } else { 0 }, F::zero());
+        for (row, sample) in target_rows.chunks_exact_mut(dims).zip(&prepared.samples) {
+            if let Some(class) = sample.class {
+                row.iter_mut().zip(input.classes.weight(class)).for_each(|(copy, &w)| *copy = w);
+            }
+        }
     }
 }

@@ -93,7 +93,7 @@ fn with_gradients<F: Real>(
     ),
 ) -> Result<Forward<F>, Error> {
     engine.run(batch, Some(reduction), |input, workspace| {
-        step(engine.loss, input, workspace, engine.ranks, Some(gradients.output()))
+        step(engine.loss, input, workspace, engine.ranks, Some(gradients))
     })
 }
 
@@ -121,7 +121,7 @@ fn with_update<F: Real>(
         let wanted = (&*update, &*dx);
         let ready = prepare_update(engine.loss, &input, workspace, engine.ranks, wanted)?;
         let x = batch.embeddings;
-        ready.run(x, batch.classes(rows, offsets), update, dx.view_mut(), engine.ranks)
+        ready.run(x, batch.classes(rows, offsets), update, dx)
     })
 }
 

@@ -122,8 +122,8 @@ impl<F: Real> Step<'_, F> {
             return Vec::new();
         }
         let mut chunks: Vec<_> = (0..self.plan.chunks).map(|_| Largest::new(n, k)).collect();
-        let Workspace { prepared, hard, scratch, .. } = &mut *self.workspace;
-        let sweep = Sweep { plan: &self.plan, prepared, hard };
+        let Workspace { prepared, scratch, .. } = &mut *self.workspace;
+        let sweep = Sweep { plan: &self.plan, prepared, x: input.embeddings };
         let jobs =
             chunks.iter_mut().enumerate().map(|(index, part)| (self.plan.chunk(index), part));
         run_jobs(jobs, &mut scratch[..self.workers], |scratch, (chunk, part)| {

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayRef2, ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayRef2, ArrayView2};
 
-use super::step::{Demand, KeptGradients, Step};
-use super::sweep::{Parameters, Sweep, TargetRows};
-use crate::data::{Classes, ClassesMut, Forward};
+use super::step::{Demand, Step};
+use super::sweep::{Chunk, Sweep};
+use crate::data::{ClassesMut, Forward};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -26,17 +26,14 @@ pub(crate) fn prepare_update<'a, F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &'a mut Workspace<F>,
-    ranks: Ranks<'_, F>,
+    ranks: Ranks<'a, F>,
     (update, dx): (&dyn WeightUpdate<F>, &ArrayRef2<F>),
 ) -> Result<UpdateReady<'a, F>, Error> {
     let demand = Demand::Update(update, dx);
     let mut step = Step::agreed(loss, input, workspace, ranks, demand)?;
-    step.first_sweep(input, None);
-    let forward = step.forward(input, ranks)?;
-    step.nearest_gradients(input, !dx.is_empty());
-    if !dx.is_empty() {
-        step.copy_target_rows(&input.classes);
-    }
+    step.first_sweep(input, &mut []);
+    let forward = step.forward(input)?;
+    step.keep_pairs(input, !dx.is_empty());
     let chunks = step.plan.chunk_rows(&input.classes);
     Ok(UpdateReady { step, forward, chunks })
 }
@@ -49,49 +46,23 @@ impl<F: Real> UpdateReady<'_, F> {
         x: ArrayView2<'_, F>,
         classes: ClassesMut<'p, F>,
         update: &'p mut dyn WeightUpdate<F>,
-        mut dx: ArrayViewMut2<'_, F>,
-        ranks: Ranks<'_, F>,
+        dx: &mut ArrayRef2<F>,
     ) -> Result<Forward<F>, Error> {
         let UpdateReady { mut step, forward, chunks } = self;
         let bias = classes.bias.is_some();
         let update_step = update_step(&step.bounds, classes.weights.dim(), &chunks, bias);
         let updaters = update.begin(&update_step)?;
         Error::check_shape("updaters", &[chunks.len()], &[updaters.len()])?;
-        let parameters = Parameters::Moving { classes: Some(classes), updaters };
+        let chunks = Chunk::moving(&step.plan, classes, updaters);
         if step.plan.samples == 0 {
-            step.update_by_zeros(parameters);
+            let Workspace { prepared, scratch, .. } = &mut *step.workspace;
+            let sweep = Sweep { plan: &step.plan, prepared, x };
+            sweep.update_by_zeros(chunks, &mut scratch[..step.workers]);
             dx.fill(F::zero());
             return Ok(forward);
         }
-        let rows = std::mem::take(&mut step.workspace.target_rows);
-        let embeddings = (!dx.is_empty()).then_some(dx);
-        let targets = TargetRows::Copied(&rows);
-        let kept = KeptGradients::default();
-        let embeddings = step.second_sweep(x, parameters, &targets, kept, embeddings);
-        step.workspace.target_rows = rows;
-        if let Some(embeddings) = embeddings {
-            ranks.sum_embeddings(embeddings)?;
-        }
+        step.second_sweep(x, chunks, dx);
+        step.ranks.sum_embeddings(dx)?;
         Ok(forward)
-    }
-}
-
-impl<F: Real> Step<'_, F> {
-    /// Keeps what the gradient of the embeddings needs of the weights as they are before they move.
-    fn copy_target_rows(&mut self, classes: &Classes<'_, F>) {
-        let Workspace { prepared, target_rows, .. } = &mut *self.workspace;
-        target_rows.resize(self.plan.samples * self.plan.dims, F::zero());
-        let rows = target_rows.chunks_exact_mut(self.plan.dims).zip(&prepared.samples);
-        for (copy, sample) in rows {
-            if let Some(class) = sample.class {
-                copy.iter_mut().zip(classes.weight(class)).for_each(|(copy, &w)| *copy = w);
-            }
-        }
-    }
-
-    fn update_by_zeros(&mut self, parameters: Parameters<'_, F>) {
-        let Workspace { prepared, hard, scratch, .. } = &mut *self.workspace;
-        let sweep = Sweep { plan: &self.plan, prepared, hard };
-        sweep.update_by_zeros(parameters, &mut scratch[..self.workers]);
     }
 }

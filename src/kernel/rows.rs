@@ -78,11 +78,11 @@ op! {
 }
 
 op! {
-    /// `out` ← Σ_c `parts[start + c · stride ..]`, in the order of the parts.
-    pub(crate) fn sum_rows<I>[F: Real](out: &mut [f64], parts: &[F], start: usize, stride: usize) {
+    /// `out` ← Σ_c `parts[c][start ..]`, in the order of the parts.
+    pub(crate) fn sum_rows<I>[F: Real](out: &mut [f64], parts: &[&[F]], start: usize) {
         for (block, out) in out.chunks_mut(LANES).enumerate() {
             let mut sums = [0.0; LANES];
-            for part in parts.chunks_exact(stride) {
+            for part in parts {
                 let part = &part[start + block * LANES..][..out.len()];
                 for (sum, v) in sums.iter_mut().zip(part) {
                     *sum += v.widen();

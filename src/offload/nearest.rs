@@ -39,7 +39,7 @@ impl<F: Real> OffloadedStep<'_, F> {
     pub fn nearest_rows(&self, stats: &mut [SweepStats]) -> Result<Vec<usize>, Error> {
         self.check_places(stats)?;
         let (k, offsets) = (self.top_negatives(), self.classes.offsets::<F>());
-        let hard = self.hard.tile(self.prepared.form, [None, None]);
+        let hard = self.prepared.hard_tile([None, None]);
         let log_prior = &self.input.classes.log_prior;
         let prior = |place| {
             let of_class = |all: &ArrayView1<'_, F>| all[self.classes.class_at(place)].widen();

@@ -11,7 +11,7 @@ use crate::head::{Engine, Head};
 use crate::kernel::{BinaryLogits, Real, job};
 use crate::loss::MarginLoss;
 use crate::math::{LogSumExp, Smoothing};
-use crate::step::{HardSamples, Prepared, PreparedSample, StepInput};
+use crate::step::{Prepared, PreparedSample, StepInput};
 
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,7 +117,6 @@ pub struct OffloadedStep<'a, F> {
     pub(super) classes: &'a OffloadedClasses<'a>,
     pub(super) input: StepInput<'a, F>,
     pub(super) prepared: Prepared<F>,
-    pub(super) hard: HardSamples<F>,
     pub(super) smoothing: Smoothing,
 }
 
@@ -179,15 +178,15 @@ fn offload<'a, F: Real>(
         most: 0,
         reduction,
     };
-    let prepared = Prepared::without_sweeps(loss, &input)?;
-    let Prepared { form, samples, .. } = &prepared;
+    let mut prepared = Prepared::without_sweeps(loss, &input)?;
+    let form = prepared.form;
     form.check_correction(classes.offsets::<F>().is_some())?;
-    let target = |sample: &PreparedSample| sample.target.map_or(0.0, |t| t.target.value);
-    let mut hard = HardSamples::default();
-    let scale = |sample: &PreparedSample| form.offloaded_scale::<F>(sample.norm);
-    hard.set(*form, samples.iter().map(|s| (scale(s), F::narrow(target(s)).widen())));
+    prepared.set_hard(|sample| {
+        let target = sample.target.map_or(0.0, |target| target.target.value);
+        (form.offloaded_scale::<F>(sample.norm), F::narrow(target).widen())
+    });
     let smoothing = Smoothing::new(form.smoothing, classes.active());
-    Ok(OffloadedStep { classes, input, prepared, hard, smoothing })
+    Ok(OffloadedStep { classes, input, prepared, smoothing })
 }
 
 impl<'a, F: Real> OffloadedStep<'a, F> {
@@ -249,12 +248,12 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     /// How hard negatives are up-weighted; `None` where the loss up-weights none.
     pub fn hard_negative_logits(&self) -> Option<HardNegativeLogits<F>> {
         let [_, linear, _] = self.prepared.form.hard?.coefficients();
-        let hard = &self.hard;
+        let [threshold, constant, quadratic] = &self.prepared.hard;
         Some(HardNegativeLogits {
-            threshold: self.by_row(|i| hard.threshold[i]),
-            constant: self.by_row(|i| hard.constant[i]),
+            threshold: self.by_row(|i| threshold[i]),
+            constant: self.by_row(|i| constant[i]),
             linear: F::narrow(linear),
-            quadratic: self.by_row(|i| hard.quadratic[i]),
+            quadratic: self.by_row(|i| quadratic[i]),
         })
     }
 

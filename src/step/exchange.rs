@@ -1,6 +1,6 @@
 //! What the ranks exchange in a step.
 
-use ndarray::ArrayViewMut2;
+use ndarray::ArrayRef2;
 
 use super::collective::Collective;
 use crate::data::{IGNORED, NearestNegative, SampleStats, TargetLogit};
@@ -23,8 +23,11 @@ impl<F: Real> Ranks<'_, F> {
         self.0.map_or(Ok(()), |collective| collective.all_reduce_sum(numbers))
     }
 
-    /// Sums the ranks' gradients of the embeddings.
-    pub fn sum_embeddings(self, mut embeddings: ArrayViewMut2<'_, F>) -> Result<(), Error> {
+    /// Sums the ranks' gradients of the embeddings, unless they are empty: not requested.
+    pub fn sum_embeddings(self, embeddings: &mut ArrayRef2<F>) -> Result<(), Error> {
+        if self.0.is_none() || embeddings.is_empty() {
+            return Ok(());
+        }
         if let Some(embeddings) = embeddings.as_slice_mut() {
             return self.sum(embeddings);
         }

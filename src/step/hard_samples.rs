@@ -1,33 +1,17 @@
 //! Which logits of each sample are up-weighted, in units of the logits.
 
-use crate::data::LogitForm;
+use super::prepare::{Prepared, PreparedSample};
 use crate::kernel::{HardTile, Real};
 
-/// The numbers of a [`HardTile`]; empty without hard negatives.
-#[derive(Debug)]
-pub(crate) struct HardSamples<F> {
-    pub threshold: Vec<F>,
-    pub constant: Vec<F>,
-    pub quadratic: Vec<F>,
-}
-
-impl<F> Default for HardSamples<F> {
-    fn default() -> Self {
-        let [threshold, constant, quadratic] = [const { Vec::new() }; 3];
-        HardSamples { threshold, constant, quadratic }
-    }
-}
-
-impl<F: Real> HardSamples<F> {
-    /// Takes the samples whose cosines have these factors in the products, and targets f.
-    pub fn set(&mut self, form: LogitForm, samples: impl Iterator<Item = (f64, f64)>) {
-        let HardSamples { threshold, constant, quadratic } = self;
-        threshold.clear();
-        constant.clear();
-        quadratic.clear();
-        let Some(hard) = form.hard else { return };
+impl<F: Real> Prepared<F> {
+    /// Sets the numbers of a [`HardTile`] from the factor that the cosines of each sample have in the
+    /// products, and its target f.
+    pub fn set_hard(&mut self, of_sample: impl Fn(&PreparedSample) -> (f64, f64)) {
+        self.hard.iter_mut().for_each(Vec::clear);
+        let Some(hard) = self.form.hard else { return };
         let [q0, _, q2] = hard.coefficients();
-        for (scale, target) in samples {
+        let [threshold, constant, quadratic] = &mut self.hard;
+        for (scale, target) in self.samples.iter().map(of_sample) {
             threshold.push(F::narrow((scale * hard.limit::<F>(target)).min(F::MAX)));
             constant.push(F::narrow(scale * q0));
             quadratic.push(F::narrow(q2 / scale));
@@ -35,13 +19,9 @@ impl<F: Real> HardSamples<F> {
     }
 
     /// The hard negatives of a tile whose rows have these offsets, which add up; `None` without.
-    pub fn tile<'s>(
-        &'s self,
-        form: LogitForm,
-        offsets: [Option<&'s [F]>; 2],
-    ) -> Option<HardTile<'s, F>> {
-        let linear = F::narrow(form.hard?.coefficients()[1]);
-        let HardSamples { threshold, constant, quadratic } = self;
+    pub fn hard_tile<'s>(&'s self, offsets: [Option<&'s [F]>; 2]) -> Option<HardTile<'s, F>> {
+        let linear = F::narrow(self.form.hard?.coefficients()[1]);
+        let [threshold, constant, quadratic] = &self.hard;
         Some(HardTile { threshold, constant, quadratic, linear, offsets })
     }
 }

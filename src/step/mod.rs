@@ -19,11 +19,10 @@ mod workspace;
 
 pub use collective::{Collective, SingleProcess};
 pub(crate) use exchange::Ranks;
-pub(crate) use hard_samples::HardSamples;
 pub(crate) use input::StepInput;
 pub(crate) use nearest::{Apart, Aside, NearestLogit, NearestPair, NearestPairs};
 pub(crate) use plan::Plan;
 pub(crate) use prepare::{Prepared, PreparedSample, factor_of};
 pub use settings::{Settings, ZeroEmbedding};
 pub(crate) use update_step::{check_update, update_step};
-pub(crate) use workspace::{ChunkStats, Scratch, Workspace, WorkspaceCache};
+pub(crate) use workspace::{ChunkStats, Coefficients, Scratch, Workspace, WorkspaceCache};

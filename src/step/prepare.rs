@@ -34,6 +34,9 @@ pub(crate) struct Prepared<F> {
     pub packed: [Packed<F>; 2],
     /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
     pub factors: Vec<F>,
+    /// Threshold, constant and quadratic term of a [`HardTile`](kernel::HardTile), each by sample;
+    /// empty without hard negatives.
+    pub hard: [Vec<F>; 3],
     /// Rows of each label.
     pub sub_centers: usize,
     /// Whether the logits have a class prior.
@@ -55,6 +58,7 @@ impl<F> Default for Prepared<F> {
             embeddings: Vec::new(),
             packed: [Packed::default(), Packed::default()],
             factors: Vec::new(),
+            hard: [const { Vec::new() }; 3],
             sub_centers: 1,
             has_log_prior: false,
         }
@@ -97,7 +101,7 @@ impl<F: Real> Prepared<F> {
         earlier: Self,
         parallel: bool,
     ) -> Result<(Self, Bounds), Error> {
-        let Prepared { samples, embeddings, mut packed, factors, .. } = earlier;
+        let Prepared { samples, embeddings, mut packed, factors, hard, .. } = earlier;
         let form = input.form(loss)?;
         let samples = input.counted(form, samples)?;
         let (factors, norms) = input.check_weights(form, factors, parallel)?;
@@ -112,8 +116,16 @@ impl<F: Real> Prepared<F> {
             packed[1].pack(level, precision, embeddings);
         }
         let (sub_centers, has_log_prior) = (input.classes.sub_centers, input.has_log_prior());
-        let prepared =
-            Prepared { form, samples, embeddings, packed, factors, sub_centers, has_log_prior };
+        let prepared = Prepared {
+            form,
+            samples,
+            embeddings,
+            packed,
+            factors,
+            hard,
+            sub_centers,
+            has_log_prior,
+        };
         Ok((prepared, bounds))
     }
 

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::hard_samples::HardSamples;
 use super::nearest::{Aside, NearestLogit, NearestPairs};
 use super::plan::Plan;
 use super::prepare::Prepared;
@@ -15,35 +14,59 @@ use crate::math::SampleTerms;
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
     pub prepared: Prepared<F>,
-    pub hard: HardSamples<F>,
-    pub nearest: NearestPairs,
     /// Statistics of each chunk.
     pub chunks: Vec<ChunkStats<F>>,
     /// Statistics over all chunks for each sample.
     pub stats: Vec<SampleStats>,
-    /// Loss and coefficients of each sample, computed between the sweeps.
-    pub terms: Vec<SampleTerms>,
+    pub coefficients: Coefficients<F>,
     /// Logits between the sweeps (stored classes × samples).
     pub logits: Vec<F>,
-    /// Each chunk's part of the embeddings' gradient (chunks × samples × dims).
-    pub partials: Vec<F>,
-    /// Each chunk's part of the derivatives by the embeddings' norms (chunks × samples); empty unless
-    /// negatives are up-weighted and logits depend on the norm.
-    pub radial: Vec<f64>,
-    /// [`SampleTerms::shift`] of each sample, in the number type.
-    pub shift: Vec<F>,
-    /// [`SampleTerms::coefficient`] of each sample, in the number type.
-    pub coefficients: Vec<F>,
-    /// [`SampleTerms::uniform`] of each sample; empty unless labels are smoothed.
-    pub uniform: Vec<F>,
-    /// What the gradients of each sample's logits are multiplied by: see [`Prepared::lift`].
-    pub lifts: Vec<f64>,
     /// f of each sample, by row of the batch, where hard negatives are compared with it.
     pub targets: Vec<F>,
-    /// The weights of the samples' own classes as they were before a step moved them
-    /// (samples × dims).
-    pub target_rows: Vec<F>,
     pub scratch: Vec<Scratch<F>>,
+}
+
+/// What turns the logits of the samples into their gradients, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Coefficients<F> {
+    /// Loss and coefficients, computed between the sweeps.
+    pub terms: Vec<SampleTerms>,
+    pub nearest: NearestPairs,
+    /// [`SampleTerms::shift`] in the number type.
+    pub shift: Vec<F>,
+    /// [`SampleTerms::coefficient`] in the number type.
+    pub factor: Vec<F>,
+    /// [`SampleTerms::uniform`] in the number type; empty unless labels are smoothed.
+    pub uniform: Vec<F>,
+    /// What both are multiplied by: see [`Prepared::lift`]; empty where that is 1 for all samples.
+    pub lifts: Vec<f64>,
+    /// The weights of the samples' own classes, as they are before a step moves them
+    /// (samples × dims); empty unless the gradient of the embeddings is requested.
+    pub target_rows: Vec<F>,
+}
+
+impl<F: Real> Coefficients<F> {
+    /// Converts the terms to the number type.
+    pub fn convert(&mut self, smoothed: bool) {
+        let Coefficients { terms, lifts, shift, factor, uniform, .. } = self;
+        let lifted = |(i, number): (usize, f64)| F::narrow(number * lifts.get(i).unwrap_or(&1.0));
+        shift.clear();
+        factor.clear();
+        uniform.clear();
+        shift.extend(terms.iter().map(|terms| F::narrow(terms.shift)));
+        factor.extend(terms.iter().map(|terms| terms.coefficient).enumerate().map(lifted));
+        if smoothed {
+            uniform.extend(terms.iter().map(|terms| terms.uniform).enumerate().map(lifted));
+        }
+    }
+
+    /// The sum of one class's gradients of logits, which have been multiplied by the lifts.
+    pub fn sum(&self, gradients: &[F]) -> f64 {
+        if self.lifts.is_empty() {
+            return gradients.iter().map(|g| g.widen()).sum();
+        }
+        gradients.iter().zip(&self.lifts).map(|(g, lift)| g.widen() / lift).sum()
+    }
 }
 
 /// What a sweep finds of each sample among the classes of one chunk.
@@ -64,6 +87,11 @@ pub(crate) struct ChunkStats<F> {
     pub logits: Vec<f64>,
     /// The largest logits (samples × k); empty unless the nearest negatives have a margin.
     pub top: Vec<NearestLogit<F>>,
+    /// A part of the embeddings' gradient (samples × dims); empty unless it is requested.
+    pub partial: Vec<F>,
+    /// A part of the derivatives by the embeddings' norms; empty unless these are requested,
+    /// negatives are up-weighted and logits depend on the norm.
+    pub radial: Vec<f64>,
 }
 
 impl<F: Real> ChunkStats<F> {
@@ -173,8 +201,12 @@ impl<F: Real> Workspace<F> {
             self.logits = large_zeros(entries);
         }
         self.logits.resize(entries, F::zero());
-        if embeddings {
-            self.partials.resize(plan.chunks * plan.samples * plan.dims, F::zero());
+        let form = self.prepared.form;
+        let radial = embeddings && form.hard.is_some() && form.scale == Scale::FeatureNorm;
+        for chunk in &mut self.chunks {
+            chunk.partial.resize(if embeddings { plan.samples * plan.dims } else { 0 }, F::zero());
+            chunk.radial.clear();
+            chunk.radial.resize(if radial { plan.samples } else { 0 }, 0.0);
         }
         if update {
             for scratch in &mut self.scratch[..workers] {
@@ -182,14 +214,6 @@ impl<F: Real> Workspace<F> {
                 scratch.bias_gradient.resize(plan.tile_rows(), F::zero());
             }
         }
-        self.shift.resize(plan.samples, F::zero());
-        self.coefficients.resize(plan.samples, F::zero());
-        let form = self.prepared.form;
-        let radial = embeddings && form.hard.is_some() && form.scale == Scale::FeatureNorm;
-        self.radial.clear();
-        self.radial.resize(if radial { plan.chunks * plan.samples } else { 0 }, 0.0);
-        let smoothed = form.smoothing > 0.0;
-        self.uniform.resize(if smoothed { plan.samples } else { 0 }, F::zero());
         if !plan.in_weight_rows && plan.stored < plan.classes {
             for scratch in &mut self.scratch[..workers] {
                 scratch.recomputed.resize(plan.tile_rows() * plan.samples, F::zero());

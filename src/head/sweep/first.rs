@@ -2,28 +2,21 @@
 
 use std::ops::Range;
 
+use ndarray::ArrayView2;
+
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{
-    Aside, ChunkStats, HardSamples, NearestLogit, Plan, Prepared, Scratch, Workspace, factor_of,
-};
-
-/// One chunk of the first sweep.
-struct Job<'a, F> {
-    classes: Range<usize>,
-    /// Storage of its logits until the second sweep, for as many classes as fit.
-    stored: &'a mut [F],
-    found: &'a mut ChunkStats<F>,
-}
+use crate::step::{Aside, ChunkStats, NearestLogit, Plan, Prepared, Scratch, Workspace, factor_of};
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
 pub(in crate::head) struct Sweep<'a, F> {
     pub plan: &'a Plan,
     pub prepared: &'a Prepared<F>,
-    pub hard: &'a HardSamples<F>,
+    /// The embeddings of the batch.
+    pub x: ArrayView2<'a, F>,
 }
 
 impl<F: Real> Sweep<'_, F> {
@@ -39,15 +32,23 @@ impl<F: Real> Sweep<'_, F> {
         let jobs = chunks.iter_mut().enumerate().map(|(index, found)| {
             let classes = self.plan.chunk(index);
             let stored = split_off(&mut stored, classes.len() * room);
-            Job { classes, stored, found }
+            (classes, stored, found)
         });
-        run_jobs(jobs, workers, |scratch, job| self.forward_chunk(classes, scratch, job));
+        run_jobs(jobs, workers, |scratch, (range, stored, found)| {
+            self.forward_chunk(classes, range, stored, found, scratch);
+        });
     }
 
-    fn forward_chunk(&self, classes: &Classes<'_, F>, scratch: &mut Scratch<F>, job: Job<'_, F>) {
-        let n = self.plan.samples;
-        let Job { classes: range, stored, found } = job;
-        let form = self.prepared.form;
+    /// One chunk, whose logits wait in `stored` until the second sweep.
+    fn forward_chunk(
+        &self,
+        classes: &Classes<'_, F>,
+        range: Range<usize>,
+        stored: &mut [F],
+        found: &mut ChunkStats<F>,
+        scratch: &mut Scratch<F>,
+    ) {
+        let (n, form) = (self.plan.samples, self.prepared.form);
         for tile in self.plan.tiles(range.clone()) {
             let at = tile.start - range.start;
             let z = match stored.get_mut(at * n..(at + tile.len()) * n) {
@@ -81,12 +82,12 @@ impl<F: Real> Sweep<'_, F> {
             }
             if let Some(priors) = priors {
                 let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
-                let hard = self.hard.tile(form, [biases, None]);
+                let hard = self.prepared.hard_tile([biases, None]);
                 let sums = (&mut found.margin_free_max[..], &mut found.margin_free_sum[..]);
                 self.add_tile(z, hard, buffers, sums);
                 kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
             }
-            let hard = self.hard.tile(form, [biases, priors]);
+            let hard = self.prepared.hard_tile([biases, priors]);
             let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
             self.add_tile(z, hard, buffers, (&mut found.max, &mut found.sum));
             if !found.logits.is_empty() {
@@ -266,15 +267,16 @@ fn add_logit<F: Real>(logit: F, max: &mut F, sum: &mut f64) {
 }
 
 impl<F: Real> Workspace<F> {
-    /// The statistics of sample `i` over all chunks: its negatives, and the nearest of them.
-    pub fn negatives(&self, i: usize) -> (LogSumExp, Nearest<F>) {
-        let mut nearest = Nearest { max: F::neg_infinity(), class: None };
+    /// The statistics of sample `i` over all chunks: its negatives, and the nearest of them with its
+    /// logit.
+    pub fn negatives(&self, i: usize) -> (LogSumExp, Option<(usize, F)>) {
+        let mut nearest = None;
         let mut all = self.prepared.form.no_negatives();
         for chunk in &self.chunks {
             all = all.merge(LogSumExp::new(chunk.max[i].widen(), chunk.sum[i]));
             let largest = *chunk.nearest.get(i).unwrap_or(&chunk.max[i]);
-            if largest > nearest.max {
-                nearest = Nearest { max: largest, class: Some(chunk.class[i]) };
+            if largest > nearest.map_or(F::neg_infinity(), |(_, logit)| logit) {
+                nearest = Some((chunk.class[i], largest));
             }
         }
         (all, nearest)
@@ -305,11 +307,4 @@ impl<F: Real> Workspace<F> {
         let chunk = (0..plan.chunks).find(holds);
         chunk.map_or(F::neg_infinity(), |chunk| self.chunks[chunk].target[i])
     }
-}
-
-/// The class other than its own that a sample is nearest to, and its logit.
-#[derive(Clone, Copy)]
-pub(crate) struct Nearest<F> {
-    pub max: F,
-    pub class: Option<usize>,
 }

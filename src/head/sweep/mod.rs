@@ -5,5 +5,4 @@ mod parameters;
 mod second;
 
 pub(super) use first::Sweep;
-pub(super) use parameters::Parameters;
-pub(super) use second::{LogitCoefficients, SweepOutput, TargetRows};
+pub(super) use parameters::Chunk;

@@ -7,62 +7,83 @@ use ndarray::{ArrayView1, Axis};
 
 use crate::data::{Classes, ClassesMut};
 use crate::kernel::Real;
+use crate::parallel::split_off;
+use crate::step::Plan;
 use crate::update::RowUpdate;
 
-/// The parameters of all classes of a step.
+/// The parameters of one chunk, its classes numbered from 0, and where their gradients are written.
+pub(in crate::head) struct Chunk<'a, F> {
+    pub range: Range<usize>,
+    pub parameters: Parameters<'a, F>,
+    /// Rows of the gradient of the class weights, which may hold the logits on entry; empty where
+    /// it is not requested.
+    pub weights: &'a mut [F],
+    /// The gradient of the bias; empty where it is not requested.
+    pub bias: &'a mut [F],
+}
+
+/// The class parameters of a chunk.
 pub(in crate::head) enum Parameters<'a, F> {
     Fixed(Classes<'a, F>),
-    Moving {
-        /// Those that no chunk has taken; `None` for no class.
-        classes: Option<ClassesMut<'a, F>>,
-        /// One for each of their chunks.
+    Moving(ClassesMut<'a, F>, Box<dyn RowUpdate<F> + 'a>),
+}
+
+impl<'a, F: Real> Chunk<'a, F> {
+    /// All chunks of parameters that stay.
+    pub fn fixed(
+        plan: &Plan,
+        classes: Classes<'a, F>,
+        [mut weights, mut bias]: [&'a mut [F]; 2],
+    ) -> Vec<Self> {
+        let chunks = (0..plan.chunks).map(|index| {
+            let range = plan.chunk(index);
+            let weights = split_off(&mut weights, range.len() * plan.dims);
+            let bias = split_off(&mut bias, range.len());
+            let parameters = Parameters::Fixed(classes.part(range.clone()));
+            Chunk { range, parameters, weights, bias }
+        });
+        chunks.collect()
+    }
+
+    /// All chunks of parameters that move, each with its updater.
+    pub fn moving(
+        plan: &Plan,
+        mut classes: ClassesMut<'a, F>,
         updaters: Vec<Box<dyn RowUpdate<F> + 'a>>,
-    },
-}
-
-/// The parameters of one chunk, its classes numbered from 0.
-pub(in crate::head) enum ChunkParameters<'a, F> {
-    Fixed(Classes<'a, F>),
-    Moving { classes: ClassesMut<'a, F>, updater: Box<dyn RowUpdate<F> + 'a> },
-}
-
-impl<'a, F: Real> Parameters<'a, F> {
-    /// Takes the chunk of these classes: the last one not yet taken.
-    pub fn split_tail(&mut self, chunk: Range<usize>) -> ChunkParameters<'a, F> {
-        match self {
-            Parameters::Fixed(classes) => ChunkParameters::Fixed(classes.part(chunk)),
-            Parameters::Moving { classes, updaters } => {
-                let all = classes.take().expect("a chunk has classes");
-                let (rest, classes_of_chunk) = all.split_at(chunk.start);
-                *classes = Some(rest);
-                let updater = updaters.pop().expect("their number has been checked");
-                ChunkParameters::Moving { classes: classes_of_chunk, updater }
-            }
+    ) -> Vec<Self> {
+        let mut chunks = Vec::with_capacity(plan.chunks);
+        for (index, updater) in updaters.into_iter().enumerate().rev() {
+            let range = plan.chunk(index);
+            let (rest, of_chunk) = classes.split_at(range.start);
+            classes = rest;
+            let parameters = Parameters::Moving(of_chunk, updater);
+            chunks.push(Chunk { range, parameters, weights: &mut [], bias: &mut [] });
         }
+        chunks.reverse();
+        chunks
     }
 }
 
-impl<F: Real> ChunkParameters<'_, F> {
+impl<F: Real> Parameters<'_, F> {
     /// The parameters as they are now.
     pub fn classes(&self) -> Classes<'_, F> {
         match self {
-            ChunkParameters::Fixed(classes) => classes.reborrow(),
-            ChunkParameters::Moving { classes, .. } => classes.view(),
+            Parameters::Fixed(classes) => classes.reborrow(),
+            Parameters::Moving(classes, _) => classes.view(),
         }
     }
 
     /// Moves the parameters of a tile by the gradients of its weights, row after row, and of its
     /// bias; nothing where they are fixed.
-    pub fn update(&mut self, tile: Range<usize>, rows: &[F], bias: Option<&mut [F]>) {
-        let ChunkParameters::Moving { classes, updater } = self else { return };
+    pub fn update(&mut self, tile: Range<usize>, rows: &[F], bias: &[F]) {
+        let Parameters::Moving(classes, updater) = self else { return };
         let dims = classes.weights.ncols();
         for (j, gradient) in tile.clone().zip(rows.chunks_exact(dims)) {
             let row = classes.row_of(j);
             let weights = classes.weights.index_axis_mut(Axis(0), row - classes.start);
             updater.update_row(row, weights, ArrayView1::from(gradient));
         }
-        let Some(gradients) = bias else { return };
-        for (j, &mut gradient) in tile.zip(gradients) {
+        for (j, &gradient) in tile.zip(bias) {
             let row = classes.row_of(j);
             if let Some(bias) = &mut classes.bias {
                 updater.update_bias(row, &mut bias[row - classes.start], gradient);
