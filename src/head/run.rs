@@ -34,9 +34,9 @@ impl<F: Real> Engine<'_, F> {
         reduction: Option<Reduction<'_, F>>,
         work: impl FnOnce(&StepInput<'_, F>, &mut Workspace<F>) -> T,
     ) -> T {
-        let active = Active::new(batch.samples, batch.weights.nrows());
+        let (rows, offsets) = active(batch.samples, batch.weights.nrows());
         let input = self.input(batch.reborrow(), reduction);
-        let input = input.sampled(active.rows.as_deref(), active.offsets.as_deref());
+        let input = input.sampled(rows.as_deref(), offsets.as_deref());
         self.workspaces.with(|workspace| work(&input, workspace))
     }
 
@@ -50,23 +50,18 @@ impl<F: Real> Engine<'_, F> {
 }
 
 /// The rows that a sample makes active, and their offsets; `None` where all rows are, and where
-/// there is no correction, as in inference.
-struct Active<'a, F> {
-    rows: Option<Cow<'a, [usize]>>,
-    offsets: Option<Vec<F>>,
-}
-
-impl<'a, F: Real> Active<'a, F> {
-    /// Of a sample with classes beyond these rows none: the step is going to refuse it.
-    fn new(Samples { labels, sample, sub_centers, .. }: Samples<'a>, rows: usize) -> Self {
-        let classes = rows / sub_centers.max(1);
-        let sample = sample.filter(|sample| sample.classes.iter().all(|&class| class < classes));
-        let corrected = sample.filter(|_| labels.is_some());
-        Active {
-            rows: sample.map(|sample| sample.selected(sub_centers)),
-            offsets: corrected.and_then(|sample| sample.offsets(sub_centers)),
-        }
-    }
+/// there is no correction, as in inference. Of a sample with classes beyond these `rows` none: the
+/// step is going to refuse it.
+fn active<F: Real>(
+    samples: Samples<'_>,
+    rows: usize,
+) -> (Option<Cow<'_, [usize]>>, Option<Vec<F>>) {
+    let Samples { labels, sample, sub_centers, .. } = samples;
+    let classes = rows / sub_centers.max(1);
+    let sample = sample.filter(|sample| sample.classes.iter().all(|&class| class < classes));
+    let corrected = sample.filter(|_| labels.is_some());
+    let selected = sample.map(|sample| sample.selected(sub_centers));
+    (selected, corrected.and_then(|sample| sample.offsets(sub_centers)))
 }
 
 job!(pub(super) Losses<'a, 'b>, (Engine<'a, F>, Batch<'b, F>) => Result<Forward<F>, Error>, losses);
@@ -113,8 +108,8 @@ pub(super) type UpdateInput<'a, 'b, 'r, 'u, F> = (
 fn with_update<F: Real>(
     (engine, batch, reduction, update, dx): UpdateInput<'_, '_, '_, '_, F>,
 ) -> Result<Forward<F>, Error> {
-    let active = Active::new(batch.samples, batch.weights.nrows());
-    let (rows, offsets) = (active.rows.as_deref(), active.offsets.as_deref());
+    let (rows, offsets) = active(batch.samples, batch.weights.nrows());
+    let (rows, offsets) = (rows.as_deref(), offsets.as_deref());
     engine.workspaces.with(|workspace| {
         let input = engine.input(batch.view(), Some(reduction));
         let input = input.sampled(rows, offsets);

@@ -120,9 +120,9 @@ fn prepare<F: Real>(
         )
     };
     let threads = rayon::current_num_threads();
-    let parallel = plan(rows, false).workers(threads) > 1;
+    let workers = plan(rows, false).workers(threads);
     let earlier = std::mem::take(&mut workspace.prepared);
-    let (prepared, bounds) = Prepared::new(loss, input, earlier, parallel)?;
+    let (prepared, bounds) = Prepared::new(loss, input, earlier, workers)?;
     let plan = plan(prepared.samples.len(), prepared.form.binary.is_some());
     workspace.prepared = prepared;
     let workers = plan.workers(threads);

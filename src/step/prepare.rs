@@ -1,8 +1,6 @@
 //! Preparation: every check, every norm and every target pair. All invalid input is refused here,
 //! before any buffer of the caller is written.
 
-use rayon::prelude::*;
-
 use super::input::StepInput;
 use super::settings::{Settings, ZeroEmbedding};
 use crate::data::{
@@ -13,9 +11,10 @@ use crate::error::Error;
 use crate::kernel::{self, Mat, Packed, Precision, Real};
 use crate::loss::{MarginLoss, form_of};
 use crate::math::SampleTarget;
+use crate::parallel::{run_jobs, split_off};
 
 /// Classes whose factors are kept from the preparation: those of further classes are computed
-/// again, so that memory does not grow with the classes. A multiple of every block and tile.
+/// again, so that memory does not grow with the classes. A multiple of every tile.
 const KNOWN_FACTORS: usize = 1 << 16;
 
 /// The smallest and the largest norm of no rows.
@@ -99,13 +98,13 @@ impl<F: Real> Prepared<F> {
         loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
         earlier: Self,
-        parallel: bool,
+        workers: usize,
     ) -> Result<(Self, Bounds), Error> {
         let Prepared { samples, embeddings, mut packed, factors, hard, .. } = earlier;
         let form = input.form(loss)?;
         let samples = input.counted(form, samples)?;
-        let (factors, norms) = input.check_weights(form, factors, parallel)?;
-        let samples = input.with_pairs(loss, form, samples, parallel)?;
+        let (factors, norms) = input.check_weights(form, factors, workers)?;
+        let samples = input.with_pairs(loss, form, samples, workers > 1)?;
         let bounds = input.check_range(form, &samples, norms, input.classes.labels())?;
         let factor = |norm| form.product_scale::<F>(norm);
         let embeddings = input.scaled_embeddings(factor, &samples, embeddings);
@@ -227,40 +226,34 @@ impl<F: Real> StepInput<'_, F> {
         &self,
         form: LogitForm,
         mut factors: Vec<F>,
-        parallel: bool,
+        workers: usize,
     ) -> Result<(Vec<F>, (f64, f64)), Error> {
-        const BLOCK: usize = 256;
+        // Blocks for any number of threads, but no more where there are more classes.
+        const MOST_BLOCKS: usize = 64;
         let classes = self.classes.len();
+        let block = classes.div_ceil(MOST_BLOCKS).max(256);
         factors.resize(classes.min(KNOWN_FACTORS), F::zero());
-        let check_block = |(block, factors): (usize, &mut [F])| {
-            let mut buffer = Vec::new();
-            let range = block * BLOCK..((block + 1) * BLOCK).min(classes);
+        let mut norms = vec![Ok(NO_NORMS); classes.div_ceil(block)];
+        let mut rest = &mut factors[..];
+        let blocks = norms.iter_mut().zip((0..classes).step_by(block));
+        let blocks = blocks.map(|(norms, start)| (norms, start, split_off(&mut rest, block)));
+        run_jobs(blocks, &mut vec![Vec::new(); workers], |buffer, (norms, start, factors)| {
             let mut factors = factors.iter_mut();
-            range.into_iter().try_fold(NO_NORMS, |(least, most), j| {
+            let mut range = start..(start + block).min(classes);
+            *norms = range.try_fold(NO_NORMS, |(least, most), j| {
                 let (row, number) = (self.classes.weight(j), self.classes.row_of(j));
-                let norm = norm_of(row, &mut buffer);
+                let norm = norm_of(row, buffer);
                 let norm = check_norm("class weights", number, row, norm, !form.plain)?;
                 if let Some(factor) = factors.next() {
                     *factor = factor_of(form.scale, norm);
                 }
                 Ok((least.min(norm), most.max(norm)))
-            })
-        };
-        let others = factors.len().div_ceil(BLOCK)..classes.div_ceil(BLOCK);
+            });
+        });
         // Of several bad rows the first is named, whichever thread finds one first.
-        let widest = |a: Result<(f64, f64), Error>, b: Result<(f64, f64), Error>| {
-            let (a, b) = (a?, b?);
-            Ok((a.0.min(b.0), a.1.max(b.1)))
-        };
-        let norms = if parallel {
-            let others = others.into_par_iter().map(|block| check_block((block, &mut [])));
-            let known = factors.par_chunks_mut(BLOCK).enumerate().map(check_block);
-            known.chain(others).reduce(|| Ok(NO_NORMS), widest)
-        } else {
-            let others = others.map(|block| check_block((block, &mut [])));
-            let known = factors.chunks_mut(BLOCK).enumerate().map(check_block);
-            known.chain(others).fold(Ok(NO_NORMS), widest)
-        };
+        let norms = norms.into_iter().try_fold(NO_NORMS, |(least, most), norms| {
+            norms.map(|(a, b)| (least.min(a), most.max(b)))
+        });
         Ok((factors, norms?))
     }
 
