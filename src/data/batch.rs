@@ -33,7 +33,7 @@ pub struct Batch<'a, F> {
 }
 
 /// What a batch says of its samples and classes beside their numbers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Samples<'a> {
     /// `None` in inference.
     pub labels: Option<&'a [usize]>,

@@ -280,7 +280,7 @@ impl<'a, F: Real> Step<'a, F> {
     /// The statistics of sample `i` over all chunks.
     fn sample_stats(&self, input: &StepInput<'_, F>, i: usize, apart: Apart) -> SampleStats {
         let sample = &self.workspace.prepared.samples[i];
-        let label = input.labels.map_or(IGNORED, |labels| labels[sample.row]);
+        let label = input.samples.labels.map_or(IGNORED, |labels| labels[sample.row]);
         let (negatives, nearest) = self.workspace.negatives(i);
         let own = self.workspace.target_logit(&self.plan, i, sample.class);
         let nearer = |(class, logit): (usize, F)| {

@@ -63,7 +63,7 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
         let mut apart = vec![Vec::new(); self.step.input.embeddings.nrows()];
         for NearestPair { class, sample, .. } in &self.negatives.pairs.pairs {
             let row = classes.place_of(self.negatives.rows[*class]);
-            apart[prepared.samples[*sample].row].push(row / classes.sub_centers);
+            apart[prepared.samples[*sample].row].push(row / self.step.input.classes.sub_centers);
         }
         // The scaled embeddings have another scale than s where that is tiny.
         let form = prepared.form;

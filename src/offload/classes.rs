@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::data::{ClassSample, check_sub_centers};
+use crate::data::{ClassSample, Samples, check_sub_centers};
 use crate::error::Error;
 use crate::kernel::Real;
 
@@ -10,12 +10,9 @@ use crate::kernel::Real;
 /// those of the samples' own classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OffloadedClasses<'a> {
-    pub(super) labels: Option<&'a [usize]>,
-    pub(super) ignored: Option<usize>,
+    pub(super) samples: Samples<'a>,
     pub(super) own_rows: Vec<usize>,
     pub(super) classes: usize,
-    pub(super) sub_centers: usize,
-    sample: Option<&'a ClassSample>,
 }
 
 impl<'a> OffloadedClasses<'a> {
@@ -40,8 +37,8 @@ impl<'a> OffloadedClasses<'a> {
         let valid = classes.checked_mul(k).is_some();
         Error::check_parameter("sub-centers per class k", k as f64, expected, valid)?;
         let own_rows = own.into_iter().flat_map(|class| class * k..(class + 1) * k).collect();
-        let (labels, sample) = (Some(labels), None);
-        Ok(OffloadedClasses { labels, ignored, own_rows, classes, sub_centers, sample })
+        let samples = Samples { ignored, sub_centers, ..Samples::new(Some(labels)) };
+        Ok(OffloadedClasses { samples, own_rows, classes })
     }
 
     /// All of C `classes` for embeddings without labels: predictions.
@@ -50,7 +47,8 @@ impl<'a> OffloadedClasses<'a> {
     /// [`Error::Parameter`] for zero sub-centers.
     pub fn for_inference((classes, sub_centers): (usize, usize)) -> Result<Self, Error> {
         let unlabeled = OffloadedClasses::new(&[], None, (classes, sub_centers))?;
-        Ok(OffloadedClasses { labels: None, ..unlabeled })
+        let samples = Samples { labels: None, ..unlabeled.samples };
+        Ok(OffloadedClasses { samples, ..unlabeled })
     }
 
     /// The same, where only the classes of `sample` are active.
@@ -58,8 +56,8 @@ impl<'a> OffloadedClasses<'a> {
     /// # Errors
     /// [`Error::Sample`] and [`Error::SampledRange`] for a sample that does not fit.
     pub fn with_sample(self, sample: &'a ClassSample) -> Result<Self, Error> {
-        sample.check(self.labels, self.ignored, &(0..self.classes))?;
-        Ok(OffloadedClasses { sample: Some(sample), ..self })
+        sample.check(self.samples.labels, self.samples.ignored, &(0..self.classes))?;
+        Ok(OffloadedClasses { samples: Samples { sample: Some(sample), ..self.samples }, ..self })
     }
 
     /// The rows of class weights that the step reads, ascending, each once: to be gathered.
@@ -70,38 +68,38 @@ impl<'a> OffloadedClasses<'a> {
     /// The rows of class weights to sweep over, ascending, in the order of their places; `None` for
     /// all rows, each at its own number.
     pub fn swept_rows(&self) -> Option<Cow<'a, [usize]>> {
-        self.sample.map(|sample| sample.selected(self.sub_centers))
+        self.samples.sample.map(|sample| sample.selected(self.samples.sub_centers))
     }
 
     /// What is added to the logit of each row that is swept, up-weighted or not, where a sample is
     /// corrected for: no parameter, so without a gradient.
     pub fn offsets<F: Real>(&self) -> Option<Vec<F>> {
-        let corrected = self.sample.filter(|_| self.labels.is_some());
-        corrected.and_then(|sample| sample.offsets(self.sub_centers))
+        let corrected = self.samples.sample.filter(|_| self.samples.labels.is_some());
+        corrected.and_then(|sample| sample.offsets(self.samples.sub_centers))
     }
 
     /// The place of each sample's own class among the classes that are swept (N), whose rows start
     /// at K times that place: its logit is none of the sample's negatives. `None` without labels;
     /// arbitrary for a sample that does not count.
     pub fn own_places(&self) -> Option<&'a [usize]> {
-        let labels = self.labels?;
-        Some(self.sample.map_or(labels, |sample| &sample.labels))
+        let labels = self.samples.labels?;
+        Some(self.samples.sample.map_or(labels, |sample| &sample.labels))
     }
 
     /// How many classes are swept.
     pub(super) fn active(&self) -> usize {
-        self.sample.map_or(self.classes, |sample| sample.classes.len())
+        self.samples.sample.map_or(self.classes, |sample| sample.classes.len())
     }
 
     /// The class at this place of the sweep, which there is.
     pub(super) fn class_at(&self, place: usize) -> usize {
-        self.sample.map_or(place, |sample| sample.classes[place])
+        self.samples.sample.map_or(place, |sample| sample.classes[place])
     }
 
     /// The place in the sweep of a row of class weights that is swept.
     pub(super) fn place_of(&self, row: usize) -> usize {
-        let k = self.sub_centers;
-        self.sample.map_or(row, |sample| {
+        let k = self.samples.sub_centers;
+        self.samples.sample.map_or(row, |sample| {
             sample.classes.partition_point(|&class| class < row / k) * k + row % k
         })
     }

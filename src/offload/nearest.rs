@@ -68,7 +68,7 @@ impl<F: Real> OffloadedStep<'_, F> {
         }
         classes.sort_unstable();
         classes.dedup();
-        let sub_centers = self.classes.sub_centers;
+        let sub_centers = self.input.classes.sub_centers;
         let rows = |class| class * sub_centers..(class + 1) * sub_centers;
         Ok(classes.into_iter().flat_map(rows).collect())
     }
@@ -90,7 +90,7 @@ impl<F: Real> OffloadedStep<'_, F> {
 
     /// What is added to the logits of the class at this place.
     fn offset(&self, offsets: Option<&[F]>, place: usize) -> F {
-        offsets.map_or(F::zero(), |offsets| offsets[place * self.classes.sub_centers])
+        offsets.map_or(F::zero(), |offsets| offsets[place * self.input.classes.sub_centers])
     }
 
     /// The pairs of the negatives that `stats` keep, from the `weights` of their `rows`.
@@ -105,7 +105,7 @@ impl<F: Real> OffloadedStep<'_, F> {
         let of_row = |all: &Vec<F>, row: &usize| all[self.classes.place_of(*row)];
         let of_rows = offsets.as_ref().map(|all| rows.iter().map(|row| of_row(all, row)));
         let of_rows: Option<Vec<F>> = of_rows.map(Iterator::collect);
-        let (sub_centers, of_rows) = (self.classes.sub_centers, of_rows.as_deref());
+        let (sub_centers, of_rows) = (self.input.classes.sub_centers, of_rows.as_deref());
         let classes = Classes::gathered(weights.view(), self.input.classes.bias, &rows);
         let log_prior = self.input.classes.log_prior;
         let classes = Classes { sub_centers, offsets: of_rows, log_prior, ..classes };

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
 use super::classes::OffloadedClasses;
 use crate::data::{
-    Classes, IGNORED, Reduction, Scale, check_finite, check_norm, has_direction, norm_of,
+    Classes, IGNORED, Reduction, Samples, Scale, check_finite, check_norm, has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
@@ -154,7 +154,8 @@ fn offload<'a, F: Real>(
     (engine, classes, (x, own, bias), reduction): OffloadInput<'a, '_, '_, F>,
 ) -> Result<OffloadedStep<'a, F>, Error> {
     let Engine { loss, settings, .. } = engine;
-    let OffloadedClasses { ref own_rows, labels, ignored, sub_centers, .. } = *classes;
+    let OffloadedClasses { ref own_rows, samples, .. } = *classes;
+    let Samples { labels, sub_centers, .. } = samples;
     Error::check_not_empty("embeddings", x.shape())?;
     Error::check_shape("class weights", &[own_rows.len(), x.ncols()], own.shape())?;
     if let Some(bias) = bias {
@@ -168,12 +169,9 @@ fn offload<'a, F: Real>(
     let input = StepInput {
         embeddings: x.view(),
         classes: Classes { sub_centers, ..gathered },
-        labels,
-        ignored,
-        first_row: 0,
+        samples: Samples { sample: None, ..samples },
         range: 0..classes.classes,
         whole: true,
-        sample: None,
         settings,
         most: 0,
         reduction,

@@ -48,7 +48,7 @@ impl<F: Real> Ranks<'_, F> {
         input: &StepInput<'_, F>,
     ) -> Result<(), Error> {
         let Some(collective) = self.0 else { return Ok(()) };
-        if input.labels.is_none() || loss.check_classes(usize::MAX).is_ok() {
+        if input.samples.labels.is_none() || loss.check_classes(usize::MAX).is_ok() {
             return Ok(());
         }
         let end = (input.range.end as u64).min(F::MOST_INDEX);
@@ -115,8 +115,9 @@ impl<F: Real> StepInput<'_, F> {
 
     /// Inference corrects nothing.
     fn sampling(&self) -> u64 {
-        let corrected = |sample: &ClassSample| sample.is_corrected() && self.labels.is_some();
-        self.sample.map_or(0, |sample| 1 + u64::from(corrected(sample)))
+        let corrected =
+            |sample: &ClassSample| sample.is_corrected() && self.samples.labels.is_some();
+        self.samples.sample.map_or(0, |sample| 1 + u64::from(corrected(sample)))
     }
 
     /// Refuses numbers that the number type cannot carry.
@@ -130,8 +131,8 @@ impl<F: Real> StepInput<'_, F> {
 
     /// The digest of labels and reduction.
     fn objective_digest(&self) -> u64 {
-        let labels = self.labels.into_iter().flatten().map(|&label| label as u64);
-        let ignored = self.ignored.map(|label| label as u64);
+        let labels = self.samples.labels.into_iter().flatten().map(|&label| label as u64);
+        let ignored = self.samples.ignored.map(|label| label as u64);
         let ignored = [u64::from(ignored.is_some()), ignored.unwrap_or_default()];
         let (kind, weights) = match &self.reduction {
             None => (0, None),
@@ -140,7 +141,7 @@ impl<F: Real> StepInput<'_, F> {
             Some(Reduction::Weighted(weights)) => (3, Some(weights.iter())),
         };
         let weights = weights.into_iter().flatten().map(|g| g.widen().to_bits());
-        let (most, first_row) = (self.most as u64, self.first_row as u64);
+        let (most, first_row) = (self.most as u64, self.samples.first_row as u64);
         digest(labels.chain(ignored).chain([kind, most, first_row]).chain(weights))
     }
 }

@@ -15,18 +15,12 @@ use crate::loss::MarginLoss;
 pub(crate) struct StepInput<'a, F> {
     pub embeddings: ArrayView2<'a, F>,
     pub classes: Classes<'a, F>,
-    /// The label of each embedding; `None` in inference, where no sample has a class.
-    pub labels: Option<&'a [usize]>,
-    /// The label of samples that are left out.
-    pub ignored: Option<usize>,
-    /// The row of the first embedding, as the loss is told.
-    pub first_row: usize,
+    /// Without labels in inference, where no sample has a class.
+    pub samples: Samples<'a>,
     /// The classes that this rank holds.
     pub range: Range<usize>,
     /// Whether these are all classes.
     pub whole: bool,
-    /// Which of them are active, if not all.
-    pub sample: Option<&'a ClassSample>,
     pub settings: Settings,
     /// How many classes of each embedding are requested, in a step that ranks them.
     pub most: usize,
@@ -39,25 +33,13 @@ impl<'a, F: Real> StepInput<'a, F> {
     /// without one. Nothing is checked yet.
     pub fn new(settings: Settings, batch: Batch<'a, F>, range: Option<Range<usize>>) -> Self {
         let Batch { embeddings, weights, bias, log_prior, samples } = batch;
-        let Samples { labels, ignored, sub_centers, sample, first_row } = samples;
         let whole = range.is_none();
-        let range = range.unwrap_or(0..weights.nrows() / sub_centers.max(1));
+        let range = range.unwrap_or(0..weights.nrows() / samples.sub_centers.max(1));
         let all = Classes::all(weights, bias);
+        let sub_centers = samples.sub_centers;
         let classes = Classes { log_prior, first: range.start, sub_centers, ..all };
         let (most, reduction) = (0, None);
-        StepInput {
-            embeddings,
-            classes,
-            labels,
-            ignored,
-            first_row,
-            range,
-            whole,
-            sample,
-            settings,
-            most,
-            reduction,
-        }
+        StepInput { embeddings, classes, samples, range, whole, settings, most, reduction }
     }
 }
 
@@ -91,31 +73,33 @@ impl<F: Real> StepInput<'_, F> {
         if let Some(prior) = &self.classes.log_prior {
             Error::check_shape("log prior", &[self.range.len()], prior.shape())?;
         }
-        if let Some(labels) = self.labels {
+        if let Some(labels) = self.samples.labels {
             Error::check_shape("labels", &[rows], &[labels.len()])?;
         }
         if self.whole {
             self.check_classes(loss, self.range.len())?;
         }
-        let check = |sample: &ClassSample| sample.check(self.labels, self.ignored, &self.range);
-        self.sample.map_or(Ok(()), check)
+        let check = |sample: &ClassSample| {
+            sample.check(self.samples.labels, self.samples.ignored, &self.range)
+        };
+        self.samples.sample.map_or(Ok(()), check)
     }
 
     /// Refuses labels and losses for another number of classes.
     pub fn check_classes(&self, loss: &dyn MarginLoss, classes: usize) -> Result<(), Error> {
-        let Some(labels) = self.labels else { return Ok(()) };
-        Error::check_labels(labels, classes, self.ignored)?;
+        let Some(labels) = self.samples.labels else { return Ok(()) };
+        Error::check_labels(labels, classes, self.samples.ignored)?;
         loss.check_classes(classes)
     }
 
     /// Whether the logits have a class prior: in training alone.
     pub fn has_log_prior(&self) -> bool {
-        self.labels.is_some() && self.classes.log_prior.is_some()
+        self.samples.labels.is_some() && self.classes.log_prior.is_some()
     }
 
     /// Refuses a batch without labels.
     pub fn check_labeled(&self) -> Result<(), Error> {
         let rows = self.embeddings.nrows();
-        self.labels.map_or_else(|| Error::check_shape("labels", &[rows], &[]), |_| Ok(()))
+        self.samples.labels.map_or_else(|| Error::check_shape("labels", &[rows], &[]), |_| Ok(()))
     }
 }

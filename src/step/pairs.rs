@@ -90,7 +90,7 @@ impl<F: Real> StepInput<'_, F> {
         let bias = self.classes.bias_of(class).widen();
         let label = self.classes.label_of(class);
         let pair = TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
-            let row = self.first_row.wrapping_add(sample.row);
+            let row = self.samples.first_row.wrapping_add(sample.row);
             checked_target(loss, &Sample::new(*angle, sample.norm, label, row))
         })?;
         Ok(pair.with_log_prior(self.classes.log_prior_of(class).widen()))

@@ -158,7 +158,7 @@ impl<F: Real> StepInput<'_, F> {
             return Err(Error::Precision);
         }
         let mut form = form_of(loss)?;
-        if self.labels.is_none() {
+        if self.samples.labels.is_none() {
             // Without labels there are no negatives, and nothing to smooth.
             (form.smoothing, form.hard, form.top, form.binary) = (0.0, None, None, None);
         }
@@ -200,8 +200,8 @@ impl<F: Real> StepInput<'_, F> {
         samples.clear();
         for (row, x) in self.embeddings.rows().into_iter().enumerate() {
             let norm = norm_of(x, &mut buffer);
-            let label = self.labels.map(|labels| labels[row]);
-            let ignored = label.is_some() && label == self.ignored;
+            let label = self.samples.labels.map(|labels| labels[row]);
+            let ignored = label.is_some() && label == self.samples.ignored;
             let short = !form.plain && norm < F::MIN_NORM;
             let left_out = ignored || (short && self.settings.zero == ZeroEmbedding::Skip);
             let norm = check_norm("embeddings", row, x, norm, !(form.plain || left_out))?;
