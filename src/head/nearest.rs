@@ -5,71 +5,48 @@ use super::step::Step;
 use super::top_k::of_all_ranks;
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::step::{
-    Apart, ChunkStats, Coefficients, NearestLogit, NearestPairs, PreparedSample, StepInput,
-    Workspace,
-};
+use crate::step::{Apart, Coefficients, NearestLogit, PreparedSample, Ranks, StepInput, Workspace};
 
 impl<F: Real> Step<'_, F> {
     /// Keeps the pairs of the nearest negatives, and returns for each sample the logits that the
     /// first sweep left out; nothing for a loss without a margin on them.
     pub(super) fn nearest_pairs(&mut self, input: &StepInput<'_, F>) -> Result<Vec<Apart>, Error> {
         let n = self.plan.samples;
-        self.workspace.coefficients.nearest = NearestPairs::default();
+        self.workspace.coefficients.nearest.clear();
         let Some(top) = self.workspace.prepared.form.top.filter(|_| n > 0) else {
             return Ok(Vec::new());
         };
-        let mut apart = vec![Apart::NONE; n];
         let k = top.k.min(self.classes());
-        let mut candidates: Vec<_> = (0..n).map(|i| self.largest_of(i)).collect();
-        let kept = self.among_all(k, input, &candidates)?;
-        let Workspace { prepared, coefficients: Coefficients { nearest, .. }, .. } =
+        let ranks = self.ranks;
+        let Workspace { prepared, chunks, coefficients: Coefficients { nearest, .. }, .. } =
             &mut *self.workspace;
         let hard = prepared.hard_tile([None, None]);
-        for (i, (candidates, kept)) in candidates.iter_mut().zip(kept).enumerate() {
+        let prior = |class| input.classes.log_prior_of(class).widen();
+        let mut apart = vec![Apart::NONE; n];
+        let mut candidates = vec![NearestLogit::none(); n * k];
+        for (i, (candidates, apart)) in candidates.chunks_exact_mut(k).zip(&mut apart).enumerate() {
+            for chunk in &*chunks {
+                let of_chunk = chunk.top.len() / n;
+                for &entry in &chunk.top[i * of_chunk..(i + 1) * of_chunk] {
+                    if let Some(other) = entry.insert(candidates) {
+                        apart.add_other(hard, i, other, prior(other.class));
+                    }
+                }
+            }
+        }
+        let kept = among_all(k, input, (&prepared.samples, &candidates), ranks)?;
+        for (i, (candidates, kept)) in candidates.chunks_exact(k).zip(kept).enumerate() {
+            let (kept, others) = candidates.split_at(kept);
+            for &other in others.iter().filter(|other| other.is_some()) {
+                apart[i].add_other(hard, i, other, prior(other.class));
+            }
             let sample = (i, &prepared.samples[i]);
-            let prior = |class| input.classes.log_prior_of(class).widen();
-            apart[i].add_others(hard, i, candidates.split_off(kept), prior);
-            for &mut NearestLogit { class, .. } in candidates {
+            for &NearestLogit { class, .. } in kept {
                 nearest.add(input, (prepared.form, top), sample, class, &mut apart[i]);
             }
         }
         nearest.sort();
         Ok(apart)
-    }
-
-    /// The negatives of sample `i` that the chunks have kept, from the nearest on.
-    fn largest_of(&self, i: usize) -> Vec<NearestLogit<F>> {
-        let of_sample = |chunk: &ChunkStats<F>| {
-            let k = chunk.top.len() / self.plan.samples;
-            chunk.top[i * k..(i + 1) * k].to_vec()
-        };
-        let kept = self.workspace.chunks.iter().flat_map(of_sample);
-        let mut kept: Vec<_> = kept.filter(NearestLogit::is_some).collect();
-        kept.sort_unstable_by(NearestLogit::order);
-        kept
-    }
-
-    /// How many of each sample's candidates are among the k nearest of all ranks.
-    fn among_all(
-        &self,
-        k: usize,
-        input: &StepInput<'_, F>,
-        candidates: &[Vec<NearestLogit<F>>],
-    ) -> Result<Vec<usize>, Error> {
-        let samples = &self.workspace.prepared.samples;
-        let entry = |entry: &NearestLogit<F>| (entry.plain, input.classes.label_of(entry.class));
-        let mut entries = vec![Vec::new(); input.embeddings.nrows()];
-        for (sample, candidates) in samples.iter().zip(candidates) {
-            entries[sample.row] = candidates.iter().take(k).map(entry).collect();
-        }
-        let nearest = of_all_ranks(entries, k, self.ranks)?;
-        let kept = |(sample, candidates): (&PreparedSample, &Vec<NearestLogit<F>>)| {
-            let is_kept =
-                |candidate: &&NearestLogit<F>| nearest[sample.row].contains(&entry(candidate));
-            candidates.iter().take_while(is_kept).count()
-        };
-        Ok(samples.iter().zip(candidates).map(kept).collect())
     }
 
     /// Keeps what the second sweep needs of the class weights as they are now: the gradients of the
@@ -88,4 +65,27 @@ impl<F: Real> Step<'_, F> {
             }
         }
     }
+}
+
+/// How many of each sample's k candidates are among the k nearest of all ranks.
+fn among_all<F: Real>(
+    k: usize,
+    input: &StepInput<'_, F>,
+    (samples, candidates): (&[PreparedSample], &[NearestLogit<F>]),
+    ranks: Ranks<'_, F>,
+) -> Result<Vec<usize>, Error> {
+    let entry = |entry: &NearestLogit<F>| (entry.plain, input.classes.label_of(entry.class));
+    let some = |entry: &&NearestLogit<F>| entry.is_some();
+    let mut entries = vec![Vec::new(); input.embeddings.nrows()];
+    for (sample, candidates) in samples.iter().zip(candidates.chunks_exact(k)) {
+        entries[sample.row] = candidates.iter().take_while(some).map(entry).collect();
+    }
+    let nearest = of_all_ranks(entries, k, ranks)?;
+    let kept = |(sample, candidates): (&PreparedSample, &[NearestLogit<F>])| {
+        let is_kept = |candidate: &&NearestLogit<F>| {
+            candidate.is_some() && nearest[sample.row].contains(&entry(candidate))
+        };
+        candidates.iter().take_while(is_kept).count()
+    };
+    Ok(samples.iter().zip(candidates.chunks_exact(k)).map(kept).collect())
 }

@@ -5,9 +5,6 @@ use super::real::Real;
 
 /// Samples whose logits are compared at a time.
 const STRIPE: usize = 16;
-/// Groups of rows whose maxima bound the k-th largest logit of a first tile from below, for each of
-/// the k: with more of them fewer logits are taken that others push out.
-const GROUPS: usize = 4;
 
 op! {
     /// Hands each logit that exceeds its sample's threshold, without its row's offset, to `found`
@@ -23,55 +20,72 @@ op! {
     ) {
         let mut found = found;
         let n = threshold.len();
+        let mut hits = vec![0; n.div_ceil(STRIPE)];
         if threshold.iter().all(|&threshold| threshold == F::neg_infinity()) {
-            bound_by_groups(z, offsets, k, threshold);
+            below_largest(z, offsets, k, threshold);
         }
         for (j, z) in z.chunks_exact_mut(n).enumerate() {
             let offset = offsets.map_or(F::zero(), |offsets| offsets[j]);
-            let stripes = z.chunks_mut(STRIPE).zip(threshold.chunks_mut(STRIPE)).enumerate();
-            for (stripe, (z, threshold)) in stripes {
-                let pairs = z.iter().zip(&*threshold);
-                if !pairs.fold(false, |any, (&z, &threshold)| any | (z - offset > threshold)) {
-                    continue;
+            let mut take = |i: usize, z: &mut F, threshold: &mut F| {
+                *threshold = threshold.max(found(j, i, *z - offset, *z));
+                *z = F::neg_infinity();
+            };
+            let exceeds = |z: F, threshold: F| z - offset > threshold;
+            let (stripes, rest) = z.as_chunks_mut::<STRIPE>();
+            let (thresholds, rest_thresholds) = threshold.as_chunks_mut::<STRIPE>();
+            // First the stripes with a hit, without a branch that the CPU cannot predict.
+            let mut count = 0;
+            for (stripe, (z, threshold)) in stripes.iter().zip(&*thresholds).enumerate() {
+                let pairs = z.iter().zip(threshold);
+                let any = pairs.fold(false, |any, (&z, &threshold)| any | exceeds(z, threshold));
+                hits[count] = stripe;
+                count += usize::from(any);
+            }
+            for &stripe in &hits[..count] {
+                let (z, threshold) = (&mut stripes[stripe], &mut thresholds[stripe]);
+                let mut bytes = [0_u8; STRIPE];
+                for ((byte, &z), &threshold) in bytes.iter_mut().zip(&*z).zip(&*threshold) {
+                    *byte = u8::from(exceeds(z, threshold));
                 }
-                for (i, (z, threshold)) in z.iter_mut().zip(threshold).enumerate() {
-                    let plain = *z - offset;
-                    if plain > *threshold {
-                        let last = found(j, stripe * STRIPE + i, plain, *z);
-                        *threshold = threshold.max(last);
-                        *z = F::neg_infinity();
-                    }
+                let mut places = u128::from_le_bytes(bytes);
+                while places != 0 {
+                    let i = places.trailing_zeros() as usize / 8;
+                    take(stripe * STRIPE + i, &mut z[i], &mut threshold[i]);
+                    places &= places - 1;
+                }
+            }
+            let first = n - rest.len();
+            for (i, (z, threshold)) in rest.iter_mut().zip(rest_thresholds).enumerate() {
+                if exceeds(*z, *threshold) {
+                    take(first + i, z, threshold);
                 }
             }
         }
     }
 }
 
-/// Sets the threshold of each sample below its k-th largest group of rows: k logits exceed it.
+/// Sets the threshold of each sample below the k-th largest of its logits, so that it, and what equals
+/// it, exceed the threshold; where there are no k logits all do.
 #[inline(always)]
-fn bound_by_groups<F: Real>(z: &[F], offsets: Option<&[F]>, k: usize, threshold: &mut [F]) {
+fn below_largest<F: Real>(z: &[F], offsets: Option<&[F]>, k: usize, threshold: &mut [F]) {
     let n = threshold.len();
-    let rows = z.len() / n;
-    let groups = GROUPS * k;
-    if rows < 2 * groups {
+    if z.len() < k * n {
         return;
     }
-    let size = rows.div_ceil(groups);
-    let mut maxima = vec![F::neg_infinity(); rows.div_ceil(size) * n];
+    // The largest so far of each sample, then the second largest of each, and so on.
+    let mut largest = vec![F::neg_infinity(); k * n];
+    let mut line = vec![F::zero(); n];
     for (j, z) in z.chunks_exact(n).enumerate() {
         let offset = offsets.map_or(F::zero(), |offsets| offsets[j]);
-        for (max, &z) in maxima[j / size * n..][..n].iter_mut().zip(z) {
-            let plain = z - offset;
-            *max = if plain > *max { plain } else { *max };
+        line.iter_mut().zip(z).for_each(|(plain, &z)| *plain = z - offset);
+        for largest in largest.chunks_exact_mut(n) {
+            for (largest, plain) in largest.iter_mut().zip(&mut line) {
+                let (a, b) = (*largest, *plain);
+                (*largest, *plain) = if b > a { (b, a) } else { (a, b) };
+            }
         }
     }
-    let mut of_sample = Vec::with_capacity(groups);
-    for (i, threshold) in threshold.iter_mut().enumerate() {
-        of_sample.clear();
-        of_sample.extend(maxima.iter().skip(i).step_by(n).copied());
-        let smaller = |a: &F, b: &F| b.widen().total_cmp(&a.widen());
-        let (_, &mut least, _) = of_sample.select_nth_unstable_by(k - 1, smaller);
-        // The group's maximum itself exceeds the threshold, and what equals it does.
+    for (threshold, &least) in threshold.iter_mut().zip(&largest[(k - 1) * n..]) {
         *threshold = least - (least.abs() * F::epsilon() + F::min_positive_value());
     }
 }

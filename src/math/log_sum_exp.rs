@@ -29,7 +29,9 @@ impl LogSumExp {
             return other;
         }
         let max = self.max.max(other.max);
-        let rescaled = |part: Self| part.sum * (part.max - max).exp();
+        let rescaled = |part: Self| {
+            if part.max == max { part.sum } else { part.sum * (part.max - max).exp() }
+        };
         LogSumExp { max, sum: rescaled(self) + rescaled(other) }
     }
 }

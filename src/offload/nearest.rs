@@ -55,7 +55,9 @@ impl<F: Real> OffloadedStep<'_, F> {
             let mut candidates: Vec<_> = candidates.collect();
             candidates.sort_unstable_by(NearestLogit::order);
             let mut others = Apart::NONE;
-            others.add_others(hard, i, candidates.split_off(k.min(candidates.len())), prior);
+            for other in candidates.split_off(k.min(candidates.len())) {
+                others.add_other(hard, i, other, prior(other.class));
+            }
             stats.negatives = stats.negatives.merge(others.negatives);
             stats.margin_free_negatives = stats.margin_free_negatives.merge(others.margin_free);
             stats.logit_sum += others.logits;

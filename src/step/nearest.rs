@@ -37,13 +37,15 @@ impl<F: Real> NearestLogit<F> {
         other.plain.widen().total_cmp(&self.plain.widen()).then(self.class.cmp(&other.class))
     }
 
-    /// Takes the place of the last of `entries`, which come from the largest on, and is larger than
-    /// that; returns that, if it was one. Of equals the first that came stays ahead.
+    /// Takes its place among `entries`, which come from the largest on; returns the one for which none
+    /// is left, if there is one. Of equals the first that came stays ahead.
     pub fn insert(self, entries: &mut [Self]) -> Option<Self> {
-        let at = entries.partition_point(|entry| entry.plain >= self.plain);
-        let last = *entries.last()?;
-        entries[at..].rotate_right(1);
-        entries[at] = self;
+        let mut last = self;
+        for entry in entries {
+            if last.plain > entry.plain {
+                std::mem::swap(entry, &mut last);
+            }
+        }
         Some(last).filter(Self::is_some)
     }
 }
@@ -98,6 +100,11 @@ impl NearestPairs {
         self.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
     }
 
+    pub fn clear(&mut self) {
+        self.pairs.clear();
+        self.embeddings.clear();
+    }
+
     pub fn sort(&mut self) {
         self.pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
     }
@@ -114,6 +121,7 @@ impl NearestPairs {
         let NearestPairs { pairs, embeddings: sums } = self;
         let dims = x.ncols();
         let requested = embeddings && !pairs.is_empty();
+        sums.clear();
         sums.resize(if requested { samples.len() * dims } else { 0 }, 0.0);
         let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
         for NearestPair { class, sample, pair, gradient } in pairs {
@@ -159,19 +167,17 @@ impl Apart {
         self.logits += logit + prior;
     }
 
-    /// Adds logits of sample `i` that are not among the nearest, as they count, of classes with this
+    /// Adds a logit of sample `i` that is not among the nearest, as it counts, of a class with this
     /// `prior`.
-    pub fn add_others<F: Real>(
+    pub fn add_other<F: Real>(
         &mut self,
         hard: Option<HardTile<'_, F>>,
         i: usize,
-        others: Vec<NearestLogit<F>>,
-        prior: impl Fn(usize) -> f64,
+        NearestLogit { plain, logit, .. }: NearestLogit<F>,
+        prior: f64,
     ) {
-        for NearestLogit { plain, logit, class } in others {
-            let counted = |hard: HardTile<'_, F>| hard.value(i, plain, logit);
-            self.add(hard.map_or(logit, counted).widen(), prior(class));
-        }
+        let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
+        self.add(counted.widen(), prior);
     }
 }
 

@@ -182,8 +182,11 @@ impl<F: Real> Sweep<'_, F> {
     ) {
         let Coefficients { terms, nearest, .. } = coefficients;
         let mut targets = self.targets(first);
+        let mut pairs = nearest.of(first, first + classes.len());
         for (j, row) in rows.chunks_exact_mut(self.plan.dims).enumerate() {
-            let (targets, nearest) = (targets(j), nearest.of(first + j, first + j + 1));
+            let of_class = pairs.iter().take_while(|pair| pair.class == first + j).count();
+            let (targets, nearest) = (targets(j), &pairs[..of_class]);
+            pairs = &pairs[of_class..];
             if targets.is_empty() && nearest.is_empty() {
                 continue;
             }
