@@ -5,26 +5,29 @@ use super::step::Step;
 use super::top_k::of_all_ranks;
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::step::{Apart, Coefficients, NearestLogit, PreparedSample, Ranks, StepInput, Workspace};
+use crate::parallel::run_jobs;
+use crate::step::{
+    Apart, Coefficients, NearestLogit, NearestPair, PreparedSample, Ranks, StepInput, Workspace,
+};
 
 impl<F: Real> Step<'_, F> {
     /// Keeps the pairs of the nearest negatives, and returns for each sample the logits that the
     /// first sweep left out; nothing for a loss without a margin on them.
     pub(super) fn nearest_pairs(&mut self, input: &StepInput<'_, F>) -> Result<Vec<Apart>, Error> {
-        let n = self.plan.samples;
-        self.workspace.coefficients.nearest.clear();
+        let (n, ranks) = (self.plan.samples, self.ranks);
+        let mut workers = vec![(); self.workers];
+        self.workspace.coefficients.nearest.pairs.clear();
         let Some(top) = self.workspace.prepared.form.top.filter(|_| n > 0) else {
             return Ok(Vec::new());
         };
         let k = top.k.min(self.classes());
-        let ranks = self.ranks;
-        let Workspace { prepared, chunks, coefficients: Coefficients { nearest, .. }, .. } =
-            &mut *self.workspace;
+        let Workspace { prepared, chunks, coefficients, .. } = &mut *self.workspace;
         let hard = prepared.hard_tile([None, None]);
         let prior = |class| input.classes.log_prior_of(class).widen();
         let mut apart = vec![Apart::NONE; n];
         let mut candidates = vec![NearestLogit::none(); n * k];
-        for (i, (candidates, apart)) in candidates.chunks_exact_mut(k).zip(&mut apart).enumerate() {
+        let jobs = candidates.chunks_exact_mut(k).zip(&mut apart).enumerate();
+        run_jobs(jobs, &mut workers, |(), (i, (candidates, apart))| {
             for chunk in &*chunks {
                 let of_chunk = chunk.top.len() / n;
                 for &entry in &chunk.top[i * of_chunk..(i + 1) * of_chunk] {
@@ -33,19 +36,22 @@ impl<F: Real> Step<'_, F> {
                     }
                 }
             }
-        }
+        });
         let kept = among_all(k, input, (&prepared.samples, &candidates), ranks)?;
-        for (i, (candidates, kept)) in candidates.chunks_exact(k).zip(kept).enumerate() {
-            let (kept, others) = candidates.split_at(kept);
+        let mut pairs = vec![Vec::new(); n];
+        let parts = candidates.chunks_exact(k).zip(kept).map(|(all, kept)| all.split_at(kept));
+        let jobs = parts.zip(pairs.iter_mut().zip(&mut apart)).enumerate();
+        run_jobs(jobs, &mut workers, |(), (i, ((kept, others), (pairs, apart)))| {
             for &other in others.iter().filter(|other| other.is_some()) {
-                apart[i].add_other(hard, i, other, prior(other.class));
+                apart.add_other(hard, i, other, prior(other.class));
             }
             let sample = (i, &prepared.samples[i]);
-            for &NearestLogit { class, .. } in kept {
-                nearest.add(input, (prepared.form, top), sample, class, &mut apart[i]);
-            }
-        }
-        nearest.sort();
+            let pair = |nearest: &NearestLogit<F>| {
+                NearestPair::new(input, (prepared.form, top), sample, nearest.class, apart)
+            };
+            pairs.extend(kept.iter().map(pair));
+        });
+        coefficients.nearest.pairs.extend(pairs.into_iter().flatten());
         Ok(apart)
     }
 
@@ -56,7 +62,12 @@ impl<F: Real> Step<'_, F> {
         let Workspace { prepared, coefficients, .. } = &mut *self.workspace;
         let Coefficients { nearest, terms, target_rows, .. } = coefficients;
         let from = (input.embeddings.view(), &input.classes);
-        nearest.backward(from, (prepared.form, &prepared.samples), terms, embeddings);
+        nearest.backward(
+            from,
+            (prepared.form, &prepared.samples),
+            terms,
+            (embeddings, self.workers),
+        );
         let dims = self.plan.dims;
         target_rows.resize(if embeddings { self.plan.samples * dims } else { 0 }, F::zero());
         for (row, sample) in target_rows.chunks_exact_mut(dims).zip(&prepared.samples) {

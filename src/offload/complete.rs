@@ -49,7 +49,8 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         let from = Classes::gathered(read.view(), None, &negatives.rows);
         let from = (self.input.embeddings.view(), &from);
         let requested = self.input.reduction.is_some();
-        negatives.pairs.backward(from, (*form, samples), &terms, requested);
+        let threads = rayon::current_num_threads();
+        negatives.pairs.backward(from, (*form, samples), &terms, (requested, threads));
         let forward = forward.with_reduction(self.input.reduction);
         Ok((forward, OffloadedBackward { step: self, terms, negatives }))
     }

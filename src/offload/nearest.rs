@@ -6,7 +6,7 @@ use super::step::{NegativeLogit, OffloadedStep, SweepStats};
 use crate::data::{Classes, NearestNegative};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::step::{Apart, NearestLogit, NearestPairs, PreparedSample, StepInput};
+use crate::step::{Apart, NearestLogit, NearestPair, NearestPairs, PreparedSample, StepInput};
 
 /// The negatives with a margin of their own.
 #[derive(Debug)]
@@ -123,7 +123,14 @@ impl<F: Real> OffloadedStep<'_, F> {
             if let Some(top) = form.top {
                 for negative in kept {
                     let class = class_of(negative)?;
-                    pairs.add(&input, (form, top), (i, sample), class, &mut apart);
+                    let pair = (form, top);
+                    pairs.pairs.push(NearestPair::new(
+                        &input,
+                        pair,
+                        (i, sample),
+                        class,
+                        &mut apart,
+                    ));
                 }
             }
             let nearest = match nearest_negative {
@@ -143,7 +150,6 @@ impl<F: Real> OffloadedStep<'_, F> {
         };
         let samples = self.prepared.samples.iter().enumerate();
         let found = samples.map(of_sample).collect::<Result<_, Error>>()?;
-        pairs.sort();
         Ok((Negatives { rows, weights: weights.view(), pairs }, found))
     }
 }

@@ -10,6 +10,7 @@ use super::prepare::PreparedSample;
 use crate::data::{Classes, LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
 use crate::kernel::{self, HardTile, Real};
 use crate::math::{LogSumExp, SampleTerms, TopMargin};
+use crate::parallel::run_jobs;
 
 /// One of the largest logits of a sample so far.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +70,29 @@ pub(crate) struct NearestPair {
     pub gradient: f64,
 }
 
-/// The nearest negatives of all samples on this rank, by class and sample.
+impl NearestPair {
+    /// The pair of sample `i` with a class; its logit is added to those `apart`.
+    pub fn new<F: Real>(
+        input: &StepInput<'_, F>,
+        (form, top): (LogitForm, TopMargin),
+        (i, sample): (usize, &PreparedSample),
+        class: usize,
+        apart: &mut Apart,
+    ) -> Self {
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(input.embeddings.row(sample.row), &mut x);
+        let w = contiguous(input.classes.weight(class), &mut w);
+        let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
+        let target = |angle: &_| Ok::<_, Infallible>(top.target(angle).into());
+        let Ok(pair) = TargetPair::new(form, (x, sample.norm), (w, norm), bias, target);
+        let prior = input.classes.log_prior_of(class).widen();
+        apart.add(pair.logit, prior);
+        NearestPair { class, sample: i, pair: pair.with_log_prior(prior), gradient: 0.0 }
+    }
+}
+
+/// The nearest negatives of all samples on this rank: by sample, and by class and sample as soon as
+/// their gradients are known.
 #[derive(Debug, Default)]
 pub(crate) struct NearestPairs {
     pub pairs: Vec<NearestPair>,
@@ -79,36 +102,6 @@ pub(crate) struct NearestPairs {
 }
 
 impl NearestPairs {
-    /// Adds the pair of sample `i` with a class, and its logit to those `apart`.
-    pub fn add<F: Real>(
-        &mut self,
-        input: &StepInput<'_, F>,
-        (form, top): (LogitForm, TopMargin),
-        (i, sample): (usize, &PreparedSample),
-        class: usize,
-        apart: &mut Apart,
-    ) {
-        let (mut x, mut w) = (Vec::new(), Vec::new());
-        let x = contiguous(input.embeddings.row(sample.row), &mut x);
-        let w = contiguous(input.classes.weight(class), &mut w);
-        let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
-        let target = |angle: &_| Ok::<_, Infallible>(top.target(angle).into());
-        let Ok(pair) = TargetPair::new(form, (x, sample.norm), (w, norm), bias, target);
-        let prior = input.classes.log_prior_of(class).widen();
-        apart.add(pair.logit, prior);
-        let pair = pair.with_log_prior(prior);
-        self.pairs.push(NearestPair { class, sample: i, pair, gradient: 0.0 });
-    }
-
-    pub fn clear(&mut self) {
-        self.pairs.clear();
-        self.embeddings.clear();
-    }
-
-    pub fn sort(&mut self) {
-        self.pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
-    }
-
     /// The gradients of their logits, and what they add to those of the embeddings, if these are
     /// requested.
     pub fn backward<F: Real>(
@@ -116,22 +109,30 @@ impl NearestPairs {
         (x, classes): (ArrayView2<'_, F>, &Classes<'_, F>),
         (form, samples): (LogitForm, &[PreparedSample]),
         terms: &[SampleTerms],
-        embeddings: bool,
+        (embeddings, workers): (bool, usize),
     ) {
         let NearestPairs { pairs, embeddings: sums } = self;
         let dims = x.ncols();
         let requested = embeddings && !pairs.is_empty();
         sums.clear();
         sums.resize(if requested { samples.len() * dims } else { 0 }, 0.0);
-        let (mut x_copy, mut w_copy) = (Vec::new(), Vec::new());
-        for NearestPair { class, sample, pair, gradient } in pairs {
-            *gradient = terms[*sample].negative_gradient(pair.logit);
-            if let Some(sum) = sums.get_mut(*sample * dims..(*sample + 1) * dims) {
-                let x = contiguous(x.row(samples[*sample].row), &mut x_copy);
-                let w = contiguous(classes.weight(*class), &mut w_copy);
-                pair.add_to_embedding(form, (x, w), *gradient, sum);
+        let mut sums = sums.chunks_exact_mut(dims).enumerate();
+        let jobs = pairs.chunk_by_mut(|a, b| a.sample == b.sample).map(|pairs| {
+            let i = pairs[0].sample;
+            (i, pairs, sums.find(|(of_sample, _)| *of_sample == i))
+        });
+        let mut buffers = vec![(Vec::new(), Vec::new()); workers];
+        run_jobs(jobs, &mut buffers, |(x_copy, w_copy), (i, pairs, mut sum)| {
+            let x = contiguous(x.row(samples[i].row), x_copy);
+            for NearestPair { class, pair, gradient, .. } in pairs {
+                *gradient = terms[i].negative_gradient(pair.logit);
+                if let Some((_, sum)) = &mut sum {
+                    let w = contiguous(classes.weight(*class), w_copy);
+                    pair.add_to_embedding(form, (x, w), *gradient, sum);
+                }
             }
-        }
+        });
+        pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
     }
 
     /// The pairs of the classes from `start` to before `end`.
