@@ -7,6 +7,7 @@
 
 mod nearest;
 mod run;
+mod sample_stats;
 mod step;
 mod sweep;
 mod top_k;

@@ -3,13 +3,13 @@
 use ndarray::{Array, ArrayRef2, ArrayView2, Dimension};
 
 use super::sweep::{Chunk, Sweep};
-use crate::data::{Bounds, Forward, Gradients, IGNORED, NearestNegative, SampleStats, TargetLogit};
+use crate::data::{Bounds, Forward, Gradients, IGNORED};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
 use crate::step::{
-    Apart, Coefficients, Plan, Prepared, PreparedSample, Ranks, StepInput, Workspace, check_update,
+    Coefficients, Plan, Prepared, PreparedSample, Ranks, StepInput, Workspace, check_update,
 };
 use crate::update::WeightUpdate;
 
@@ -84,7 +84,7 @@ pub(super) fn nearest<F: Real>(
     let rows = input.embeddings.nrows();
     let (mut logits, mut classes) = (vec![F::neg_infinity(); rows], vec![IGNORED; rows]);
     for (i, sample) in step.workspace.prepared.samples.iter().enumerate() {
-        if let (_, Some((class, logit))) = step.workspace.negatives(i) {
+        if let Some((class, logit)) = step.workspace.nearest_negative(i) {
             logits[sample.row] = logit;
             classes[sample.row] = input.classes.label_of(class);
         }
@@ -143,7 +143,7 @@ pub(super) struct Step<'a, F> {
     pub workers: usize,
     pub bounds: Bounds,
     /// Label smoothing among the classes of all ranks.
-    smoothing: Smoothing,
+    pub smoothing: Smoothing,
     pub ranks: Ranks<'a, F>,
     pub workspace: &'a mut Workspace<F>,
 }
@@ -258,10 +258,7 @@ impl<'a, F: Real> Step<'a, F> {
         let mut stats = std::mem::take(&mut self.workspace.stats);
         stats.clear();
         let samples = 0..self.workspace.prepared.samples.len();
-        stats.extend(samples.map(|i| {
-            let apart = apart.get(i).copied().unwrap_or(Apart::NONE);
-            self.sample_stats(input, i, apart)
-        }));
+        stats.extend(samples.map(|i| self.sample_stats(input, i, apart.get(i).copied())));
         if !stats.is_empty() {
             self.ranks.complete(rows, &mut stats)?;
         }
@@ -275,47 +272,6 @@ impl<'a, F: Real> Step<'a, F> {
         self.workspace.stats = stats;
         self.binary_terms();
         Ok(forward.with_reduction(input.reduction))
-    }
-
-    /// The statistics of sample `i` over all chunks.
-    fn sample_stats(&self, input: &StepInput<'_, F>, i: usize, apart: Apart) -> SampleStats {
-        let sample = &self.workspace.prepared.samples[i];
-        let label = input.samples.labels.map_or(IGNORED, |labels| labels[sample.row]);
-        let (negatives, nearest) = self.workspace.negatives(i);
-        let own = self.workspace.target_logit(&self.plan, i, sample.class);
-        let nearer = |(class, logit): (usize, F)| {
-            logit > own || (logit == own && sample.class.is_some_and(|own| class < own))
-        };
-        let sub_center = sample.class.map_or(0, |class| input.classes.sub_center_of(class));
-        let target = sample.target.map(|pair| TargetLogit::new(&pair, sub_center));
-        let prediction = match nearest {
-            Some(nearest) if target.is_none() || nearer(nearest) => {
-                input.classes.label_of(nearest.0)
-            }
-            _ if target.is_some() => label,
-            _ => IGNORED,
-        };
-        let best = nearest.map_or(own, |(_, logit)| logit.max(own)).widen();
-        let negative = |(class, logit): (usize, F)| {
-            let form = self.workspace.prepared.form;
-            let factor = form.product_scale::<F>(sample.norm);
-            input.nearest_negative(form, factor, (class, logit.widen()))
-        };
-        SampleStats {
-            row: sample.row,
-            label,
-            norm: sample.norm,
-            negatives: negatives.merge(apart.negatives),
-            margin_free_negatives: self
-                .workspace
-                .margin_free_negatives(i, negatives)
-                .merge(apart.margin_free),
-            mean_share: self.smoothing.share(self.workspace.logit_sum(i) + apart.logits),
-            target,
-            prediction,
-            best,
-            nearest_negative: nearest.map_or(NearestNegative::NONE, negative),
-        }
     }
 
     /// The second sweep: writes the gradients of the `chunks` or updates them, and writes the

@@ -161,6 +161,15 @@ impl Apart {
     pub const NONE: Self =
         Apart { negatives: LogSumExp::NONE, margin_free: LogSumExp::NONE, logits: 0.0 };
 
+    /// These and others.
+    pub fn merge(self, other: Self) -> Self {
+        Apart {
+            negatives: self.negatives.merge(other.negatives),
+            margin_free: self.margin_free.merge(other.margin_free),
+            logits: self.logits + other.logits,
+        }
+    }
+
     /// Adds a logit to which the class `prior` is still to be added.
     pub fn add(&mut self, logit: f64, prior: f64) {
         self.margin_free = self.margin_free.merge(LogSumExp::new(logit, 1.0));

@@ -6,9 +6,8 @@ use ndarray::ArrayView2;
 
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
-use crate::math::LogSumExp;
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{Aside, ChunkStats, NearestLogit, Plan, Prepared, Scratch, Workspace, factor_of};
+use crate::step::{Aside, ChunkStats, NearestLogit, Plan, Prepared, Scratch, factor_of};
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
@@ -264,47 +263,4 @@ fn add_logit<F: Real>(logit: F, max: &mut F, sum: &mut f64) {
         *max = logit;
     }
     *sum += (logit - *max).exp().widen();
-}
-
-impl<F: Real> Workspace<F> {
-    /// The statistics of sample `i` over all chunks: its negatives, and the nearest of them with its
-    /// logit.
-    pub fn negatives(&self, i: usize) -> (LogSumExp, Option<(usize, F)>) {
-        let mut nearest = None;
-        let mut all = self.prepared.form.no_negatives();
-        for chunk in &self.chunks {
-            all = all.merge(LogSumExp::new(chunk.max[i].widen(), chunk.sum[i]));
-            let largest = *chunk.nearest.get(i).unwrap_or(&chunk.max[i]);
-            if largest > nearest.map_or(F::neg_infinity(), |(_, logit)| logit) {
-                nearest = Some((chunk.class[i], largest));
-            }
-        }
-        (all, nearest)
-    }
-
-    /// The log-sum-exp of sample `i`'s negatives without class prior: `negatives` where there is none.
-    pub fn margin_free_negatives(&self, i: usize, negatives: LogSumExp) -> LogSumExp {
-        if !self.prepared.has_log_prior {
-            return negatives;
-        }
-        let of_chunk = |chunk: &ChunkStats<F>| {
-            LogSumExp::new(chunk.margin_free_max[i].widen(), chunk.margin_free_sum[i])
-        };
-        let none = self.prepared.form.no_negatives();
-        self.chunks.iter().map(of_chunk).fold(none, LogSumExp::merge)
-    }
-
-    /// The sum of the logits of sample `i`'s negatives, or of their sigmoids under a binary loss; 0
-    /// unless one of them is needed.
-    pub fn logit_sum(&self, i: usize) -> f64 {
-        self.chunks.iter().filter_map(|chunk| chunk.logits.get(i)).sum()
-    }
-
-    /// The margin-free logit of sample `i` for its own `class`, from the chunk that holds it; −∞
-    /// where no chunk does.
-    pub fn target_logit(&self, plan: &Plan, i: usize, class: Option<usize>) -> F {
-        let holds = |chunk: &usize| class.is_some_and(|class| plan.chunk(*chunk).contains(&class));
-        let chunk = (0..plan.chunks).find(holds);
-        chunk.map_or(F::neg_infinity(), |chunk| self.chunks[chunk].target[i])
-    }
 }

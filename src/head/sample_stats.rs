@@ -1,0 +1,82 @@
+//! Between the sweeps: what the chunks have found of each sample, taken together.
+
+use super::step::Step;
+use crate::data::{IGNORED, NearestNegative, SampleStats, TargetLogit};
+use crate::kernel::Real;
+use crate::math::LogSumExp;
+use crate::step::{Apart, ChunkStats, StepInput, Workspace};
+
+impl<F: Real> Step<'_, F> {
+    /// The statistics of sample `i` over all chunks, and of the negatives that these left out.
+    pub(super) fn sample_stats(
+        &self,
+        input: &StepInput<'_, F>,
+        i: usize,
+        apart: Option<Apart>,
+    ) -> SampleStats {
+        let workspace = &*self.workspace;
+        let (form, sample) = (workspace.prepared.form, &workspace.prepared.samples[i]);
+        let found = workspace.negatives(i);
+        let Apart { negatives, margin_free, logits } =
+            apart.map_or(found, |apart| found.merge(apart));
+        let own = sample.class.map(|class| (class, self.target_logit(i, class)));
+        let negative = workspace.nearest_negative(i);
+        // Of equally near classes the lowest.
+        let nearest =
+            own.into_iter().chain(negative).reduce(|(class, logit), (other, its_logit)| {
+                let is_other = its_logit > logit || (its_logit == logit && other < class);
+                if is_other { (other, its_logit) } else { (class, logit) }
+            });
+        let sub_center = sample.class.map_or(0, |class| input.classes.sub_center_of(class));
+        SampleStats {
+            row: sample.row,
+            label: input.samples.labels.map_or(IGNORED, |labels| labels[sample.row]),
+            norm: sample.norm,
+            negatives,
+            margin_free_negatives: margin_free,
+            mean_share: self.smoothing.share(logits),
+            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
+            prediction: nearest.map_or(IGNORED, |(class, _)| input.classes.label_of(class)),
+            best: nearest.map_or(f64::NEG_INFINITY, |(_, logit)| logit.widen()),
+            nearest_negative: negative.map_or(NearestNegative::NONE, |(class, logit)| {
+                let factor = form.product_scale::<F>(sample.norm);
+                input.nearest_negative(form, factor, (class, logit.widen()))
+            }),
+        }
+    }
+
+    /// The margin-free logit of sample `i` for its own `class`, from the chunk that holds it.
+    fn target_logit(&self, i: usize, class: usize) -> F {
+        let holds = |chunk: &usize| self.plan.chunk(*chunk).contains(&class);
+        let chunk = (0..self.plan.chunks).find(holds);
+        chunk.map_or(F::neg_infinity(), |chunk| self.workspace.chunks[chunk].target[i])
+    }
+}
+
+impl<F: Real> Workspace<F> {
+    /// The negatives of sample `i` in all chunks.
+    fn negatives(&self, i: usize) -> Apart {
+        let merged = |of_chunk: &dyn Fn(&ChunkStats<F>) -> (F, f64)| {
+            let parts = self.chunks.iter().map(of_chunk);
+            let parts = parts.map(|(max, sum)| LogSumExp::new(max.widen(), sum));
+            parts.fold(self.prepared.form.no_negatives(), LogSumExp::merge)
+        };
+        let negatives = merged(&|chunk| (chunk.max[i], chunk.sum[i]));
+        let margin_free = if self.prepared.has_log_prior {
+            merged(&|chunk| (chunk.margin_free_max[i], chunk.margin_free_sum[i]))
+        } else {
+            negatives
+        };
+        let logits = self.chunks.iter().filter_map(|chunk| chunk.logits.get(i)).sum();
+        Apart { negatives, margin_free, logits }
+    }
+
+    /// The class other than its own that sample `i` is nearest to, and its logit.
+    pub(super) fn nearest_negative(&self, i: usize) -> Option<(usize, F)> {
+        let of_chunk = |chunk: &ChunkStats<F>| {
+            (chunk.class[i], *chunk.nearest.get(i).unwrap_or(&chunk.max[i]))
+        };
+        let all = self.chunks.iter().map(of_chunk).filter(|(_, logit)| *logit > F::neg_infinity());
+        all.reduce(|nearest, other| if other.1 > nearest.1 { other } else { nearest })
+    }
+}
