@@ -95,13 +95,11 @@ impl AdaFace {
     /// [`Error::NonFinite`] and [`Error::DegenerateNorm`] for a norm that is not finite, or
     /// negative; the statistics are then as they were.
     pub fn observe<F: Real>(&mut self, norms: &[F]) -> Result<(), Error> {
-        let (minimum, maximum) = (0.0, F::MAX);
-        for (row, norm) in norms.iter().map(|norm| norm.widen()).enumerate() {
-            check_finite("norms", row, norm)?;
-            if norm < minimum {
-                let argument = "norms";
-                return Err(Error::DegenerateNorm { argument, row, norm, minimum, maximum });
-            }
+        check_finite("norms", &norms.into())?;
+        if let Some(row) = norms.iter().position(|norm| *norm < F::zero()) {
+            let (argument, norm) = ("norms", norms[row].widen());
+            let (minimum, maximum) = (0.0, F::MAX);
+            return Err(Error::DegenerateNorm { argument, row, norm, minimum, maximum });
         }
         if norms.is_empty() {
             return Ok(());

@@ -90,11 +90,9 @@ impl CurricularFace {
     /// # Errors
     /// [`Error::NonFinite`] for an angle that is not finite; t is then as it was.
     pub fn observe<F: Real>(&mut self, target_angles: &[F]) -> Result<(), Error> {
-        let mut sum = 0.0;
-        for (row, angle) in target_angles.iter().map(|angle| angle.widen()).enumerate() {
-            sum += check_finite("target angles", row, angle)?.cos();
-        }
+        check_finite("target angles", &target_angles.into())?;
         if !target_angles.is_empty() {
+            let sum: f64 = target_angles.iter().map(|angle| angle.widen().cos()).sum();
             let mean = sum / target_angles.len() as f64;
             // A mean of cosines that rounding put beyond ±1 would not be read again.
             self.t = mixed(self.t, mean, self.rate).clamp(-1.0, 1.0);

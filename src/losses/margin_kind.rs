@@ -12,12 +12,18 @@ pub enum MarginKind {
 }
 
 impl MarginKind {
+    /// The margin of the angle and that of the cosine, one of which is `m`.
+    pub(super) fn margins(self, m: f64) -> (f64, f64) {
+        match self {
+            MarginKind::Angular => (m, 0.0),
+            MarginKind::Cosine => (0.0, m),
+        }
+    }
+
     /// The target with a margin of this kind.
     pub(super) fn target(self, angle: &Angle, m: f64) -> Target {
-        match self {
-            MarginKind::Angular => Continuation::Monotone.target(angle, 1.0, m),
-            MarginKind::Cosine => Target { value: angle.cos - m, slope: -angle.sin },
-        }
+        let (angular, cosine) = self.margins(m);
+        with_margins(angle, angular, cosine)
     }
 }
 

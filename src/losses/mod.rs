@@ -25,7 +25,7 @@ pub use margin_kind::MarginKind;
 use margin_kind::check_margin;
 
 // What losses are written with: each file has `use super::*`.
-use crate::data::Scale;
+use crate::data::{Scale, check_finite};
 use crate::error::{Error, check};
 use crate::kernel::Real;
 use crate::loss::{MarginLoss, forward};
@@ -114,15 +114,6 @@ impl<L: Default> Example for L {
 fn with_margins(angle: &Angle, m1: f64, m2: f64) -> Target {
     let Target { value, slope } = Continuation::Monotone.target(angle, 1.0, m1);
     Target { value: value - m2, slope }
-}
-
-/// Checks a number of a batch that a loss observes.
-fn check_finite(argument: &'static str, row: usize, value: f64) -> Result<f64, Error> {
-    if value.is_finite() {
-        Ok(value)
-    } else {
-        Err(Error::NonFinite { argument, row, column: 0, value })
-    }
 }
 
 /// The running mean `old` after a batch whose mean is `new`.

@@ -136,10 +136,7 @@ impl SphereFace2 {
     }
 
     fn form(&self) -> BinaryForm {
-        let (angle, shift) = match self.kind {
-            MarginKind::Angular => (self.m, 0.0),
-            MarginKind::Cosine => (0.0, self.m),
-        };
+        let (angle, shift) = self.kind.margins(self.m);
         BinaryForm::new(self.lambda, 1.0 - self.lambda, self.b).with_negatives(self.t, angle, shift)
     }
 }
@@ -150,13 +147,9 @@ impl MarginLoss for SphereFace2 {
     }
 
     fn target(&self, angle: &Angle) -> Target {
-        match self.kind {
-            MarginKind::Angular => stretched(with_margins(angle, self.m, 0.0), self.t),
-            MarginKind::Cosine => {
-                let target = stretched(Target::plain(angle), self.t);
-                Target { value: target.value - self.m, ..target }
-            }
-        }
+        let (angular, cosine) = self.kind.margins(self.m);
+        let target = stretched(with_margins(angle, angular, 0.0), self.t);
+        Target { value: target.value - cosine, ..target }
     }
 
     fn binary(&self) -> Option<BinaryForm> {
