@@ -74,7 +74,7 @@ updates! {
         rows: usize = state.rows,
         dims: usize = state.dims,
         momentum: Cow<'a, [F]> = &state.moments[0]
-    } => RowState::of_sgd(rows, dims, momentum.into_owned());
+    } => RowState::stored((rows, dims), None, vec![("momentum", momentum.into_owned())]);
 
     AdamW as AdamWFields {
         rate: f64,
@@ -92,8 +92,9 @@ updates! {
         first: Cow<'a, [F]> = &state.moments[0],
         second: Cow<'a, [F]> = &state.moments[1]
     } => {
-        let moments = [first, second].map(Cow::into_owned);
-        RowState::of_adamw(dims, steps.into_owned(), moments)
+        let moments = [("first moments", first), ("second moments", second)];
+        let moments = moments.map(|(name, moments)| (name, moments.into_owned()));
+        RowState::stored((steps.len(), dims), Some(steps.into_owned()), moments.into())
     };
 }
 

@@ -9,30 +9,23 @@ use crate::error::Error;
 use crate::kernel::Real;
 
 impl<F: Real> RowState<F> {
-    /// The state of one matrix under [`Sgd`](super::Sgd).
-    pub fn of_sgd(rows: usize, dims: usize, momentum: Vec<F>) -> Result<Self, Error> {
-        RowState { rows, dims, steps: None, moments: vec![momentum], bounds: [0.0; 2] }
-            .checked(&["momentum"])
-    }
-
-    /// The state of one matrix under [`AdamW`](super::AdamW).
-    pub fn of_adamw(dims: usize, steps: Vec<u64>, moments: [Vec<F>; 2]) -> Result<Self, Error> {
-        let most = steps.iter().copied().max().unwrap_or_default();
+    /// The state of one matrix, with a name for each of its moments, the second of which is a square;
+    /// refuses counts that no row reaches, and moments that do not fill the shape or are not finite.
+    pub fn stored(
+        (rows, dims): (usize, usize),
+        steps: Option<Vec<u64>>,
+        moments: Vec<(&'static str, Vec<F>)>,
+    ) -> Result<Self, Error> {
+        let most = steps.iter().flatten().copied().max().unwrap_or_default();
         let valid = most <= Self::MOST_STEPS;
         Error::check_parameter("number of steps of a row", most as f64, "at most 2^53", valid)?;
-        let least = moments[1].iter().fold(0.0_f64, |least, v| least.min(v.widen()));
-        Error::check_parameter("second moment", least, ">= 0", least >= 0.0)?;
-        let (rows, moments) = (steps.len(), moments.into());
-        RowState { rows, dims, steps: Some(steps), moments, bounds: [0.0; 2] }
-            .checked(&["first moments", "second moments"])
-    }
-
-    /// This state with its bounds; refuses moments, which errors name thus, that do not fill the
-    /// shape, or are not finite.
-    fn checked(mut self, names: &[&'static str]) -> Result<Self, Error> {
-        let (rows, dims) = (self.rows, self.dims);
+        for (_, second) in moments.iter().skip(1) {
+            let least = second.iter().fold(0.0_f64, |least, v| least.min(v.widen()));
+            Error::check_parameter("second moment", least, ">= 0", least >= 0.0)?;
+        }
         Error::check_not_empty("row of the state", &[dims])?;
-        for ((&argument, moments), bound) in names.iter().zip(&self.moments).zip(&mut self.bounds) {
+        let mut bounds = [0.0; 2];
+        for ((argument, moments), bound) in moments.iter().zip(&mut bounds) {
             // ndarray also refuses a shape whose size overflows.
             let matrix = ArrayView1::from(moments).into_shape_with_order((rows, dims));
             let matrix = matrix.map_err(|_| {
@@ -41,7 +34,8 @@ impl<F: Real> RowState<F> {
             })?;
             *bound = magnitude(argument, &matrix, 0..rows)?;
         }
-        Ok(self)
+        let moments = moments.into_iter().map(|(_, moments)| moments).collect();
+        Ok(RowState { rows, dims, steps, moments, bounds })
     }
 }
 
