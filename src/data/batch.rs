@@ -273,10 +273,7 @@ pub(crate) fn check_sub_centers(k: usize) -> Result<usize, Error> {
 pub(crate) fn check_rows_of_sub_centers(rows: usize, k: usize) -> Result<usize, Error> {
     let classes = rows / check_sub_centers(k)?;
     let expected = classes.max(1).saturating_mul(k);
-    if rows != expected {
-        let (expected, actual) = (vec![expected], vec![rows]);
-        return Err(Error::Shape { argument: "rows of class weights", expected, actual });
-    }
+    Error::check_shape("rows of class weights", &[expected], &[rows])?;
     Ok(classes)
 }
 

@@ -154,8 +154,7 @@ impl ClassSample {
             least = class + 1;
         }
         for (row, (&label, &place)) in labels.into_iter().flatten().zip(&self.labels).enumerate() {
-            let row_of_label =
-                if range.contains(&label) { Some(label - range.start) } else { None };
+            let row_of_label = range.contains(&label).then(|| label - range.start);
             let class = self.classes.get(place).copied();
             let absent = class.is_some() || place == Self::ABSENT;
             if Some(label) != ignored && (class != row_of_label || !absent) {
