@@ -91,9 +91,8 @@ impl<L: MarginLoss> Boundary<L> {
     /// # Errors
     /// [`Error::Parameter`] unless both norms are finite and > 0.
     pub fn with_norms(self, q1: f64, q2: f64) -> Result<Self, Error> {
-        for q in [q1, q2] {
-            check!("norm of a class weight", q, "finite and > 0")?;
-        }
+        check!("norm of a class weight", q1, "finite and > 0")?;
+        check!("norm of a class weight", q2, "finite and > 0")?;
         let norms = if self.loss.scale() == Scale::Unnormalized { [q1, q2] } else { [1.0; 2] };
         Ok(Boundary { norms, ..self })
     }

@@ -308,46 +308,27 @@ impl Error {
 }
 
 /// Whether a number lies in a range, by the text that docs and errors have for it.
-macro_rules! in_range {
-    ($x:ident "finite") => {
-        $x.is_finite()
-    };
-    ($x:ident "finite and > 0") => {
-        $x.is_finite() && $x > 0.0
-    };
-    ($x:ident "finite and >= 0") => {
-        $x.is_finite() && $x >= 0.0
-    };
-    ($x:ident "finite and >= 1") => {
-        $x.is_finite() && $x >= 1.0
-    };
-    ($x:ident "an integer >= 1") => {
-        $x >= 1.0
-    };
-    ($x:ident "in [0, 1)") => {
-        (0.0..1.0).contains(&$x)
-    };
-    ($x:ident "in [0, 1]") => {
-        (0.0..=1.0).contains(&$x)
-    };
-    ($x:ident "in [-1, 1]") => {
-        $x.abs() <= 1.0
-    };
-    ($x:ident "in (0, 1]") => {
-        $x > 0.0 && $x <= 1.0
-    };
-    // Half a turn or more can only be a mistake: degrees, or a scale.
-    ($x:ident "in [0, π) radians") => {
-        (0.0..std::f64::consts::PI).contains(&$x)
-    };
-    // A larger margin can only be a mistake: per cent, or a scale.
-    ($x:ident "in (-2, 2), a difference of cosines") => {
-        $x.abs() < 2.0
-    };
+pub(crate) fn in_range(x: f64, range: &str) -> bool {
+    match range {
+        "finite" => x.is_finite(),
+        "finite and > 0" => x.is_finite() && x > 0.0,
+        "finite and >= 0" => x.is_finite() && x >= 0.0,
+        "finite and >= 1" => x.is_finite() && x >= 1.0,
+        "an integer >= 1" => x >= 1.0,
+        "in [0, 1)" => (0.0..1.0).contains(&x),
+        "in [0, 1]" => (0.0..=1.0).contains(&x),
+        "in [-1, 1]" => x.abs() <= 1.0,
+        "in (0, 1]" => x > 0.0 && x <= 1.0,
+        // Half a turn or more can only be a mistake: degrees, or a scale.
+        "in [0, π) radians" => (0.0..std::f64::consts::PI).contains(&x),
+        // A larger margin can only be a mistake: per cent, or a scale.
+        "in (-2, 2), a difference of cosines" => x.abs() < 2.0,
+        _ => false, // a text that is none of these refuses every number, so that any test finds it
+    }
 }
 
 /// Checks a number: `check!("angular margin m", m, "in [0, π) radians", "scale s, then margin m")`.
-/// The range is one of [`in_range!`], or a text and its condition. An order of the arguments is part
+/// The range is one of [`in_range`], or a text and its condition. An order of the arguments is part
 /// of the error, for they may be swapped.
 macro_rules! check {
     ($parameter:expr, $value:expr, ($range:literal, $holds:expr) $(, $order:literal)?) => {{
@@ -355,11 +336,11 @@ macro_rules! check {
         let expected = concat!($range $(, " (arguments are ", $order, ")")?);
         $crate::error::Error::check_parameter($parameter, value, expected, holds(value))
     }};
-    ($parameter:expr, $value:expr, $range:tt $(, $order:literal)?) => {
+    ($parameter:expr, $value:expr, $range:literal $(, $order:literal)?) => {
         $crate::error::check!(
-            $parameter, $value, ($range, |x| $crate::error::in_range!(x $range)) $(, $order)?
+            $parameter, $value, ($range, |x| $crate::error::in_range(x, $range)) $(, $order)?
         )
     };
 }
 
-pub(crate) use {check, in_range};
+pub(crate) use check;

@@ -128,12 +128,8 @@ impl fmt::Display for GradientCheck {
 /// [`Error::Parameter`] for a scale that is not finite and positive, [`Error::Target`] for a
 /// target or a penalty that is not finite, and what [`MarginLoss::check_classes`] says of three classes.
 pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
-    let mut worst = GradientCheck {
-        error: 0.0,
-        place: Coordinate::Slope { theta: 0.0 },
-        given: 0.0,
-        expected: 0.0,
-    };
+    let place = Coordinate::Slope { theta: 0.0 };
+    let mut worst = GradientCheck { error: 0.0, place, given: 0.0, expected: 0.0 };
     const ANGLES: usize = 400;
     let angles = (0..=ANGLES).map(|step| 1e-3 + (PI - 2e-3) * step as f64 / ANGLES as f64);
     let samples: Vec<Sample> = angles.flat_map(samples_at).collect();

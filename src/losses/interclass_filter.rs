@@ -60,12 +60,9 @@ impl<L: MarginLoss> InterclassFilter<L> {
     }
 
     fn check_rules(&self) -> Result<f64, Error> {
-        let rules = u8::from(self.loss.hard_negatives().is_some());
-        check!(
-            "number of rules for hard negatives",
-            rules,
-            ("0: a filter takes the place of the inner loss's own", |rules| rules == 0.0)
-        )
+        let rules = f64::from(u8::from(self.loss.hard_negatives().is_some()));
+        let expected = "0: a filter takes the place of the inner loss's own";
+        Error::check_parameter("number of rules for hard negatives", rules, expected, rules == 0.0)
     }
 }
 
