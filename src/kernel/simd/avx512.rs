@@ -26,3 +26,74 @@ vector! {
     __m512d: 8 of f64, side 4, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_set1_pd, _mm512_add_pd,
     |a, b, c| _mm512_fmadd_pd(a, b, c), transpose_f64
 }
+
+/// AVX-512's blocks in AVX2's instructions: what a CPU without AVX-512 tests of this level.
+#[cfg(test)]
+pub(super) mod model {
+    use super::super::avx2::Avx2;
+    use super::super::vector::{Isa, MAX_SIDE, Vector};
+    use super::Avx512;
+
+    /// The shapes of [`Avx512`], each register a pair of AVX2's.
+    #[derive(Debug, Clone, Copy)]
+    pub enum DoubleAvx2 {}
+
+    impl Isa for DoubleAvx2 {
+        const FMA: bool = true;
+        const ROWS: usize = Avx512::ROWS;
+        type F32 = Double<<Avx2 as Isa>::F32>;
+        type F64 = Double<<Avx2 as Isa>::F64>;
+    }
+
+    /// Two registers, one after the other.
+    #[derive(Debug, Clone, Copy)]
+    #[repr(C)]
+    pub struct Double<V>(V, V);
+
+    impl<F: Copy, V: Vector<F>> Vector<F> for Double<V> {
+        const LANES: usize = 2 * V::LANES;
+        const SIDE: usize = V::SIDE;
+
+        #[inline(always)]
+        unsafe fn load(from: *const F) -> Self {
+            // SAFETY: the caller answers for CPU and pointer.
+            unsafe { Double(V::load(from), V::load(from.add(V::LANES))) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut F) {
+            // SAFETY: the caller answers for CPU and pointer.
+            unsafe {
+                self.0.store(to);
+                self.1.store(to.add(V::LANES));
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: F) -> Self {
+            // SAFETY: the caller answers for the CPU.
+            unsafe { Double(V::splat(value), V::splat(value)) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: the caller answers for the CPU.
+            unsafe { Double(self.0.add(other.0), self.1.add(other.1)) }
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(self, factor: Self, addend: Self) -> Self {
+            // SAFETY: the caller answers for the CPU.
+            unsafe {
+                let first = self.0.multiply_add(factor.0, addend.0);
+                Double(first, self.1.multiply_add(factor.1, addend.1))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose(rows: &[*const F; MAX_SIDE], at: usize, to: *mut F, stride: usize) {
+            // SAFETY: the caller answers for CPU and pointers.
+            unsafe { V::transpose(rows, at, to, stride) }
+        }
+    }
+}

@@ -8,8 +8,6 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(all(test, target_arch = "x86_64"))]
-mod double;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
@@ -23,7 +21,7 @@ pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 #[cfg(all(test, target_arch = "x86_64"))]
-pub use double::DoubleAvx2;
+pub use avx512::model::DoubleAvx2;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
