@@ -25,10 +25,10 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1};
+use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1, CowArray, Ix2};
 use rayon::prelude::*;
 
-use crate::data::{check_norm, contiguous, norm_of};
+use crate::data::{check_norm, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Moments, Packed, Precision, Real};
 use crate::math::SINGULAR;
@@ -68,9 +68,9 @@ impl<F: Real> RieszKernel<F> {
     }
 }
 
-/// The class weights, their inverse norms and the count n_j of each row.
+/// The class weights, row after row, their inverse norms and the count n_j of each row.
 pub(super) struct PairSums<'a, F> {
-    weights: ArrayView2<'a, F>,
+    weights: CowArray<'a, F, Ix2>,
     inverse_norms: Vec<f64>,
     counts: Vec<usize>,
     riesz: RieszKernel<F>,
@@ -102,9 +102,6 @@ struct Scratch<F> {
     right: Packed<F>,
     /// Positions of the near pairs of one row.
     near: Vec<usize>,
-    /// Contiguous copies of two rows.
-    x: Vec<F>,
-    w: Vec<F>,
 }
 
 impl<'a, F: Real> PairSums<'a, F> {
@@ -119,8 +116,15 @@ impl<'a, F: Real> PairSums<'a, F> {
         let products = counted.saturating_mul(w.len());
         let workers =
             if products < MIN_PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
-        let inverse_norms = inverse_norms(w.view(), workers > 1)?;
-        Ok(PairSums { weights: w.view(), inverse_norms, counts, riesz, workers })
+        let weights = w.as_standard_layout();
+        let inverse_norms = inverse_norms(weights.view(), workers > 1)?;
+        Ok(PairSums { weights, inverse_norms, counts, riesz, workers })
+    }
+
+    /// A row, and its inverse norm.
+    fn row(&self, j: usize) -> (&[F], f64) {
+        let (dims, weights) = (self.weights.ncols(), self.weights.as_slice());
+        (&weights.expect("standard layout")[j * dims..(j + 1) * dims], self.inverse_norms[j])
     }
 
     /// The energy and its gradient, both multiplied by `scale`.
@@ -195,15 +199,14 @@ impl<'a, F: Real> PairSums<'a, F> {
         (i, j): (usize, usize),
         columns: &[usize],
     ) -> Result<f64, Error> {
-        let Scratch { forces, counts, sum, unit, near, x, w, .. } = scratch;
+        let Scratch { forces, counts, sum, unit, near, .. } = scratch;
         let (n, dims) = (columns.len(), self.weights.ncols());
         unit.resize(dims, 0.0);
         let (forces, sum) = (&mut forces[i * n..(i + 1) * n], &mut sum[i * dims..(i + 1) * dims]);
         let count = self.counts[j] as f64;
         let mut energy = (self.riesz.row)(forces, F::narrow(count), counts, near);
         for &k in near.iter().map(|&at| &columns[at]).filter(|&&k| k != j) {
-            let row = (contiguous(self.weights.row(j), x), self.inverse_norms[j]);
-            let other = (contiguous(self.weights.row(k), w), self.inverse_norms[k]);
+            let (row, other) = (self.row(j), self.row(k));
             let Moments { difference, sum: opposite } =
                 kernel::moments(row.0, other.0, row.1, other.1);
             let distance = difference.min(opposite).sqrt();
@@ -211,8 +214,7 @@ impl<'a, F: Real> PairSums<'a, F> {
                 return Err(Error::Pole { rows: [j, k], opposed: opposite < difference, distance });
             }
             let weight = count + self.counts[k] as f64;
-            let ratio = row.1 / other.1;
-            if distance < CLOSE && (RATIOS.contains(&ratio)) {
+            if distance < CLOSE && RATIOS.contains(&(row.1 / other.1)) {
                 let side = if difference < opposite { 1.0 } else { -1.0 };
                 let square = kernel::part_across(unit, row, other, side);
                 // Of the chord of the angle, from its sine.
@@ -246,8 +248,7 @@ impl<'a, F: Real> PairSums<'a, F> {
         for (Row { index, gradient }, sum) in
             rows.iter_mut().zip(scratch.sum.chunks_exact_mut(dims))
         {
-            let w = contiguous(self.weights.row(*index), &mut scratch.w);
-            let inverse = self.inverse_norms[*index];
+            let (w, inverse) = self.row(*index);
             kernel::add_scaled(&mut scratch.unit, 0.0, w, inverse);
             let along = kernel::dot(sum, &scratch.unit);
             kernel::add_scaled(sum, 1.0, &scratch.unit, -along);
@@ -266,11 +267,11 @@ impl<'a, F: Real> PairSums<'a, F> {
 
     /// Writes the unit vectors of these rows to `out`, one after the other.
     fn pack(&self, rows: impl ExactSizeIterator<Item = usize>, out: &mut Vec<F>) {
-        let (mut copy, dims) = (Vec::new(), self.weights.ncols());
+        let dims = self.weights.ncols();
         out.resize(rows.len() * dims, F::zero());
         for (out, j) in out.chunks_exact_mut(dims).zip(rows) {
-            let row = contiguous(self.weights.row(j), &mut copy);
-            kernel::scaled(out, row, self.inverse_norms[j]);
+            let (row, inverse) = self.row(j);
+            kernel::scaled(out, row, inverse);
         }
     }
 }
@@ -279,10 +280,9 @@ impl<'a, F: Real> PairSums<'a, F> {
 fn inverse_norms<F: Real>(w: ArrayView2<'_, F>, parallel: bool) -> Result<Vec<f64>, Error> {
     let mut inverse_norms = vec![0.0; w.nrows()];
     let fill = |(block, inverse_norms): (usize, &mut [f64])| {
-        let mut copy = Vec::new();
         inverse_norms.iter_mut().zip(block * NORM_BLOCK..).find_map(|(inverse, index)| {
             let row = w.row(index);
-            let norm = check_norm("class weights", index, row, norm_of(row, &mut copy), true);
+            let norm = check_norm("class weights", index, row, norm_of(row, &mut Vec::new()), true);
             norm.map(|norm| *inverse = norm.recip()).err()
         })
     };
