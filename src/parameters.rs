@@ -11,7 +11,8 @@ use crate::math::Continuation;
 /// ```
 ///
 /// - A list, `Vec<f64> as &[f64]`, is read as a slice.
-/// - Either all have a default, which gives `Default` and what a file need not say, or none has.
+/// - A field with a default need not be in a file. Where all have one, they give `Default`; else a
+///   default has to be that of its type.
 /// - The range is one of `check!`; or `any`; or `(method "text")`, a method of the type that checks
 ///   it.
 /// - The meaning is the name that errors use.
@@ -126,9 +127,11 @@ macro_rules! hyper_parameters {
             }
         }
     };
-    (@read $name:ident $(<$inner:ident>)? { $($field:ident: $type:ty;)* }) => {
+    (@read $name:ident $(<$inner:ident>)? { $($field:ident: $type:ty $(= $default:expr)?;)* }) => {
         $crate::parameters::by_fields! {
-            $name $(<$inner>)? { $($field: $type,)* }
+            $name $(<$inner>)? {
+                $($(#[doc = stringify!($default)] #[serde(default)])? $field: $type,)*
+            }
         }
     };
 

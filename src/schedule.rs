@@ -5,8 +5,8 @@
 
 use std::f64::consts::SQRT_2;
 
-use crate::error::{Error, check};
-use crate::parameters::{by_fields, hyper_parameters};
+use crate::error::Error;
+use crate::parameters::hyper_parameters;
 
 hyper_parameters! {
     /// The annealing of A-Softmax: λ falls step by step, so that training starts almost without a
@@ -66,67 +66,50 @@ impl LambdaAnnealing {
     }
 }
 
-/// A linear warm-up of a margin over the first training steps.
-///
-/// ```text
-/// m_t = start + (margin − start) · min(1, max(0, (t − delay) / steps))
-/// ```
-///
-/// It applies to every margin that is a real number: m of [`ArcFace`](crate::ArcFace),
-/// [`CosFace`](crate::CosFace), [`AdaFace`](crate::AdaFace), [`ElasticFace`](crate::ElasticFace),
-/// [`CurricularFace`](crate::CurricularFace) and [`MvSoftmax`](crate::MvSoftmax); both margins of
-/// [`MagFace`](crate::MagFace); those of every class of [`ClassMargins`](crate::ClassMargins); m0
-/// (with `start` = 1), m1 and m2 of [`Generalized`](crate::Generalized). A loss with state keeps
-/// it: build the new one with that of the old, as in `CurricularFace::new(s,
-/// m)?.with_t(old.t())?.with_rate(old.rate())?`. The factor m of [`SphereFace`](crate::SphereFace)
-/// and [`FNormSphereFace`](crate::FNormSphereFace) is an integer: use [`LambdaAnnealing`] there, or
-/// warm up m0 of a `Generalized`.
-///
-/// | parameter | default | range | purpose |
-/// |---|---|---|---|
-/// | `margin` | none | finite | final margin |
-/// | `steps` | none | any | length of the warm-up; 0 is a jump |
-/// | `start` | 0 | finite | initial margin; 1 for the factor m0 |
-/// | `delay` | 0 | any | steps at `start` before the warm-up begins |
-///
-/// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
-///
-/// ```
-/// use margin_softmax::{ArcFace, Head};
-/// use margin_softmax::schedule::MarginWarmup;
-///
-/// let warmup = MarginWarmup::new(0.5, 1000)?;
-/// let mut head = Head::new(ArcFace::default());
-/// for step in 0..3 {
-///     *head.loss_mut() = ArcFace::new(64.0, warmup.at(step))?;
-///     // a training step with this head
-/// }
-/// assert_eq!([warmup.at(0), warmup.at(500), warmup.at(1000)], [0.0, 0.25, 0.5]);
-///
-/// let factor = MarginWarmup::new(4.0, 300)?.with_start(1.0)?.with_delay(100);
-/// assert_eq!([factor.at(100), factor.at(200), factor.at(400)], [1.0, 2.0, 4.0]);
-/// # Ok::<(), margin_softmax::Error>(())
-/// ```
-///
-/// **Source**: common practice in speaker verification, for example the `MarginScheduler` of
-/// WeSpeaker (Wang et al., ICASSP 2023), which holds the margin, raises it and then fixes it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MarginWarmup {
-    margin: f64,
-    steps: usize,
-    start: f64,
-    delay: usize,
-}
-
-by_fields! {
-    MarginWarmup {
-        margin: f64,
-        steps: usize,
-        #[serde(default)]
-        start: f64,
-        #[serde(default)]
-        delay: usize,
+hyper_parameters! {
+    /// A linear warm-up of a margin over the first training steps.
+    ///
+    /// ```text
+    /// m_t = start + (margin − start) · min(1, max(0, (t − delay) / steps))
+    /// ```
+    ///
+    /// It applies to every margin that is a real number: m of [`ArcFace`](crate::ArcFace),
+    /// [`CosFace`](crate::CosFace), [`AdaFace`](crate::AdaFace), [`ElasticFace`](crate::ElasticFace),
+    /// [`CurricularFace`](crate::CurricularFace) and [`MvSoftmax`](crate::MvSoftmax); both margins of
+    /// [`MagFace`](crate::MagFace); those of every class of [`ClassMargins`](crate::ClassMargins); m0
+    /// (with `start` = 1), m1 and m2 of [`Generalized`](crate::Generalized). A loss with state keeps
+    /// it: build the new one with that of the old, as in `CurricularFace::new(s,
+    /// m)?.with_t(old.t())?.with_rate(old.rate())?`. The factor m of [`SphereFace`](crate::SphereFace)
+    /// and [`FNormSphereFace`](crate::FNormSphereFace) is an integer: use [`LambdaAnnealing`] there, or
+    /// warm up m0 of a `Generalized`.
+    pub struct MarginWarmup {
+        margin: f64, "finite", "margin", "the final one";
+        steps: usize, any, "number of steps of the warm-up", "0 is a jump";
+        start: f64 = 0.0, (check_start "finite, as is margin − start"), "start of the margin",
+            "1 for the factor m0";
+        delay: usize = 0, any, "number of steps before the warm-up", "the margin is `start`";
     }
+    /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
+    ///
+    /// ```
+    /// use margin_softmax::{ArcFace, Head};
+    /// use margin_softmax::schedule::MarginWarmup;
+    ///
+    /// let warmup = MarginWarmup::new(0.5, 1000)?;
+    /// let mut head = Head::new(ArcFace::default());
+    /// for step in 0..3 {
+    ///     *head.loss_mut() = ArcFace::new(64.0, warmup.at(step))?;
+    ///     // a training step with this head
+    /// }
+    /// assert_eq!([warmup.at(0), warmup.at(500), warmup.at(1000)], [0.0, 0.25, 0.5]);
+    ///
+    /// let factor = MarginWarmup::new(4.0, 300)?.with_start(1.0)?.with_delay(100);
+    /// assert_eq!([factor.at(100), factor.at(200), factor.at(400)], [1.0, 2.0, 4.0]);
+    /// # Ok::<(), margin_softmax::Error>(())
+    /// ```
+    ///
+    /// **Source**: common practice in speaker verification, for example the `MarginScheduler` of
+    /// WeSpeaker (Wang et al., ICASSP 2023), which holds the margin, raises it and then fixes it.
 }
 
 impl MarginWarmup {
@@ -146,13 +129,10 @@ impl MarginWarmup {
         MarginWarmup { start, ..self }.checked()
     }
 
-    fn checked(self) -> Result<Self, Error> {
-        let MarginWarmup { margin, start, .. } = self;
-        check!("margin", margin, "finite")?;
-        let valid = start.is_finite() && (margin - start).is_finite();
+    fn check_start(&self) -> Result<f64, Error> {
+        let valid = self.start.is_finite() && (self.margin - self.start).is_finite();
         let expected = "finite, and so its distance from the margin";
-        Error::check_parameter("start of the margin", start, expected, valid)?;
-        Ok(self)
+        Error::check_parameter("start of the margin", self.start, expected, valid)
     }
 
     /// Delays the warm-up by `delay` steps.
@@ -172,26 +152,6 @@ impl MarginWarmup {
                 linear.clamp(start.min(margin), start.max(margin))
             }
         }
-    }
-
-    /// The final margin.
-    pub fn margin(&self) -> f64 {
-        self.margin
-    }
-
-    /// The number of steps of the warm-up.
-    pub fn steps(&self) -> usize {
-        self.steps
-    }
-
-    /// The initial margin.
-    pub fn start(&self) -> f64 {
-        self.start
-    }
-
-    /// The number of steps before the warm-up begins.
-    pub fn delay(&self) -> usize {
-        self.delay
     }
 }
 
