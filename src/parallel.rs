@@ -27,8 +27,6 @@ pub(crate) fn run_jobs<J: Send, S: Send>(
 
 /// Splits `rest` after `len` entries, or fewer if there are no more, and returns the first part.
 pub(crate) fn split_off<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T] {
-    let all = std::mem::take(rest);
-    let (first, others) = all.split_at_mut(len.min(all.len()));
-    *rest = others;
-    first
+    let len = len.min(rest.len());
+    rest.split_off_mut(..len).unwrap_or_default()
 }

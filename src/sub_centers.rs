@@ -1,7 +1,7 @@
 //! Which sub-centers the samples choose, and the class weights that are left when each class keeps
 //! its dominant one.
 
-use ndarray::{Array2, ArrayRef2, Axis};
+use ndarray::{Array2, ArrayRef2, ArrayView1, Axis};
 
 use crate::data::{Forward, IGNORED, check_sub_centers, room_for};
 use crate::error::Error;
@@ -98,11 +98,9 @@ impl SubCenterUsage {
     /// The sub-center of each class that most of its samples chose (C): the first of equals, and 0
     /// for a class without samples.
     pub fn dominant(&self) -> Vec<usize> {
-        let dominant = |counts: ndarray::ArrayView1<'_, usize>| {
-            let first_largest = |best: usize, at: usize| {
-                if counts[at] > counts[best] { at } else { best }
-            };
-            (0..counts.len()).fold(0, first_largest)
+        // Of equals the last is the largest, hence from behind.
+        let dominant = |counts: ArrayView1<'_, usize>| {
+            (0..counts.len()).rev().max_by_key(|&at| counts[at]).unwrap_or(0)
         };
         self.counts.rows().into_iter().map(dominant).collect()
     }
