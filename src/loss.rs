@@ -8,7 +8,7 @@ use ndarray::Array2;
 use crate::data::{Forward, LogitForm, Reduction, Scale};
 use crate::error::{Error, check};
 use crate::kernel::Real;
-use crate::logits::{LogitGradients, NormalizedLogits, TargetAnswer};
+use crate::logits::{LogitGradients, NormalizedLogits};
 use crate::math::{
     Angle, BinaryForm, HardNegatives, SINGULAR, Sample, SampleTarget, Target, TopMargin,
 };
@@ -134,8 +134,7 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
-        self.check_classes(logits.cosines().ncols())?;
-        crate::logits::forward(form_of(self)?, logits, labels, &answer(self))
+        logits.losses_of(self, labels)
     }
 
     /// The gradients of the reduced losses with respect to cosines, target angles, norms and bias.
@@ -178,11 +177,7 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
-        self.check_classes(logits.cosines().ncols())?;
-        let form = form_of(self)?;
-        let answer = answer(self);
-        let input = (form, logits, labels, &answer as _, forward, reduction, gradients);
-        crate::logits::backward(input)
+        logits.gradients_of(self, labels, forward, reduction, gradients)
     }
 
     /// The logits of inference (N, C), without margin: a_ij·cos θ_ij, plus the bias of Softmax.
@@ -206,7 +201,7 @@ pub trait MarginLoss: Debug + Send + Sync {
     where
         Self: Sized,
     {
-        crate::logits::margin_free(form_of(self)?, logits)
+        logits.margin_free_of(self)
     }
 }
 
@@ -293,19 +288,9 @@ pub(crate) fn checked_target<L: MarginLoss + ?Sized>(
     Ok(target)
 }
 
-/// Evaluates `loss` for a sample, for the materialized level.
-fn answer<L: MarginLoss + ?Sized>(
-    loss: &L,
-) -> impl Fn(&Sample) -> Result<TargetAnswer, Error> + '_ {
-    move |sample| {
-        let target = checked_target(loss, sample)?;
-        Ok(TargetAnswer { target, cosine_slope: cosine_slope(loss, sample, target) })
-    }
-}
-
 /// df/dcos θ = −f′/sin θ: its limit where sine and slope vanish together, and 0, the convention for
 /// a cone, where only the sine does (docs/math.md, section 2).
-fn cosine_slope<L: MarginLoss + ?Sized>(loss: &L, sample: &Sample, target: SampleTarget) -> f64 {
+pub(crate) fn cosine_slope(loss: &dyn MarginLoss, sample: &Sample, target: SampleTarget) -> f64 {
     const NEARBY: f64 = 1e-6;
     let angle = sample.angle;
     if angle.sin > SINGULAR {

@@ -27,6 +27,9 @@ pub(crate) struct Classes<'a, F> {
     pub sub_centers: usize,
     /// The caller's row that is the first of `weights` and `bias`.
     pub start: usize,
+    /// The cosines of all embeddings of the batch with these classes (N, C), where they are given:
+    /// then embeddings and weights have one dimension, and hold the norms alone.
+    pub cosines: Option<ArrayView2<'a, F>>,
     /// Whether `weights` holds the selected rows alone, side by side. Other parts than single rows
     /// are then not there to be read.
     pub gathered: bool,
@@ -44,6 +47,7 @@ impl<'a, F: Real> Classes<'a, F> {
             first: 0,
             sub_centers: 1,
             start: 0,
+            cosines: None,
             gathered: false,
         }
     }
@@ -69,6 +73,7 @@ impl<'a, F: Real> Classes<'a, F> {
             first: self.first,
             sub_centers: self.sub_centers,
             start: self.start,
+            cosines: self.cosines,
             gathered: self.gathered,
         }
     }
@@ -108,13 +113,14 @@ impl<'a, F: Real> Classes<'a, F> {
         let rows = span.start - self.start..span.end - self.start;
         Classes {
             weights: self.weights.slice_move(s![rows.clone(), ..]),
-            bias: self.bias.map(|bias| bias.slice_move(s![rows])),
+            bias: self.bias.map(|bias| bias.slice_move(s![rows.clone()])),
             selected: self.selected.map(|selected| &selected[range.clone()]),
             offsets: self.offsets.map(|offsets| &offsets[range]),
             log_prior: self.log_prior,
             first: self.first,
             sub_centers: self.sub_centers,
             start: span.start,
+            cosines: self.cosines.map(|cosines| cosines.slice_move(s![.., rows])),
             gathered: self.gathered,
         }
     }
@@ -215,6 +221,7 @@ impl<'a, F: Real> ClassesMut<'a, F> {
             first: 0,
             sub_centers: self.sub_centers,
             start: self.start,
+            cosines: None,
             gathered: false,
         }
     }

@@ -6,7 +6,6 @@ use super::batch::Reduction;
 use super::form::LogitForm;
 use super::labels::IGNORED;
 use super::sample_stats::SampleStats;
-use super::target_pair::TargetPair;
 use crate::kernel::Real;
 use crate::math::{LogSumExp, SampleTerms, Smoothing};
 
@@ -28,7 +27,7 @@ pub struct Forward<F> {
     counted: usize,
     correct: usize,
     form: LogitForm,
-    pub(crate) negatives: Vec<LogSumExp>,
+    negatives: Vec<LogSumExp>,
     target_logits: Vec<f64>,
     penalties: Vec<f64>,
     /// dL_i/db of a binary loss; empty for any other.
@@ -119,12 +118,35 @@ impl<F: Real> Forward<F> {
         smoothing.gradients(terms, upstream)
     }
 
-    /// Whether sample `i` may have this target pair in logits of this form.
-    pub(crate) fn fits(&self, i: usize, form: LogitForm, target: &TargetPair) -> bool {
-        self.form == form
-            && self.target_logits[i] == target.logit
-            && self.penalties[i] == target.target.penalty
-            && self.target_angles[i] == F::narrow(target.angle.theta)
+    /// Whether sample `i` has the same target and, but for rounding, negatives in another pass, which
+    /// may round in another order: by docs/math.md, section 9.2, each log-sum-exp, or sum of softplus,
+    /// is right to 16ε·(1 + `largest`), the largest logit times how steeply it changes with the cosine.
+    pub(crate) fn is_of_same_pass(
+        &self,
+        other: &Self,
+        i: usize,
+        (largest, classes): (f64, usize),
+    ) -> bool {
+        let [a, b] = [self, other].map(|pass| pass.negatives[i]);
+        // Of a sum below this, softplus may have underflowed.
+        let floor = classes as f64 * F::min_positive_value().widen() / F::epsilon().widen();
+        let difference = (a.max - b.max) + (a.sum.max(floor) / b.sum.max(floor)).ln();
+        let is_rounding = difference.abs() <= 32.0 * F::epsilon().widen() * (1.0 + largest);
+        self.form == other.form
+            && self.target_logits[i] == other.target_logits[i]
+            && self.penalties[i] == other.penalties[i]
+            && self.target_angles[i] == other.target_angles[i]
+            && (a == b || is_rounding)
+    }
+
+    /// The same pass, in which each sample that counts chose another of its sub-centers.
+    pub(crate) fn with_sub_centers(mut self, chosen: impl Fn(usize) -> usize) -> Self {
+        for (i, sub_center) in self.sub_centers.iter_mut().enumerate() {
+            if *sub_center != IGNORED {
+                *sub_center = chosen(i);
+            }
+        }
+        self
     }
 
     /// The mean loss over the samples that count; 0 where every sample was left out.

@@ -5,6 +5,7 @@
 //! sample's negatives; [`step`] turns it into losses and coefficients, with the other ranks where
 //! the classes are split; the second sweep turns these into gradients.
 
+mod materialized;
 mod nearest;
 mod run;
 mod sample_stats;

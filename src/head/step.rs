@@ -20,6 +20,8 @@ pub(super) enum Demand<'a, F> {
     Nearest,
     Losses,
     Gradients(&'a Gradients<F>),
+    /// Gradients of the cosines and of the norms.
+    Cosines,
     /// Updated parameters, and the gradient of the embeddings unless it is empty.
     Update(&'a dyn WeightUpdate<F>, &'a ArrayRef2<F>),
 }
@@ -29,7 +31,7 @@ impl<F: Real> Demand<'_, F> {
         let (rows, dims) = input.embeddings.dim();
         match self {
             Demand::Nearest => Ok(()),
-            Demand::Losses => input.check_labeled(),
+            Demand::Losses | Demand::Cosines => input.check_labeled(),
             Demand::Gradients(gradients) => {
                 input.check_labeled()?;
                 gradients.check((rows, dims), input.classes.len(), input.classes.bias.is_some())
@@ -44,6 +46,7 @@ impl<F: Real> Demand<'_, F> {
     fn embeddings(&self) -> bool {
         match self {
             Demand::Nearest | Demand::Losses => false,
+            Demand::Cosines => true,
             Demand::Gradients(gradients) => !gradients.embeddings.is_empty(),
             Demand::Update(_, embeddings) => !embeddings.is_empty(),
         }

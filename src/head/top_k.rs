@@ -146,7 +146,7 @@ impl<F: Real> Sweep<'_, F> {
         let (n, classes) = (self.plan.samples, &input.classes);
         let weights = classes.tile(tile.clone(), &mut scratch.packed);
         let z = &mut scratch.tile[..tile.len() * n];
-        self.products(weights, tile.len(), z);
+        self.products(classes, tile.clone(), weights, z);
         let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
         let biases = classes.biases(tile.clone(), &mut scratch.biases);
         let (max, row) = (&mut scratch.max[..n], &mut scratch.best[..n]);

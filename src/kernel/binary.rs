@@ -4,7 +4,6 @@
 use super::dispatch::{madd, op};
 use super::real::Real;
 use super::simd::Isa;
-use super::softmax_rows::{BLOCK, RowLogits};
 
 /// Terms that may be summed in `F` before the sum moves on to f64.
 const SHORT_SUM: usize = 64;
@@ -159,45 +158,6 @@ op! {
                 *sum += short.widen();
             }
         }
-    }
-}
-
-op! {
-    /// Σ_j softplus(z_j) and Σ_j sigmoid(z_j) over the negatives of one sample, and the gradient with
-    /// respect to their cosines, `out[j] = coefficient · sigmoid(z_j) · dz_j/dcos`, 0 at the target;
-    /// unless `out` is empty.
-    pub(crate) fn row_binary<I>[F: Real](
-        level: Level,
-        row: RowLogits<'_, F>,
-        logits: BinaryLogits<F>,
-        coefficient: F,
-        out: &mut [F],
-    ) -> [f64; 2] {
-        let (mut z, mut slope) = ([F::zero(); BLOCK], [F::zero(); BLOCK]);
-        let mut sums = [0.0; 2];
-        if let Some(target) = out.get_mut(row.target) {
-            *target = F::zero();
-        }
-        for block in row.blocks() {
-            let (z, slope) = (&mut z[..block.len()], &mut slope[..block.len()]);
-            let logits = BinaryLogits { cosine: F::one(), ..logits };
-            logits.of::<I>(&row.cosines[block.clone()], z, slope);
-            for (z, &bias) in z.iter_mut().zip(row.biases.iter().flat_map(|b| &b[block.clone()])) {
-                *z += bias;
-            }
-            for (z, slope) in z.iter_mut().zip(slope.iter_mut()) {
-                let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(*z);
-                (*z, *slope) = (loss, sigmoid * *slope);
-                sums[1] += sigmoid.widen();
-            }
-            sums[0] += z.iter().map(|loss| loss.widen()).sum::<f64>();
-            if !out.is_empty() {
-                for (out, &slope) in out[block].iter_mut().zip(slope.iter()) {
-                    *out = (coefficient * slope) * row.scale;
-                }
-            }
-        }
-        sums
     }
 }
 

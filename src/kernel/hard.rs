@@ -1,5 +1,4 @@
-//! Negatives that are up-weighted, in passes of their own or row by row: a loss
-//! without them pays nothing.
+//! Negatives that are up-weighted, in passes of their own: a loss without them pays nothing.
 
 use super::dispatch::{madd, op};
 use super::real::Real;
@@ -124,38 +123,5 @@ op! {
                 }
             }
         }
-    }
-}
-
-/// How the cosines of one sample's negatives count: c above the threshold as q0 + q1·c + q2·c².
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HardRow<F> {
-    pub threshold: F,
-    pub coefficients: [F; 3],
-}
-
-impl<F: Real> HardRow<F> {
-    #[inline(always)]
-    pub(super) fn value<I: Isa>(&self, c: F) -> F {
-        let [q0, q1, q2] = self.coefficients;
-        if c > self.threshold { madd::<_, I>(madd::<_, I>(q2, c, q1), c, q0) } else { c }
-    }
-
-    #[inline(always)]
-    pub(super) fn slope<I: Isa>(&self, c: F) -> F {
-        let [_, q1, q2] = self.coefficients;
-        if c > self.threshold { madd::<_, I>(q2 + q2, c, q1) } else { F::one() }
-    }
-
-    /// N(c).
-    pub fn counted(&self, c: F) -> F {
-        let [q0, q1, q2] = self.coefficients;
-        if c > self.threshold { q0 + c * (q1 + c * q2) } else { c }
-    }
-
-    /// N(c) − c·N′(c).
-    pub fn radial(&self, c: F) -> f64 {
-        let [q0, _, q2] = self.coefficients;
-        if c > self.threshold { (q0 - q2 * c * c).widen() } else { 0.0 }
     }
 }

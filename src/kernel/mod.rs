@@ -24,18 +24,17 @@ mod rows;
 mod simd;
 mod smoothing;
 mod softmax;
-mod softmax_rows;
 mod sub_centers;
 mod update;
 mod zeros;
 
 pub use bf16::Precision;
 pub use binary::BinaryLogits;
-pub(crate) use binary::{BINARY_ROWS, row_binary, tile_binary};
+pub(crate) use binary::{BINARY_ROWS, tile_binary};
 pub(crate) use compiled::job;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::gemm;
-pub(crate) use hard::{HardRow, HardTile, tile_counted_max, tile_hard_radial};
+pub(crate) use hard::{HardTile, tile_counted_max, tile_hard_radial};
 pub(crate) use matrix::{Mat, MatMut};
 pub(crate) use nearest::tile_nearest;
 pub(crate) use packed::Packed;
@@ -46,10 +45,6 @@ pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
 pub(crate) use softmax::{TileStats, tile_gradient, tile_shift, tile_stats, tile_sums};
-pub(crate) use softmax_rows::{
-    RowLogSumExp, RowLogits, row_gradient, row_hard_radial, row_log_sum_exp, row_logit_sum,
-    row_smoothing,
-};
 pub(crate) use sub_centers::tile_sub_centers;
 pub(crate) use update::{UpdateEntry, update_row};
 pub(crate) use zeros::large_zeros;

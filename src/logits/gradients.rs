@@ -31,7 +31,7 @@ pub struct LogitGradients<F> {
     /// The same of class weights: the row, and the gradients of its logits (N). Ascending.
     pub extreme_weights: Vec<(usize, Array1<F>)>,
     labels: Option<Vec<usize>>,
-    pub(super) bias_gradient: Option<f64>,
+    pub(crate) bias_gradient: Option<f64>,
 }
 
 impl<F: Real> LogitGradients<F> {
@@ -53,14 +53,23 @@ impl<F: Real> LogitGradients<F> {
         }
     }
 
-    /// No vector is extreme.
-    pub(super) fn clear_extreme(&mut self) {
+    /// Zeros again, those of samples of these labels.
+    pub(crate) fn clear(&mut self, labels: &[usize], logits: &NormalizedLogits<F>) {
+        let LogitGradients { cosines, target_angles, feature_norms, weight_norms, bias, .. } = self;
+        cosines.fill(F::zero());
+        for vector in [target_angles, feature_norms, weight_norms].into_iter().chain(bias) {
+            vector.fill(F::zero());
+        }
         self.extreme_embeddings.clear();
         self.extreme_weights.clear();
+        let own = self.labels.get_or_insert_default();
+        let counts = |label: usize| if Some(label) == logits.ignored { IGNORED } else { label };
+        own.clear();
+        own.extend(labels.iter().map(|&label| counts(label)));
     }
 
     /// Keeps what is needed of the gradients of sample `i`'s logits.
-    pub(super) fn keep_extreme(&mut self, source: &Source<F>, i: usize, by_logit: &[f64]) {
+    pub(crate) fn keep_extreme(&mut self, source: &Source<F>, i: usize, by_logit: &[f64]) {
         let [embeddings, weights] = &source.extreme;
         if embeddings[i] {
             let row = by_logit.iter().map(|&gradient| F::narrow(gradient)).collect();
@@ -107,16 +116,8 @@ impl<F: Real> LogitGradients<F> {
         self.bias_gradient
     }
 
-    /// Stores the labels of a step on `logits`.
-    pub(super) fn set_labels(&mut self, labels: &[usize], logits: &NormalizedLogits<F>) {
-        let own = self.labels.get_or_insert_default();
-        let counts = |label: usize| if Some(label) == logits.ignored { IGNORED } else { label };
-        own.clear();
-        own.extend(labels.iter().map(|&label| counts(label)));
-    }
-
     /// Refuses gradients that do not have the shapes of `logits`.
-    pub(super) fn check(&self, logits: &NormalizedLogits<F>) -> Result<(), Error> {
+    pub(crate) fn check(&self, logits: &NormalizedLogits<F>) -> Result<(), Error> {
         let (n, c) = logits.cosines.dim();
         Error::check_shape("gradients of cosines", &[n, c], self.cosines.shape())?;
         Error::check_shape("gradients of target angles", &[n], self.target_angles.shape())?;
@@ -258,7 +259,8 @@ impl<F: Real> Backprop<'_, F> {
     fn factor(&self, i: usize, j: usize) -> F {
         let norm = self.source.w_norms[j];
         let class = j / self.sub_centers.count;
-        let counts = self.labels[i] != Some(class) && self.sub_centers.row(i, class) == j;
+        let counts = self.labels[i] != Some(class)
+            && self.sub_centers.nearest(i, class) == j % self.sub_centers.count;
         let by_logit = self.extreme.0[i].is_some() || self.extreme.1[j].is_some();
         if !counts || by_logit || !has_direction::<F>(norm) {
             return F::zero();

@@ -1,16 +1,11 @@
 //! The materialized level: cosines of every embedding with every class, held as a matrix.
 
 mod gradients;
-mod nearest;
-mod row_gradients;
-mod rows;
 mod source;
-mod view;
 
 pub use gradients::LogitGradients;
-pub(crate) use rows::{backward, forward, margin_free};
-use source::{Source, for_workers, row, slice, slice_mut, units};
-pub(crate) use view::TargetAnswer;
+pub(crate) use source::Source;
+use source::{for_workers, slice, slice_mut, units};
 
 use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1};
 
@@ -50,22 +45,22 @@ const COSINE_SLACK: f64 = 1e-3;
 /// ```
 #[derive(Debug, Clone)]
 pub struct NormalizedLogits<F> {
-    cosines: Array2<F>,
-    feature_norms: Array1<F>,
-    weight_norms: Array1<F>,
-    bias: Option<Array1<F>>,
-    log_prior: Option<Array1<F>>,
-    ignored: Option<usize>,
-    first_row: usize,
-    sub_centers: SubCenters,
-    source: Option<Source<F>>,
+    pub(crate) cosines: Array2<F>,
+    pub(crate) feature_norms: Array1<F>,
+    pub(crate) weight_norms: Array1<F>,
+    pub(crate) bias: Option<Array1<F>>,
+    pub(crate) log_prior: Option<Array1<F>>,
+    pub(crate) ignored: Option<usize>,
+    pub(crate) first_row: usize,
+    pub(crate) sub_centers: SubCenters,
+    pub(crate) source: Option<Source<F>>,
 }
 
 /// Which row of its class each cosine is of.
 #[derive(Debug, Clone)]
-struct SubCenters {
+pub(crate) struct SubCenters {
     /// Rows of each class.
-    count: usize,
+    pub count: usize,
     /// For each sample and class the nearest of the rows (N, C); empty where there is one row.
     nearest: Array2<u32>,
 }
@@ -76,10 +71,9 @@ impl SubCenters {
         SubCenters { count: 1, nearest: Array2::zeros((0, 0)) }
     }
 
-    /// The row of class `j` that is nearest to sample `i`.
-    fn row(&self, i: usize, j: usize) -> usize {
-        let nearest = self.nearest.get([i, j]).map_or(0, |&nearest| nearest as usize);
-        j * self.count + nearest
+    /// Which of the rows of class `j` is nearest to sample `i`.
+    pub fn nearest(&self, i: usize, j: usize) -> usize {
+        self.nearest.get([i, j]).map_or(0, |&nearest| nearest as usize)
     }
 }
 
@@ -265,6 +259,14 @@ impl<F: Real> NormalizedLogits<F> {
     /// sub-centers (C·K).
     pub fn weight_norms(&self) -> &Array1<F> {
         &self.weight_norms
+    }
+
+    /// The norms of the rows of class weights, in f64 where the vectors are known.
+    pub(crate) fn norms_of_weights(&self) -> Vec<f64> {
+        match &self.source {
+            Some(source) => source.w_norms.clone(),
+            None => self.weight_norms.iter().map(|norm| norm.widen()).collect(),
+        }
     }
 
     /// The bias (C), where there is one.

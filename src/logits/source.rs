@@ -10,7 +10,7 @@ use crate::parallel::run_jobs;
 
 /// The vectors of the cosines. Angles of target pairs and gradients are computed from them.
 #[derive(Debug, Clone)]
-pub(super) struct Source<F> {
+pub(crate) struct Source<F> {
     pub x: Array2<F>,
     pub w: Array2<F>,
     pub x_norms: Vec<f64>,

@@ -73,8 +73,8 @@ impl SampleTerms {
 /// ```
 ///
 /// Both are exact to rounding for every d, where log p underflows and p − 1 cancels. A sample
-/// without negatives has loss 0 and no gradient. Every engine calls this function: the tiled
-/// engine, the materialized level, and an engine of your own, for instance on a graphics card.
+/// without negatives has loss 0 and no gradient. Every engine calls this function, as does an engine
+/// of your own, for instance on a graphics card.
 ///
 /// ```
 /// use margin_softmax::offload::{LogSumExp, sample_terms};

@@ -39,6 +39,8 @@ impl<F: Real> Prepared<F> {
             let outer = scale.max(scale / sample.norm).max(1.0);
             let mut power = 1.0;
             if 0.0 < size && size < least.sqrt() * reach * outer {
+                // Hard negatives have the norm as a factor of their gradients besides.
+                let reach = if form.hard.is_some() { reach.max(scale) } else { reach };
                 let most = (F::MAX.sqrt() / (size * reach)).min(factor * (epsilon / least));
                 power = most.log2().floor().exp2().max(1.0);
             }

@@ -8,8 +8,8 @@ use ndarray::ArrayView2;
 use super::input::StepInput;
 use super::prepare::PreparedSample;
 use crate::data::{Classes, LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
-use crate::kernel::{self, HardTile, Real};
-use crate::math::{LogSumExp, SampleTerms, TopMargin};
+use crate::kernel::{HardTile, Real};
+use crate::math::{Angle, LogSumExp, SampleTerms, TopMargin};
 use crate::parallel::run_jobs;
 
 /// One of the largest logits of a sample so far.
@@ -79,12 +79,8 @@ impl NearestPair {
         class: usize,
         apart: &mut Apart,
     ) -> Self {
-        let (mut x, mut w) = (Vec::new(), Vec::new());
-        let x = contiguous(input.embeddings.row(sample.row), &mut x);
-        let w = contiguous(input.classes.weight(class), &mut w);
-        let (norm, bias) = (kernel::norm(w), input.classes.bias_of(class).widen());
-        let target = |angle: &_| Ok::<_, Infallible>(top.target(angle).into());
-        let Ok(pair) = TargetPair::new(form, (x, sample.norm), (w, norm), bias, target);
+        let target = |angle: &Angle| Ok::<_, Infallible>(top.target(angle).into());
+        let Ok(pair) = input.pair(form, sample, class, target);
         let prior = input.classes.log_prior_of(class).widen();
         apart.add(pair.logit, prior);
         NearestPair { class, sample: i, pair: pair.with_log_prior(prior), gradient: 0.0 }

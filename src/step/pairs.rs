@@ -4,11 +4,11 @@ use rayon::prelude::*;
 
 use super::input::StepInput;
 use super::prepare::{PreparedSample, sort_by_class};
-use crate::data::{LogitForm, Scale, TargetPair, check_norm, contiguous};
+use crate::data::{LogitForm, Scale, TargetPair, check_norm, contiguous, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, Real};
 use crate::loss::{MarginLoss, checked_target};
-use crate::math::{Pair, Sample};
+use crate::math::{Angle, Pair, Sample, SampleTarget};
 
 impl<F: Real> StepInput<'_, F> {
     /// The same samples with geometry and margin of their target pairs.
@@ -80,19 +80,35 @@ impl<F: Real> StepInput<'_, F> {
         sample: &PreparedSample,
         class: usize,
     ) -> Result<TargetPair, Error> {
-        let (mut x, mut w) = (Vec::new(), Vec::new());
-        let x = contiguous(self.embeddings.row(sample.row), &mut x);
-        let row = self.classes.weight(class);
-        let w = contiguous(row, &mut w);
-        let weight_norm = kernel::norm(w);
-        let number = self.classes.row_of(class);
+        let (row, number) = (self.classes.weight(class), self.classes.row_of(class));
+        let weight_norm = norm_of(row, &mut Vec::new());
         check_norm("class weights", number, row, weight_norm, !form.plain)?;
-        let bias = self.classes.bias_of(class).widen();
         let label = self.classes.label_of(class);
-        let pair = TargetPair::new(form, (x, sample.norm), (w, weight_norm), bias, |angle| {
+        let pair = self.pair(form, sample, class, |angle| {
             let row = self.samples.first_row.wrapping_add(sample.row);
             checked_target(loss, &Sample::new(*angle, sample.norm, label, row))
         })?;
         Ok(pair.with_log_prior(self.classes.log_prior_of(class).widen()))
+    }
+
+    /// A sample and a class, whose target `answer` knows by their angle: that of their vectors, or of
+    /// their cosine where that is given.
+    pub(super) fn pair<E>(
+        &self,
+        form: LogitForm,
+        sample: &PreparedSample,
+        class: usize,
+        answer: impl FnOnce(&Angle) -> Result<SampleTarget, E>,
+    ) -> Result<TargetPair, E> {
+        let (mut x, mut w) = (Vec::new(), Vec::new());
+        let x = contiguous(self.embeddings.row(sample.row), &mut x);
+        let w = contiguous(self.classes.weight(class), &mut w);
+        let (norm, weight_norm) = (sample.norm, kernel::norm(w));
+        let bias = self.classes.bias_of(class).widen();
+        let Some(cosines) = &self.classes.cosines else {
+            return TargetPair::new(form, (x, norm), (w, weight_norm), bias, answer);
+        };
+        let angle = Angle::from_cos(cosines[[sample.row, class]].widen());
+        TargetPair::of_angle(form, angle, (form.pair_scale(norm, weight_norm), bias), answer)
     }
 }

@@ -149,7 +149,13 @@ fn hard_negatives_under_the_feature_norm_are_rounded_as_their_largest() {
             let expected = hard.value(c, f) - f;
             let (found, epsilon) = (wide(gradients.feature_norms[0]), wide(F::epsilon()));
             approx::assert_relative_eq!(found, expected, max_relative = 16.0 * epsilon);
-            let by_head = Head::new(&loss).forward(&Batch::new(&x, &w, &[0])).unwrap();
+            let batch = Batch::new(&x, &w, &[0]);
+            let mut gradients = Gradients::zeros_for(&batch);
+            let head = Head::new(&loss);
+            let by_head = head.forward_backward(&batch, Reduction::Sum, &mut gradients).unwrap();
+            let along = gradients.embeddings.iter().zip(&x).map(|(&g, &x)| wide(g) * wide(x));
+            let by_norm = along.sum::<f64>() / wide(by_head.norms()[0]);
+            approx::assert_relative_eq!(by_norm, expected, max_relative = 64.0 * epsilon);
             let [a, b] = [forward, by_head].map(|forward| wide(forward.losses[0]));
             approx::assert_relative_eq!(a, b, max_relative = 64.0 * epsilon);
         }

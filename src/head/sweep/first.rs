@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
-use ndarray::ArrayView2;
+use ndarray::{ArrayView2, s};
 
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{Aside, ChunkStats, NearestLogit, Plan, Prepared, Scratch, factor_of};
+use crate::step::{
+    Aside, ChunkStats, NearestLogit, Plan, Prepared, PreparedSample, Scratch, factor_of,
+};
+
+/// Samples whose given cosines, a row each, are turned together into columns of a tile.
+const SIDE_BY_SIDE: usize = 16;
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
@@ -55,7 +60,7 @@ impl<F: Real> Sweep<'_, F> {
                 None => &mut scratch.tile[..tile.len() * n],
             };
             let weights = classes.tile(tile.clone(), &mut scratch.packed);
-            self.products(weights, tile.len(), z);
+            self.products(classes, tile.clone(), weights, z);
             let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
             let biases = classes.biases(tile.clone(), &mut scratch.biases);
             let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
@@ -136,11 +141,32 @@ impl<F: Real> Sweep<'_, F> {
         });
     }
 
-    /// w_j·(a_i·u_i) of a tile.
-    pub fn products(&self, weights: &[F], rows: usize, z: &mut [F]) {
-        let (n, dims) = (self.plan.samples, self.plan.dims);
-        let weights = Mat::new(weights, rows, dims);
-        kernel::gemm(MatMut::new(z, rows, n, n), false, weights, &self.prepared.packed[0]);
+    /// w_j·(a_i·u_i) of a tile, or a_i times the cosines that are given.
+    pub fn products(
+        &self,
+        classes: &Classes<'_, F>,
+        tile: Range<usize>,
+        weights: &[F],
+        z: &mut [F],
+    ) {
+        let (n, dims, rows) = (self.plan.samples, self.plan.dims, tile.len());
+        let Some(cosines) = &classes.cosines else {
+            let (weights, z) = (Mat::new(weights, rows, dims), MatMut::new(z, rows, n, n));
+            return kernel::gemm(z, false, weights, &self.prepared.packed[0]);
+        };
+        let form = self.prepared.form;
+        for (block, samples) in self.prepared.samples.chunks(SIDE_BY_SIDE).enumerate() {
+            let of_sample = |sample: &PreparedSample| {
+                let scale = F::narrow(form.product_scale::<F>(sample.norm));
+                (scale, cosines.slice(s![sample.row, tile.clone()]))
+            };
+            let samples: Vec<_> = samples.iter().map(of_sample).collect();
+            for (j, z) in z.chunks_exact_mut(n).enumerate() {
+                for (z, (scale, cosines)) in z[block * SIDE_BY_SIDE..].iter_mut().zip(&samples) {
+                    *z = *scale * cosines[j];
+                }
+            }
+        }
     }
 
     /// Turns the products of the tile that starts at class `first` into logits, without those of the

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView1, Axis};
+use ndarray::{ArrayView1, ArrayViewMut2, Axis};
 
 use crate::data::{Classes, ClassesMut};
 use crate::kernel::Real;
@@ -20,6 +20,8 @@ pub(in crate::head) struct Chunk<'a, F> {
     pub weights: &'a mut [F],
     /// The gradient of the bias; empty where it is not requested.
     pub bias: &'a mut [F],
+    /// The gradients of the cosines with these classes, where they are requested in place of those.
+    pub cosines: Option<ArrayViewMut2<'a, F>>,
 }
 
 /// The class parameters of a chunk.
@@ -40,9 +42,25 @@ impl<'a, F: Real> Chunk<'a, F> {
             let weights = split_off(&mut weights, range.len() * plan.dims);
             let bias = split_off(&mut bias, range.len());
             let parameters = Parameters::Fixed(classes.part(range.clone()));
-            Chunk { range, parameters, weights, bias }
+            Chunk { range, parameters, weights, bias, cosines: None }
         });
         chunks.collect()
+    }
+
+    /// All chunks of parameters that stay, with columns of the gradients of the `cosines` (N, C).
+    pub fn with_cosines(
+        plan: &Plan,
+        classes: Classes<'a, F>,
+        cosines: ArrayViewMut2<'a, F>,
+    ) -> Vec<Self> {
+        let mut chunks = Self::fixed(plan, classes, [&mut [], &mut []]);
+        let mut others = cosines;
+        for chunk in &mut chunks {
+            let labels = chunk.range.len() / classes.sub_centers;
+            let (columns, rest) = others.split_at(Axis(1), labels);
+            (chunk.cosines, others) = (Some(columns), rest);
+        }
+        chunks
     }
 
     /// All chunks of parameters that move, each with its updater.
@@ -57,7 +75,8 @@ impl<'a, F: Real> Chunk<'a, F> {
             let (rest, of_chunk) = classes.split_at(range.start);
             classes = rest;
             let parameters = Parameters::Moving(of_chunk, updater);
-            chunks.push(Chunk { range, parameters, weights: &mut [], bias: &mut [] });
+            let (weights, bias) = (&mut [][..], &mut [][..]);
+            chunks.push(Chunk { range, parameters, weights, bias, cosines: None });
         }
         chunks.reverse();
         chunks

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::{ArrayViewMut2, Axis};
+use ndarray::{ArrayViewMut2, Axis, s};
 
 use super::first::Sweep;
 use super::parameters::{Chunk, Parameters};
@@ -69,7 +69,7 @@ impl<F: Real> Sweep<'_, F> {
             Some(stored) => stored,
             None => {
                 let z = &mut recomputed[..tile.len() * n];
-                self.products(weights, tile.len(), z);
+                self.products(&classes, local.clone(), weights, z);
                 let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
                 let stats = TileStats { max, row, target: &mut found.target };
                 let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
@@ -85,16 +85,19 @@ impl<F: Real> Sweep<'_, F> {
         let nearest = nearest.of(tile.start, tile.end);
         let Plan { level, precision, .. } = *self.plan;
         let line = &mut scratch.line[..];
+        // The gradients of cosines are not divided by the norms of the weights.
+        let ones = chunk.cosines.is_some().then(|| vec![F::one(); tile.len()]);
+        let by = ones.as_deref().unwrap_or(factors);
         match form.binary_logits() {
             Some(binary) => {
                 found.add_nearest(tile.start, &scratch.max, &scratch.best);
                 let (rows, output) = (&mut scratch.binary[..], (&mut *found, &mut *gradient));
-                self.binary_tile(binary, (z, priors), [c, factors], rows, output);
+                self.binary_tile(binary, (z, priors), [c, by], rows, output);
             }
-            None => kernel::tile_gradient(level, z, hard, [shift, c, factors], line, gradient),
+            None => kernel::tile_gradient(level, z, hard, [shift, c, by], line, gradient),
         }
         if !uniform.is_empty() {
-            kernel::tile_smoothing(level, z, hard, [uniform, factors], line, gradient);
+            kernel::tile_smoothing(level, z, hard, [uniform, by], line, gradient);
         }
         let place = |pair: &NearestPair| (pair.class - tile.start) * n + pair.sample;
         if let (Some(hard), false) = (hard, found.radial.is_empty()) {
@@ -114,6 +117,9 @@ impl<F: Real> Sweep<'_, F> {
         }
         for pair in nearest {
             gradient[place(pair)] = F::zero();
+        }
+        if let Some(cosines) = &mut chunk.cosines {
+            return self.store(gradient, &coefficients.lifts, cosines, local);
         }
         let gradient = Mat::new(gradient, tile.len(), n);
         if !found.partial.is_empty() {
@@ -141,6 +147,32 @@ impl<F: Real> Sweep<'_, F> {
         let classes = classes.part(local.clone());
         self.add_targets(coefficients, &classes, tile.start, (rows, bias), &mut scratch.row);
         chunk.parameters.update(local, rows, bias);
+    }
+
+    /// Writes the gradients of a tile's logits, which have been multiplied by `lifts`, to those of the
+    /// cosines: a_i times as large, but for Softmax, where a norm of 0 would be the end of them. Of
+    /// the rows of a class only the nearest has one.
+    fn store(
+        &self,
+        gradient: &[F],
+        lifts: &[f64],
+        cosines: &mut ArrayViewMut2<'_, F>,
+        tile: Range<usize>,
+    ) {
+        let (n, form, rows) = (self.plan.samples, self.prepared.form, self.prepared.sub_centers);
+        let mut cosines = cosines.slice_mut(s![.., tile.start / rows..tile.end / rows]);
+        for (i, sample) in self.prepared.samples.iter().enumerate() {
+            let scale = match form.scale {
+                Scale::Unnormalized => 1.0,
+                Scale::Fixed(_) | Scale::FeatureNorm => form.row_scale(sample.norm),
+            };
+            let scale = scale / lifts.get(i).unwrap_or(&1.0);
+            let of_sample = cosines.row_mut(sample.row);
+            for (out, of_class) in of_sample.into_iter().zip(gradient.chunks_exact(rows * n)) {
+                let gradients = of_class[i..].iter().step_by(n);
+                *out = F::narrow(gradients.map(|g| g.widen()).sum::<f64>() * scale);
+            }
+        }
     }
 
     /// Hands zeros to the update of every row: no sample counts.
