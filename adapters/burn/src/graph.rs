@@ -27,7 +27,11 @@ use crate::operations::{add_rows, device_error};
 pub(crate) trait LaterGradients: Debug + Send + Sync {
     /// The gradient by input `index`, where that of the losses is `upstream`; NaN where there is
     /// none.
-    fn gradient(self: Arc<Self>, index: usize, upstream: Tensor<1>) -> Option<Tensor<2>>;
+    fn gradient(
+        self: Arc<Self>,
+        index: usize,
+        upstream: Tensor<1>,
+    ) -> Option<WeightGradient<Tensor<2>>>;
 }
 
 /// The gradient of a value by one of its inputs, a vector as a matrix of one row.
@@ -65,20 +69,21 @@ impl Attachment {
             _ => [1, self.shape.iter().product()],
         };
         let device = upstream.device();
-        let gradient = match self.attached {
-            Attached::Known(WeightGradient { rows: None, gradient: Some(gradient) }) => {
-                times(gradient, upstream)
-            }
+        let (zeros, dtype) = ((&device, upstream.dtype()), self.dtype);
+        let found = match self.attached {
             Attached::Known(WeightGradient { rows, gradient }) => {
-                let zeros = Tensor::zeros(shape, (&device, upstream.dtype()));
-                match (rows, gradient) {
-                    (Some(rows), Some(part)) => add_rows(zeros, &rows, times(part, upstream)),
-                    _ => zeros,
-                }
+                let gradient = gradient.map(|part| times(part, upstream));
+                Some(WeightGradient { rows, gradient })
             }
-            Attached::Later(gradients, index) => gradients
-                .gradient(index, upstream)
-                .unwrap_or_else(|| Tensor::full(shape, f64::NAN, (&device, self.dtype))),
+            Attached::Later(gradients, index) => gradients.gradient(index, upstream),
+        };
+        let gradient = match found {
+            None => Tensor::full(shape, f64::NAN, (&device, dtype)),
+            Some(WeightGradient { rows: None, gradient: Some(gradient) }) => gradient,
+            Some(WeightGradient { rows: Some(rows), gradient: Some(part) }) => {
+                add_rows(Tensor::zeros(shape, zeros), &rows, part)
+            }
+            Some(WeightGradient { gradient: None, .. }) => Tensor::zeros(shape, zeros),
         };
         with_dtype(gradient, self.dtype)
     }

@@ -67,11 +67,15 @@ impl Inputs {
     }
 
     /// Records `value` as a function of these inputs, with gradients that are known.
-    pub fn record<F: Precision>(self, value: F, gradients: StepGradients<Tensor<2>>) -> Tensor<1> {
+    pub fn record<F: Precision>(
+        self,
+        value: Vec<F>,
+        gradients: StepGradients<Tensor<2>>,
+    ) -> Tensor<1> {
         let StepGradients { embeddings, shards, bias } = gradients;
         let known =
             |gradient| Attached::Known(WeightGradient { rows: None, gradient: Some(gradient) });
-        let mut value = self.vector(vec![value]);
+        let mut value = self.vector(value);
         if let Some(gradient) = embeddings {
             value = known(gradient).to(value, self.embeddings);
         }
@@ -154,17 +158,25 @@ impl<F: Precision> PerSample<F> {
 }
 
 impl<F: Precision> LaterGradients for PerSample<F> {
-    fn gradient(self: Arc<Self>, index: usize, upstream: Tensor<1>) -> Option<Tensor<2>> {
+    fn gradient(
+        self: Arc<Self>,
+        index: usize,
+        upstream: Tensor<1>,
+    ) -> Option<WeightGradient<Tensor<2>>> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let gradients = found.get_or_insert_with(|| {
             let step = self.clone();
             // Burn's backward pass returns no errors.
             detached::run(move || step.run(upstream)).unwrap_or_default()
         });
+        let whole = |gradient| WeightGradient { rows: None, gradient: Some(gradient) };
         match index {
-            EMBEDDINGS => gradients.embeddings.take(),
-            BIAS => gradients.bias.take(),
-            _ => gradients.shards.as_mut()?.get_mut(index - FIRST_SHARD)?.gradient.take(),
+            EMBEDDINGS => gradients.embeddings.take().map(whole),
+            BIAS => gradients.bias.take().map(whole),
+            _ => {
+                let shard = gradients.shards.as_mut()?.get_mut(index - FIRST_SHARD)?;
+                Some(WeightGradient { rows: shard.rows.take(), gradient: shard.gradient.take() })
+            }
         }
     }
 }

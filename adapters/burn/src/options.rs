@@ -31,6 +31,7 @@ pub(crate) fn reducer<F: Precision>(
             Reducer::weighted(weights.into_data().iter::<F>().collect(), &shape, samples)
         }
         Reduction::Sum => Ok(Reducer::Sum),
+        Reduction::None => Ok(Reducer::None),
         _ => Ok(Reducer::Mean),
     }
 }

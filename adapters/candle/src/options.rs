@@ -29,6 +29,7 @@ pub(crate) fn reducer<F: Real + WithDType>(
             Reducer::weighted(numbers.to_vec1()?, weights.dims(), samples).map_err(refused)
         }
         Reduction::Sum => Ok(Reducer::Sum),
+        Reduction::None => Ok(Reducer::None),
         _ => Ok(Reducer::Mean),
     }
 }

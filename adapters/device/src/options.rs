@@ -18,6 +18,9 @@ pub enum Reduction<T> {
     /// on any device. Nothing is divided by N. The weights are constants: no gradient flows to
     /// them.
     Weighted(T),
+    /// No reduction: the loss L_i of each sample (N), for an objective of your own, whose gradients by
+    /// them are the weights of the sum that a second pass differentiates.
+    None,
 }
 
 /// How a step computes its objective: the mean over all classes unless set.
@@ -38,7 +41,8 @@ pub struct Options<'a, T> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Output<T, F> {
-    /// The objective, differentiable with respect to embeddings, class weights and bias.
+    /// The objective, or the losses (N) under [`Reduction::None`], differentiable with respect to
+    /// embeddings, class weights and bias.
     pub loss: T,
     /// The loss, target angle and margin-free prediction of each sample, without a graph.
     pub forward: Forward<F>,
@@ -55,6 +59,8 @@ pub enum Reducer<F> {
     Sum,
     /// The weighted sum.
     Weighted(Array1<F>),
+    /// None.
+    None,
 }
 
 impl<T> Default for Options<'_, T> {
@@ -110,24 +116,26 @@ impl<F: Real> Reducer<F> {
         }
     }
 
-    /// The reduction as the core takes it.
-    pub fn for_core(&self) -> margin_softmax::Reduction<'_, F> {
+    /// The reduction as the core takes it; `None` where no gradient is computed with the losses.
+    pub fn for_core(&self) -> Option<margin_softmax::Reduction<'_, F>> {
         match self {
-            Reducer::Mean => margin_softmax::Reduction::Mean,
-            Reducer::Sum => margin_softmax::Reduction::Sum,
-            Reducer::Weighted(weights) => margin_softmax::Reduction::Weighted(weights),
+            Reducer::Mean => Some(margin_softmax::Reduction::Mean),
+            Reducer::Sum => Some(margin_softmax::Reduction::Sum),
+            Reducer::Weighted(weights) => Some(margin_softmax::Reduction::Weighted(weights)),
+            Reducer::None => None,
         }
     }
 
-    /// The objective.
-    pub fn value(&self, forward: &Forward<F>) -> F {
+    /// The objective, one number, or the losses.
+    pub fn values(&self, forward: &Forward<F>) -> Vec<F> {
         match self {
-            Reducer::Mean => forward.mean(),
-            Reducer::Sum => forward.sum(),
+            Reducer::Mean => vec![forward.mean()],
+            Reducer::Sum => vec![forward.sum()],
             Reducer::Weighted(weights) => {
                 let products = forward.losses.iter().zip(weights);
-                narrow(products.map(|(&loss, &g)| number(loss) * number(g)).sum())
+                vec![narrow(products.map(|(&loss, &g)| number(loss) * number(g)).sum())]
             }
+            Reducer::None => forward.losses.to_vec(),
         }
     }
 }

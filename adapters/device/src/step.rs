@@ -34,6 +34,8 @@ pub struct Step<D: Operations> {
     pub(crate) embeddings: D::Matrix,
     pub(crate) rows: Rows<D::Matrix>,
     pub(crate) log_prior: Option<Array1<D::Float>>,
+    /// The classes that are active, if not all.
+    sample: Option<ClassSample>,
     in_memory: bool,
 }
 
@@ -60,11 +62,11 @@ pub struct StepGradients<M> {
 /// What [`Step::objective`] finds.
 #[derive(Debug)]
 pub struct Objective<D: Operations> {
-    /// The objective.
-    pub value: D::Float,
+    /// The objective, one number, or without a reduction the losses.
+    pub values: Vec<D::Float>,
     /// Losses and predictions.
     pub forward: Forward<D::Float>,
-    /// The gradients of the objective.
+    /// The gradients of the objective; none without a reduction.
     pub gradients: StepGradients<D::Matrix>,
     /// The classes that were drawn.
     pub sample: Option<ClassSample>,
@@ -86,7 +88,7 @@ impl<D: Operations> Step<D> {
         let Parameters { embeddings, shards, bias, sub_centers, in_memory, rows_per_tile } =
             parameters;
         let rows = Rows { matrices: shards, shift: bias, sub_centers, tile: rows_per_tile };
-        Step { device, embeddings, rows, log_prior: None, in_memory }
+        Step { device, embeddings, rows, log_prior: None, sample: None, in_memory }
     }
 
     /// The same step with a class prior (C), if there is one, in its objective.
@@ -105,13 +107,14 @@ impl<D: Operations> Step<D> {
     }
 
     /// Losses, and the gradients of the objective by what is `tracked` of embeddings, class weights
-    /// and bias. The `sampler` moves on where the step succeeds.
+    /// and bias. The classes that the `sampler` draws are those of [`backward`](Self::backward), too;
+    /// it moves on where the step succeeds.
     ///
     /// # Errors
     /// Those of [`Head::forward_backward`](margin_softmax::Head::forward_backward), of the sampler,
     /// and of the device.
     pub fn objective(
-        &self,
+        &mut self,
         core: &Core,
         labels: &Labels,
         reducer: &Reducer<D::Float>,
@@ -120,14 +123,13 @@ impl<D: Operations> Step<D> {
     ) -> Result<Objective<D>, D::Error> {
         let mut drawing = sampler.as_ref().map(|sampler| ClassSampler::clone(sampler));
         let sample = drawing.as_mut().map(|sampler| sampler.sample(&labels.classes)).transpose();
-        let sample = self.core(sample)?;
-        let (sample_ref, reduction) = (sample.as_ref(), Some(reducer.for_core()));
-        let request = Request { labels, sample: sample_ref, reduction, tracked };
-        let (forward, gradients) = self.run(core, request)?;
+        self.sample = self.core(sample)?;
+        let (forward, gradients) = self.run(core, labels, reducer.for_core(), tracked)?;
         if let (Some(sampler), Some(drawn)) = (sampler, drawing) {
             *sampler = drawn;
         }
-        Ok(Objective { value: reducer.value(&forward), forward, gradients, sample })
+        let (values, sample) = (reducer.values(&forward), self.sample.clone());
+        Ok(Objective { values, forward, gradients, sample })
     }
 
     /// Losses without gradients.
@@ -135,8 +137,7 @@ impl<D: Operations> Step<D> {
     /// # Errors
     /// As [`objective`](Self::objective).
     pub fn evaluate(&self, core: &Core, labels: &Labels) -> Result<Forward<D::Float>, D::Error> {
-        let request = Request { labels, sample: None, reduction: None, tracked: [false; 3] };
-        Ok(self.run(core, request)?.0)
+        Ok(self.run(core, labels, None, [false; 3])?.0)
     }
 
     /// The gradients of Σ_i `upstream`_i·L_i by what is `tracked`.
@@ -150,9 +151,7 @@ impl<D: Operations> Step<D> {
         upstream: &Array1<D::Float>,
         tracked: [bool; 3],
     ) -> Result<StepGradients<D::Matrix>, D::Error> {
-        let reduction = Some(Reduction::Weighted(upstream));
-        let request = Request { labels, sample: None, reduction, tracked };
-        Ok(self.run(core, request)?.1)
+        Ok(self.run(core, labels, Some(Reduction::Weighted(upstream)), tracked)?.1)
     }
 
     /// The nearest class of every embedding, without margin; [`IGNORED`](margin_softmax::IGNORED) for one that
@@ -184,11 +183,18 @@ impl<D: Operations> Step<D> {
         result.map_err(|error| self.device.refused(error))
     }
 
-    fn run(&self, core: &Core, request: Request<'_, D::Float>) -> Result<Found<D>, D::Error> {
+    fn run(
+        &self,
+        core: &Core,
+        labels: &Labels,
+        reduction: Option<Reduction<'_, D::Float>>,
+        tracked: [bool; 3],
+    ) -> Result<Found<D>, D::Error> {
+        let sample = self.sample.as_ref();
+        let request = Request { labels, sample, reduction, tracked };
         if !self.in_memory {
             return self.run_on_device(core, request);
         }
-        let Request { sample, tracked, .. } = request;
         let (forward, gradients) =
             self.with_arrays(|arrays| arrays.step(core, request, self.log_prior.as_ref()))?;
         let gradients = gradients.map(|gradients| self.uploaded(gradients, sample, tracked));

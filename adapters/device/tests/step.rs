@@ -259,7 +259,7 @@ impl Problem {
         let mut expected = Gradients::zeros_for(&batch);
         let forward = Head::new(loss).forward_backward(&batch, Reduction::Mean, &mut expected)?;
         for in_memory in [true, false] {
-            let step = self.step(in_memory).with_log_prior(prior.clone());
+            let mut step = self.step(in_memory).with_log_prior(prior.clone());
             let mut sampler = sampler.clone();
             let (reducer, tracked) = (Reducer::Mean, [true, true, false]);
             let found = step.objective(&core, &labels, &reducer, sampler.as_mut(), tracked)?;
@@ -273,7 +273,7 @@ impl Problem {
             let [margin_free, in_core] =
                 [&found.forward, &forward].map(|forward| forward.mean_margin_free_loss());
             assert!((margin_free - in_core).abs() <= TOLERANCE * in_core.abs(), "{margin_free}");
-            let (value, mean) = (found.value, forward.mean());
+            let (value, mean) = (found.values[0], forward.mean());
             assert!((value - mean).abs() <= TOLERANCE * mean.abs(), "{value} for {mean}");
             let [bias, expected_bias] = [&found.forward, &forward].map(Forward::bias_gradient);
             assert_eq!(bias.is_some(), expected_bias.is_some());
@@ -369,7 +369,7 @@ fn bad_rows_are_named_and_the_sampler_stays() -> Result<(), Error> {
     let mut sampler = ClassSampler::new(20, 1.0, 3)?;
     let before = sampler.state();
     for in_memory in [true, false] {
-        let step = problem.step(in_memory);
+        let mut step = problem.step(in_memory);
         let (reducer, tracked) = (Reducer::Sum, [false; 3]);
         let refused =
             step.objective(&core, &labels, &reducer, Some(&mut sampler), tracked).unwrap_err();

@@ -1,13 +1,13 @@
 //! Losses that burn differentiates.
 
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 use margin_softmax::Error;
-use margin_softmax_device::Objective;
+use margin_softmax_device::{Objective, Reducer};
 
 use super::{MarginHead, in_its_type};
 use crate::inputs::Inputs;
 use crate::memory::{Precision, on_device, read_labels, with_dtype};
-use crate::options::{Options, Output, log_prior, reducer};
+use crate::options::{Options, Output, Reduction, log_prior, reducer};
 
 impl MarginHead {
     /// The mean loss of a batch (1), recorded as one operation of the autodiff graph with gradients
@@ -96,17 +96,23 @@ impl MarginHead {
         let labels = read_labels(labels, self.ignored)?;
         let reducer = reducer::<F>(options.reduction, samples)?;
         let (core, inputs) = (self.engine.core(), Inputs::of::<F>(self, embeddings)?);
-        let step = inputs.step(self).with_log_prior(options.log_prior.map(log_prior));
+        let mut step = inputs.step(self).with_log_prior(options.log_prior.map(log_prior));
         let tracked = inputs.tracked();
         let objective = step.objective(&core, &labels, &reducer, options.sampler, tracked)?;
-        let Objective { value, forward, gradients, sample } = objective;
-        Ok(Output::new(returned(inputs.record(value, gradients), &like), forward, sample))
+        let Objective { values, forward, gradients, sample } = objective;
+        let loss = match reducer {
+            Reducer::None => inputs.record_losses(values, step, core, labels),
+            _ => inputs.record(values, gradients),
+        };
+        let loss = on_device(with_dtype(loss, like.1), &like.0);
+        Ok(Output::new(loss, forward, sample))
     }
 
     /// The loss of every sample (N), differentiable with respect to embeddings (N, D), class
     /// weights and bias: for objectives that are no weighted sum of the losses, such as focal
     /// losses, learned weights, or a selection of the hardest samples. Ignored samples
-    /// have loss 0. The losses have the device and float type of the embeddings.
+    /// have loss 0. The losses have the device and float type of the embeddings. It is a [`run`](Self::run)
+    /// with [`Reduction::None`], which takes a sampler and a class prior, too.
     ///
     /// Only the losses are computed here. The backward pass computes them again, together with the
     /// gradients for the upstream gradient of each sample. Forward and backward cost four matrix
@@ -153,20 +159,10 @@ impl MarginHead {
 
     fn losses_in<F: Precision>(
         &self,
-        embeddings: Tensor<2>,
+        x: Tensor<2>,
         labels: Tensor<1, Int>,
     ) -> Result<Tensor<1>, Error> {
-        let embeddings = embeddings.dequantize();
-        let like = (embeddings.device(), embeddings.dtype());
-        let labels = read_labels(labels, self.ignored)?;
-        let (core, inputs) = (self.engine.core(), Inputs::of::<F>(self, embeddings)?);
-        let step = inputs.step::<F>(self);
-        let losses = step.evaluate(&core, &labels)?.losses.to_vec();
-        Ok(returned(inputs.record_losses(losses, step, core, labels), &like))
+        let options = Options::default().with_reduction(Reduction::None);
+        Ok(self.run::<F>(x, labels, options)?.loss)
     }
-}
-
-/// Moves the result of a step to the device of the embeddings and converts it to their type.
-fn returned(result: Tensor<1>, (device, dtype): &(Device, DType)) -> Tensor<1> {
-    on_device(with_dtype(result, *dtype), device)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::{ArcFace, Error, Gradients, Head, MarginLoss, Reduction, Softmax};
-use margin_softmax_burn::{Options, Output};
+use margin_softmax_burn::{Options, Output, Reduction as BurnReduction};
 use ndarray::{Array1, Array2};
 
 use crate::problem::{Problem, SHAPES, TOLERANCE, assert_close, values, weight_gradients};
@@ -21,7 +21,7 @@ fn sampled_steps_are_those_of_the_core() -> Result<(), Error> {
                 Arc::new(ArcFace::new(16.0, 0.5)?)
             };
             let sampler = ClassSampler::new(shape.2, 0.6, 3)?;
-            let mut sampler = sampler.with_correction(corrected);
+            let sampler = sampler.with_correction(corrected);
             let sample = sampler.clone().sample(&problem.labels)?;
 
             let batch = problem.batch().with_sample(&sample);
@@ -35,28 +35,29 @@ fn sampled_steps_are_those_of_the_core() -> Result<(), Error> {
             }
 
             let head = problem.head(loss, shape)?;
-            let x = problem.embeddings();
-            let Output { loss: value, forward: found, sample: Some(drawn), .. } = head.run::<f32>(
-                x.clone(),
-                problem.labels(),
-                Options::default().with_sampler(&mut sampler),
-            )?
-            else {
-                panic!("no sample")
-            };
-            assert_eq!(drawn, sample);
-            assert_eq!(found.predictions(), forward.predictions());
-            let losses: Vec<f64> = found.losses.iter().map(|&loss| f64::from(loss)).collect();
-            assert_close("losses", &losses, &forward.losses, TOLERANCE);
-            let gradients = value.backward();
-            let dx = values(x.grad(&gradients).expect("a gradient"));
-            assert_close("dx", &dx, &expected.embeddings, TOLERANCE);
-            assert_close("dw", &weight_gradients(&head, &gradients), &dw, TOLERANCE);
-            if let (Some(bias), Some(expected)) = (&head.bias, &expected.bias) {
-                let mut db = vec![0.0; problem.w.nrows()];
-                rows.iter().zip(expected).for_each(|(row, from)| db[*row] = *from);
-                let found = values(bias.grad(&gradients).expect("a gradient"));
-                assert_close("db", &found, &db, TOLERANCE);
+            // The mean of the samples' own losses is that of the step.
+            for reduction in [BurnReduction::Mean, BurnReduction::None] {
+                let (x, mut drawing) = (problem.embeddings(), sampler.clone());
+                let options =
+                    Options::default().with_reduction(reduction).with_sampler(&mut drawing);
+                let output = head.run::<f32>(x.clone(), problem.labels(), options)?;
+                let Output { loss: value, forward: found, sample: Some(drawn), .. } = output else {
+                    panic!("no sample")
+                };
+                assert_eq!(drawn, sample);
+                assert_eq!(found.predictions(), forward.predictions());
+                let losses: Vec<f64> = found.losses.iter().map(|&loss| f64::from(loss)).collect();
+                assert_close("losses", &losses, &forward.losses, TOLERANCE);
+                let gradients = value.mean().backward();
+                let dx = values(x.grad(&gradients).expect("a gradient"));
+                assert_close("dx", &dx, &expected.embeddings, TOLERANCE);
+                assert_close("dw", &weight_gradients(&head, &gradients), &dw, TOLERANCE);
+                if let (Some(bias), Some(expected)) = (&head.bias, &expected.bias) {
+                    let mut db = vec![0.0; problem.w.nrows()];
+                    rows.iter().zip(expected).for_each(|(row, from)| db[*row] = *from);
+                    let found = values(bias.grad(&gradients).expect("a gradient"));
+                    assert_close("db", &found, &db, TOLERANCE);
+                }
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor, WithDType};
 use margin_softmax::Real;
-use margin_softmax_device::Objective;
+use margin_softmax_device::{Objective, Reducer};
 use ndarray::Array1;
 
 use super::{MarginHead, for_its_type};
 use crate::node::{input_gradients, known};
-use crate::options::{Options, Output, log_prior, reducer};
+use crate::options::{Options, Output, Reduction, log_prior, reducer};
 use crate::tensor;
 
 impl MarginHead {
@@ -94,18 +94,26 @@ impl MarginHead {
         let prior = options.log_prior.as_ref().map(log_prior::<F>).transpose()?;
         let (core, (x, step)) = (self.engine.core(), self.step::<F>(embeddings)?);
         let parents = self.parents(&x);
-        let (step, tracked) = (step.with_log_prior(prior), parents.tracked());
+        let (mut step, tracked) = (step.with_log_prior(prior), parents.tracked());
         let objective = step.objective(&core, &labels, &reducer, options.sampler, tracked)?;
-        let Objective { value, forward, gradients, sample } = objective;
-        let backward = known(gradients, self.weight.dim(0)?);
-        let loss = parents.record(&[value], (), backward)?.to_device(embeddings.device())?;
-        Ok(Output::new(loss, forward, sample))
+        let (Objective { values, forward, gradients, sample }, rows) =
+            (objective, self.weight.dim(0)?);
+        let loss = match reducer {
+            Reducer::None => parents.record(&values, samples, move |upstream| {
+                let upstream = Array1::from(upstream.to_vec1::<F>()?);
+                let gradients = step.backward(&core, &labels, &upstream, tracked)?;
+                input_gradients(&gradients, rows, 1.0)
+            }),
+            _ => parents.record(&values, (), known(gradients, rows)),
+        };
+        Ok(Output::new(loss?.to_device(embeddings.device())?, forward, sample))
     }
 
     /// The loss of every sample (N), differentiable with respect to embeddings (N, D), class
     /// weights and bias: for objectives that are no weighted sum of the losses, such as focal
     /// losses, learned weights, or a selection of the hardest samples. Ignored samples
-    /// have loss 0.
+    /// have loss 0. It is a [`run`](Self::run) with [`Reduction::None`], which takes a sampler and a
+    /// class prior, too.
     ///
     /// Only the losses are computed here. The backward pass computes them again, together with the
     /// gradients for the upstream gradient of each sample. Forward and backward cost four matrix
@@ -140,21 +148,8 @@ impl MarginHead {
         Ok(self.run::<F>(x, labels, Options::default())?.loss)
     }
 
-    fn losses_in<F: Real + WithDType>(
-        &self,
-        embeddings: &Tensor,
-        labels: &Tensor,
-    ) -> Result<Tensor> {
-        let labels = tensor::labels(labels, self.ignored)?;
-        let (core, (x, step)) = (self.engine.core(), self.step::<F>(embeddings)?);
-        let losses = step.evaluate(&core, &labels)?.losses.to_vec();
-        let (parents, rows) = (self.parents(&x), self.weight.dim(0)?);
-        let tracked = parents.tracked();
-        let backward = move |upstream: &Tensor| {
-            let upstream = Array1::from(upstream.to_vec1::<F>()?);
-            let gradients = step.backward(&core, &labels, &upstream, tracked)?;
-            input_gradients(&gradients, rows, 1.0)
-        };
-        parents.record(&losses, losses.len(), backward)?.to_device(embeddings.device())
+    fn losses_in<F: Real + WithDType>(&self, x: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        let options = Options::default().with_reduction(Reduction::None);
+        Ok(self.run::<F>(x, labels, options)?.loss)
     }
 }
