@@ -96,8 +96,7 @@ impl ClassMargins {
         order("highest margin", high)?;
         let expected = "no less than the lowest margin";
         Error::check_parameter("highest margin", high, expected, low <= high)?;
-        let valid = power.is_finite() && power < 0.0;
-        Error::check_parameter("power of the counts", power, "finite and < 0", valid)?;
+        check!("power of the counts", power, ("finite and < 0", |p| p.is_finite() && p < 0.0))?;
         for count in counts {
             // Every integer type converts to f64.
             let count = count.to_f64().unwrap_or(f64::NAN);

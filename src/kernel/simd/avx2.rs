@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::{Isa, MAX_SIDE, vector};
+use super::vector::{Isa, Rows, vector};
 
 /// AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +28,7 @@ vector! {
 /// # Safety
 /// See [`Vector`](super::vector::Vector).
 #[inline(always)]
-pub(super) unsafe fn transpose_f32(
-    rows: &[*const f32; MAX_SIDE],
-    at: usize,
-    to: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn transpose_f32(rows: &Rows<f32>, at: usize, to: *mut f32, stride: usize) {
     // SAFETY: the caller answers for CPU and pointers. Pairs of numbers are interleaved, then
     // pairs of pairs, then halves of registers.
     unsafe {
@@ -65,12 +60,7 @@ pub(super) unsafe fn transpose_f32(
 /// # Safety
 /// See [`Vector`](super::vector::Vector).
 #[inline(always)]
-pub(super) unsafe fn transpose_f64(
-    rows: &[*const f64; MAX_SIDE],
-    at: usize,
-    to: *mut f64,
-    stride: usize,
-) {
+pub(super) unsafe fn transpose_f64(rows: &Rows<f64>, at: usize, to: *mut f64, stride: usize) {
     // SAFETY: the caller answers for CPU and pointers.
     unsafe {
         let row = |j: usize| _mm256_loadu_pd(rows[j].add(at));

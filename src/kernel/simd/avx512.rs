@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{transpose_f32, transpose_f64};
-use super::vector::{Isa, vector};
+use super::vector::{Isa, Rows, vector};
 
 /// AVX-512 F, VL, DQ and BW, with AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ vector! {
 #[cfg(test)]
 pub(super) mod model {
     use super::super::avx2::Avx2;
-    use super::super::vector::{Isa, MAX_SIDE, Vector};
+    use super::super::vector::{Isa, Rows, Vector};
     use super::Avx512;
 
     /// The shapes of [`Avx512`], each register a pair of AVX2's.
@@ -91,7 +91,7 @@ pub(super) mod model {
         }
 
         #[inline(always)]
-        unsafe fn transpose(rows: &[*const F; MAX_SIDE], at: usize, to: *mut F, stride: usize) {
+        unsafe fn transpose(rows: &Rows<F>, at: usize, to: *mut F, stride: usize) {
             // SAFETY: the caller answers for CPU and pointers.
             unsafe { V::transpose(rows, at, to, stride) }
         }

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::vector::{Isa, MAX_SIDE, vector};
+use super::vector::{Isa, Rows, vector};
 
 /// NEON, which every 64-bit Arm CPU has.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ vector! {
 /// # Safety
 /// See [`Vector`](super::vector::Vector).
 #[inline(always)]
-unsafe fn transpose_f32(rows: &[*const f32; MAX_SIDE], at: usize, to: *mut f32, stride: usize) {
+unsafe fn transpose_f32(rows: &Rows<f32>, at: usize, to: *mut f32, stride: usize) {
     // SAFETY: the caller answers for the pointers. Pairs of numbers, then pairs of pairs.
     unsafe {
         let row = |j: usize| vld1q_f32(rows[j].add(at));
@@ -43,7 +43,7 @@ unsafe fn transpose_f32(rows: &[*const f32; MAX_SIDE], at: usize, to: *mut f32, 
 /// # Safety
 /// See [`Vector`](super::vector::Vector).
 #[inline(always)]
-unsafe fn transpose_f64(rows: &[*const f64; MAX_SIDE], at: usize, to: *mut f64, stride: usize) {
+unsafe fn transpose_f64(rows: &Rows<f64>, at: usize, to: *mut f64, stride: usize) {
     // SAFETY: the caller answers for the pointers.
     unsafe {
         let (a, b) = (vld1q_f64(rows[0].add(at)), vld1q_f64(rows[1].add(at)));

@@ -3,7 +3,7 @@
 
 use num_traits::Float;
 
-use super::vector::{Isa, MAX_SIDE, Vector};
+use super::vector::{Isa, Rows, Vector};
 
 /// No instructions beyond those of the target; multiplication and addition round separately.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ impl<F: Float, const N: usize> Vector<F> for [F; N] {
     }
 
     #[inline(always)]
-    unsafe fn transpose(rows: &[*const F; MAX_SIDE], at: usize, to: *mut F, stride: usize) {
+    unsafe fn transpose(rows: &Rows<F>, at: usize, to: *mut F, stride: usize) {
         // SAFETY: the caller's rows hold N numbers from `at` on.
         let rows: [Self; N] = std::array::from_fn(|j| unsafe { Self::load(rows[j].add(at)) });
         for k in 0..N {

@@ -47,7 +47,7 @@ pub trait Vector<F>: Copy {
     ///
     /// # Safety
     /// See [`Vector`].
-    unsafe fn transpose(rows: &[*const F; MAX_SIDE], at: usize, to: *mut F, stride: usize);
+    unsafe fn transpose(rows: &Rows<F>, at: usize, to: *mut F, stride: usize);
 }
 
 /// A vector that lies anywhere: as many numbers, one after the other.
@@ -57,6 +57,9 @@ pub struct Unaligned<V: Copy>(pub V);
 
 /// The largest [`Vector::SIDE`].
 pub const MAX_SIDE: usize = 8;
+
+/// Where the rows of a block begin.
+pub type Rows<F> = [*const F; MAX_SIDE];
 
 /// Implements [`Vector`] for a register by the instructions of each operation.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -99,12 +102,7 @@ macro_rules! vector {
             }
 
             #[inline(always)]
-            unsafe fn transpose(
-                rows: &[*const $float; super::vector::MAX_SIDE],
-                at: usize,
-                to: *mut $float,
-                stride: usize,
-            ) {
+            unsafe fn transpose(rows: &Rows<$float>, at: usize, to: *mut $float, stride: usize) {
                 unsafe { $transpose(rows, at, to, stride) }
             }
         }
