@@ -285,7 +285,9 @@ impl<F: Real> Backprop<'_, F> {
         let unit: Vec<f64> = x.iter().map(|v| v.widen() * inverse).collect();
         let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
         for (j, by_logit) in &self.gradients.extreme_weights {
-            kernel::add_scaled(&mut sum, 1.0, self.source.w(*j), by_logit[i].widen());
+            // Times the norm, which the other classes' terms are divided by below.
+            let gradient = by_logit[i].widen() * self.source.x_norms[i];
+            kernel::add_scaled(&mut sum, 1.0, self.source.w(*j), gradient);
         }
         let along = kernel::dot(&sum, &unit);
         kernel::add_scaled(&mut sum, 1.0, &unit, -along);
@@ -344,10 +346,8 @@ impl<F: Real> Backprop<'_, F> {
         }
         let inverse = self.source.w_norms[j].recip();
         for (i, by_logit) in &self.gradients.extreme_embeddings {
-            // Over the norm as the other samples' terms are, which are divided by it above.
-            let gradient = F::narrow(by_logit[j].widen() * inverse);
             for (out, &x) in out.iter_mut().zip(self.source.x(*i)) {
-                *out += gradient * x;
+                *out += by_logit[j] * x;
             }
         }
         kernel::project(out, w, F::narrow(inverse));

@@ -160,6 +160,28 @@ fn softmax_takes_norms_whose_products_are_out_of_range() {
     }
 }
 
+/// Beside a long embedding, whose gradients are those of its logits, class weights have a norm of
+/// their own; beside a long class weight, embeddings.
+#[test]
+fn gradients_of_extreme_rows_are_those_of_their_logits_for_the_others() {
+    let long = array![[2e15, 1e15, 0.0], [0.25, 3.0, 1.0], [2.0, 1.0, -1.0]];
+    let short = array![[2e-15, 0.5e-15, 1e-15], [-1e-15, 2e-15, 1.5e-15], [1e-15, 1e-15, 3e-15]];
+    let (b, labels) = (array![0.5, -0.25, 1.0], [0, 1, 2]);
+    for (x, w) in [(&long, &short), (&short, &long)] {
+        let expected = naive(x, w, &b, &labels);
+        let narrow = |v: &f64| *v as f32;
+        for (way, found) in every_way(&x.map(narrow), &w.map(narrow), &b.map(narrow), &labels) {
+            for (found, expected) in [(found.1, &expected.1), (found.2, &expected.2)] {
+                for (found, expected) in found.rows().into_iter().zip(expected.rows()) {
+                    let size = expected.fold(0.0_f64, |size, v| size.max(v.abs()));
+                    let close = found.abs_diff_eq(&expected, 1e-4 * size);
+                    assert!(close, "{way}: {found} for {expected}");
+                }
+            }
+        }
+    }
+}
+
 /// Norms beyond `f32`: of a class weight, whose logits are small enough; of an embedding, which is
 /// refused for the norm that would be reported.
 #[test]
