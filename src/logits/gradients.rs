@@ -199,7 +199,7 @@ pub(super) fn through_normalization<F: Real>(
     let (own_rows, pairs) = (&own_rows[..], &pairs[..]);
     let embeddings = by_row(source.x.nrows(), &gradients.extreme_embeddings);
     let weights = by_row(source.w.nrows(), &gradients.extreme_weights);
-    let extreme = (&embeddings[..], &weights[..]);
+    let extreme = [&embeddings[..], &weights[..]];
     let backprop = Backprop { source, sub_centers, gradients, labels, own_rows, pairs, extreme };
     Gradients {
         embeddings: backprop.to_embeddings(),
@@ -220,7 +220,7 @@ struct Backprop<'a, F> {
     own_rows: &'a [Option<usize>],
     pairs: &'a [Option<Pair>],
     /// Of embeddings and class weights.
-    extreme: (Extreme<'a, F>, Extreme<'a, F>),
+    extreme: [Extreme<'a, F>; 2],
 }
 
 impl<F: Real> Backprop<'_, F> {
@@ -247,7 +247,7 @@ impl<F: Real> Backprop<'_, F> {
                 kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, factors, weights);
             }
             for (i, out) in (first..).zip(out.chunks_exact_mut(dims)) {
-                self.finish_embedding(i, out);
+                self.finish(0, i, &[i], out);
             }
         });
         out
@@ -261,43 +261,50 @@ impl<F: Real> Backprop<'_, F> {
         let class = j / self.sub_centers.count;
         let counts = self.labels[i] != Some(class)
             && self.sub_centers.nearest(i, class) == j % self.sub_centers.count;
-        let by_logit = self.extreme.0[i].is_some() || self.extreme.1[j].is_some();
+        let by_logit = self.extreme[0][i].is_some() || self.extreme[1][j].is_some();
         if !counts || by_logit || !has_direction::<F>(norm) {
             return F::zero();
         }
         F::narrow(self.gradients.cosines[[i, class]].widen() / norm)
     }
 
-    fn finish_embedding(&self, i: usize, out: &mut [F]) {
-        let x = self.source.x(i);
-        if let Some(by_logit) = self.extreme.0[i] {
-            let mut sum = vec![0.0; out.len()];
-            for (j, &gradient) in by_logit.iter().enumerate() {
-                kernel::add_scaled(&mut sum, 1.0, self.source.w(j), gradient.widen());
+    /// Completes the gradient of a row, of an embedding (`side` 0) or a class weight (1), from the
+    /// products in `out`, which the norm of a class weight has divided already: its projection, the
+    /// target pairs of the `samples` that it is in, and its norm.
+    fn finish(&self, side: usize, row: usize, samples: &[usize], out: &mut [F]) {
+        let Backprop { source, gradients, extreme, .. } = self;
+        let vector = |side, row| if side == 0 { source.x(row) } else { source.w(row) };
+        let mut sum = vec![0.0; out.len()];
+        if let Some(by_logit) = extreme[side][row] {
+            for (other, gradient) in by_logit.iter().enumerate() {
+                kernel::add_scaled(&mut sum, 1.0, vector(1 - side, other), gradient.widen());
             }
             return kernel::rounded(out, &sum);
         }
-        if !has_direction::<F>(self.source.x_norms[i]) {
-            return out.fill(F::zero()); // left out; its entries are arbitrary
+        let norm = [&source.x_norms, &source.w_norms][side][row];
+        if !has_direction::<F>(norm) {
+            return out.fill(F::zero()); // no sample counts that it is in; its entries are arbitrary
         }
-        let inverse = self.source.x_norms[i].recip();
+        let inverse = norm.recip();
+        kernel::add_scaled(&mut sum, 0.0, out, if side == 0 { inverse } else { 1.0 });
+        let others = [&gradients.extreme_weights, &gradients.extreme_embeddings][side];
+        for (other, by_logit) in others {
+            kernel::add_scaled(&mut sum, 1.0, vector(1 - side, *other), by_logit[row].widen());
+        }
         // With a unit row no step holds the square of the norm, which may be beyond any range.
-        let unit: Vec<f64> = x.iter().map(|v| v.widen() * inverse).collect();
-        let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
-        for (j, by_logit) in &self.gradients.extreme_weights {
-            // Times the norm, which the other classes' terms are divided by below.
-            let gradient = by_logit[i].widen() * self.source.x_norms[i];
-            kernel::add_scaled(&mut sum, 1.0, self.source.w(*j), gradient);
-        }
+        let unit: Vec<f64> = vector(side, row).iter().map(|v| v.widen() * inverse).collect();
         let along = kernel::dot(&sum, &unit);
         kernel::add_scaled(&mut sum, 1.0, &unit, -along);
-        let own = |row: &usize| self.extreme.1[*row].is_none();
-        if let (Some(row), Some(pair)) = (self.own_rows[i].filter(own), &self.pairs[i]) {
-            let gradient = self.gradients.target_angles[i].widen();
-            pair.add_tangent_x(&mut sum, x, self.source.w(row), -gradient);
+        for &i in samples {
+            let (Some(class), Some(pair)) = (self.own_rows[i], &self.pairs[i]) else { continue };
+            if extreme[0][i].is_none() && extreme[1][class].is_none() {
+                let add_tangent = [Pair::add_tangent_x, Pair::add_tangent_w][side];
+                let gradient = gradients.target_angles[i].widen() * inverse;
+                add_tangent(pair, &mut sum, source.x(i), source.w(class), -gradient);
+            }
         }
-        let along_norm = self.gradients.feature_norms[i].widen();
-        kernel::add_scaled(&mut sum, inverse, &unit, along_norm);
+        let by_norm = [&gradients.feature_norms, &gradients.weight_norms][side][row];
+        kernel::add_scaled(&mut sum, 1.0, &unit, by_norm.widen());
         kernel::rounded(out, &sum);
     }
 
@@ -326,40 +333,9 @@ impl<F: Real> Backprop<'_, F> {
             let factors = Mat::new(&factors, rows, n);
             kernel::gemm(MatMut::new(out, rows, dims, dims), false, factors, units);
             for (j, out) in (first..).zip(out.chunks_exact_mut(dims)) {
-                self.finish_weight(j, &own[j], out);
+                self.finish(1, j, &own[j], out);
             }
         });
         out
-    }
-
-    fn finish_weight(&self, j: usize, own: &[usize], out: &mut [F]) {
-        let w = self.source.w(j);
-        if let Some(by_logit) = self.extreme.1[j] {
-            let mut sum = vec![0.0; out.len()];
-            for (i, &gradient) in by_logit.iter().enumerate() {
-                kernel::add_scaled(&mut sum, 1.0, self.source.x(i), gradient.widen());
-            }
-            return kernel::rounded(out, &sum);
-        }
-        if !has_direction::<F>(self.source.w_norms[j]) {
-            return out.fill(F::zero()); // no sample counts
-        }
-        let inverse = self.source.w_norms[j].recip();
-        for (i, by_logit) in &self.gradients.extreme_embeddings {
-            for (out, &x) in out.iter_mut().zip(self.source.x(*i)) {
-                *out += by_logit[j] * x;
-            }
-        }
-        kernel::project(out, w, F::narrow(inverse));
-        let mut sum: Vec<f64> = out.iter().map(|v| v.widen()).collect();
-        for &i in own {
-            let gradient = self.gradients.target_angles[i].widen() * inverse;
-            if let (Some(pair), None) = (&self.pairs[i], self.extreme.0[i]) {
-                pair.add_tangent_w(&mut sum, self.source.x(i), w, -gradient);
-            }
-        }
-        let unit: Vec<f64> = w.iter().map(|v| v.widen() * inverse).collect();
-        kernel::add_scaled(&mut sum, 1.0, &unit, self.gradients.weight_norms[j].widen());
-        kernel::rounded(out, &sum);
     }
 }
