@@ -29,8 +29,7 @@ impl<F: Real> Step<'_, F> {
         let jobs = candidates.chunks_exact_mut(k).zip(&mut apart).enumerate();
         run_jobs(jobs, &mut workers, |(), (i, (candidates, apart))| {
             for chunk in &*chunks {
-                let of_chunk = chunk.top.len() / n;
-                for &entry in &chunk.top[i * of_chunk..(i + 1) * of_chunk] {
+                for &entry in chunk.top_of(i) {
                     if let Some(other) = entry.insert(candidates) {
                         apart.add_other(hard, i, other, prior(other.class));
                     }

@@ -129,7 +129,8 @@ fn prepare<F: Real>(
     let plan = plan(prepared.samples.len(), prepared.form.binary.is_some());
     workspace.prepared = prepared;
     let workers = plan.workers(threads);
-    workspace.prepare(&plan, workers);
+    let k = workspace.prepared.form.top.map_or(input.most, |top| top.k);
+    workspace.prepare(&plan, workers, k);
     if keeps {
         let update = matches!(demand, Demand::Update(..));
         workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);

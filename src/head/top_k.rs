@@ -1,17 +1,15 @@
 //! The k largest logits of every embedding.
 
-use std::ops::Range;
+use std::cmp::Ordering;
 
 use ndarray::Array2;
 
 use super::step::{Demand, Step};
-use super::sweep::Sweep;
 use crate::data::IGNORED;
 use crate::error::Error;
-use crate::kernel::{Real, TileStats};
+use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::parallel::run_jobs;
-use crate::step::{Prepared, Ranks, Scratch, StepInput, Workspace};
+use crate::step::{Prepared, Ranks, StepInput, Workspace};
 
 /// The classes with the largest logits of each embedding, from the largest on; of equal logits the
 /// lower class first. From [`Head::top_k`](crate::Head::top_k).
@@ -27,31 +25,6 @@ pub struct TopK<F> {
 /// A logit and its class.
 pub(super) type Entry<F> = (F, usize);
 
-/// The largest entries of each sample so far, in order.
-struct Largest<F> {
-    most: usize,
-    entries: Vec<Vec<Entry<F>>>,
-}
-
-impl<F: Real> Largest<F> {
-    fn new(samples: usize, most: usize) -> Self {
-        Largest { most, entries: vec![Vec::with_capacity(most); samples] }
-    }
-
-    /// Takes an entry unless there are enough that come before it.
-    fn add(&mut self, i: usize, (logit, class): Entry<F>) {
-        let entries = &mut self.entries[i];
-        let before =
-            |&(other, number): &Entry<F>| other > logit || (other == logit && number < class);
-        if entries.len() == self.most && entries.last().is_none_or(before) {
-            return;
-        }
-        let at = entries.partition_point(before);
-        entries.insert(at, (logit, class));
-        entries.truncate(self.most);
-    }
-}
-
 /// Of each row's `entries` on every rank, which come in order, the first `most` of all.
 pub(super) fn of_all_ranks<F: Real>(
     entries: Vec<Vec<Entry<F>>>,
@@ -66,16 +39,26 @@ pub(super) fn of_all_ranks<F: Real>(
     let classes = (0..rows * most).map(|at| F::from_index(entry(at).map_or(0, |e| e.1 as u64)));
     let numbers: Vec<F> = logits.chain(classes).collect();
     let numbers = collective.all_gather(&numbers)?;
-    let mut merged = Largest::new(rows, most);
+    let mut all = vec![Vec::new(); rows];
     for of_rank in numbers.chunks_exact(2 * rows * most) {
         let (logits, classes) = of_rank.split_at(rows * most);
         for (at, (&logit, &class)) in logits.iter().zip(classes).enumerate() {
             if logit > F::neg_infinity() {
-                merged.add(at / most, (logit, class.to_index() as usize));
+                all[at / most].push((logit, class.to_index() as usize));
             }
         }
     }
-    Ok(merged.entries)
+    all.iter_mut().for_each(|entries| keep_first(entries, most));
+    Ok(all)
+}
+
+/// Keeps the first `most` entries, by their logits and then by their classes.
+fn keep_first<F: Real>(entries: &mut Vec<Entry<F>>, most: usize) {
+    entries.sort_by(|(logit, class), (other, number)| {
+        let by_logit = other.partial_cmp(logit).unwrap_or(Ordering::Equal);
+        by_logit.then(class.cmp(number))
+    });
+    entries.truncate(most);
 }
 
 /// See [`Head::top_k`](crate::Head::top_k).
@@ -89,16 +72,18 @@ pub(super) fn top_k<F: Real>(
     let mut step = Step::agreed(loss, input, workspace, ranks, Demand::Nearest)?;
     let valid = (1..=step.classes()).contains(&k);
     Error::check_parameter("k", k as f64, "between 1 and the number of classes", valid)?;
+    step.first_sweep(input, &mut []);
     let rows = input.embeddings.nrows();
-    let mut all = Largest::new(rows, k);
-    for part in step.largest_of_chunks(input, k) {
-        for (sample, entries) in step.workspace.prepared.samples.iter().zip(part.entries) {
-            entries.into_iter().for_each(|entry| all.add(sample.row, entry));
-        }
+    let mut entries = vec![Vec::new(); rows];
+    let Workspace { prepared: Prepared { form, samples, .. }, chunks, .. } = &*step.workspace;
+    for (i, sample) in samples.iter().enumerate() {
+        let all = chunks.iter().flat_map(|chunk| chunk.top_of(i)).filter(|entry| entry.is_some());
+        let all = all.map(|entry| (entry.logit, input.classes.label_of(entry.class)));
+        entries[sample.row].extend(all);
+        keep_first(&mut entries[sample.row], k);
     }
-    let mut merged = of_all_ranks(all.entries, k, ranks)?;
+    let mut merged = of_all_ranks(entries, k, ranks)?;
     // Their order is that of the products.
-    let Prepared { form, samples, .. } = &step.workspace.prepared;
     for sample in samples {
         let [scale, factor] = [form.row_scale(sample.norm), form.product_scale::<F>(sample.norm)];
         if scale < factor {
@@ -112,55 +97,4 @@ pub(super) fn top_k<F: Real>(
         classes: Array2::from_shape_fn((rows, k), |place| at(place).map_or(IGNORED, |e| e.1)),
         logits: Array2::from_shape_fn((rows, k), |place| at(place).map_or(F::nan(), |e| e.0)),
     })
-}
-
-impl<F: Real> Step<'_, F> {
-    /// The largest entries of each chunk, for the samples in their order.
-    fn largest_of_chunks(&mut self, input: &StepInput<'_, F>, k: usize) -> Vec<Largest<F>> {
-        let n = self.plan.samples;
-        if n == 0 {
-            return Vec::new();
-        }
-        let mut chunks: Vec<_> = (0..self.plan.chunks).map(|_| Largest::new(n, k)).collect();
-        let Workspace { prepared, scratch, .. } = &mut *self.workspace;
-        let sweep = Sweep { plan: &self.plan, prepared, x: input.embeddings };
-        let jobs =
-            chunks.iter_mut().enumerate().map(|(index, part)| (self.plan.chunk(index), part));
-        run_jobs(jobs, &mut scratch[..self.workers], |scratch, (chunk, part)| {
-            for tile in self.plan.tiles(chunk) {
-                sweep.largest_of_tile(input, scratch, tile, part);
-            }
-        });
-        chunks
-    }
-}
-
-impl<F: Real> Sweep<'_, F> {
-    fn largest_of_tile(
-        &self,
-        input: &StepInput<'_, F>,
-        scratch: &mut Scratch<F>,
-        tile: Range<usize>,
-        part: &mut Largest<F>,
-    ) {
-        let (n, classes) = (self.plan.samples, &input.classes);
-        let weights = classes.tile(tile.clone(), &mut scratch.packed);
-        let z = &mut scratch.tile[..tile.len() * n];
-        self.products(classes, tile.clone(), weights, z);
-        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
-        let biases = classes.biases(tile.clone(), &mut scratch.biases);
-        let (max, row) = (&mut scratch.max[..n], &mut scratch.best[..n]);
-        let stats = TileStats { max, row, target: &mut scratch.short };
-        let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
-        self.stats(z, tile.start, (factors, biases), stats, buffers);
-        for (j, logits) in tile.zip(z.chunks_exact(n)) {
-            let class = classes.label_of(j);
-            for (i, &logit) in logits.iter().enumerate() {
-                // Rows of a class that are not the nearest are −∞.
-                if logit > F::neg_infinity() {
-                    part.add(i, (logit, class));
-                }
-            }
-        }
-    }
 }

@@ -20,7 +20,7 @@ mod workspace;
 pub use collective::{Collective, SingleProcess};
 pub(crate) use exchange::Ranks;
 pub(crate) use input::StepInput;
-pub(crate) use nearest::{Apart, Aside, NearestLogit, NearestPair, NearestPairs};
+pub(crate) use nearest::{Apart, NearestLogit, NearestPair, NearestPairs};
 pub(crate) use plan::Plan;
 pub(crate) use prepare::{Prepared, PreparedSample, factor_of};
 pub use settings::{Settings, ZeroEmbedding};

@@ -51,15 +51,6 @@ impl<F: Real> NearestLogit<F> {
     }
 }
 
-/// What a tile's sums leave out.
-#[derive(Debug, Default)]
-pub(crate) struct Aside<F> {
-    /// Logits that wait while the others are summed, by their places in the tile.
-    pub waiting: Vec<(usize, F)>,
-    /// Logits that nearer ones have pushed out, by sample.
-    pub pushed: Vec<(usize, NearestLogit<F>)>,
-}
-
 /// A sample and one of its nearest negatives.
 #[derive(Debug, Clone)]
 pub(crate) struct NearestPair {

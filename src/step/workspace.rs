@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::nearest::{Aside, NearestLogit, NearestPairs};
+use super::nearest::{NearestLogit, NearestPairs};
 use super::plan::Plan;
 use super::prepare::Prepared;
 use crate::data::{LogitForm, SampleStats, Scale};
@@ -85,7 +85,8 @@ pub(crate) struct ChunkStats<F> {
     /// Sums of the negatives' logits, of a binary loss of their sigmoids; empty unless labels are
     /// smoothed or the loss is binary.
     pub logits: Vec<f64>,
-    /// The largest logits (samples × k); empty unless the nearest negatives have a margin.
+    /// The largest logits (samples × k); empty unless the nearest negatives have a margin, or are
+    /// requested.
     pub top: Vec<NearestLogit<F>>,
     /// A part of the embeddings' gradient (samples × dims); empty unless it is requested.
     pub partial: Vec<F>,
@@ -95,8 +96,8 @@ pub(crate) struct ChunkStats<F> {
 }
 
 impl<F: Real> ChunkStats<F> {
-    /// Sizes the statistics of `n` samples, `k` of whose nearest negatives have a margin; `prior`:
-    /// whether the logits have a class prior.
+    /// Sizes the statistics of `n` samples, `k` of whose nearest negatives are kept; `prior`: whether
+    /// the logits have a class prior.
     fn clear(&mut self, n: usize, form: LogitForm, prior: bool, k: usize) {
         fn refill<T: Clone>(part: &mut Vec<T>, len: usize, value: T) {
             part.clear();
@@ -113,6 +114,12 @@ impl<F: Real> ChunkStats<F> {
         refill(&mut self.margin_free_sum, if_any(prior), 0.0);
         refill(&mut self.logits, if_any(form.sums_negatives()), 0.0);
         refill(&mut self.top, n * k, NearestLogit::none());
+    }
+
+    /// The largest logits of sample `i`.
+    pub fn top_of(&self, i: usize) -> &[NearestLogit<F>] {
+        let k = self.top.len() / self.max.len();
+        &self.top[i * k..(i + 1) * k]
     }
 
     /// Notes the nearest negatives of a tile that begins at class `first`: the largest logits and
@@ -159,17 +166,21 @@ pub(crate) struct Scratch<F> {
     pub binary: Vec<F>,
     /// One row in f64.
     pub row: Vec<f64>,
-    pub aside: Aside<F>,
+    /// Logits that wait while the others of a tile are summed, by their places in it.
+    pub waiting: Vec<(usize, F)>,
+    /// Logits that nearer ones have pushed out, by sample.
+    pub pushed: Vec<(usize, NearestLogit<F>)>,
 }
 
 impl<F: Real> Workspace<F> {
-    /// Sizes the buffers of the first sweep.
-    pub fn prepare(&mut self, plan: &Plan, workers: usize) {
+    /// Sizes the buffers of the first sweep, which keeps `k` of the nearest negatives.
+    pub fn prepare(&mut self, plan: &Plan, workers: usize, k: usize) {
         let form = self.prepared.form;
         let prior = self.prepared.has_log_prior;
-        let k = form.top.map_or(0, |top| top.k.min(plan.classes));
         self.chunks.resize_with(plan.chunks, ChunkStats::default);
-        self.chunks.iter_mut().for_each(|chunk| chunk.clear(plan.samples, form, prior, k));
+        for (index, chunk) in self.chunks.iter_mut().enumerate() {
+            chunk.clear(plan.samples, form, prior, k.min(plan.chunk(index).len()));
+        }
         self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
         for scratch in &mut self.scratch[..workers] {
             scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());

@@ -8,7 +8,7 @@ use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::parallel::{run_jobs, split_off};
 use crate::step::{
-    Aside, ChunkStats, NearestLogit, Plan, Prepared, PreparedSample, Scratch, factor_of,
+    ChunkStats, NearestLogit, Plan, Prepared, PreparedSample, Scratch, factor_of,
 };
 
 /// Samples whose given cosines, a row each, are turned together into columns of a tile.
@@ -52,68 +52,72 @@ impl<F: Real> Sweep<'_, F> {
         found: &mut ChunkStats<F>,
         scratch: &mut Scratch<F>,
     ) {
-        let (n, form) = (self.plan.samples, self.prepared.form);
+        let n = self.plan.samples;
         for tile in self.plan.tiles(range.clone()) {
             let at = tile.start - range.start;
-            let z = match stored.get_mut(at * n..(at + tile.len()) * n) {
-                Some(stored) => stored,
-                None => &mut scratch.tile[..tile.len() * n],
-            };
-            let weights = classes.tile(tile.clone(), &mut scratch.packed);
-            self.products(classes, tile.clone(), weights, z);
-            let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
-            let biases = classes.biases(tile.clone(), &mut scratch.biases);
-            let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
-            let stats = TileStats { max, row: best, target: &mut found.target };
-            let level = self.plan.level;
-            let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
-            self.stats(z, tile.start, (factors, biases), stats, buffers);
-            found.add_nearest(tile.start, &scratch.max, &scratch.best);
-            let priors = self.log_priors(classes, tile.clone(), &mut scratch.priors);
-            if let Some(binary) = form.binary_logits() {
-                let rows = &mut scratch.binary[..];
-                self.binary_tile(binary, (z, priors), [&[], &[]], rows, (found, &mut []));
-                continue;
-            }
-            if !found.top.is_empty() {
-                let logits = (&mut *z, tile.start, biases);
-                self.take_nearest(
-                    logits,
-                    &mut found.top,
-                    &mut scratch.aside,
-                    &mut scratch.short[..n],
-                );
-            }
-            if let Some(priors) = priors {
-                let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
-                let hard = self.prepared.hard_tile([biases, None]);
-                let sums = (&mut found.margin_free_max[..], &mut found.margin_free_sum[..]);
-                self.add_tile(z, hard, buffers, sums);
-                kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
-            }
-            let hard = self.prepared.hard_tile([biases, priors]);
+            let stored = stored.get_mut(at * n..(at + tile.len()) * n);
+            self.forward_tile(classes, tile, stored, found, scratch);
+        }
+    }
+
+    fn forward_tile(
+        &self,
+        classes: &Classes<'_, F>,
+        tile: Range<usize>,
+        stored: Option<&mut [F]>,
+        found: &mut ChunkStats<F>,
+        scratch: &mut Scratch<F>,
+    ) {
+        let (n, level, form) = (self.plan.samples, self.plan.level, self.prepared.form);
+        let z = stored.unwrap_or(&mut scratch.tile[..tile.len() * n]);
+        let weights = classes.tile(tile.clone(), &mut scratch.packed);
+        self.products(classes, tile.clone(), weights, z);
+        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
+        let biases = classes.biases(tile.clone(), &mut scratch.biases);
+        let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
+        let stats = TileStats { max, row: best, target: &mut found.target };
+        let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
+        self.stats(z, tile.start, (factors, biases), stats, buffers);
+        found.add_nearest(tile.start, &scratch.max, &scratch.best);
+        let priors = self.log_priors(classes, tile.clone(), &mut scratch.priors);
+        if let Some(binary) = form.binary_logits() {
+            let rows = &mut scratch.binary[..];
+            return self.binary_tile(binary, (z, priors), [&[], &[]], rows, (found, &mut []));
+        }
+        if !found.top.is_empty() {
+            let left_out = (&mut scratch.waiting, &mut scratch.pushed);
+            let threshold = &mut scratch.short[..n];
+            self.take_nearest((z, tile.start, biases), &mut found.top, left_out, threshold);
+        }
+        if let Some(priors) = priors {
             let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
-            self.add_tile(z, hard, buffers, (&mut found.max, &mut found.sum));
-            if !found.logits.is_empty() {
-                let rows = [&mut scratch.short[..], &mut scratch.line[..]];
-                kernel::tile_logit_sums(level, z, hard, rows, &mut found.logits);
+            let hard = self.prepared.hard_tile([biases, None]);
+            let sums = (&mut found.margin_free_max[..], &mut found.margin_free_sum[..]);
+            self.add_tile(z, hard, buffers, sums);
+            kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
+        }
+        let hard = self.prepared.hard_tile([biases, priors]);
+        let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
+        self.add_tile(z, hard, buffers, (&mut found.max, &mut found.sum));
+        if !found.logits.is_empty() {
+            let rows = [&mut scratch.short[..], &mut scratch.line[..]];
+            kernel::tile_logit_sums(level, z, hard, rows, &mut found.logits);
+        }
+        let prior = |row: usize| priors.map_or(F::zero(), |priors| priors[row]);
+        for (at, logit) in scratch.waiting.drain(..) {
+            z[at] = logit + prior(at / n);
+        }
+        for (i, NearestLogit { plain, logit, class }) in scratch.pushed.drain(..) {
+            let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
+            if priors.is_some() {
+                let ChunkStats { margin_free_max, margin_free_sum, .. } = &mut *found;
+                add_logit(counted, &mut margin_free_max[i], &mut margin_free_sum[i]);
             }
-            let prior = |row: usize| priors.map_or(F::zero(), |priors| priors[row]);
-            for (at, logit) in scratch.aside.waiting.drain(..) {
-                z[at] = logit + prior(at / n);
-            }
-            for (i, NearestLogit { plain, logit, class }) in scratch.aside.pushed.drain(..) {
-                let counted = hard.map_or(logit, |hard| hard.value(i, plain, logit));
-                if priors.is_some() {
-                    let ChunkStats { margin_free_max, margin_free_sum, .. } = &mut *found;
-                    add_logit(counted, &mut margin_free_max[i], &mut margin_free_sum[i]);
-                }
-                // Its class may be one of an earlier tile.
-                let counted = counted + self.log_prior(classes, class);
-                add_logit(counted, &mut found.max[i], &mut found.sum[i]);
-                if let Some(sum) = found.logits.get_mut(i) {
-                    *sum += counted.widen();
-                }
+            // Its class may be one of an earlier tile.
+            let counted = counted + self.log_prior(classes, class);
+            add_logit(counted, &mut found.max[i], &mut found.sum[i]);
+            if let Some(sum) = found.logits.get_mut(i) {
+                *sum += counted.widen();
             }
         }
     }
@@ -122,9 +126,9 @@ impl<F: Real> Sweep<'_, F> {
     /// summed; those that they push out are summed for themselves.
     fn take_nearest(
         &self,
-        (z, first, offsets): (&mut [F], usize, Option<&[F]>),
+        (z, first, biases): (&mut [F], usize, Option<&[F]>),
         top: &mut [NearestLogit<F>],
-        aside: &mut Aside<F>,
+        (waiting, pushed): (&mut Vec<(usize, F)>, &mut Vec<(usize, NearestLogit<F>)>),
         threshold: &mut [F],
     ) {
         let n = self.plan.samples;
@@ -132,11 +136,13 @@ impl<F: Real> Sweep<'_, F> {
         for (threshold, entries) in threshold.iter_mut().zip(top.chunks_exact(k)) {
             *threshold = entries[k - 1].plain;
         }
+        // Without a margin they are those of inference, where the bias counts.
+        let offsets = biases.filter(|_| self.prepared.form.top.is_some());
         kernel::tile_nearest(self.plan.level, z, offsets, k, threshold, |j, i, plain, logit| {
             let entries = &mut top[i * k..(i + 1) * k];
-            aside.waiting.push((j * n + i, logit));
+            waiting.push((j * n + i, logit));
             let entry = NearestLogit { plain, logit, class: first + j };
-            aside.pushed.extend(entry.insert(entries).map(|last| (i, last)));
+            pushed.extend(entry.insert(entries).map(|last| (i, last)));
             entries[k - 1].plain
         });
     }
