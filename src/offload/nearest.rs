@@ -1,6 +1,6 @@
 //! The nearest negatives of an offloaded step: which these are, and their pairs in f64.
 
-use ndarray::{ArrayRef2, ArrayView1, ArrayView2};
+use ndarray::{ArrayRef2, ArrayView2};
 
 use super::step::{NegativeLogit, OffloadedStep, SweepStats};
 use crate::data::{Classes, NearestNegative};
@@ -40,11 +40,8 @@ impl<F: Real> OffloadedStep<'_, F> {
         self.check_places(stats)?;
         let (k, offsets) = (self.top_negatives(), self.classes.offsets::<F>());
         let hard = self.prepared.hard_tile([None, None]);
-        let log_prior = &self.input.classes.log_prior;
-        let prior = |place| {
-            let of_class = |all: &ArrayView1<'_, F>| all[self.classes.class_at(place)].widen();
-            log_prior.as_ref().map_or(0.0, of_class)
-        };
+        let log_prior = self.input.classes.log_prior;
+        let prior = |place| log_prior.map_or(0.0, |all| all[self.classes.class_at(place)].widen());
         let mut classes = Vec::new();
         for (i, sample) in self.prepared.samples.iter().enumerate() {
             let stats = &mut stats[sample.row];
@@ -104,13 +101,14 @@ impl<F: Real> OffloadedStep<'_, F> {
         let (form, dims) = (self.prepared.form, self.input.embeddings.ncols());
         Error::check_shape("class weights of negatives", &[rows.len(), dims], weights.shape())?;
         let offsets = self.classes.offsets::<F>();
-        let of_row = |all: &Vec<F>, row: &usize| all[self.classes.place_of(*row)];
-        let of_rows = offsets.as_ref().map(|all| rows.iter().map(|row| of_row(all, row)));
-        let of_rows: Option<Vec<F>> = of_rows.map(Iterator::collect);
-        let (sub_centers, of_rows) = (self.input.classes.sub_centers, of_rows.as_deref());
-        let classes = Classes::gathered(weights.view(), self.input.classes.bias, &rows);
-        let log_prior = self.input.classes.log_prior;
-        let classes = Classes { sub_centers, offsets: of_rows, log_prior, ..classes };
+        let of_rows = |all: &Vec<F>| -> Vec<F> {
+            rows.iter().map(|&row| all[self.classes.place_of(row)]).collect()
+        };
+        let of_rows = offsets.as_ref().map(of_rows);
+        let (selected, offsets_of_rows) = (Some(&rows[..]), of_rows.as_deref());
+        let of_step = self.input.classes.reborrow();
+        let classes =
+            Classes { weights: weights.view(), selected, offsets: offsets_of_rows, ..of_step };
         let input = StepInput { classes, ..self.input.clone() };
         let mut pairs = NearestPairs::default();
         let of_sample = |(i, sample): (usize, &PreparedSample)| {
@@ -122,15 +120,9 @@ impl<F: Real> OffloadedStep<'_, F> {
             let mut apart = Apart::NONE;
             if let Some(top) = form.top {
                 for negative in kept {
-                    let class = class_of(negative)?;
-                    let pair = (form, top);
-                    pairs.pairs.push(NearestPair::new(
-                        &input,
-                        pair,
-                        (i, sample),
-                        class,
-                        &mut apart,
-                    ));
+                    let (class, sample) = (class_of(negative)?, (i, sample));
+                    let pair = NearestPair::new(&input, (form, top), sample, class, &mut apart);
+                    pairs.pairs.push(pair);
                 }
             }
             let nearest = match nearest_negative {

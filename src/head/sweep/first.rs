@@ -7,9 +7,7 @@ use ndarray::{ArrayView2, s};
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{
-    ChunkStats, NearestLogit, Plan, Prepared, PreparedSample, Scratch, factor_of,
-};
+use crate::step::{ChunkStats, NearestLogit, Plan, Prepared, PreparedSample, Scratch, factor_of};
 
 /// Samples whose given cosines, a row each, are turned together into columns of a tile.
 const SIDE_BY_SIDE: usize = 16;
@@ -85,9 +83,9 @@ impl<F: Real> Sweep<'_, F> {
             return self.binary_tile(binary, (z, priors), [&[], &[]], rows, (found, &mut []));
         }
         if !found.top.is_empty() {
-            let left_out = (&mut scratch.waiting, &mut scratch.pushed);
-            let threshold = &mut scratch.short[..n];
-            self.take_nearest((z, tile.start, biases), &mut found.top, left_out, threshold);
+            let (waiting, pushed) = (&mut scratch.waiting, &mut scratch.pushed);
+            let (logits, threshold) = ((&mut *z, tile.start, biases), &mut scratch.short[..n]);
+            self.take_nearest(logits, &mut found.top, waiting, pushed, threshold);
         }
         if let Some(priors) = priors {
             let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
@@ -128,7 +126,8 @@ impl<F: Real> Sweep<'_, F> {
         &self,
         (z, first, biases): (&mut [F], usize, Option<&[F]>),
         top: &mut [NearestLogit<F>],
-        (waiting, pushed): (&mut Vec<(usize, F)>, &mut Vec<(usize, NearestLogit<F>)>),
+        waiting: &mut Vec<(usize, F)>,
+        pushed: &mut Vec<(usize, NearestLogit<F>)>,
         threshold: &mut [F],
     ) {
         let n = self.plan.samples;
