@@ -12,6 +12,10 @@ use crate::kernel::{HardTile, Real};
 use crate::math::{Angle, LogSumExp, SampleTerms, TopMargin};
 use crate::parallel::run_jobs;
 
+/// Entries that are compared one by one, without a branch that the CPU cannot predict; of more it is
+/// faster to move the rest at once.
+const FEW: usize = 16;
+
 /// One of the largest logits of a sample so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NearestLogit<F> {
@@ -42,6 +46,14 @@ impl<F: Real> NearestLogit<F> {
     /// is left, if there is one. Of equals the first that came stays ahead.
     pub fn insert(self, entries: &mut [Self]) -> Option<Self> {
         let mut last = self;
+        if entries.len() > FEW {
+            let at = entries.partition_point(|entry| entry.plain >= last.plain);
+            if let Some(end) = entries[at..].last_mut() {
+                std::mem::swap(end, &mut last);
+                entries[at..].rotate_right(1);
+            }
+            return Some(last).filter(Self::is_some);
+        }
         for entry in entries {
             if last.plain > entry.plain {
                 std::mem::swap(entry, &mut last);

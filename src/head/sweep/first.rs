@@ -135,13 +135,15 @@ impl<F: Real> Sweep<'_, F> {
         for (threshold, entries) in threshold.iter_mut().zip(top.chunks_exact(k)) {
             *threshold = entries[k - 1].plain;
         }
-        // Without a margin they are those of inference, where the bias counts.
-        let offsets = biases.filter(|_| self.prepared.form.top.is_some());
+        // Without a margin they are those of inference, where the bias counts and nothing is summed.
+        let margin = self.prepared.form.top.is_some();
+        let offsets = biases.filter(|_| margin);
         kernel::tile_nearest(self.plan.level, z, offsets, k, threshold, |j, i, plain, logit| {
             let entries = &mut top[i * k..(i + 1) * k];
             waiting.push((j * n + i, logit));
             let entry = NearestLogit { plain, logit, class: first + j };
-            pushed.extend(entry.insert(entries).map(|last| (i, last)));
+            let last = entry.insert(entries).filter(|_| margin);
+            pushed.extend(last.map(|last| (i, last)));
             entries[k - 1].plain
         });
     }
