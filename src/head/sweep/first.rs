@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, s};
+use ndarray::{ArrayView2, Axis};
 
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
@@ -165,7 +165,8 @@ impl<F: Real> Sweep<'_, F> {
         for (block, samples) in self.prepared.samples.chunks(SIDE_BY_SIDE).enumerate() {
             let of_sample = |sample: &PreparedSample| {
                 let scale = F::narrow(form.product_scale::<F>(sample.norm));
-                (scale, cosines.slice(s![sample.row, tile.clone()]))
+                let row = cosines.index_axis_move(Axis(0), sample.row).to_slice();
+                (scale, &row.expect("given cosines lie row after row")[tile.clone()])
             };
             let samples: Vec<_> = samples.iter().map(of_sample).collect();
             for (j, z) in z.chunks_exact_mut(n).enumerate() {
