@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
-use super::rows::extend;
+use super::form::Scale;
+use super::rows::{extend, norm_of};
 use crate::kernel::Real;
 
 /// The active classes of a step, or some of them. They are numbered from 0 in the order of
@@ -27,12 +28,19 @@ pub(crate) struct Classes<'a, F> {
     pub sub_centers: usize,
     /// The caller's row that is the first of `weights` and `bias`.
     pub start: usize,
-    /// The cosines of all embeddings of the batch with these classes (N, C), where they are given:
-    /// then embeddings and weights have one dimension, and hold the norms alone.
-    pub cosines: Option<ArrayView2<'a, F>>,
+    pub given: Option<Given<'a, F>>,
     /// Whether `weights` holds the selected rows alone, side by side. Other parts than single rows
     /// are then not there to be read.
     pub gathered: bool,
+}
+
+/// The cosines of all embeddings of the batch with some classes (N, C).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given<'a, F> {
+    pub cosines: ArrayView2<'a, F>,
+    /// The norms of the class weights. `None` where there are no vectors: embeddings and weights then
+    /// have one dimension, and hold their norms.
+    pub norms: Option<&'a [f64]>,
 }
 
 impl<'a, F: Real> Classes<'a, F> {
@@ -47,7 +55,7 @@ impl<'a, F: Real> Classes<'a, F> {
             first: 0,
             sub_centers: 1,
             start: 0,
-            cosines: None,
+            given: None,
             gathered: false,
         }
     }
@@ -73,7 +81,10 @@ impl<'a, F: Real> Classes<'a, F> {
             first: self.first,
             sub_centers: self.sub_centers,
             start: self.start,
-            cosines: self.cosines,
+            given: self
+                .given
+                .as_ref()
+                .map(|Given { cosines, norms }| Given { cosines: cosines.view(), norms: *norms }),
             gathered: self.gathered,
         }
     }
@@ -93,6 +104,22 @@ impl<'a, F: Real> Classes<'a, F> {
         match self.selected {
             Some(selected) => selected.binary_search(&row).ok(),
             None => Some(row).filter(|row| *row < self.weights.nrows()),
+        }
+    }
+
+    /// The norm of the weight of class `j` in f64.
+    pub fn norm(&self, j: usize, buffer: &mut Vec<F>) -> f64 {
+        let known = self.given.and_then(|given| given.norms);
+        known.map_or_else(|| norm_of(self.weight(j), buffer), |norms| norms[j])
+    }
+
+    /// What multiplies the products of a class, whose weight has this norm, to logits.
+    pub fn factor(&self, scale: Scale, norm: f64) -> F {
+        let normalized = scale != Scale::Unnormalized;
+        match self.given {
+            None if normalized => F::narrow(norm.recip()),
+            Some(_) if !normalized => F::narrow(norm),
+            _ => F::one(),
         }
     }
 
@@ -120,7 +147,10 @@ impl<'a, F: Real> Classes<'a, F> {
             first: self.first,
             sub_centers: self.sub_centers,
             start: span.start,
-            cosines: self.cosines.map(|cosines| cosines.slice_move(s![.., rows])),
+            given: self.given.map(|Given { cosines, norms }| Given {
+                cosines: cosines.slice_move(s![.., rows.clone()]),
+                norms: norms.map(|norms| &norms[rows]),
+            }),
             gathered: self.gathered,
         }
     }
@@ -221,7 +251,7 @@ impl<'a, F: Real> ClassesMut<'a, F> {
             first: 0,
             sub_centers: self.sub_centers,
             start: self.start,
-            cosines: None,
+            given: None,
             gathered: false,
         }
     }

@@ -18,7 +18,7 @@ pub(crate) use batch::{
     Samples, check_finite, check_matrices, check_rows_of_sub_centers, check_sub_centers,
 };
 pub use batch_mut::BatchMut;
-pub(crate) use classes::{Classes, ClassesMut};
+pub(crate) use classes::{Classes, ClassesMut, Given};
 pub(crate) use form::LogitForm;
 pub use form::Scale;
 pub use forward::Forward;

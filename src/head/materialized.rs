@@ -5,7 +5,9 @@ use ndarray::{Array2, Axis, Zip, s};
 
 use super::step::{Demand, Step, step};
 use super::sweep::Chunk;
-use crate::data::{Batch, Bounds, Forward, IGNORED, Reduction, Samples, Scale, largest_safe};
+use crate::data::{
+    Batch, Bounds, Forward, Given, IGNORED, Reduction, Samples, Scale, largest_safe,
+};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::logits::{LogitGradients, NormalizedLogits};
@@ -58,16 +60,21 @@ impl<F: Real> NormalizedLogits<F> {
         }
         let (ignored, first_row) = (self.ignored, self.first_row);
         let samples = Samples { ignored, first_row, ..Samples::new(labels) };
-        let (embeddings, weights, samples, cosines) = match &self.source {
+        let cosines = self.cosines.view();
+        let (embeddings, weights, samples, given) = match &self.source {
             Some(source) => {
                 let samples = Samples { sub_centers: self.sub_centers.count, ..samples };
-                (source.x.view(), source.w.view(), samples, None)
+                // Of other rows of a class, and of products out of range, the cosines are not there.
+                let known =
+                    samples.sub_centers == 1 && !source.extreme.iter().flatten().any(|&e| e);
+                let given = Given { cosines, norms: Some(&source.w_norms) };
+                (source.x.view(), source.w.view(), samples, known.then_some(given))
             }
             None => {
                 let weight_norms = self.weight_norms.slice(s![..self.cosines.ncols()]);
                 let norms = [self.feature_norms.view(), weight_norms];
                 let [x, w] = norms.map(|norms| norms.insert_axis(Axis(1)));
-                (x, w, samples, Some(self.cosines.view()))
+                (x, w, samples, Some(Given { cosines, norms: None }))
             }
         };
         let [bias, log_prior] = [&self.bias, &self.log_prior].map(|v| v.as_ref().map(|v| v.view()));
@@ -75,7 +82,7 @@ impl<F: Real> NormalizedLogits<F> {
         // No logit waits between the sweeps: nothing of the size of the cosines is allocated.
         let settings = Settings::default().with_memory_budget(0);
         let mut input = StepInput { reduction, ..StepInput::new(settings, batch, None) };
-        input.classes.cosines = cosines;
+        input.classes.given = given;
         Ok(input)
     }
 }
@@ -122,6 +129,9 @@ fn with_gradients<F: Real>(
     let slopes = step.cosine_slopes(loss, &input);
     step.check_cosines(&slopes)?;
     gradients.clear(labels, logits);
+    if step.plan.samples < labels.len() {
+        gradients.cosines.fill(F::zero());
+    }
     gradients.bias_gradient = found.reduced_bias(reduction);
     if step.plan.samples > 0 {
         let cosines = gradients.cosines.view_mut();

@@ -45,8 +45,7 @@ impl<F: Real> Demand<'_, F> {
 
     fn embeddings(&self) -> bool {
         match self {
-            Demand::Nearest | Demand::Losses => false,
-            Demand::Cosines => true,
+            Demand::Nearest | Demand::Losses | Demand::Cosines => false,
             Demand::Gradients(gradients) => !gradients.embeddings.is_empty(),
             Demand::Update(_, embeddings) => !embeddings.is_empty(),
         }
@@ -132,8 +131,9 @@ fn prepare<F: Real>(
     let k = workspace.prepared.form.top.map_or(input.most, |top| top.k);
     workspace.prepare(&plan, workers, k);
     if keeps {
-        let update = matches!(demand, Demand::Update(..));
-        workspace.prepare_gradients(&plan, workers, demand.embeddings(), update);
+        let (embeddings, update) = (demand.embeddings(), matches!(demand, Demand::Update(..)));
+        let norms = embeddings || matches!(demand, Demand::Cosines);
+        workspace.prepare_gradients(&plan, workers, [embeddings, norms, update]);
     }
     if let Demand::Update(update, _) = demand {
         check_update(&plan, &bounds, &input.classes, update)?;

@@ -25,6 +25,7 @@ mod simd;
 mod smoothing;
 mod softmax;
 mod sub_centers;
+mod transpose;
 mod update;
 mod zeros;
 
@@ -46,5 +47,6 @@ pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
 pub(crate) use softmax::{TileStats, tile_gradient, tile_shift, tile_stats, tile_sums};
 pub(crate) use sub_centers::tile_sub_centers;
+pub(crate) use transpose::transpose;
 pub(crate) use update::{UpdateEntry, update_row};
 pub(crate) use zeros::large_zeros;

@@ -55,8 +55,7 @@ impl<F: Real> LogitGradients<F> {
 
     /// Zeros again, those of samples of these labels.
     pub(crate) fn clear(&mut self, labels: &[usize], logits: &NormalizedLogits<F>) {
-        let LogitGradients { cosines, target_angles, feature_norms, weight_norms, bias, .. } = self;
-        cosines.fill(F::zero());
+        let LogitGradients { target_angles, feature_norms, weight_norms, bias, .. } = self;
         for vector in [target_angles, feature_norms, weight_norms].into_iter().chain(bias) {
             vector.fill(F::zero());
         }

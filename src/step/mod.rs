@@ -22,7 +22,7 @@ pub(crate) use exchange::Ranks;
 pub(crate) use input::StepInput;
 pub(crate) use nearest::{Apart, NearestLogit, NearestPair, NearestPairs};
 pub(crate) use plan::Plan;
-pub(crate) use prepare::{Prepared, PreparedSample, factor_of};
+pub(crate) use prepare::{Prepared, PreparedSample};
 pub use settings::{Settings, ZeroEmbedding};
 pub(crate) use update_step::{check_update, update_step};
 pub(crate) use workspace::{ChunkStats, Coefficients, Scratch, Workspace, WorkspaceCache};

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::input::StepInput;
 use super::prepare::{PreparedSample, sort_by_class};
-use crate::data::{LogitForm, Scale, TargetPair, check_norm, contiguous, norm_of};
+use crate::data::{Given, LogitForm, Scale, TargetPair, check_norm, contiguous, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, Real};
 use crate::loss::{MarginLoss, checked_target};
@@ -105,7 +105,7 @@ impl<F: Real> StepInput<'_, F> {
         let w = contiguous(self.classes.weight(class), &mut w);
         let (norm, weight_norm) = (sample.norm, kernel::norm(w));
         let bias = self.classes.bias_of(class).widen();
-        let Some(cosines) = &self.classes.cosines else {
+        let Some(Given { cosines, norms: None }) = &self.classes.given else {
             return TargetPair::new(form, (x, norm), (w, weight_norm), bias, answer);
         };
         let angle = Angle::from_cos(cosines[[sample.row, class]].widen());

@@ -83,14 +83,6 @@ pub(super) fn sort_by_class(samples: &mut [PreparedSample]) {
     samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
 }
 
-/// The factor of a class's products: its inverse norm, or 1.
-pub(crate) fn factor_of<F: Real>(scale: Scale, weight_norm: f64) -> F {
-    match scale {
-        Scale::Unnormalized => F::one(),
-        Scale::Fixed(_) | Scale::FeatureNorm => F::narrow(weight_norm.recip()),
-    }
-}
-
 impl<F: Real> Prepared<F> {
     /// Checks every value of the input. Takes the memory of an earlier step; returns bounds on
     /// weights and gradients, too.
@@ -242,10 +234,10 @@ impl<F: Real> StepInput<'_, F> {
             let mut range = start..(start + block).min(classes);
             *norms = range.try_fold(NO_NORMS, |(least, most), j| {
                 let (row, number) = (self.classes.weight(j), self.classes.row_of(j));
-                let norm = norm_of(row, buffer);
+                let norm = self.classes.norm(j, buffer);
                 let norm = check_norm("class weights", number, row, norm, !form.plain)?;
                 if let Some(factor) = factors.next() {
-                    *factor = factor_of(form.scale, norm);
+                    *factor = self.classes.factor(form.scale, norm);
                 }
                 Ok((least.min(norm), most.max(norm)))
             });

@@ -198,14 +198,13 @@ impl<F: Real> Workspace<F> {
         }
     }
 
-    /// Sizes the buffers of the second sweep; `embeddings`: whether their gradient is requested;
-    /// `update`: whether the class parameters move.
+    /// Sizes the buffers of the second sweep; `embeddings` and `norms`: whether their gradients are
+    /// requested; `update`: whether the class parameters move.
     pub fn prepare_gradients(
         &mut self,
         plan: &Plan,
         workers: usize,
-        embeddings: bool,
-        update: bool,
+        [embeddings, norms, update]: [bool; 3],
     ) {
         let entries = plan.stored * plan.samples;
         if entries > self.logits.capacity() {
@@ -213,7 +212,7 @@ impl<F: Real> Workspace<F> {
         }
         self.logits.resize(entries, F::zero());
         let form = self.prepared.form;
-        let radial = embeddings && form.hard.is_some() && form.scale == Scale::FeatureNorm;
+        let radial = norms && form.hard.is_some() && form.scale == Scale::FeatureNorm;
         for chunk in &mut self.chunks {
             chunk.partial.resize(if embeddings { plan.samples * plan.dims } else { 0 }, F::zero());
             chunk.radial.clear();

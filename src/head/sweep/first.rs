@@ -2,15 +2,12 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, Axis};
+use ndarray::{ArrayView2, s};
 
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{ChunkStats, NearestLogit, Plan, Prepared, PreparedSample, Scratch, factor_of};
-
-/// Samples whose given cosines, a row each, are turned together into columns of a tile.
-const SIDE_BY_SIDE: usize = 16;
+use crate::step::{ChunkStats, NearestLogit, Plan, Prepared, Scratch};
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
@@ -70,7 +67,7 @@ impl<F: Real> Sweep<'_, F> {
         let z = stored.unwrap_or(&mut scratch.tile[..tile.len() * n]);
         let weights = classes.tile(tile.clone(), &mut scratch.packed);
         self.products(classes, tile.clone(), weights, z);
-        let factors = self.factors(tile.clone(), weights, &mut scratch.factors);
+        let factors = self.factors(tile.clone(), (classes, tile.start), &mut scratch.factors);
         let biases = classes.biases(tile.clone(), &mut scratch.biases);
         let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
         let stats = TileStats { max, row: best, target: &mut found.target };
@@ -157,24 +154,11 @@ impl<F: Real> Sweep<'_, F> {
         z: &mut [F],
     ) {
         let (n, dims, rows) = (self.plan.samples, self.plan.dims, tile.len());
-        let Some(cosines) = &classes.cosines else {
-            let (weights, z) = (Mat::new(weights, rows, dims), MatMut::new(z, rows, n, n));
-            return kernel::gemm(z, false, weights, &self.prepared.packed[0]);
-        };
-        let form = self.prepared.form;
-        for (block, samples) in self.prepared.samples.chunks(SIDE_BY_SIDE).enumerate() {
-            let of_sample = |sample: &PreparedSample| {
-                let scale = F::narrow(form.product_scale::<F>(sample.norm));
-                let row = cosines.index_axis_move(Axis(0), sample.row).to_slice();
-                (scale, &row.expect("given cosines lie row after row")[tile.clone()])
-            };
-            let samples: Vec<_> = samples.iter().map(of_sample).collect();
-            for (j, z) in z.chunks_exact_mut(n).enumerate() {
-                for (z, (scale, cosines)) in z[block * SIDE_BY_SIDE..].iter_mut().zip(&samples) {
-                    *z = *scale * cosines[j];
-                }
-            }
+        if let Some(given) = &classes.given {
+            return self.scale_cosines(given.cosines.slice(s![.., tile]), z);
         }
+        let (weights, z) = (Mat::new(weights, rows, dims), MatMut::new(z, rows, n, n));
+        kernel::gemm(z, false, weights, &self.prepared.packed[0]);
     }
 
     /// Turns the products of the tile that starts at class `first` into logits, without those of the
@@ -257,20 +241,20 @@ impl<F: Real> Sweep<'_, F> {
         if self.prepared.has_log_prior { classes.log_priors(tile, priors) } else { None }
     }
 
-    /// What a tile's products are multiplied by: the inverse norms, or 1. Kept for the first
-    /// classes, computed again for the others.
+    /// What a tile's products are multiplied by: kept for the first classes of the step, computed
+    /// again for the others, which in `classes` follow class `first`.
     pub fn factors<'s>(
         &'s self,
         tile: Range<usize>,
-        weights: &[F],
+        (classes, first): (&Classes<'_, F>, usize),
         factors: &'s mut [F],
     ) -> &'s [F] {
         if let Some(known) = self.prepared.factors.get(tile.clone()) {
             return known;
         }
-        let factors = &mut factors[..tile.len()];
-        for (factor, w) in factors.iter_mut().zip(weights.chunks_exact(self.plan.dims)) {
-            *factor = factor_of(self.prepared.form.scale, kernel::norm(w));
+        let (factors, mut buffer) = (&mut factors[..tile.len()], Vec::new());
+        for (j, factor) in (first..).zip(&mut *factors) {
+            *factor = classes.factor(self.prepared.form.scale, classes.norm(j, &mut buffer));
         }
         factors
     }

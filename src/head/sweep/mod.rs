@@ -1,5 +1,6 @@
 //! The two sweeps over the classes, tile by tile.
 
+mod cosines;
 mod first;
 mod parameters;
 mod second;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::{ArrayViewMut2, Axis, s};
+use ndarray::{ArrayViewMut2, Axis};
 
 use super::first::Sweep;
 use super::parameters::{Chunk, Parameters};
@@ -58,7 +58,7 @@ impl<F: Real> Sweep<'_, F> {
         let (form, classes) = (self.prepared.form, chunk.parameters.classes());
         let Scratch { packed, factors, biases, recomputed, gradient: own_rows, .. } = scratch;
         let weights = classes.tile(local.clone(), packed);
-        let factors = self.factors(tile.clone(), weights, factors);
+        let factors = self.factors(tile.clone(), (&classes, local.start), factors);
         // In the rows of the weight gradient, this tile's logits and those of the tiles before it
         // lie below the rows that this tile writes: N ≤ D, and tiles are taken from the last.
         let stored = if self.plan.in_weight_rows { &*chunk.weights } else { stored };
@@ -147,32 +147,6 @@ impl<F: Real> Sweep<'_, F> {
         let classes = classes.part(local.clone());
         self.add_targets(coefficients, &classes, tile.start, (rows, bias), &mut scratch.row);
         chunk.parameters.update(local, rows, bias);
-    }
-
-    /// Writes the gradients of a tile's logits, which have been multiplied by `lifts`, to those of the
-    /// cosines: a_i times as large, but for Softmax, where a norm of 0 would be the end of them. Of
-    /// the rows of a class only the nearest has one.
-    fn store(
-        &self,
-        gradient: &[F],
-        lifts: &[f64],
-        cosines: &mut ArrayViewMut2<'_, F>,
-        tile: Range<usize>,
-    ) {
-        let (n, form, rows) = (self.plan.samples, self.prepared.form, self.prepared.sub_centers);
-        let mut cosines = cosines.slice_mut(s![.., tile.start / rows..tile.end / rows]);
-        for (i, sample) in self.prepared.samples.iter().enumerate() {
-            let scale = match form.scale {
-                Scale::Unnormalized => 1.0,
-                Scale::Fixed(_) | Scale::FeatureNorm => form.row_scale(sample.norm),
-            };
-            let scale = scale / lifts.get(i).unwrap_or(&1.0);
-            let of_sample = cosines.row_mut(sample.row);
-            for (out, of_class) in of_sample.into_iter().zip(gradient.chunks_exact(rows * n)) {
-                let gradients = of_class[i..].iter().step_by(n);
-                *out = F::narrow(gradients.map(|g| g.widen()).sum::<f64>() * scale);
-            }
-        }
     }
 
     /// Hands zeros to the update of every row: no sample counts.
