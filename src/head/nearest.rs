@@ -1,6 +1,8 @@
 //! Between the sweeps, for losses with a margin on the nearest negatives: which these are, over all
 //! chunks and ranks, and their pairs in f64.
 
+use ndarray::ArrayViewMut1;
+
 use super::step::Step;
 use super::top_k::of_all_ranks;
 use crate::error::Error;
@@ -71,7 +73,7 @@ impl<F: Real> Step<'_, F> {
         target_rows.resize(if embeddings { self.plan.samples * dims } else { 0 }, F::zero());
         for (row, sample) in target_rows.chunks_exact_mut(dims).zip(&prepared.samples) {
             if let Some(class) = sample.class {
-                row.iter_mut().zip(input.classes.weight(class)).for_each(|(copy, &w)| *copy = w);
+                ArrayViewMut1::from(row).assign(&input.classes.weight(class));
             }
         }
     }
