@@ -222,7 +222,10 @@ impl<F: Real> Step<'_, F> {
                 let products = gradients.cosines.row(sample.row).into_iter().zip(cosines);
                 let products: f64 = products.map(|(g, c)| g.widen() * c.widen()).sum();
                 let hard: f64 = chunks.iter().filter_map(|chunk| chunk.radial.get(i)).sum();
-                *along = products + hard / lifts.get(i).unwrap_or(&1.0);
+                let by_norm = hard
+                    / lifts.get(i).unwrap_or(&1.0)
+                    / prepared.form.product_scale::<F>(sample.norm);
+                *along = products + by_norm * sample.norm;
             }
         }
         for pair in &nearest.pairs {
