@@ -11,7 +11,8 @@ use crate::step::{NearestPair, Prepared};
 /// What turns logits into their gradients in the second sweep: coefficient_i·e^{z_ij − shift_i} −
 /// uniform_i for the negatives, times the derivative of their up-weighting; of a binary loss
 /// coefficient_i·sigmoid(z_ij), times the derivative of [`BinaryLogits`](super::BinaryLogits). One number
-/// per row of the batch; 0 for samples that do not count.
+/// per row of the batch; 0 for samples that do not count. A gradient of a logit below the smallest number
+/// of `F`, as of a class that is nearly certain, loses its digits.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LogitFactors<F> {

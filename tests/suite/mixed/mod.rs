@@ -42,9 +42,10 @@ impl Tolerance {
         }
         const U: f64 = 1.0 / 256.0;
         let delta = (2.0 * U + U * U) * answer.reach;
-        let gradient = (2.0 * delta).exp() * (1.0 + U) * (1.0 + U) - 1.0;
+        // Finite: of a gradient that is 0 nothing is allowed.
+        let gradient = ((2.0 * delta).exp() * (1.0 + U) * (1.0 + U) - 1.0).min(1e300);
         // Of label smoothing's part, whose size is ε, the error is that of the logits.
-        let loss = delta.exp_m1().max(2.0 * delta);
+        let loss = delta.exp_m1().clamp(2.0 * delta, 1e300);
         Tolerance { loss: loss + 2.0 * full, gradient: gradient + 2.0 * full, logit: logit + delta }
     }
 }
