@@ -18,8 +18,8 @@ pub enum Reduction<T> {
     /// on any device. Nothing is divided by N. The weights are constants: no gradient flows to
     /// them.
     Weighted(T),
-    /// No reduction: the loss L_i of each sample (N), for an objective of your own, whose gradients by
-    /// them are the weights of the sum that a second pass differentiates.
+    /// No reduction: the loss L_i of each sample (N), for an objective of your own. The backward pass
+    /// computes the losses again, with the gradients for the upstream gradient of each.
     None,
 }
 
@@ -59,7 +59,7 @@ pub enum Reducer<F> {
     Sum,
     /// The weighted sum.
     Weighted(Array1<F>),
-    /// None.
+    /// The losses themselves.
     None,
 }
 
