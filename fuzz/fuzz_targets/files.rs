@@ -52,7 +52,8 @@ fuzz_target!(|case: Case| {
     match case.what % 8 {
         0 => loss(&case, LossConfig::ArcFace(Default::default())),
         1 => {
-            let filter = InterclassFilter::new(Box::new(LossConfig::AdaFace(Default::default())), 0.4);
+            let filter =
+                InterclassFilter::new(Box::new(LossConfig::AdaFace(Default::default())), 0.4);
             let filter = LossConfig::InterclassFilter(filter.expect("in range"));
             let smoothed = LabelSmoothing::new(Box::new(filter), 0.1).expect("in range");
             loss(&case, LossConfig::LabelSmoothing(smoothed));

@@ -4,7 +4,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use margin_softmax::custom::Angle;
+use margin_softmax::custom::{Angle, Sample};
 use margin_softmax::{Batch, Error, Forward, Gradients, Head, MarginLoss, Precision, Scale};
 use margin_softmax_fuzz::{
     Labels, Loss, Matrix, Reduce, UNTOUCHED, Vector, Working, assert_forward, assert_readable,
@@ -70,7 +70,7 @@ fn check(case: &Case) -> Result<(), Error> {
     let data = data.wide();
     let (exact, exact_gradients) =
         data.run(&head, case, &labels).expect("f64 has more room than f32");
-    if let Some(bounds) = data.bounds(&loss, &case.reduce, &exact) {
+    if let Some(bounds) = data.bounds(&loss, &labels, &case.reduce, &exact) {
         for ((bound, &found), &exact) in bounds.iter().zip(&forward.losses).zip(&exact.losses) {
             assert_within("loss", (f64::from(found) - exact).abs(), bound.loss * exact);
         }
@@ -131,11 +131,13 @@ impl Data<f64> {
     fn bounds(
         &self,
         loss: &impl MarginLoss,
+        labels: &[usize],
         reduce: &Reduce,
         exact: &Forward<f64>,
     ) -> Option<Vec<Bound>> {
-        if loss.binary().is_some() {
-            return None; // the bounds are those of a softmax
+        // The bounds are those of a softmax, and of logits that rounding changes by a little.
+        if loss.binary().is_some() || loss.hard_negatives().is_some() {
+            return None;
         }
         let of_classes: Vec<f64> = self.w.rows().into_iter().map(norm).collect();
         let largest = |values: &[f64]| values.iter().fold(0.0_f64, |max, v| max.max(v.abs()));
@@ -149,14 +151,16 @@ impl Data<f64> {
                 Scale::FeatureNorm => r,
                 _ => r * largest(&of_classes),
             };
-            let target = loss.target(&Angle::from_theta(exact.target_angles()[i]));
-            let target = target.value.abs() + target.slope.abs();
+            let angle = Angle::from_theta(exact.target_angles()[i]);
+            let target = loss.target_of(&Sample::new(angle, r, labels[i], i));
+            let by_norm = [target.norm_slope, target.penalty_slope].map(|slope| slope.abs() * r);
+            let target = target.value.abs() + target.slope.abs() + by_norm[0];
             let upstream = match (reduce, &self.upstream) {
                 (_, Some(upstream)) => upstream[i].abs(),
                 (Reduce::Mean, None) => 1.0 / samples as f64,
                 (_, None) => 1.0,
             };
-            let upper = [target, offset, upstream];
+            let upper = [target, by_norm[1], offset, upstream];
             let ordinary = ORDINARY.contains(&r)
                 && of_classes.iter().all(|norm| ORDINARY.contains(norm))
                 && (*ORDINARY.start()..=LARGEST_SCALE).contains(&scale)
@@ -174,7 +178,7 @@ impl Data<f64> {
                 loss: (delta + f32_part).exp_m1(),
                 gradient: (2.0 * (delta + f32_part)).exp() * (1.0 + U) * (1.0 + U) - 1.0,
                 logits: 2.0 * upstream * sigma,
-                directions: upstream * sigma * scale * (2.0 + target),
+                directions: upstream * (sigma * scale * (2.0 + target) + by_norm[1]),
             });
         }
         Some(bounds)

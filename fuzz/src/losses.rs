@@ -1,9 +1,9 @@
 //! Any loss with any hyper-parameters, and losses that return arbitrary values.
 
 use arbitrary::Arbitrary;
+use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
 use margin_softmax::losses::LOSSES;
 use margin_softmax::{Error, InterclassFilter, LabelSmoothing, MarginLoss, Scale};
-use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
 
 use crate::numbers::Number;
 
