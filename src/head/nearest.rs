@@ -17,12 +17,11 @@ impl<F: Real> Step<'_, F> {
     /// first sweep left out; nothing for a loss without a margin on them.
     pub(super) fn nearest_pairs(&mut self, input: &StepInput<'_, F>) -> Result<Vec<Apart>, Error> {
         let (n, ranks) = (self.plan.samples, self.ranks);
-        let mut workers = vec![(); self.workers];
         self.workspace.coefficients.nearest.pairs.clear();
         let Some(top) = self.workspace.prepared.form.top.filter(|_| n > 0) else {
             return Ok(Vec::new());
         };
-        let k = top.k.min(self.classes());
+        let (k, mut workers) = (top.k.min(self.classes()), vec![(); self.workers]);
         let Workspace { prepared, chunks, coefficients, .. } = &mut *self.workspace;
         let hard = prepared.hard_tile([None, None]);
         let prior = |class| input.classes.log_prior_of(class).widen();

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::input::StepInput;
 use super::prepare::{PreparedSample, sort_by_class};
-use crate::data::{Given, LogitForm, Scale, TargetPair, check_norm, contiguous, norm_of};
+use crate::data::{Given, LogitForm, Scale, TargetPair, check_norm, contiguous};
 use crate::error::Error;
 use crate::kernel::{self, Real};
 use crate::loss::{MarginLoss, checked_target};
@@ -81,29 +81,29 @@ impl<F: Real> StepInput<'_, F> {
         class: usize,
     ) -> Result<TargetPair, Error> {
         let (row, number) = (self.classes.weight(class), self.classes.row_of(class));
-        let weight_norm = norm_of(row, &mut Vec::new());
+        let weight_norm = self.classes.norm(class, &mut Vec::new());
         check_norm("class weights", number, row, weight_norm, !form.plain)?;
         let label = self.classes.label_of(class);
-        let pair = self.pair(form, sample, class, |angle| {
+        let pair = self.pair(form, sample, (class, weight_norm), |angle| {
             let row = self.samples.first_row.wrapping_add(sample.row);
             checked_target(loss, &Sample::new(*angle, sample.norm, label, row))
         })?;
         Ok(pair.with_log_prior(self.classes.log_prior_of(class).widen()))
     }
 
-    /// A sample and a class, whose target `answer` knows by their angle: that of their vectors, or of
+    /// A sample and a class with this norm, whose target `answer` knows by their angle: that of their vectors, or of
     /// their cosine where that is given.
     pub(super) fn pair<E>(
         &self,
         form: LogitForm,
         sample: &PreparedSample,
-        class: usize,
+        (class, weight_norm): (usize, f64),
         answer: impl FnOnce(&Angle) -> Result<SampleTarget, E>,
     ) -> Result<TargetPair, E> {
         let (mut x, mut w) = (Vec::new(), Vec::new());
         let x = contiguous(self.embeddings.row(sample.row), &mut x);
         let w = contiguous(self.classes.weight(class), &mut w);
-        let (norm, weight_norm) = (sample.norm, kernel::norm(w));
+        let norm = sample.norm;
         let bias = self.classes.bias_of(class).widen();
         let Some(Given { cosines, norms: None }) = &self.classes.given else {
             return TargetPair::new(form, (x, norm), (w, weight_norm), bias, answer);
