@@ -28,6 +28,7 @@ pub(crate) struct Classes<'a, F> {
     pub sub_centers: usize,
     /// The caller's row that is the first of `weights` and `bias`.
     pub start: usize,
+    /// Takes the place of the products, where it is known.
     pub given: Option<Given<'a, F>>,
     /// Whether `weights` holds the selected rows alone, side by side. Other parts than single rows
     /// are then not there to be read.

@@ -53,7 +53,7 @@ impl<F: Real> LogitGradients<F> {
         }
     }
 
-    /// Zeros again, those of samples of these labels.
+    /// Sets all but the gradients of the cosines to zeros, those of samples of these labels.
     pub(crate) fn clear(&mut self, labels: &[usize], logits: &NormalizedLogits<F>) {
         let LogitGradients { target_angles, feature_norms, weight_norms, bias, .. } = self;
         for vector in [target_angles, feature_norms, weight_norms].into_iter().chain(bias) {

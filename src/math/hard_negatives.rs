@@ -12,8 +12,8 @@ use crate::kernel::Real;
 /// ```
 ///
 /// takes the place. The threshold h is the sample's own target f, margin included, or a constant.
-/// It only selects: no gradient flows through it. A cosine within rounding of f, 16ε, is not above. Predictions, accuracy and margin-free logits are
-/// of the plain cosines.
+/// It only selects: no gradient flows through it. A cosine within rounding of f, 16ε, is not above.
+/// Predictions, accuracy and margin-free logits are of the plain cosines.
 ///
 /// | loss | threshold | (q0, q1, q2) |
 /// |---|---|---|

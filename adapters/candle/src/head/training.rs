@@ -96,8 +96,8 @@ impl MarginHead {
         let parents = self.parents(&x);
         let (mut step, tracked) = (step.with_log_prior(prior), parents.tracked());
         let objective = step.objective(&core, &labels, &reducer, options.sampler, tracked)?;
-        let (Objective { values, forward, gradients, sample }, rows) =
-            (objective, self.weight.dim(0)?);
+        let Objective { values, forward, gradients, sample } = objective;
+        let rows = self.weight.dim(0)?;
         let loss = match reducer {
             Reducer::None => parents.record(&values, samples, move |upstream| {
                 let upstream = Array1::from(upstream.to_vec1::<F>()?);
