@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayView2};
 
+use super::rows::{View1, View2};
 use super::sample::ClassSample;
 use crate::error::Error;
 use crate::kernel::Real;
@@ -25,10 +26,10 @@ use crate::kernel::Real;
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, F> {
-    pub(crate) embeddings: ArrayView2<'a, F>,
-    pub(crate) weights: ArrayView2<'a, F>,
-    pub(crate) bias: Option<ArrayView1<'a, F>>,
-    pub(crate) log_prior: Option<ArrayView1<'a, F>>,
+    pub(crate) embeddings: View2<'a, F>,
+    pub(crate) weights: View2<'a, F>,
+    pub(crate) bias: Option<View1<'a, F>>,
+    pub(crate) log_prior: Option<View1<'a, F>>,
     pub(crate) samples: Samples<'a>,
 }
 
@@ -96,8 +97,8 @@ impl<'a, F: Real> Batch<'a, F> {
     }
 
     fn from_views(
-        embeddings: ArrayView2<'a, F>,
-        weights: ArrayView2<'a, F>,
+        embeddings: View2<'a, F>,
+        weights: View2<'a, F>,
         labels: Option<&'a [usize]>,
     ) -> Self {
         let samples = Samples::new(labels);
@@ -234,18 +235,6 @@ impl<'a, F: Real> Batch<'a, F> {
     /// ```
     pub fn with_first_row(self, first: usize) -> Self {
         Batch { samples: Samples { first_row: first, ..self.samples }, ..self }
-    }
-
-    /// The same batch, borrowed for less long: `batch.reborrow().with_sample(&sample)` takes a
-    /// sample that does not live as long as the arrays of `batch`.
-    pub fn reborrow(&self) -> Batch<'_, F> {
-        Batch {
-            embeddings: self.embeddings.view(),
-            weights: self.weights.view(),
-            bias: self.bias.as_ref().map(|bias| bias.view()),
-            log_prior: self.log_prior,
-            samples: self.samples,
-        }
     }
 
     /// The same batch for inference.

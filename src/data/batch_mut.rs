@@ -1,9 +1,10 @@
 //! What goes into a step that updates the class parameters.
 
-use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2};
+use ndarray::{ArrayRef1, ArrayRef2, ArrayView2, ArrayViewMut1, ArrayViewMut2, aview2};
 
 use super::batch::{Batch, Samples, check_slices};
-use super::classes::ClassesMut;
+use super::classes::{Classes, ClassesMut};
+use super::rows::{View1, View2};
 use super::sample::ClassSample;
 use crate::error::Error;
 use crate::kernel::Real;
@@ -24,10 +25,10 @@ use crate::kernel::Real;
 /// ```
 #[derive(Debug)]
 pub struct BatchMut<'a, F> {
-    pub(crate) embeddings: ArrayView2<'a, F>,
+    pub(crate) embeddings: View2<'a, F>,
     pub(crate) weights: ArrayViewMut2<'a, F>,
     pub(crate) bias: Option<ArrayViewMut1<'a, F>>,
-    pub(crate) log_prior: Option<ArrayView1<'a, F>>,
+    pub(crate) log_prior: Option<View1<'a, F>>,
     pub(crate) samples: Samples<'a>,
 }
 
@@ -109,14 +110,10 @@ impl<F: Real> BatchMut<'_, F> {
         selected: Option<&'s [usize]>,
         offsets: Option<&'s [F]>,
     ) -> ClassesMut<'s, F> {
-        ClassesMut {
-            weights: self.weights.view_mut(),
-            bias: self.bias.as_mut().map(|bias| bias.view_mut()),
-            selected,
-            offsets,
-            log_prior: self.log_prior,
-            sub_centers: self.samples.sub_centers,
-            start: 0,
-        }
+        let BatchMut { log_prior, samples: Samples { sub_centers, .. }, .. } = *self;
+        let known = Classes::all(aview2::<F, 0>(&[]), None);
+        let known = Classes { selected, offsets, log_prior, sub_centers, ..known };
+        let bias = self.bias.as_mut().map(|bias| bias.view_mut());
+        ClassesMut { weights: self.weights.view_mut(), bias, known }
     }
 }

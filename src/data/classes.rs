@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, s};
+use ndarray::{ArrayView1, ArrayViewMut1, ArrayViewMut2, Axis, s};
 
 use super::form::Scale;
-use super::rows::{extend, norm_of};
+use super::rows::{View1, View2, extend, norm_of};
 use crate::kernel::Real;
 
 /// The active classes of a step, or some of them. They are numbered from 0 in the order of
@@ -14,14 +14,14 @@ use crate::kernel::Real;
 /// label, and each row is a class of its own here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Classes<'a, F> {
-    pub weights: ArrayView2<'a, F>,
-    pub bias: Option<ArrayView1<'a, F>>,
+    pub weights: View2<'a, F>,
+    pub bias: Option<View1<'a, F>>,
     pub selected: Option<&'a [usize]>,
     /// Added to the logit of each class; not a parameter, so without a gradient.
     pub offsets: Option<&'a [F]>,
     /// The class prior, by label from `first` on: added to the logits in training, but not where
     /// they are compared without margin.
-    pub log_prior: Option<ArrayView1<'a, F>>,
+    pub log_prior: Option<View1<'a, F>>,
     /// The label of the caller's row 0; the others follow.
     pub first: usize,
     /// Rows of each label.
@@ -38,7 +38,7 @@ pub(crate) struct Classes<'a, F> {
 /// The cosines of all embeddings of the batch with some classes (N, C).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Given<'a, F> {
-    pub cosines: ArrayView2<'a, F>,
+    pub cosines: View2<'a, F>,
     /// The norms of the class weights. `None` where there are no vectors: embeddings and weights then
     /// have one dimension, and hold their norms.
     pub norms: Option<&'a [f64]>,
@@ -46,7 +46,7 @@ pub(crate) struct Given<'a, F> {
 
 impl<'a, F: Real> Classes<'a, F> {
     /// All rows of `weights`, which hold the classes from label 0 on.
-    pub fn all(weights: ArrayView2<'a, F>, bias: Option<ArrayView1<'a, F>>) -> Self {
+    pub fn all(weights: View2<'a, F>, bias: Option<View1<'a, F>>) -> Self {
         Classes {
             weights,
             bias,
@@ -63,31 +63,12 @@ impl<'a, F: Real> Classes<'a, F> {
 
     /// The rows `selected` of matrices that are elsewhere, gathered in `weights`; `bias` is whole.
     pub fn gathered(
-        weights: ArrayView2<'a, F>,
-        bias: Option<ArrayView1<'a, F>>,
+        weights: View2<'a, F>,
+        bias: Option<View1<'a, F>>,
         selected: &'a [usize],
     ) -> Self {
         let selected = Some(selected);
         Classes { selected, gathered: true, ..Classes::all(weights, bias) }
-    }
-
-    /// The same classes with a shorter lifetime, to which ndarray's views do not coerce.
-    pub fn reborrow(&self) -> Classes<'_, F> {
-        Classes {
-            weights: self.weights.view(),
-            bias: self.bias.as_ref().map(|bias| bias.view()),
-            selected: self.selected,
-            offsets: self.offsets,
-            log_prior: self.log_prior,
-            first: self.first,
-            sub_centers: self.sub_centers,
-            start: self.start,
-            given: self
-                .given
-                .as_ref()
-                .map(|Given { cosines, norms }| Given { cosines: cosines.view(), norms: *norms }),
-            gathered: self.gathered,
-        }
     }
 
     pub fn len(&self) -> usize {
@@ -228,54 +209,32 @@ impl<'a, F: Real> Classes<'a, F> {
 pub(crate) struct ClassesMut<'a, F> {
     pub weights: ArrayViewMut2<'a, F>,
     pub bias: Option<ArrayViewMut1<'a, F>>,
-    pub selected: Option<&'a [usize]>,
-    pub offsets: Option<&'a [F]>,
-    pub log_prior: Option<ArrayView1<'a, F>>,
-    pub sub_centers: usize,
-    pub start: usize,
+    /// All else that is known of them, without weights and bias.
+    pub known: Classes<'a, F>,
 }
 
 impl<'a, F: Real> ClassesMut<'a, F> {
-    /// The row of the caller's matrix that holds class `j`.
-    pub fn row_of(&self, j: usize) -> usize {
-        self.selected.map_or(self.start + j, |selected| selected[j])
-    }
-
-    /// The classes as they are now; their labels are counted from 0.
+    /// The classes as they are now.
     pub fn view(&self) -> Classes<'_, F> {
-        Classes {
-            weights: self.weights.view(),
-            bias: self.bias.as_ref().map(|bias| bias.view()),
-            selected: self.selected,
-            offsets: self.offsets,
-            log_prior: self.log_prior,
-            first: 0,
-            sub_centers: self.sub_centers,
-            start: self.start,
-            given: None,
-            gathered: false,
-        }
+        let (weights, bias) = (self.weights.view(), self.bias.as_ref().map(|bias| bias.view()));
+        Classes { weights, bias, ..self.known }
     }
 
     /// Splits before class `at`, which is there: the classes before it, and the others numbered
     /// from 0.
     pub fn split_at(self, at: usize) -> (Self, Self) {
-        let start = self.row_of(at);
-        let row = start - self.start;
+        let known = self.known;
+        let start = known.row_of(at);
+        let row = start - known.start;
         let (weights, others) = self.weights.split_at(Axis(0), row);
         let (bias, other_bias) = self.bias.map(|bias| bias.split_at(Axis(0), row)).unzip();
-        let (selected, other_selected) = self.selected.map(|all| all.split_at(at)).unzip();
-        let (offsets, other_offsets) = self.offsets.map(|all| all.split_at(at)).unzip();
+        let (selected, other_selected) = known.selected.map(|all| all.split_at(at)).unzip();
+        let (offsets, other_offsets) = known.offsets.map(|all| all.split_at(at)).unzip();
+        let before = Classes { selected, offsets, ..known };
+        let after = Classes { selected: other_selected, offsets: other_offsets, start, ..known };
         (
-            ClassesMut { weights, bias, selected, offsets, ..self },
-            ClassesMut {
-                weights: others,
-                bias: other_bias,
-                selected: other_selected,
-                offsets: other_offsets,
-                start,
-                ..self
-            },
+            ClassesMut { weights, bias, known: before },
+            ClassesMut { weights: others, bias: other_bias, known: after },
         )
     }
 }

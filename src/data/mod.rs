@@ -26,7 +26,7 @@ pub use gradients::Gradients;
 pub use labels::{IGNORED, labels_from, labels_from_ignoring};
 pub(crate) use range::{Bounds, largest_safe};
 pub(crate) use rows::{
-    check_norm, check_reported_norm, contiguous, has_direction, norm_of, room_for,
+    View2, check_norm, check_reported_norm, contiguous, has_direction, norm_of, room_for,
 };
 pub use sample::ClassSample;
 pub(crate) use sample_stats::{NearestNegative, SampleStats, TargetLogit};

@@ -1,9 +1,15 @@
 //! Rows of a matrix in any layout, and their norms.
 
-use ndarray::ArrayView1;
+use ndarray::{ArrayBase, ArrayView1, Ix1, Ix2, ViewRepr};
 
 use crate::error::Error;
 use crate::kernel::{self, Real};
+
+/// ndarray's `ArrayView1`, and [`View2`] its `ArrayView2`, with the element type named once more: a
+/// struct with such a field is covariant in its lifetime, so that a copy of it may borrow for less
+/// long, which one with those is not.
+pub(crate) type View1<'a, F> = ArrayBase<ViewRepr<&'a F>, Ix1, F>;
+pub(crate) type View2<'a, F> = ArrayBase<ViewRepr<&'a F>, Ix2, F>;
 
 /// Appends a row, whatever its stride.
 pub(super) fn extend<F: Real>(buffer: &mut Vec<F>, row: ArrayView1<'_, F>) {

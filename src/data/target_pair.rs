@@ -17,18 +17,10 @@ pub(crate) struct TargetPair {
     pub logit: f64,
     /// a_iy·cos θ + b_y.
     pub margin_free_logit: f64,
-    geometry: Geometry,
-}
-
-/// How gradients reach embedding and class weight.
-#[derive(Debug, Clone, Copy)]
-enum Geometry {
-    /// Through the angle, with unit tangents.
-    Angular(Pair),
-    /// The logit is the inner product x·w: its gradients are w and x, zero or not.
-    InnerProduct,
-    /// Only the cosine is known: there are no vectors to propagate gradients to.
-    Cosine,
+    /// How gradients reach embedding and class weight: through the angle, with unit tangents. `None`
+    /// where the logit is the inner product x·w, whose gradients are w and x, zero or not; and where
+    /// only the cosine is known, for then there are no vectors to propagate gradients to.
+    geometry: Option<Pair>,
 }
 
 impl TargetPair {
@@ -47,16 +39,11 @@ impl TargetPair {
         let scale = form.pair_scale(norm, weight_norm);
         let at_angle = Self::of_angle(form, angle, (scale, bias), answer)?;
         let is_inner_product = form.plain && at_angle.target == Target::plain(&angle).into();
-        Ok(match pair {
-            Some(pair) if !is_inner_product => {
-                TargetPair { geometry: Geometry::Angular(pair), ..at_angle }
-            }
-            _ => {
-                let logit = kernel::dot(x, w) + (bias + form.bias());
-                let geometry = Geometry::InnerProduct;
-                TargetPair { logit, margin_free_logit: logit, geometry, ..at_angle }
-            }
-        })
+        if pair.is_some() && !is_inner_product {
+            return Ok(TargetPair { geometry: pair, ..at_angle });
+        }
+        let logit = kernel::dot(x, w) + (bias + form.bias());
+        Ok(TargetPair { logit, margin_free_logit: logit, ..at_angle })
     }
 
     /// The pair of which only the `angle` is known.
@@ -74,7 +61,7 @@ impl TargetPair {
             scale,
             logit: scale * target.value + bias,
             margin_free_logit: scale * form.margin_free(angle.cos) + bias,
-            geometry: Geometry::Cosine,
+            geometry: None,
         })
     }
 
@@ -92,10 +79,8 @@ impl TargetPair {
         target_gradient: f64,
         sum: &mut [f64],
     ) {
-        let pair = match &self.geometry {
-            Geometry::Angular(pair) => pair,
-            Geometry::InnerProduct => return kernel::add_scaled(sum, 1.0, w, target_gradient),
-            Geometry::Cosine => return,
+        let Some(pair) = &self.geometry else {
+            return kernel::add_scaled(sum, 1.0, w, target_gradient);
         };
         let gradient = match form.scale {
             Scale::Unnormalized => target_gradient / pair.inverse_w,
@@ -122,10 +107,8 @@ impl TargetPair {
         target_gradient: f64,
         sum: &mut [f64],
     ) {
-        let pair = match &self.geometry {
-            Geometry::Angular(pair) => pair,
-            Geometry::InnerProduct => return kernel::add_scaled(sum, 1.0, x, target_gradient),
-            Geometry::Cosine => return,
+        let Some(pair) = &self.geometry else {
+            return kernel::add_scaled(sum, 1.0, x, target_gradient);
         };
         if form.scale == Scale::Unnormalized {
             pair.add_tangent_w(sum, x, w, -target_gradient * norm * self.target.slope);

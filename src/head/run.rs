@@ -35,8 +35,7 @@ impl<F: Real> Engine<'_, F> {
         work: impl FnOnce(&StepInput<'_, F>, &mut Workspace<F>) -> T,
     ) -> T {
         let (rows, offsets) = active(batch.samples, batch.weights.nrows());
-        let input = self.input(batch.reborrow(), reduction);
-        let input = input.sampled(rows.as_deref(), offsets.as_deref());
+        let input = self.input(batch, reduction).sampled(rows.as_deref(), offsets.as_deref());
         self.workspaces.with(|workspace| work(&input, workspace))
     }
 
@@ -111,8 +110,7 @@ fn with_update<F: Real>(
     let (rows, offsets) = active(batch.samples, batch.weights.nrows());
     let (rows, offsets) = (rows.as_deref(), offsets.as_deref());
     engine.workspaces.with(|workspace| {
-        let input = engine.input(batch.view(), Some(reduction));
-        let input = input.sampled(rows, offsets);
+        let input = engine.input(batch.view(), Some(reduction)).sampled(rows, offsets);
         let wanted = (&*update, &*dx);
         let ready = prepare_update(engine.loss, &input, workspace, engine.ranks, wanted)?;
         let x = batch.embeddings;

@@ -210,7 +210,7 @@ impl<'a, F: Real> Step<'a, F> {
         }
         self.keep_pairs(input, !embeddings.is_empty());
         let outputs = [rows, bias_row.unwrap_or_default()];
-        let chunks = Chunk::fixed(&self.plan, input.classes.reborrow(), outputs);
+        let chunks = Chunk::fixed(&self.plan, input.classes, outputs);
         self.second_sweep(input.embeddings, chunks, embeddings);
         if let Some(copy) = weights_copy {
             weights.assign(&copy);

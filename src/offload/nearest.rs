@@ -106,7 +106,7 @@ impl<F: Real> OffloadedStep<'_, F> {
         };
         let of_rows = offsets.as_ref().map(of_rows);
         let (selected, offsets_of_rows) = (Some(&rows[..]), of_rows.as_deref());
-        let of_step = self.input.classes.reborrow();
+        let of_step = self.input.classes;
         let classes =
             Classes { weights: weights.view(), selected, offsets: offsets_of_rows, ..of_step };
         let input = StepInput { classes, ..self.input.clone() };

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use ndarray::ArrayView2;
-
 use super::settings::Settings;
-use crate::data::{Batch, ClassSample, Classes, Reduction, Samples, check_sub_centers};
+use crate::data::{Batch, ClassSample, Classes, Reduction, Samples, View2, check_sub_centers};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -13,7 +11,7 @@ use crate::loss::MarginLoss;
 /// Everything that a step reads.
 #[derive(Debug, Clone)]
 pub(crate) struct StepInput<'a, F> {
-    pub embeddings: ArrayView2<'a, F>,
+    pub embeddings: View2<'a, F>,
     pub classes: Classes<'a, F>,
     /// Without labels in inference, where no sample has a class.
     pub samples: Samples<'a>,
@@ -41,19 +39,14 @@ impl<'a, F: Real> StepInput<'a, F> {
         let (most, reduction) = (0, None);
         StepInput { embeddings, classes, samples, range, whole, settings, most, reduction }
     }
+
+    /// The same input over the rows `selected` of its sample, if it has one.
+    pub fn sampled(self, selected: Option<&'a [usize]>, offsets: Option<&'a [F]>) -> Self {
+        StepInput { classes: Classes { selected, offsets, ..self.classes }, ..self }
+    }
 }
 
 impl<F: Real> StepInput<'_, F> {
-    /// The same input over the rows `selected` of its sample, if it has one.
-    pub fn sampled<'s>(
-        &'s self,
-        selected: Option<&'s [usize]>,
-        offsets: Option<&'s [F]>,
-    ) -> StepInput<'s, F> {
-        let classes = Classes { selected, offsets, ..self.classes.reborrow() };
-        StepInput { classes, ..self.clone() }
-    }
-
     /// Refuses shapes, ranges and samples that do not fit each other.
     /// Where all classes are here, the labels are checked as well, and `loss` is asked whether it
     /// takes so many classes; on ranks once these know how many there are.

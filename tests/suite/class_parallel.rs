@@ -249,7 +249,7 @@ fn sampling_on_each_rank_is_sampling_on_one_machine() {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_shard(&inputs, &range, |shard| {
-                let shard = &shard.reborrow().with_sample(&sample);
+                let shard = &shard.with_sample(&sample);
                 let head = Head::on_ranks(spec.build(), collective, range.clone());
                 let reduction = Reduction::Mean;
                 let mut gradients = Gradients::zeros_for(shard);

@@ -156,7 +156,7 @@ fn smoothing_of_sampled_classes_is_that_of_these_classes_alone() {
             let mut sampler = ClassSampler::for_range(range.clone(), 0.4, 11).unwrap();
             let sample = sampler.sample(&inputs.labels).unwrap();
             with_shard(&inputs, &range, |shard| {
-                let shard = &shard.reborrow().with_sample(&sample);
+                let shard = &shard.with_sample(&sample);
                 let head = Head::on_ranks(&loss, collective, range.clone());
                 let mut gradients = Gradients::zeros_for(shard);
                 let forward = head.forward_backward(shard, Reduction::Mean, &mut gradients);

@@ -156,7 +156,7 @@ fn assert_samples(
 ) -> Result<(), Error> {
     let sample = ClassSampler::for_range(range.clone(), 0.4, 11)?.sample(&inputs.labels)?;
     let (forward, found) = with_shard(inputs, range, |shard| {
-        let shard = &shard.reborrow().with_sample(&sample);
+        let shard = &shard.with_sample(&sample);
         let mut found = Gradients::zeros_for(shard);
         let head = Head::on_ranks(spec.build(), collective, range.clone());
         let forward = head.forward_backward(shard, Reduction::Mean, &mut found)?;

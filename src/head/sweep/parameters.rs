@@ -87,7 +87,7 @@ impl<F: Real> Parameters<'_, F> {
     /// The parameters as they are now.
     pub fn classes(&self) -> Classes<'_, F> {
         match self {
-            Parameters::Fixed(classes) => classes.reborrow(),
+            Parameters::Fixed(classes) => *classes,
             Parameters::Moving(classes, _) => classes.view(),
         }
     }
@@ -98,14 +98,14 @@ impl<F: Real> Parameters<'_, F> {
         let Parameters::Moving(classes, updater) = self else { return };
         let dims = classes.weights.ncols();
         for (j, gradient) in tile.clone().zip(rows.chunks_exact(dims)) {
-            let row = classes.row_of(j);
-            let weights = classes.weights.index_axis_mut(Axis(0), row - classes.start);
+            let row = classes.known.row_of(j);
+            let weights = classes.weights.index_axis_mut(Axis(0), row - classes.known.start);
             updater.update_row(row, weights, ArrayView1::from(gradient));
         }
         for (j, &gradient) in tile.zip(bias) {
-            let row = classes.row_of(j);
+            let row = classes.known.row_of(j);
             if let Some(bias) = &mut classes.bias {
-                updater.update_bias(row, &mut bias[row - classes.start], gradient);
+                updater.update_bias(row, &mut bias[row - classes.known.start], gradient);
             }
         }
     }
