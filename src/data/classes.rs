@@ -187,22 +187,18 @@ impl<'a, F: Real> Classes<'a, F> {
     /// The class prior of a tile, where there is one.
     pub fn log_priors<'s>(&self, tile: Range<usize>, priors: &'s mut [F]) -> Option<&'s [F]> {
         self.log_prior?;
-        for (prior, j) in priors.iter_mut().zip(tile) {
-            *prior = self.log_prior_of(j);
-        }
-        Some(priors)
+        Some(filled(priors, tile.map(|j| self.log_prior_of(j))))
     }
 
     /// What is added to the logits of a tile apart from the class prior, where anything is.
     pub fn biases<'s>(&self, tile: Range<usize>, biases: &'s mut [F]) -> Option<&'s [F]> {
-        if !self.are_shifted() {
-            return None;
-        }
-        for (bias, j) in biases.iter_mut().zip(tile) {
-            *bias = self.bias_of(j);
-        }
-        Some(biases)
+        self.are_shifted().then(|| filled(biases, tile.map(|j| self.bias_of(j))))
     }
+}
+
+fn filled<F>(slots: &mut [F], values: impl Iterator<Item = F>) -> &[F] {
+    slots.iter_mut().zip(values).for_each(|(slot, value)| *slot = value);
+    slots
 }
 
 /// The same classes, whose parameters move.

@@ -49,8 +49,8 @@ impl ClassSample {
         classes: impl IntoIterator<Item: Borrow<usize>>,
         labels: &[usize],
     ) -> Result<Self, Error> {
-        let classes: Vec<usize> = classes.into_iter().map(|class| *class.borrow()).collect();
-        Self::chosen(&classes, labels, None)
+        let sample = Self::of_range(0..IGNORED, classes, labels)?;
+        Ok(ClassSample { range: None, ..sample })
     }
 
     /// The same for one rank of a [`Head::on_ranks`](crate::Head::on_ranks), which holds the classes
@@ -65,14 +65,6 @@ impl ClassSample {
     ) -> Result<Self, Error> {
         Error::check_range("end of the class range", &range)?;
         let classes: Vec<usize> = classes.into_iter().map(|class| *class.borrow()).collect();
-        Self::chosen(&classes, labels, Some(range))
-    }
-
-    fn chosen(
-        classes: &[usize],
-        labels: &[usize],
-        range: Option<Range<usize>>,
-    ) -> Result<Self, Error> {
         let negative = |&number: &usize| number as isize <= -1;
         if let Some(position) = classes.iter().position(negative) {
             return Err(Error::Sample { field: "classes", position });
@@ -81,12 +73,11 @@ impl ClassSample {
         if let Some(row) = labels.iter().position(|label| !is_label(label)) {
             return Err(Error::LabelValue { row, label: labels[row] as isize as i128 });
         }
-        let held = range.clone().unwrap_or(0..IGNORED);
-        let row = |&class: &usize| held.contains(&class).then(|| class - held.start);
+        let row = |&class: &usize| range.contains(&class).then(|| class - range.start);
         let mut active: Vec<usize> = classes.iter().chain(labels).filter_map(row).collect();
         active.sort_unstable();
         active.dedup();
-        Ok(Self::new(active, labels.iter().map(row), None, range))
+        Ok(Self::new(active, labels.iter().map(row), None, Some(range.clone())))
     }
 
     /// The sample of these `classes`, which are rows of `range` and ascend, for `labels` that are
