@@ -1,21 +1,19 @@
 //! Hyper-parameters, one line each: name, type, default, range and meaning. The fields of a type,
-//! their table in its docs, getters, checks, `Default` and serde all come from these lines.
-
-use crate::data::Scale;
-use crate::math::Continuation;
+//! their table in its docs, getters, setters, checks, `Default` and serde all come from these lines.
 
 /// Defines a type by its hyper-parameters. Each is one line, or two where it is long:
 ///
 /// ```text
-/// name: type = default, range of "order of the arguments", "meaning", "more";
+/// name: type = default, range of "order of the arguments", "meaning", "more" => setter;
 /// ```
 ///
 /// - A list, `Vec<f64> as &[f64]`, is read as a slice.
 /// - A field with a default need not be in a file. Where all have one, they give `Default`; else a
 ///   default has to be that of its type.
-/// - The range is one of `check!`; or `any`; or `(method "text")`, a method of the type that checks
-///   it.
+/// - The range is one of `check!`; or `any`; or `[kind]`, that of a margin whose `MarginKind` is the
+///   field `kind`; or `(method "text")`, a method of the type that checks it.
 /// - The meaning is the name that errors use.
+/// - The setter takes the type and returns it, checked unless the range is `any`.
 ///
 /// The docs above the type come before the table, those below it after. `Type<L>` is a loss around
 /// another, its field `loss`. Constructors build the type and return its `checked()`.
@@ -32,14 +30,15 @@ macro_rules! hyper_parameters {
             }
         }
 
-        $crate::parameters::hyper_parameters!(@fields $name {});
+        $crate::parameters::hyper_parameters!(@checked $name {});
     };
 
     (
         $(#[$before:meta])*
         pub struct $name:ident $(<$inner:ident>)? {
             $($field:ident: $type:ty $(as $view:ty)? $(= $default:expr)?,
-                $range:tt $(of $order:literal)?, $meaning:literal $(, $more:literal)?;)*
+                $range:tt $(of $order:literal)?, $meaning:literal $(, $more:literal)?
+                $(=> $setter:ident)?;)*
         }
         $(#[$after:meta])*
     ) => {
@@ -77,68 +76,22 @@ macro_rules! hyper_parameters {
             $($crate::parameters::hyper_parameters! {
                 @getter $field, $type $(as $view)?, concat!("The ", $meaning $(, ": ", $more)?, ".")
             })*
+
+            $($($crate::parameters::hyper_parameters! {
+                @setter $setter, $field: $type, $range, concat!("Sets the ", $meaning, ".")
+            })?)*
         }
 
-        $crate::parameters::hyper_parameters!(@fields $name $(<$inner>)? {
+        $crate::parameters::hyper_parameters!(@checked $name $(<$inner>)? {
             $($field: $type $(= $default)?, $range $(of $order)?, $meaning;)*
         });
-    };
-
-    (@fields $name:ident $(<$inner:ident>)? {
-        $($field:ident: $type:ty $(= $default:expr)?, $range:tt $(of $order:literal)?,
-            $meaning:literal;)*
-    }) => {
-        impl $(<$inner: $crate::loss::MarginLoss>)? $name $(<$inner>)? {
-            /// Refuses the first hyper-parameter that is out of its range.
-            pub(crate) fn checked(self) -> Result<Self, $crate::error::Error> {
-                $($crate::parameters::hyper_parameters!(
-                    @check self $field, $meaning, $range $(of $order)?
-                );)*
-                Ok(self)
-            }
-        }
-
-        impl $(<$inner>)? $crate::parameters::Vary for $name $(<$inner>)? {
-            fn vary(&mut self, _next: &mut dyn FnMut(f64) -> f64) {
-                $($crate::parameters::Vary::vary(&mut self.$field, _next);)*
-            }
-        }
-
-        $crate::parameters::hyper_parameters!(@read $name $(<$inner>)? {
-            $($field: $type $(= $default)?;)*
-        });
-    };
-
-    (@read $name:ident { $($field:ident: $type:ty = $default:expr;)* }) => {
-        impl Default for $name {
-            fn default() -> Self {
-                $name { $($field: $default),* }
-            }
-        }
-
-        $crate::parameters::by_fields! {
-            #[serde(default)]
-            $name { $($field: $type,)* }
-
-            impl Default for fields::$name {
-                fn default() -> Self {
-                    fields::$name { $($field: $default),* }
-                }
-            }
-        }
-    };
-    (@read $name:ident $(<$inner:ident>)? { $($field:ident: $type:ty $(= $default:expr)?;)* }) => {
-        $crate::parameters::by_fields! {
-            $name $(<$inner>)? {
-                $($(#[doc = stringify!($default)] #[serde(default)])? $field: $type,)*
-            }
-        }
     };
 
     (@default) => { "none" };
     (@default $default:expr) => { concat!("`", stringify!($default), "`") };
 
     (@range any) => { "any" };
+    (@range [$kind:ident]) => { "in [0, π) radians; of cosines in (-2, 2)" };
     (@range ($check:ident $text:literal)) => { $text };
     (@range ($text:literal, $holds:expr)) => { $text };
     (@range $text:literal) => { $text };
@@ -156,12 +109,78 @@ macro_rules! hyper_parameters {
         }
     };
 
+    (@setter $setter:ident, $field:ident: $type:ty, any, $docs:expr) => {
+        #[doc = $docs]
+        pub fn $setter(self, $field: $type) -> Self {
+            Self { $field, ..self }
+        }
+    };
+    (@setter $setter:ident, $field:ident: $type:ty, $range:tt, $docs:expr) => {
+        #[doc = $docs]
+        ///
+        /// # Errors
+        /// [`Error::Parameter`](crate::Error::Parameter) for a value outside its range:
+        #[doc = concat!($crate::parameters::hyper_parameters!(@range $range), ".")]
+        pub fn $setter(self, $field: $type) -> Result<Self, $crate::error::Error> {
+            Self { $field, ..self }.checked()
+        }
+    };
+
+    (@checked $name:ident $(<$inner:ident>)? {
+        $($field:ident: $type:ty $(= $default:expr)?, $range:tt $(of $order:literal)?,
+            $meaning:literal;)*
+    }) => {
+        impl $(<$inner: $crate::loss::MarginLoss>)? $name $(<$inner>)? {
+            /// Refuses the first hyper-parameter that is out of its range.
+            #[allow(dead_code)] // without any, only what is read is asked
+            pub(crate) fn checked(self) -> Result<Self, $crate::error::Error> {
+                $($crate::parameters::hyper_parameters!(
+                    @check self $field, $meaning, $range $(of $order)?
+                );)*
+                Ok(self)
+            }
+        }
+
+        $crate::parameters::hyper_parameters!(@read $name $(<$inner>)? {
+            $($field: $type $(= $default)?;)*
+        });
+    };
+
     (@check $self:ident $field:ident, $meaning:literal, any) => {};
+    (@check $self:ident $field:ident, $meaning:literal, [$kind:ident] of $order:literal) => {
+        match $self.$kind {
+            MarginKind::Angular => $crate::error::check!(
+                concat!("angular ", $meaning), $self.$field, "in [0, π) radians", $order
+            ),
+            MarginKind::Cosine => $crate::error::check!(
+                concat!("cosine ", $meaning), $self.$field, "in (-2, 2), a difference of cosines",
+                $order
+            ),
+        }?
+    };
     (@check $self:ident $field:ident, $meaning:literal, ($check:ident $text:literal)) => {
         $self.$check()?
     };
     (@check $self:ident $field:ident, $meaning:literal, $range:tt $(of $order:literal)?) => {
         $crate::error::check!($meaning, $self.$field, $range $(, $order)?)?
+    };
+
+    (@read $name:ident { $($field:ident: $type:ty = $default:expr;)* }) => {
+        impl Default for $name {
+            fn default() -> Self {
+                $name { $($field: $default),* }
+            }
+        }
+
+        // Without a bound of its own, serde would ask for a default of the fields, too.
+        $crate::parameters::by_fields!(#[serde(default, bound = "")] $name { $($field: $type,)* });
+    };
+    (@read $name:ident $(<$inner:ident>)? { $($field:ident: $type:ty $(= $default:expr)?;)* }) => {
+        $crate::parameters::by_fields! {
+            $name $(<$inner>)? {
+                $($(#[doc = stringify!($default)] #[serde(default)])? $field: $type,)*
+            }
+        }
     };
 }
 
@@ -171,50 +190,38 @@ macro_rules! by_fields {
     (
         $(#[$container:meta])*
         $name:ident $(<$inner:ident>)? { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }
-        $($of_fields:tt)*
     ) => {
         #[cfg(feature = "serde")]
         const _: () = {
-            /// The fields as they are read, not yet checked.
+            /// The fields as they are written, and as they are read, not yet checked.
             mod fields {
                 #[allow(unused_imports)]
                 use super::*;
 
+                type Checked $(<$inner>)? = super::$name $(<$inner>)?;
+
                 #[derive(serde::Serialize, serde::Deserialize)]
-                #[serde(deny_unknown_fields)]
+                #[serde(remote = "Checked", deny_unknown_fields)]
                 $(#[$container])*
                 pub struct $name $(<$inner>)? {
-                    $(pub of: $inner,)?
-                    $($(#[$attribute])* pub $field: $type),*
+                    $(#[serde(rename = "of")] loss: $inner,)?
+                    $($(#[$attribute])* $field: $type),*
                 }
             }
 
-            $($of_fields)*
-
             impl $(<$inner: serde::Serialize>)? serde::Serialize for $name $(<$inner>)? {
-                fn serialize<S>(&self, serializer: S) -> Result<S::Ok, S::Error>
-                where
-                    S: serde::Serializer,
-                {
-                    let fields = fields::$name {
-                        $(of: &self.loss as &$inner,)?
-                        $($field: Clone::clone(&self.$field)),*
-                    };
-                    serde::Serialize::serialize(&fields, serializer)
+                fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                    fields::$name::serialize(self, to)
                 }
             }
 
             impl<'de $(, $inner: $crate::loss::MarginLoss + serde::Deserialize<'de>)?>
                 serde::Deserialize<'de> for $name $(<$inner>)?
             {
-                #[allow(unused_variables)]
-                fn deserialize<D>(deserializer: D) -> Result<Self, D::Error>
-                where
-                    D: serde::Deserializer<'de>,
-                {
-                    let read: fields::$name $(<$inner>)? = $crate::parameters::read(deserializer)?;
-                    let built = $name { $(loss: read.of as $inner,)? $($field: read.$field),* };
-                    built.checked().map_err(serde::de::Error::custom)
+                fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                    $crate::parameters::read(from, |from| fields::$name::deserialize(from))?
+                        .checked()
+                        .map_err(serde::de::Error::custom)
                 }
             }
         };
@@ -223,49 +230,15 @@ macro_rules! by_fields {
 
 pub(crate) use {by_fields, hyper_parameters};
 
-/// Reads a `T`. An error in one of its fields carries the name of the field.
+/// What `fields` reads. An error in one of the fields carries the name of the field.
 #[cfg(feature = "serde")]
-pub(crate) fn read<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: serde::Deserialize<'de>,
-    D: serde::Deserializer<'de>,
-{
-    serde_path_to_error::deserialize(deserializer).map_err(serde::de::Error::custom)
-}
-
-/// A value whose numbers can be replaced, each by what `next` makes of it, whatever their ranges:
-/// how tests and fuzz targets get at every loss. A variant counts as its number.
-pub(crate) trait Vary {
-    fn vary(&mut self, next: &mut dyn FnMut(f64) -> f64);
-}
-
-/// For each type, its value as `next` makes it of the old one.
-macro_rules! vary {
-    ($next:ident: $($type:ty, $old:ident => $new:expr;)*) => {$(
-        impl $crate::parameters::Vary for $type {
-            fn vary(&mut self, $next: &mut dyn FnMut(f64) -> f64) {
-                let $old = &*self;
-                *self = $new;
-            }
-        }
-    )*};
-}
-pub(crate) use vary;
-
-vary! { next:
-    f64, old => next(*old);
-    u32, old => next(f64::from(*old)) as u32;
-    u64, old => next(*old as f64) as u64;
-    usize, old => next(*old as f64) as usize;
-    (f64, f64), old => (next(old.0), next(old.1));
-    Vec<f64>, old => old.iter().map(|old| next(*old)).collect();
-    Scale, old => match (next(0.0) as usize % 3, *old) {
-        (0, Scale::Fixed(s)) => Scale::Fixed(next(s)),
-        (1, _) => Scale::Unnormalized,
-        _ => Scale::FeatureNorm,
-    };
-    Continuation, old => {
-        use Continuation::{EasyMargin, Linear, Monotone, Raw};
-        [Monotone, Raw, Linear, EasyMargin][next(f64::from(*old as u8)) as usize % 4]
-    };
+pub(crate) fn read<'de, T, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    fields: impl FnOnce(serde_path_to_error::Deserializer<'_, '_, D>) -> Result<T, D::Error>,
+) -> Result<T, D::Error> {
+    let mut track = serde_path_to_error::Track::new();
+    let read = fields(serde_path_to_error::Deserializer::new(deserializer, &mut track));
+    read.map_err(|refused| {
+        serde::de::Error::custom(serde_path_to_error::Error::new(track.path(), refused))
+    })
 }

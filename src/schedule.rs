@@ -86,8 +86,8 @@ hyper_parameters! {
         margin: f64, "finite", "margin", "the final one";
         steps: usize, any, "number of steps of the warm-up", "0 is a jump";
         start: f64 = 0.0, (check_start "finite, as is margin − start"), "start of the margin",
-            "1 for the factor m0";
-        delay: usize = 0, any, "number of steps before the warm-up", "the margin is `start`";
+            "1 for the factor m0" => with_start;
+        delay: usize = 0, any, "number of steps before the warm-up", "the margin is `start`" => with_delay;
     }
     /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
     ///
@@ -121,23 +121,10 @@ impl MarginWarmup {
         MarginWarmup { margin, steps, start: 0.0, delay: 0 }.checked()
     }
 
-    /// Sets the initial margin, 0 by default.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `start` and the difference `margin − start` are finite.
-    pub fn with_start(self, start: f64) -> Result<Self, Error> {
-        MarginWarmup { start, ..self }.checked()
-    }
-
     fn check_start(&self) -> Result<f64, Error> {
         let valid = self.start.is_finite() && (self.margin - self.start).is_finite();
         let expected = "finite, and so its distance from the margin";
         Error::check_parameter("start of the margin", self.start, expected, valid)
-    }
-
-    /// Delays the warm-up by `delay` steps.
-    pub fn with_delay(self, delay: usize) -> Self {
-        MarginWarmup { delay, ..self }
     }
 
     /// The margin m_t at a step, counted from 0.

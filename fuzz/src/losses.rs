@@ -1,9 +1,10 @@
 //! Any loss with any hyper-parameters, and losses that return arbitrary values.
 
 use arbitrary::Arbitrary;
+use margin_softmax::config::LossConfig;
 use margin_softmax::custom::{Angle, HardNegatives, Sample, SampleTarget, Target};
-use margin_softmax::losses::LOSSES;
 use margin_softmax::{Error, InterclassFilter, LabelSmoothing, MarginLoss, Scale};
+use serde_json::{Value, json};
 
 use crate::numbers::Number;
 
@@ -56,7 +57,7 @@ impl Loss {
                 let mut numbers = numbers.iter();
                 let mut next =
                     |published| numbers.next().map_or(published, |number| number.value());
-                LOSSES[usize::from(which) % LOSSES.len()](usize::from(classes % 150), &mut next)?
+                listed(usize::from(which), usize::from(classes % 150), &mut next)?
             }
             Loss::Filtered(ref loss, threshold) => {
                 Box::new(InterclassFilter::new(loss.build()?, threshold.value())?)
@@ -78,6 +79,50 @@ impl Loss {
                 Box::new(Wild { scale: factor.into(), target, by_norm, hard })
             }
         })
+    }
+}
+
+/// The loss of this number for so many classes, each of its hyper-parameters what `next` makes of the
+/// published value.
+fn listed(
+    which: usize,
+    classes: usize,
+    next: &mut impl FnMut(f64) -> f64,
+) -> Result<Box<dyn MarginLoss>, Error> {
+    let read = |json: Value| serde_json::from_value::<LossConfig>(json).ok();
+    let published = LossConfig::NAMES.iter().filter_map(|name| {
+        let margins =
+            json!({ "loss": name, "s": 64.0, "m1": vec![0.3; classes], "m2": vec![0.1; classes] });
+        // Those around another loss cannot be read so.
+        read(if *name == "ClassMargins" { margins } else { json!({ "loss": name }) })
+    });
+    let published: Vec<LossConfig> = published.collect();
+    let mut json = serde_json::to_value(&published[which % published.len()]).unwrap();
+    for (field, value) in json.as_object_mut().unwrap() {
+        match (&field[..], next(0.0) as usize % 3) {
+            ("loss", _) => (),
+            ("scale", 0) => *value = json!("FeatureNorm"),
+            ("scale", 1) => *value = json!("Unnormalized"),
+            _ => vary(value, next),
+        }
+    }
+    let refused = Error::Parameter { parameter: "number", value: 0.0, expected: "in its range" };
+    Ok(read(json).ok_or(refused)?.build())
+}
+
+/// Replaces numbers by what `next` makes of them, and variants by that of such a number.
+fn vary(value: &mut Value, next: &mut impl FnMut(f64) -> f64) {
+    const VARIANTS: [&[&str]; 2] =
+        [&["Monotone", "Raw", "Linear", "EasyMargin"], &["Angular", "Cosine"]];
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(|value| vary(value, next)),
+        Value::Number(number) if number.is_f64() => *value = json!(next(number.as_f64().unwrap())),
+        Value::Number(number) => *value = json!(next(number.as_f64().unwrap()) as u32),
+        Value::String(name) => {
+            let names = VARIANTS.iter().find(|names| names.contains(&&name[..])).unwrap();
+            *value = json!(names[next(0.0) as usize % names.len()]);
+        }
+        _ => unreachable!("no number, list or name"),
     }
 }
 

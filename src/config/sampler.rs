@@ -4,7 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::parameters::read;
-use crate::sampling::ClassSampler;
+use crate::sampling::{ClassSampler, SamplerState};
 
 impl Serialize for ClassSampler {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -14,6 +14,7 @@ impl Serialize for ClassSampler {
 
 impl<'de> Deserialize<'de> for ClassSampler {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        ClassSampler::from_state(read(deserializer)?).map_err(D::Error::custom)
+        let state = read(deserializer, |from| SamplerState::deserialize(from))?;
+        ClassSampler::from_state(state).map_err(D::Error::custom)
     }
 }

@@ -46,7 +46,8 @@ macro_rules! updates {
 
         impl<'de, F: Real + Deserialize<'de>> Deserialize<'de> for $update<F> {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let $fields { $($field,)* weights, bias } = read(deserializer)?;
+                let $fields { $($field,)* weights, bias } =
+                    read(deserializer, |from| $fields::deserialize(from))?;
                 let state = |matrix: Option<$matrix<'_, F>>| {
                     matrix.map(|$matrix { $($part),* }| $build_state).transpose()
                 };

@@ -15,7 +15,7 @@ hyper_parameters! {
     pub struct ArcFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";
-        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`";
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`" => with_continuation;
     }
     /// [`adacos_scale`](crate::schedule::adacos_scale) computes a scale from the number of classes, and
     /// [`MarginWarmup`](crate::schedule::MarginWarmup) raises the margin from 0 step by step.
@@ -45,11 +45,6 @@ impl ArcFace {
     /// and swapped arguments are refused: `ArcFace::new(64.0, 28.6)`, `ArcFace::new(0.5, 64.0)`.
     pub fn new(s: f64, m: f64) -> Result<Self, Error> {
         ArcFace { s, m, ..Self::default() }.checked()
-    }
-
-    /// Sets how the target logit continues where `θ > π − m`.
-    pub fn with_continuation(self, continuation: Continuation) -> Self {
-        ArcFace { continuation, ..self }
     }
 }
 

@@ -126,12 +126,6 @@ impl ClassMargins {
     }
 }
 
-impl Example for ClassMargins {
-    fn example(classes: usize) -> Self {
-        ClassMargins { s: 64.0, m1: vec![0.3; classes], m2: vec![0.1; classes] }
-    }
-}
-
 impl MarginLoss for ClassMargins {
     fn scale(&self) -> Scale {
         Scale::Fixed(self.s)

@@ -21,9 +21,9 @@ hyper_parameters! {
     pub struct CurricularFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";
-        t: f64 = 0.0, "in [-1, 1]", "mean target cosine t", "a state";
-        rate: f64 = 0.01, "in (0, 1]", "rate of t", "the share of a batch in the new t";
-        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`";
+        t: f64 = 0.0, "in [-1, 1]", "mean target cosine t", "a state" => with_t;
+        rate: f64 = 0.01, "in (0, 1]", "rate of t", "the share of a batch in the new t" => with_rate;
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`" => with_continuation;
     }
     /// The published code moves t before the step, as the example does. It falls back to `cos θ −
     /// m·sin m` where `θ > π − m` ([`Continuation::Linear`]) but compares negatives with the raw
@@ -56,27 +56,6 @@ impl CurricularFace {
     /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` is in [0, π).
     pub fn new(s: f64, m: f64) -> Result<Self, Error> {
         CurricularFace { s, m, ..Self::default() }.checked()
-    }
-
-    /// Sets the running mean of the target cosines.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `t` is in [−1, 1].
-    pub fn with_t(self, t: f64) -> Result<Self, Error> {
-        CurricularFace { t, ..self }.checked()
-    }
-
-    /// Sets the share of a batch in the new t.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `rate` is in (0, 1].
-    pub fn with_rate(self, rate: f64) -> Result<Self, Error> {
-        CurricularFace { rate, ..self }.checked()
-    }
-
-    /// Sets how the target logit continues where `θ > π − m`.
-    pub fn with_continuation(self, continuation: Continuation) -> Self {
-        CurricularFace { continuation, ..self }
     }
 
     /// Moves t towards the mean cosine of a batch's target angles: t ← rate·mean + (1 − rate)·t. No

@@ -32,10 +32,10 @@ hyper_parameters! {
     pub struct ElasticFace {
         kind: MarginKind = MarginKind::Angular, any, "kind of margin", "`arc`, in radians, or `cos`";
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
-        m: f64 = 0.5, (check_m "in [0, π); of cosines (-2, 2)"), "mean m of the margin";
+        m: f64 = 0.5, [kind] of "scale s, then m, then sigma", "margin m", "the mean of the draws";
         sigma: f64 = 0.05, (check_sigma "in [0, π); of cosines [0, 2)"), "standard deviation sigma";
         seed: u64 = 0, any, "seed of the random numbers";
-        step: u64 = 0, any, "step whose margins are drawn", "a state";
+        step: u64 = 0, any, "step whose margins are drawn", "a state" => at_step;
     }
     /// The published code draws from the global generator of its framework, and lets cos φ rise
     /// again beyond π. Its variant ElasticFace+ gives the smallest drawn margin to the largest
@@ -78,13 +78,6 @@ impl ElasticFace {
         ElasticFace { kind: MarginKind::Cosine, s, m, sigma, seed, step: 0 }.checked()
     }
 
-    fn check_m(&self) -> Result<f64, Error> {
-        check_margin! { self.kind, self.m;
-            "mean angular margin m" of "scale s, then m, then sigma",
-            "mean cosine margin m" of "scale s, m, sigma"
-        }
-    }
-
     fn check_sigma(&self) -> Result<f64, Error> {
         let (name, sigma) = ("standard deviation sigma", self.sigma);
         match self.kind {
@@ -93,11 +86,6 @@ impl ElasticFace {
             }
             MarginKind::Cosine => check!(name, sigma, ("in [0, 2)", |x| (0.0..2.0).contains(&x))),
         }
-    }
-
-    /// The same loss with the draws of another step.
-    pub fn at_step(self, step: u64) -> Self {
-        ElasticFace { step, ..self }
     }
 
     /// The margin drawn for a row of the batch.

@@ -15,7 +15,7 @@ hyper_parameters! {
     pub struct FNormSphereFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";
-        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin";
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin" => with_annealing;
     }
     /// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ step by step.
     ///
@@ -43,14 +43,6 @@ impl FNormSphereFace {
     /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` ≥ 1.
     pub fn new(s: f64, m: u32) -> Result<Self, Error> {
         FNormSphereFace { s, m, ..Self::default() }.checked()
-    }
-
-    /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
-    pub fn with_annealing(self, lambda: f64) -> Result<Self, Error> {
-        FNormSphereFace { lambda, ..self }.checked()
     }
 }
 

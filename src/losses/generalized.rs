@@ -28,9 +28,9 @@ hyper_parameters! {
         m1: f64 = 0.3, "in [0, π) radians" of "scale, then m0, m1, m2", "angular margin m1";
         m2: f64 = 0.2, "in (-2, 2), a difference of cosines" of "scale, then m0, m1, m2",
             "cosine margin m2", "usually 0 to 0.5";
-        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin";
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin" => with_annealing;
         continuation: Continuation = Continuation::Monotone,
-            (check_continuation "`Linear`, `EasyMargin`: m0 = 1"), "continuation beyond π";
+            (check_continuation "`Linear`, `EasyMargin`: m0 = 1"), "continuation beyond π" => with_continuation;
     }
     /// [`MarginWarmup`](crate::schedule::MarginWarmup) raises a margin step by step,
     /// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ.
@@ -59,22 +59,6 @@ impl Generalized {
     /// [`Error::Parameter`] for the first argument outside its range in the table above.
     pub fn new(scale: impl Into<Scale>, m0: f64, m1: f64, m2: f64) -> Result<Self, Error> {
         Generalized { scale: scale.into(), m0, m1, m2, ..Self::default() }.checked()
-    }
-
-    /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
-    pub fn with_annealing(self, lambda: f64) -> Result<Self, Error> {
-        Generalized { lambda, ..self }.checked()
-    }
-
-    /// Sets how ψ continues beyond π.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] for `Linear` and `EasyMargin` unless m0 = 1.
-    pub fn with_continuation(self, continuation: Continuation) -> Result<Self, Error> {
-        Generalized { continuation, ..self }.checked()
     }
 
     fn check_scale(&self) -> Result<Scale, Error> {

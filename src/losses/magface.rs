@@ -25,7 +25,7 @@ hyper_parameters! {
         margins: (f64, f64) = (0.45, 0.8), (check_margins "in [0, π) radians, l_m ≤ u_m"),
             "margins (l_m, u_m)", "those at these norms";
         lambda_g: f64 = 35.0, "finite and >= 0", "penalty lambda_g", "the weight of the penalty";
-        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ + m > π`";
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ + m > π`" => with_continuation;
     }
     /// The penalty has to outweigh the margin: the loss has a single best norm if λ_g is at least
     /// [`smallest_lambda`](Self::smallest_lambda), 22.6 at the defaults. A smaller one is accepted.
@@ -86,11 +86,6 @@ impl MagFace {
         check("largest margin u_m", high)?;
         let expected = "no less than the smallest margin l_m";
         Error::check_parameter("largest margin u_m", high, expected, low <= high)
-    }
-
-    /// Sets how the target logit continues where `θ + m > π`.
-    pub fn with_continuation(self, continuation: Continuation) -> Self {
-        MagFace { continuation, ..self }
     }
 
     /// The smallest λ_g for which the paper proves that the loss has a single best norm:

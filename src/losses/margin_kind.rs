@@ -26,25 +26,3 @@ impl MarginKind {
         with_margins(angle, angular, cosine)
     }
 }
-
-/// Checks a margin of a kind, under its name of that kind and with the order of the arguments.
-macro_rules! check_margin {
-    (
-        $kind:expr, $m:expr;
-        $angular:literal of $angular_order:literal, $cosine:literal of $cosine_order:literal
-    ) => {
-        match $kind {
-            MarginKind::Angular => check!($angular, $m, "in [0, π) radians", $angular_order),
-            MarginKind::Cosine => {
-                check!($cosine, $m, "in (-2, 2), a difference of cosines", $cosine_order)
-            }
-        }
-    };
-}
-pub(super) use check_margin;
-
-vary! { next:
-    MarginKind, old => {
-        [MarginKind::Angular, MarginKind::Cosine][next(f64::from(*old as u8)) as usize % 2]
-    };
-}

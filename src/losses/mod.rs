@@ -22,7 +22,6 @@ mod unified_cross_entropy;
 
 pub use crate::math::Continuation;
 pub use margin_kind::MarginKind;
-use margin_kind::check_margin;
 
 // What losses are written with: each file has `use super::*`.
 use crate::data::{Scale, check_finite};
@@ -32,7 +31,7 @@ use crate::loss::{MarginLoss, forward};
 use crate::math::{
     Angle, BinaryForm, HardNegatives, Sample, SampleTarget, Target, TopMargin, annealed, stretched,
 };
-use crate::parameters::{Vary, hyper_parameters, vary};
+use crate::parameters::hyper_parameters;
 
 /// The table of losses, each with its file: those that stand alone, and those around another one.
 /// `every_loss!(macro tokens)` calls the macro with the tokens and the table.
@@ -68,11 +67,6 @@ macro_rules! every_loss {
 #[cfg(feature = "serde")]
 pub(crate) use every_loss;
 
-/// Builds a loss for a number of classes. Each hyper-parameter is what a function returns for the
-/// published value; one out of its range is refused.
-#[doc(hidden)]
-pub type BuildLoss = fn(usize, &mut dyn FnMut(f64) -> f64) -> Result<Box<dyn MarginLoss>, Error>;
-
 macro_rules! exported {
     (
         losses { $($file:ident::$loss:ident,)* }
@@ -86,29 +80,9 @@ macro_rules! exported {
             $(pub use super::$loss;)*
             $(pub use super::$wrapper;)*
         }
-
-        /// All losses but those around others, for the tests and fuzz targets of this crate and its
-        /// adapters.
-        #[doc(hidden)]
-        pub const LOSSES: &[BuildLoss] = &[$(|classes, next| {
-            let mut loss = $loss::example(classes);
-            loss.vary(next);
-            Ok(Box::new(loss.checked()?))
-        }),*];
     };
 }
 every_loss!(exported);
-
-/// What a loss is where nothing else is said: its default, if it has one.
-pub(crate) trait Example {
-    fn example(classes: usize) -> Self;
-}
-
-impl<L: Default> Example for L {
-    fn example(_: usize) -> Self {
-        L::default()
-    }
-}
 
 /// ψ(θ + m1) − m2, continued as `Monotone`.
 fn with_margins(angle: &Angle, m1: f64, m2: f64) -> Target {

@@ -21,7 +21,7 @@ hyper_parameters! {
     pub struct MvSoftmax {
         kind: MarginKind = MarginKind::Angular, any, "kind of margin", "`arc`, in radians, or `am`";
         s: f64 = 32.0, "finite and > 0", "scale s", "the radius of the hypersphere";
-        m: f64 = 0.35, (check_m "in [0, π); of cosines (-2, 2)"), "margin m";
+        m: f64 = 0.35, [kind] of "scale s, then margin m, then t", "margin m";
         t: f64 = 0.2, "finite and >= 0", "weight t of hard negatives", "0 is ArcFace, CosFace";
     }
     /// The published code compares with the formulas as printed but has an easy margin: the target
@@ -61,13 +61,6 @@ impl MvSoftmax {
     /// [`Error::Parameter`] unless `s` is finite and > 0, `m` in (−2, 2) and `t` finite and ≥ 0.
     pub fn am(s: f64, m: f64, t: f64) -> Result<Self, Error> {
         MvSoftmax { kind: MarginKind::Cosine, s, m, t }.checked()
-    }
-
-    fn check_m(&self) -> Result<f64, Error> {
-        check_margin! { self.kind, self.m;
-            "angular margin m" of "scale s, then margin m, then t",
-            "cosine margin m" of "scale s, margin m, t"
-        }
     }
 }
 

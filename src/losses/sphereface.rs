@@ -17,7 +17,7 @@ hyper_parameters! {
     /// weights only.
     pub struct SphereFace {
         m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";
-        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin";
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin" => with_annealing;
     }
     /// At m = 4 and λ = 0, training from random weights hardly starts. Published recipes lower λ
     /// step by step to 5, as [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) does.
@@ -45,14 +45,6 @@ impl SphereFace {
     /// [`Error::Parameter`] if `m` is 0.
     pub fn new(m: u32) -> Result<Self, Error> {
         SphereFace { m, ..Self::default() }.checked()
-    }
-
-    /// Sets the annealing λ: the target logit becomes `(λ · cos θ + f(θ)) / (1 + λ)`.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `lambda` is finite and ≥ 0.
-    pub fn with_annealing(self, lambda: f64) -> Result<Self, Error> {
-        SphereFace { lambda, ..self }.checked()
     }
 }
 

@@ -20,12 +20,12 @@ hyper_parameters! {
     pub struct SphereFace2 {
         kind: MarginKind = MarginKind::Cosine, any, "kind of margin", "`Cosine` is C, `Angular` A";
         s: f64 = 32.0, "finite and > 0", "scale s", "the radius of the hypersphere";
-        m: f64 = 0.2, (check_m "in (-2, 2); of angles [0, π)"), "margin m", "0.3 in fine-tuning";
+        m: f64 = 0.2, [kind] of "scale s, then margin m", "margin m", "0.3 in fine-tuning";
         lambda: f64 = 0.7, ("in (0, 1)", |x| x > 0.0 && x < 1.0),
-            "weight lambda of the own class", "that of the others is 1 − λ";
+            "weight lambda of the own class", "that of the others is 1 − λ" => with_lambda;
         t: f64 = 3.0, "finite and >= 1", "exponent t",
-            "spreads the similarities; 1 leaves them";
-        b: f64 = 0.0, "finite", "bias b", "one number for all classes, learned";
+            "spreads the similarities; 1 leaves them" => with_t;
+        b: f64 = 0.0, "finite", "bias b", "one number for all classes, learned" => with_bias;
     }
     /// Begin with `b` = [`starting_bias`](Self::starting_bias) and learn it with the derivative
     /// [`Forward::bias_gradient`](crate::Forward::bias_gradient), or keep it.
@@ -74,30 +74,6 @@ impl SphereFace2 {
         SphereFace2 { kind: MarginKind::Angular, s, m, ..Self::default() }.checked()
     }
 
-    /// Sets the weight λ of the own class.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `lambda` is in (0, 1).
-    pub fn with_lambda(self, lambda: f64) -> Result<Self, Error> {
-        SphereFace2 { lambda, ..self }.checked()
-    }
-
-    /// Sets the exponent t.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `t` is finite and ≥ 1.
-    pub fn with_t(self, t: f64) -> Result<Self, Error> {
-        SphereFace2 { t, ..self }.checked()
-    }
-
-    /// Sets the bias b.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `b` is finite.
-    pub fn with_bias(self, b: f64) -> Result<Self, Error> {
-        SphereFace2 { b, ..self }.checked()
-    }
-
     /// The b to begin with: that of the smallest loss where all cosines are 0. Of fewer than two
     /// classes there is none: ∞.
     ///
@@ -126,13 +102,6 @@ impl SphereFace2 {
         }
         // The same without the cancellation: 1 − z + root = 4z·e^{own − other}/(root + z − 1).
         (root + z - 1.0).ln() - 2.0_f64.ln() - own
-    }
-
-    fn check_m(&self) -> Result<f64, Error> {
-        check_margin! { self.kind, self.m;
-            "angular margin m" of "scale s, then margin m",
-            "cosine margin m" of "scale s, then margin m"
-        }
     }
 
     fn form(&self) -> BinaryForm {

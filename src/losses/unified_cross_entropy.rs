@@ -13,7 +13,7 @@ hyper_parameters! {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.4, "in (-2, 2), a difference of cosines" of "scale s, then margin m",
             "cosine margin m";
-        b: f64 = 0.0, "finite", "bias b", "one number for all classes, learned";
+        b: f64 = 0.0, "finite", "bias b", "one number for all classes, learned" => with_bias;
     }
     /// The threshold is cos θ = −b/s. The papers write −b̃ for b. Begin with `b` =
     /// [`starting_bias`](Self::starting_bias) and learn it with the derivative
@@ -46,14 +46,6 @@ impl UnifiedCrossEntropy {
     /// [`Error::Parameter`] unless `s` is finite and > 0 and `m` in (−2, 2).
     pub fn new(s: f64, m: f64) -> Result<Self, Error> {
         UnifiedCrossEntropy { s, m, ..Self::default() }.checked()
-    }
-
-    /// Sets the bias b.
-    ///
-    /// # Errors
-    /// [`Error::Parameter`] unless `b` is finite.
-    pub fn with_bias(self, b: f64) -> Result<Self, Error> {
-        UnifiedCrossEntropy { b, ..self }.checked()
     }
 
     /// The b to begin with: −log(10·C).

@@ -179,7 +179,7 @@ fn magface_takes_what_its_ranges_hold() {
 #[test]
 fn elasticface_takes_what_its_ranges_hold() {
     let (accepted, refused) = ANGLE;
-    let named = "mean angular margin m";
+    let named = "angular margin m";
     assert_range(named, accepted, refused, |m| ElasticFace::arc(64.0, m, 0.05, 1));
     let named = "standard deviation sigma";
     assert_range(named, accepted, refused, |sigma| ElasticFace::arc(64.0, 0.5, sigma, 1));
@@ -187,7 +187,7 @@ fn elasticface_takes_what_its_ranges_hold() {
     let by_sigma = |sigma| ElasticFace::cos(64.0, 0.35, sigma, 1);
     assert_range(named, below_two.0, below_two.1, by_sigma);
     let (accepted, refused) = COSINE;
-    let named = "mean cosine margin m";
+    let named = "cosine margin m";
     assert_range(named, accepted, refused, |m| ElasticFace::cos(64.0, m, 0.05, 1));
 }
 

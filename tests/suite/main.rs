@@ -3,10 +3,13 @@
 mod binary;
 mod bits;
 mod boundary;
+mod check_loss;
 mod class_parallel;
 mod common;
 mod energy;
 mod errors;
+#[cfg(feature = "serde")]
+mod every_loss;
 mod examples;
 mod family;
 mod finite_differences;
@@ -21,6 +24,7 @@ mod log_prior;
 mod logits;
 mod losses_with_state;
 mod misuse;
+#[cfg(feature = "serde")]
 mod mixed;
 mod numerics;
 mod offload;

@@ -2,11 +2,12 @@
 //! loops.
 
 use crate::common::compare::{epsilon, norm, tiny, wide};
-use crate::common::every_loss::{published, varied};
 use crate::common::naive::NaiveAnswer;
 use crate::common::random::Rng;
 use crate::common::ranks::{even, on_ranks};
 use crate::common::wide::{Wide, WideProblem};
+#[cfg(feature = "serde")]
+use crate::every_loss::{published, varied};
 use margin_softmax::custom::{Angle, HardNegatives, Sample};
 use margin_softmax::sampling::ClassSampler;
 use margin_softmax::update::WeightUpdate;
@@ -118,7 +119,9 @@ fn for_every_loss<F: Real>(
     mut check: impl FnMut(&str, &dyn MarginLoss, &WideProblem<F>, &NaiveAnswer),
 ) {
     for_each::<F>(|what, loss, problem, answer| check(what, loss, problem, answer));
+    #[cfg(feature = "serde")] // the names of all losses are those of the configurations
     let mut rng = Rng::new(19);
+    #[cfg(feature = "serde")]
     for (seed, shape) in (1..).zip(SHAPES) {
         for loss in published(shape.2).into_iter().chain(varied(&mut rng, shape.2)) {
             let (problem, answer) = WideProblem::<F>::new(seed, shape, &loss);

@@ -2,7 +2,6 @@
 #![allow(dead_code)] // an adapter's tests use a part of it
 
 pub mod compare;
-pub mod every_loss;
 pub mod golden;
 pub mod layout;
 pub mod naive;

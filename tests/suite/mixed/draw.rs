@@ -10,12 +10,12 @@ use margin_softmax::{
 use ndarray::{Array1, Array2};
 
 use crate::common::compare::{norm, wide};
-use crate::common::every_loss::varied;
 use crate::common::layout::{LAYOUTS, Layout};
 use crate::common::naive::{Naive, NaiveAnswer};
 use crate::common::random::Rng;
 use crate::common::ranks::even;
 use crate::common::wide::Wide;
+use crate::every_loss::varied;
 
 /// What a mixed step is of. Every option that is drawn here is mixed with all others.
 #[derive(Debug)]

@@ -60,7 +60,7 @@ fn a_number_out_of_range_is_refused_with_its_field_and_value() {
         (
             r#""MvSoftmax", "kind": "Cosine", "m": 2"#,
             "cosine margin m must be in (-2, 2), a difference of cosines (arguments are scale s, \
-             margin m, t), got 2",
+             then margin m, then t), got 2",
         ),
         (
             r#""LabelSmoothing", "epsilon": 1.1, "of": { "loss": "Softmax" }"#,
