@@ -14,8 +14,7 @@ use crate::logits::{LogitGradients, NormalizedLogits};
 use crate::loss::{MarginLoss, cosine_slope};
 use crate::math::{SINGULAR, Sample};
 use crate::step::{
-    Coefficients, NearestPair, Prepared, PreparedSample, Ranks, Settings, StepInput, Workspace,
-    ZeroEmbedding,
+    NearestPair, Plan, PreparedSample, Ranks, Settings, StepInput, Workspace, ZeroEmbedding,
 };
 
 impl<F: Real> NormalizedLogits<F> {
@@ -154,7 +153,7 @@ impl<F: Real> Step<'_, F> {
         let rows = 0..found.losses.len();
         let mut different: Vec<usize> =
             rows.filter(|&row| counts(forward, row) != counts(found, row)).collect();
-        for PreparedSample { row, norm, target, .. } in &self.workspace.prepared.samples {
+        for PreparedSample { row, norm, target, .. } in &self.workspace.samples {
             let value = target.map_or(0.0, |target| target.target.value);
             let largest = self.bounds.logit(*norm, value) * self.bounds.negatives.1;
             if !found.is_of_same_pass(forward, *row, (largest, classes)) {
@@ -173,26 +172,25 @@ impl<F: Real> Step<'_, F> {
             let seen = Sample::new(target.angle, sample.norm, label, row);
             Some(cosine_slope(loss, &seen, target.target))
         };
-        let samples = self.workspace.prepared.samples.iter();
+        let samples = self.workspace.samples.iter();
         samples.map(|sample| of_sample(sample).unwrap_or(0.0)).collect()
     }
 
     /// Refuses gradients of cosines that may leave the range of the type.
     fn check_cosines(&self, slopes: &[f64]) -> Result<(), Error> {
-        let Workspace { prepared, coefficients: Coefficients { nearest, .. }, .. } =
-            &*self.workspace;
+        let Workspace { samples, nearest, .. } = &*self.workspace;
         let mut steepest = slopes.to_vec();
-        for pair in &nearest.pairs {
+        for pair in nearest {
             steepest[pair.sample] = steepest[pair.sample].abs().max(nearest_slope(pair).abs());
         }
         let Bounds { negatives: (_, of_negatives), .. } = self.bounds;
         for (PreparedSample { row, norm, upstream, target, .. }, slope) in
-            prepared.samples.iter().zip(steepest)
+            samples.iter().zip(steepest)
         {
             let by_angle = target.map_or(0.0, |target| target.target.slope.abs());
             let steepest = slope.abs().max(by_angle).max(of_negatives);
             // Of the gradients of the logits none exceeds the loss's own but for label smoothing.
-            let gradient = upstream.abs() * (1.0 + prepared.form.smoothing);
+            let gradient = upstream.abs() * (1.0 + self.plan.form.smoothing);
             let bound = gradient * self.bounds.factor(*norm) * steepest;
             let maximum = largest_safe::<F>();
             if bound > maximum {
@@ -211,37 +209,36 @@ impl<F: Real> Step<'_, F> {
         logits: &NormalizedLogits<F>,
         gradients: &mut LogitGradients<F>,
     ) {
-        let Workspace { prepared, chunks, coefficients, .. } = &*self.workspace;
-        let Coefficients { terms, nearest, lifts, .. } = coefficients;
+        let Workspace { samples, nearest, lifts, chunks, .. } = &*self.workspace;
+        let Plan { form, sub_centers, .. } = self.plan;
         let mut along_norms = vec![0.0; self.plan.samples];
-        if prepared.form.scale == Scale::Unnormalized {
+        if form.scale == Scale::Unnormalized {
             self.finish_logits(&mut along_norms, logits, gradients);
-        } else if prepared.form.scale == Scale::FeatureNorm {
-            for (i, (sample, along)) in prepared.samples.iter().zip(&mut along_norms).enumerate() {
+        } else if form.scale == Scale::FeatureNorm {
+            for (i, (sample, along)) in samples.iter().zip(&mut along_norms).enumerate() {
                 let cosines = logits.cosines.row(sample.row);
                 let products = gradients.cosines.row(sample.row).into_iter().zip(cosines);
                 let products: f64 = products.map(|(g, c)| g.widen() * c.widen()).sum();
                 let hard: f64 = chunks.iter().filter_map(|chunk| chunk.radial.get(i)).sum();
-                let by_norm = hard
-                    / lifts.get(i).unwrap_or(&1.0)
-                    / prepared.form.product_scale::<F>(sample.norm);
+                let by_norm =
+                    hard / lifts.get(i).unwrap_or(&1.0) / form.product_scale::<F>(sample.norm);
                 *along = products + by_norm * sample.norm;
             }
         }
-        for pair in &nearest.pairs {
+        for pair in nearest {
             let (i, by_function) = (pair.sample, pair.gradient * pair.pair.scale);
-            let place = [prepared.samples[i].row, pair.class / prepared.sub_centers];
+            let place = [samples[i].row, pair.class / sub_centers];
             gradients.cosines[place] = F::narrow(by_function * nearest_slope(pair));
             along_norms[i] += by_function * pair.pair.target.value;
         }
-        for (i, (sample, terms)) in prepared.samples.iter().zip(terms).enumerate() {
+        for (i, sample) in samples.iter().enumerate() {
             let (Some(pair), Some(class)) = (&sample.target, sample.class) else { continue };
-            let by_function = terms.target_gradient * pair.scale;
-            let place = [sample.row, class / prepared.sub_centers];
+            let by_function = sample.terms.target_gradient * pair.scale;
+            let place = [sample.row, class / sub_centers];
             gradients.cosines[place] = F::narrow(by_function * slopes[i]);
             gradients.target_angles[sample.row] = F::narrow(by_function * pair.target.slope);
-            let by_loss = pair.by_norm(terms.target_gradient, sample.upstream);
-            let by_scale = match prepared.form.scale {
+            let by_loss = pair.by_norm(sample.terms.target_gradient, sample.upstream);
+            let by_scale = match form.scale {
                 Scale::FeatureNorm | Scale::Unnormalized if sample.norm > 0.0 => {
                     (along_norms[i] + by_function * pair.target.value) / sample.norm
                 }
@@ -260,11 +257,10 @@ impl<F: Real> Step<'_, F> {
         logits: &NormalizedLogits<F>,
         gradients: &mut LogitGradients<F>,
     ) {
-        let Workspace { prepared, coefficients: Coefficients { terms, .. }, .. } = &*self.workspace;
         let classes = logits.cosines.ncols();
         let weight_norms = logits.norms_of_weights();
         let [mut norms, mut biases] = [vec![0.0; classes], vec![0.0; classes]];
-        for (i, (sample, terms)) in prepared.samples.iter().zip(terms).enumerate() {
+        for (i, sample) in self.workspace.samples.iter().enumerate() {
             let (Some(pair), Some(class)) = (&sample.target, sample.class) else { continue };
             let mut by_logit: Vec<f64> =
                 gradients.cosines.row(sample.row).iter().map(|g| g.widen()).collect();
@@ -277,10 +273,10 @@ impl<F: Real> Step<'_, F> {
                 biases[j] += by_logit;
                 gradients.cosines[[sample.row, j]] = F::narrow(by_cosine);
             }
-            norms[class] += terms.target_gradient * sample.norm * pair.target.value;
-            biases[class] += terms.target_gradient;
-            by_logit[class] = terms.target_gradient;
-            if let (Some(source), true) = (&logits.source, prepared.form.plain) {
+            norms[class] += sample.terms.target_gradient * sample.norm * pair.target.value;
+            biases[class] += sample.terms.target_gradient;
+            by_logit[class] = sample.terms.target_gradient;
+            if let (Some(source), true) = (&logits.source, self.plan.form.plain) {
                 gradients.keep_extreme(source, sample.row, &by_logit);
             }
         }
@@ -311,10 +307,11 @@ fn margin_free<F: Real>(
         input.settings = input.settings.with_zero_embeddings(ZeroEmbedding::Skip);
     }
     input.check_shapes(loss)?;
-    let (Prepared { form, samples, .. }, _) = Prepared::new(loss, &input, Prepared::default(), 1)?;
+    let mut workspace = Workspace::default();
+    let (form, _) = workspace.prepare(loss, &input, 1)?;
     let weight_norms = logits.norms_of_weights();
     let mut out = Array2::zeros(logits.cosines.dim());
-    for PreparedSample { row, norm, .. } in samples {
+    for PreparedSample { row, norm, .. } in workspace.samples {
         let cosines = logits.cosines.row(row);
         Zip::indexed(out.row_mut(row)).and(cosines).for_each(|j, out: &mut F, c| {
             let scale = form.pair_scale(norm, weight_norms[j * logits.sub_centers.count]);

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::kernel::Real;
 use crate::parallel::run_jobs;
 use crate::step::{
-    Apart, Coefficients, NearestLogit, NearestPair, PreparedSample, Ranks, StepInput, Workspace,
+    Apart, NearestLogit, NearestPair, Plan, PreparedSample, Ranks, StepInput, Workspace,
 };
 
 impl<F: Real> Step<'_, F> {
@@ -17,19 +17,18 @@ impl<F: Real> Step<'_, F> {
     /// first sweep left out; nothing for a loss without a margin on them.
     pub(super) fn nearest_pairs(&mut self, input: &StepInput<'_, F>) -> Result<Vec<Apart>, Error> {
         let (n, ranks) = (self.plan.samples, self.ranks);
-        self.workspace.coefficients.nearest.pairs.clear();
-        let Some(top) = self.workspace.prepared.form.top.filter(|_| n > 0) else {
-            return Ok(Vec::new());
-        };
-        let (k, mut workers) = (top.k.min(self.classes()), vec![(); self.workers]);
-        let Workspace { prepared, chunks, coefficients, .. } = &mut *self.workspace;
-        let hard = prepared.hard_tile([None, None]);
+        self.workspace.nearest.clear();
+        let form = self.plan.form;
+        let Some(top) = form.top.filter(|_| n > 0) else { return Ok(Vec::new()) };
+        let (k, mut workers) = (top.k.min(self.classes()), vec![(); self.plan.workers]);
+        let Workspace { samples, chunks, .. } = &*self.workspace;
+        let hard = self.workspace.hard_tile(form, [None, None]);
         let prior = |class| input.classes.log_prior_of(class).widen();
         let mut apart = vec![Apart::NONE; n];
         let mut candidates = vec![NearestLogit::none(); n * k];
         let jobs = candidates.chunks_exact_mut(k).zip(&mut apart).enumerate();
         run_jobs(jobs, &mut workers, |(), (i, (candidates, apart))| {
-            for chunk in &*chunks {
+            for chunk in chunks {
                 for &entry in chunk.top_of(i) {
                     if let Some(other) = entry.insert(candidates) {
                         apart.add_other(hard, i, other, prior(other.class));
@@ -37,7 +36,7 @@ impl<F: Real> Step<'_, F> {
                 }
             }
         });
-        let kept = among_all(k, input, (&prepared.samples, &candidates), ranks)?;
+        let kept = among_all(k, input, (samples, &candidates), ranks)?;
         let mut pairs = vec![Vec::new(); n];
         let parts = candidates.chunks_exact(k).zip(kept).map(|(all, kept)| all.split_at(kept));
         let jobs = parts.zip(pairs.iter_mut().zip(&mut apart)).enumerate();
@@ -45,13 +44,13 @@ impl<F: Real> Step<'_, F> {
             for &other in others.iter().filter(|other| other.is_some()) {
                 apart.add_other(hard, i, other, prior(other.class));
             }
-            let sample = (i, &prepared.samples[i]);
+            let sample = (i, &samples[i]);
             let pair = |nearest: &NearestLogit<F>| {
-                NearestPair::new(input, (prepared.form, top), sample, nearest.class, apart)
+                NearestPair::new(input, (form, top), sample, nearest.class, apart)
             };
             pairs.extend(kept.iter().map(pair));
         });
-        coefficients.nearest.pairs.extend(pairs.into_iter().flatten());
+        self.workspace.nearest.extend(pairs.into_iter().flatten());
         Ok(apart)
     }
 
@@ -59,18 +58,12 @@ impl<F: Real> Step<'_, F> {
     /// nearest negatives' logits, and where the gradient of the `embeddings` is requested, what they
     /// add to it, and the weights of the samples' own classes.
     pub(super) fn keep_pairs(&mut self, input: &StepInput<'_, F>, embeddings: bool) {
-        let Workspace { prepared, coefficients, .. } = &mut *self.workspace;
-        let Coefficients { nearest, terms, target_rows, .. } = coefficients;
-        let from = (input.embeddings.view(), &input.classes);
-        nearest.backward(
-            from,
-            (prepared.form, &prepared.samples),
-            terms,
-            (embeddings, self.workers),
-        );
-        let dims = self.plan.dims;
-        target_rows.resize(if embeddings { self.plan.samples * dims } else { 0 }, F::zero());
-        for (row, sample) in target_rows.chunks_exact_mut(dims).zip(&prepared.samples) {
+        let Plan { form, samples: n, dims, workers, .. } = self.plan;
+        let from = (input.embeddings, &input.classes);
+        self.workspace.nearest_gradients(form, from, (embeddings, workers));
+        let Workspace { samples, target_rows, .. } = &mut *self.workspace;
+        target_rows.resize(if embeddings { n * dims } else { 0 }, F::zero());
+        for (row, sample) in target_rows.chunks_exact_mut(dims).zip(samples) {
             if let Some(class) = sample.class {
                 ArrayViewMut1::from(row).assign(&input.classes.weight(class));
             }

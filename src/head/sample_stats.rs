@@ -14,13 +14,12 @@ impl<F: Real> Step<'_, F> {
         i: usize,
         apart: Option<Apart>,
     ) -> SampleStats {
-        let workspace = &*self.workspace;
-        let (form, sample) = (workspace.prepared.form, &workspace.prepared.samples[i]);
-        let found = workspace.negatives(i);
+        let sample = &self.workspace.samples[i];
+        let found = self.negatives(i);
         let Apart { negatives, margin_free, logits } =
             apart.map_or(found, |apart| found.merge(apart));
         let own = sample.class.map(|class| (class, self.target_logit(i, class)));
-        let negative = workspace.nearest_negative(i);
+        let negative = self.workspace.nearest_negative(i);
         // Of equally near classes the lowest.
         let nearest =
             own.into_iter().chain(negative).reduce(|(class, logit), (other, its_logit)| {
@@ -39,8 +38,8 @@ impl<F: Real> Step<'_, F> {
             prediction: nearest.map_or(IGNORED, |(class, _)| input.classes.label_of(class)),
             best: nearest.map_or(f64::NEG_INFINITY, |(_, logit)| logit.widen()),
             nearest_negative: negative.map_or(NearestNegative::NONE, |(class, logit)| {
-                let factor = form.product_scale::<F>(sample.norm);
-                input.nearest_negative(form, factor, (class, logit.widen()))
+                let factor = self.plan.form.product_scale::<F>(sample.norm);
+                input.nearest_negative(self.plan.form, factor, (class, logit.widen()))
             }),
         }
     }
@@ -51,26 +50,27 @@ impl<F: Real> Step<'_, F> {
         let chunk = (0..self.plan.chunks).find(holds);
         chunk.map_or(F::neg_infinity(), |chunk| self.workspace.chunks[chunk].target[i])
     }
-}
 
-impl<F: Real> Workspace<F> {
     /// The negatives of sample `i` in all chunks.
     fn negatives(&self, i: usize) -> Apart {
+        let chunks = &self.workspace.chunks;
         let merged = |of_chunk: &dyn Fn(&ChunkStats<F>) -> (F, f64)| {
-            let parts = self.chunks.iter().map(of_chunk);
+            let parts = chunks.iter().map(of_chunk);
             let parts = parts.map(|(max, sum)| LogSumExp::new(max.widen(), sum));
-            parts.fold(self.prepared.form.no_negatives(), LogSumExp::merge)
+            parts.fold(self.plan.form.no_negatives(), LogSumExp::merge)
         };
         let negatives = merged(&|chunk| (chunk.max[i], chunk.sum[i]));
-        let margin_free = if self.prepared.has_log_prior {
+        let margin_free = if self.plan.has_log_prior {
             merged(&|chunk| (chunk.margin_free_max[i], chunk.margin_free_sum[i]))
         } else {
             negatives
         };
-        let logits = self.chunks.iter().filter_map(|chunk| chunk.logits.get(i)).sum();
+        let logits = chunks.iter().filter_map(|chunk| chunk.logits.get(i)).sum();
         Apart { negatives, margin_free, logits }
     }
+}
 
+impl<F: Real> Workspace<F> {
     /// The class other than its own that sample `i` is nearest to, and its logit.
     pub(super) fn nearest_negative(&self, i: usize) -> Option<(usize, F)> {
         let of_chunk = |chunk: &ChunkStats<F>| {

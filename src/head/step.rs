@@ -1,5 +1,7 @@
 //! One step, from its input to losses and gradients.
 
+use std::mem::take;
+
 use ndarray::{Array, ArrayRef2, ArrayView2, Dimension};
 
 use super::sweep::{Chunk, Sweep};
@@ -8,9 +10,7 @@ use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
 use crate::math::Smoothing;
-use crate::step::{
-    Coefficients, Plan, Prepared, PreparedSample, Ranks, StepInput, Workspace, check_update,
-};
+use crate::step::{ChunkStats, Plan, Ranks, Scratch, StepInput, Workspace, update_step};
 use crate::update::WeightUpdate;
 
 /// What is requested of a step besides the losses.
@@ -85,7 +85,7 @@ pub(super) fn nearest<F: Real>(
     step.first_sweep(input, &mut []);
     let rows = input.embeddings.nrows();
     let (mut logits, mut classes) = (vec![F::neg_infinity(); rows], vec![IGNORED; rows]);
-    for (i, sample) in step.workspace.prepared.samples.iter().enumerate() {
+    for (i, sample) in step.workspace.samples.iter().enumerate() {
         if let Some((class, logit)) = step.workspace.nearest_negative(i) {
             logits[sample.row] = logit;
             classes[sample.row] = input.classes.label_of(class);
@@ -106,37 +106,20 @@ fn prepare<F: Real>(
     input.check_shapes(loss)?;
     demand.check_shapes(input)?;
     let (rows, dims) = input.embeddings.dim();
-    let weight_rows =
-        matches!(demand, Demand::Gradients(gradients) if !gradients.weights.is_empty());
+    let workers = Plan::workers(rows, dims, input.classes.len());
+    let (form, bounds) = workspace.prepare(loss, input, workers)?;
     // Without gradients no logit waits for a second sweep.
     let keeps = !matches!(demand, Demand::Losses | Demand::Nearest);
-    let plan = |samples, binary: bool| {
-        // The only sweep of a binary loss keeps no logits.
-        let budget = if keeps && !binary { input.settings.budget } else { 0 };
-        Plan::new(
-            (input.settings.level, input.settings.precision),
-            (samples, dims, input.classes.len(), input.classes.sub_centers),
-            size_of::<F>(),
-            budget,
-            weight_rows && !binary,
-        )
-    };
-    let threads = rayon::current_num_threads();
-    let workers = plan(rows, false).workers(threads);
-    let earlier = std::mem::take(&mut workspace.prepared);
-    let (prepared, bounds) = Prepared::new(loss, input, earlier, workers)?;
-    let plan = plan(prepared.samples.len(), prepared.form.binary.is_some());
-    workspace.prepared = prepared;
-    let workers = plan.workers(threads);
-    let k = workspace.prepared.form.top.map_or(input.most, |top| top.k);
-    workspace.prepare(&plan, workers, k);
-    if keeps {
-        let (embeddings, update) = (demand.embeddings(), matches!(demand, Demand::Update(..)));
-        let norms = embeddings || matches!(demand, Demand::Cosines);
-        workspace.prepare_gradients(&plan, workers, [embeddings, norms, update]);
-    }
+    let weight_rows =
+        matches!(demand, Demand::Gradients(gradients) if !gradients.weights.is_empty());
+    let plan = Plan::new(input, form, workspace.samples.len(), [keeps, weight_rows]);
+    let (embeddings, update) = (demand.embeddings(), matches!(demand, Demand::Update(..)));
+    let norms = embeddings || matches!(demand, Demand::Cosines);
+    let k = form.top.map_or(input.most, |top| top.k);
+    workspace.resize(&plan, k, keeps.then_some([embeddings, norms, update]));
     if let Demand::Update(update, _) = demand {
-        check_update(&plan, &bounds, &input.classes, update)?;
+        let (shape, chunks) = (input.classes.weights.dim(), plan.chunk_rows(&input.classes));
+        update.check(&update_step(&bounds, shape, &chunks, input.classes.bias.is_some()))?;
     }
     Ok((plan, bounds))
 }
@@ -144,7 +127,6 @@ fn prepare<F: Real>(
 /// A step whose input has passed the checks.
 pub(super) struct Step<'a, F> {
     pub plan: Plan,
-    pub workers: usize,
     pub bounds: Bounds,
     /// Label smoothing among the classes of all ranks.
     pub smoothing: Smoothing,
@@ -166,24 +148,15 @@ impl<'a, F: Real> Step<'a, F> {
         let counted = prepared.as_ref().map(|(plan, _)| plan.samples).map_err(Clone::clone);
         let classes = ranks.agree(loss, input, counted, demand.embeddings())?;
         let (plan, bounds) = prepared?;
-        let Workspace { prepared, targets, .. } = &mut *workspace;
-        if let Some(negatives) = prepared.form.hard {
-            prepared.write_targets(input.embeddings.nrows(), targets);
+        if let Some(negatives) = plan.form.hard {
+            let targets = workspace.write_targets(input.embeddings.nrows());
             if negatives.cosine().is_none() {
                 ranks.sum(targets)?;
             }
-            let form = prepared.form;
-            let target = |sample: &PreparedSample| targets[sample.row].widen();
-            prepared.set_hard(|sample| (form.product_scale::<F>(sample.norm), target(sample)));
+            workspace.set_hard(plan.form, |norm| plan.form.product_scale::<F>(norm));
         }
-        Ok(Step {
-            workers: plan.workers(rayon::current_num_threads()),
-            plan,
-            bounds,
-            smoothing: Smoothing::new(prepared.form.smoothing, classes),
-            ranks,
-            workspace,
-        })
+        let smoothing = Smoothing::new(plan.form.smoothing, classes);
+        Ok(Step { plan, bounds, smoothing, ranks, workspace })
     }
 
     /// How many classes are active, on all ranks.
@@ -200,7 +173,7 @@ impl<'a, F: Real> Step<'a, F> {
         let (mut weights_copy, mut bias_copy) = (None, None);
         let rows = in_order(weights, &mut weights_copy);
         let bias_row = bias.as_mut().map(|bias| in_order(bias, &mut bias_copy));
-        let binary = self.workspace.prepared.form.binary.is_some();
+        let binary = self.plan.form.binary.is_some();
         let mut forward = None;
         if binary {
             self.binary_terms();
@@ -227,14 +200,11 @@ impl<'a, F: Real> Step<'a, F> {
     /// sweep that makes the gradients. They are those of this rank's target logits, which no other
     /// rank has rounded.
     fn binary_terms(&mut self) {
-        let Workspace { prepared, coefficients: Coefficients { terms, .. }, .. } =
-            &mut *self.workspace;
-        let Some(binary) = prepared.form.binary else { return };
-        terms.clear();
-        terms.extend(prepared.samples.iter().map(|sample| {
+        let Some(binary) = self.plan.form.binary else { return };
+        for sample in &mut self.workspace.samples {
             let logit = sample.target.map_or(0.0, |target| target.logit);
-            binary.terms(0.0, logit, sample.upstream)
-        }));
+            sample.terms = binary.terms(0.0, logit, sample.upstream);
+        }
     }
 
     /// The first sweep. With a second sweep to come, the logits wait in the rows of the weights'
@@ -243,15 +213,17 @@ impl<'a, F: Real> Step<'a, F> {
         if self.plan.samples == 0 {
             return;
         }
-        let Workspace { prepared, chunks, logits, scratch, .. } = &mut *self.workspace;
         let n = self.plan.samples;
+        let mut logits = take(&mut self.workspace.logits);
         let stored = if self.plan.in_weight_rows {
             (rows, self.plan.dims)
         } else {
             (&mut logits[..self.plan.stored * n], n)
         };
-        let sweep = Sweep { plan: &self.plan, prepared, x: input.embeddings };
-        sweep.forward(&input.classes, chunks, stored, &mut scratch[..self.workers]);
+        self.sweep(input.embeddings, |sweep, chunks, workers| {
+            sweep.forward(&input.classes, chunks, stored, workers);
+        });
+        self.workspace.logits = logits;
     }
 
     /// Combines the statistics of the chunks and of the other ranks, and computes each sample's
@@ -259,19 +231,16 @@ impl<'a, F: Real> Step<'a, F> {
     pub fn forward(&mut self, input: &StepInput<'_, F>) -> Result<Forward<F>, Error> {
         let rows = input.embeddings.nrows();
         let apart = self.nearest_pairs(input)?;
-        let mut stats = std::mem::take(&mut self.workspace.stats);
+        let mut stats = take(&mut self.workspace.stats);
         stats.clear();
-        let samples = 0..self.workspace.prepared.samples.len();
+        let samples = 0..self.workspace.samples.len();
         stats.extend(samples.map(|i| self.sample_stats(input, i, apart.get(i).copied())));
         if !stats.is_empty() {
             self.ranks.complete(rows, &mut stats)?;
         }
-        let Workspace { prepared, coefficients: Coefficients { terms, .. }, .. } =
-            &mut *self.workspace;
-        let mut forward = Forward::with_samples(rows, prepared.form);
-        terms.clear();
-        for (sample, stats) in prepared.samples.iter().zip(&stats) {
-            terms.push(forward.record(stats, self.smoothing, sample.upstream));
+        let mut forward = Forward::with_samples(rows, self.plan.form);
+        for (sample, stats) in self.workspace.samples.iter_mut().zip(&stats) {
+            sample.terms = forward.record(stats, self.smoothing, sample.upstream);
         }
         self.workspace.stats = stats;
         self.binary_terms();
@@ -286,17 +255,29 @@ impl<'a, F: Real> Step<'a, F> {
         chunks: Vec<Chunk<'_, F>>,
         embeddings: &mut ArrayRef2<F>,
     ) {
-        let Workspace { prepared, coefficients, chunks: found, logits, scratch, .. } =
-            &mut *self.workspace;
-        prepared.lift(&self.plan, &self.bounds, &coefficients.terms, &mut coefficients.lifts);
-        coefficients.convert(prepared.form.smoothing > 0.0);
-        let scratch = &mut scratch[..self.workers];
-        let stored = &logits[..self.plan.stored * self.plan.samples];
-        let sweep = Sweep { plan: &self.plan, prepared, x };
-        sweep.backward(coefficients, chunks, stored, found, scratch);
-        if !embeddings.is_empty() {
-            sweep.embedding_gradients(coefficients, found, embeddings.view_mut(), scratch);
-        }
+        self.workspace.set_coefficients(&self.plan, &self.bounds);
+        self.sweep(x, |sweep, found, workers| {
+            sweep.backward(chunks, found, workers);
+            if !embeddings.is_empty() {
+                sweep.embedding_gradients(found, embeddings.view_mut(), workers);
+            }
+        });
+    }
+
+    /// Runs a sweep, which reads the workspace while it writes these parts of it.
+    pub fn sweep(
+        &mut self,
+        x: ArrayView2<'_, F>,
+        run: impl FnOnce(Sweep<'_, F>, &mut [ChunkStats<F>], &mut [Scratch<F>]),
+    ) {
+        let (mut chunks, mut scratch) =
+            (take(&mut self.workspace.chunks), take(&mut self.workspace.scratch));
+        run(
+            Sweep { plan: &self.plan, workspace: self.workspace, x },
+            &mut chunks,
+            &mut scratch[..self.plan.workers],
+        );
+        (self.workspace.chunks, self.workspace.scratch) = (chunks, scratch);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::data::IGNORED;
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
-use crate::step::{Prepared, Ranks, StepInput, Workspace};
+use crate::step::{Ranks, StepInput, Workspace};
 
 /// The classes with the largest logits of each embedding, from the largest on; of equal logits the
 /// lower class first. From [`Head::top_k`](crate::Head::top_k).
@@ -75,7 +75,7 @@ pub(super) fn top_k<F: Real>(
     step.first_sweep(input, &mut []);
     let rows = input.embeddings.nrows();
     let mut entries = vec![Vec::new(); rows];
-    let Workspace { prepared: Prepared { form, samples, .. }, chunks, .. } = &*step.workspace;
+    let (form, Workspace { samples, chunks, .. }) = (step.plan.form, &*step.workspace);
     for (i, sample) in samples.iter().enumerate() {
         let all = chunks.iter().flat_map(|chunk| chunk.top_of(i)).filter(|entry| entry.is_some());
         let all = all.map(|entry| (entry.logit, input.classes.label_of(entry.class)));

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayRef2, ArrayView2};
 
 use super::step::{Demand, Step};
-use super::sweep::{Chunk, Sweep};
+use super::sweep::Chunk;
 use crate::data::{ClassesMut, Forward};
 use crate::error::Error;
 use crate::kernel::Real;
@@ -55,9 +55,7 @@ impl<F: Real> UpdateReady<'_, F> {
         Error::check_shape("updaters", &[chunks.len()], &[updaters.len()])?;
         let chunks = Chunk::moving(&step.plan, classes, updaters);
         if step.plan.samples == 0 {
-            let Workspace { prepared, scratch, .. } = &mut *step.workspace;
-            let sweep = Sweep { plan: &step.plan, prepared, x };
-            sweep.update_by_zeros(chunks, &mut scratch[..step.workers]);
+            step.sweep(x, |sweep, _, workers| sweep.update_by_zeros(chunks, workers));
             dx.fill(F::zero());
             return Ok(forward);
         }

@@ -6,7 +6,7 @@ use super::complete::OffloadedBackward;
 use super::step::OffloadedStep;
 use crate::data::{Scale, contiguous};
 use crate::kernel::Real;
-use crate::step::{NearestPair, Prepared};
+use crate::step::{NearestPair, Workspace};
 
 /// What turns logits into their gradients in the second sweep: coefficient_i·e^{z_ij − shift_i} −
 /// uniform_i for the negatives, times the derivative of their up-weighting; of a binary loss
@@ -60,29 +60,29 @@ pub struct TargetGradients<F> {
 impl<F: Real> OffloadedBackward<'_, '_, F> {
     /// How the second sweep turns logits into gradients.
     pub fn logit_factors(&self) -> LogitFactors<F> {
-        let OffloadedStep { classes, prepared, .. } = self.step;
+        let OffloadedStep { classes, form, .. } = self.step;
+        let Workspace { samples, nearest, .. } = &self.workspace;
         let mut apart = vec![Vec::new(); self.step.input.embeddings.nrows()];
-        for NearestPair { class, sample, .. } in &self.negatives.pairs.pairs {
-            let row = classes.place_of(self.negatives.rows[*class]);
-            apart[prepared.samples[*sample].row].push(row / self.step.input.classes.sub_centers);
+        for NearestPair { class, sample, .. } in nearest {
+            let row = classes.place_of(self.rows[*class]);
+            apart[samples[*sample].row].push(row / self.step.input.classes.sub_centers);
         }
         // The scaled embeddings have another scale than s where that is tiny.
-        let form = prepared.form;
         let lift = |i: usize| {
-            let norm = prepared.samples[i].norm;
+            let norm = samples[i].norm;
             form.made_up(norm, form.offloaded_scale::<F>(norm))
         };
         LogitFactors {
-            shift: self.step.by_row(|i| F::narrow(self.terms[i].shift)),
-            coefficient: self.step.by_row(|i| F::narrow(self.terms[i].coefficient * lift(i))),
-            uniform: self.step.by_row(|i| F::narrow(self.terms[i].uniform * lift(i))),
+            shift: self.step.by_row(|i| F::narrow(samples[i].terms.shift)),
+            coefficient: self.step.by_row(|i| F::narrow(samples[i].terms.coefficient * lift(i))),
+            uniform: self.step.by_row(|i| F::narrow(samples[i].terms.uniform * lift(i))),
             apart,
         }
     }
 
     /// How the second sweep's sums become gradients of the embeddings.
     pub fn embedding_gradient(&self) -> EmbeddingGradient<F> {
-        let Prepared { form, samples, .. } = &self.step.prepared;
+        let (form, samples) = (self.step.form, &self.workspace.samples);
         let by_norm = form.hard.is_some() && form.scale == Scale::FeatureNorm;
         let mut targets = Array2::zeros(self.step.input.embeddings.dim());
         let (mut sum, mut copy) = (vec![0.0; targets.ncols()], Vec::new());
@@ -90,9 +90,8 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             sum.fill(0.0);
             let class = sample.class;
             let w = class.map(|class| contiguous(self.step.input.classes.weight(class), &mut copy));
-            let samples = (self.step.input.embeddings, &self.terms[..]);
-            let nearest = self.negatives.pairs.embedding(i, sum.len());
-            self.step.prepared.finish_embedding(samples, (w, nearest), (i, 0.0), &mut sum);
+            let x = self.step.input.embeddings;
+            self.workspace.finish_embedding(form, x, w, (i, 0.0), &mut sum);
             let row = targets.row_mut(sample.row).into_iter();
             row.zip(&sum).for_each(|(to, from)| *to = F::narrow(*from));
         }
@@ -111,11 +110,11 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
     /// What the samples' own classes, and the nearest negatives with a margin of their own, add to the
     /// gradients of class weights and bias.
     pub fn target_gradients(&self) -> TargetGradients<F> {
-        let Prepared { samples, .. } = &self.step.prepared;
-        let (classes, negatives) = (&self.step.input.classes, &self.negatives);
-        let dims = self.step.input.embeddings.ncols();
+        let Workspace { samples, nearest, .. } = &self.workspace;
+        let (classes, x) = (&self.step.input.classes, self.step.input.embeddings);
+        let dims = x.ncols();
         let own = samples.iter().filter_map(|sample| sample.class);
-        let pairs = negatives.pairs.pairs.iter().map(|pair| negatives.rows[pair.class]);
+        let pairs = nearest.iter().map(|pair| self.rows[pair.class]);
         let mut numbers: Vec<usize> = own.map(|class| classes.row_of(class)).chain(pairs).collect();
         numbers.sort_unstable();
         numbers.dedup();
@@ -126,17 +125,16 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
         for (number, mut row) in numbers.into_iter().zip(weights.rows_mut()) {
             let own = self.step.classes.own_rows.binary_search(&number).ok();
             let targets = own.map_or(0..0, |class| before(class)..before(class + 1));
-            let pair = negatives.rows.binary_search(&number).ok();
-            let nearest = pair.map_or(&[][..], |class| negatives.pairs.of(class, class + 1));
+            let pair = self.rows.binary_search(&number).ok();
+            let nearest = pair.map_or(&[][..], |class| self.workspace.nearest_of(class..class + 1));
             let w = own.map(|class| classes.weight(class));
-            let w = w.or(pair.map(|class| negatives.weights.row(class)));
+            let w = w.or(pair.map(|class| self.read.row(class)));
             let (Some(w), Some(row)) = (w, row.as_slice_mut()) else { continue };
-            let terms = self.terms[targets.clone()].iter();
-            bias.push(F::narrow(terms.map(|terms| terms.target_gradient).sum()));
+            let of_class = samples[targets.clone()].iter();
+            bias.push(F::narrow(of_class.map(|sample| sample.terms.target_gradient).sum()));
             rows.push(self.step.classes.place_of(number));
-            let of_batch = (self.step.input.embeddings, &self.terms[..]);
-            let w = contiguous(w, &mut copy);
-            self.step.prepared.add_pairs(of_batch, w, (targets, nearest), row, &mut sum);
+            let (w, pairs) = (contiguous(w, &mut copy), (targets, nearest));
+            self.workspace.add_pairs(self.step.form, x, w, pairs, row, &mut sum);
         }
         TargetGradients { rows, weights, bias }
     }

@@ -1,14 +1,13 @@
 //! What lies between the sweeps of an offloaded step: the losses, and what the second sweep needs.
 
-use ndarray::ArrayRef2;
+use ndarray::{ArrayRef2, ArrayView2};
 
-use super::nearest::{Negatives, OfSample};
+use super::nearest::OfSample;
 use super::step::{OffloadedStep, SweepStats};
 use crate::data::{Classes, Forward, IGNORED, SampleStats, TargetLogit};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::math::SampleTerms;
-use crate::step::{Prepared, PreparedSample};
+use crate::step::{PreparedSample, Workspace};
 
 /// What the second sweep of an [`OffloadedStep`] needs: [`logit_factors`](Self::logit_factors) turn
 /// logits into their gradients; [`embedding_gradient`](Self::embedding_gradient) and
@@ -16,8 +15,12 @@ use crate::step::{Prepared, PreparedSample};
 #[derive(Debug)]
 pub struct OffloadedBackward<'s, 'a, F> {
     pub(super) step: &'s OffloadedStep<'a, F>,
-    pub(super) terms: Vec<SampleTerms>,
-    pub(super) negatives: Negatives<'s, F>,
+    /// The samples with their terms, and the pairs of the nearest negatives.
+    pub(super) workspace: Workspace<F>,
+    /// The rows of class weights that negatives are computed from, ascending, each once.
+    pub(super) rows: Vec<usize>,
+    /// These class weights.
+    pub(super) read: ArrayView2<'s, F>,
 }
 
 impl<'a, F: Real> OffloadedStep<'a, F> {
@@ -38,21 +41,20 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         self.check_range(weight_norms)?;
         let mut stats = stats.to_vec();
         let rows = self.nearest_rows(&mut stats)?;
-        let (mut negatives, found) = self.negatives(&stats, (rows, read))?;
-        let Prepared { form, samples, .. } = &self.prepared;
-        let mut forward = Forward::with_samples(stats.len(), *form);
-        let terms = samples.iter().zip(found).map(|(sample, found)| {
+        let (nearest, found) = self.negatives(&stats, (&rows, read))?;
+        let samples = self.workspace.samples.clone();
+        let mut workspace = Workspace { samples, nearest, ..Workspace::default() };
+        let mut forward = Forward::with_samples(stats.len(), self.form);
+        for (sample, found) in workspace.samples.iter_mut().zip(found) {
             let stats = self.sample_stats(sample, &stats[sample.row], found);
-            forward.record(&stats, self.smoothing, sample.upstream)
-        });
-        let terms: Vec<SampleTerms> = terms.collect();
-        let from = Classes::gathered(read.view(), None, &negatives.rows);
-        let from = (self.input.embeddings.view(), &from);
+            sample.terms = forward.record(&stats, self.smoothing, sample.upstream);
+        }
+        let from = (self.input.embeddings, &Classes::gathered(read.view(), None, &rows));
         let requested = self.input.reduction.is_some();
         let threads = rayon::current_num_threads();
-        negatives.pairs.backward(from, (*form, samples), &terms, (requested, threads));
+        workspace.nearest_gradients(self.form, from, (requested, threads));
         let forward = forward.with_reduction(self.input.reduction);
-        Ok((forward, OffloadedBackward { step: self, terms, negatives }))
+        Ok((forward, OffloadedBackward { step: self, workspace, rows, read: read.view() }))
     }
 
     fn sample_stats(

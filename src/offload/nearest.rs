@@ -1,21 +1,12 @@
 //! The nearest negatives of an offloaded step: which these are, and their pairs in f64.
 
-use ndarray::{ArrayRef2, ArrayView2};
+use ndarray::ArrayRef2;
 
 use super::step::{NegativeLogit, OffloadedStep, SweepStats};
 use crate::data::{Classes, NearestNegative};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::step::{Apart, NearestLogit, NearestPair, NearestPairs, PreparedSample, StepInput};
-
-/// The negatives with a margin of their own.
-#[derive(Debug)]
-pub(super) struct Negatives<'s, F> {
-    /// The rows of class weights that negatives are computed from, ascending, each once.
-    pub rows: Vec<usize>,
-    pub weights: ArrayView2<'s, F>,
-    pub pairs: NearestPairs,
-}
+use crate::step::{Apart, NearestLogit, NearestPair, PreparedSample, StepInput};
 
 /// What the sums of a sample leave out, and its nearest negative.
 pub(super) type OfSample = (Apart, NearestNegative);
@@ -24,7 +15,7 @@ impl<F: Real> OffloadedStep<'_, F> {
     /// How many of each sample's nearest negatives have a margin of their own; 0 for a loss without
     /// [`top_negatives`](crate::MarginLoss::top_negatives), and in inference.
     pub fn top_negatives(&self) -> usize {
-        self.prepared.form.top.map_or(0, |top| top.k.min(self.classes.active()))
+        self.form.top.map_or(0, |top| top.k.min(self.classes.active()))
     }
 
     /// Of the logits that the sums of the sweep leave out, keeps the
@@ -39,11 +30,11 @@ impl<F: Real> OffloadedStep<'_, F> {
     pub fn nearest_rows(&self, stats: &mut [SweepStats]) -> Result<Vec<usize>, Error> {
         self.check_places(stats)?;
         let (k, offsets) = (self.top_negatives(), self.classes.offsets::<F>());
-        let hard = self.prepared.hard_tile([None, None]);
+        let hard = self.workspace.hard_tile(self.form, [None, None]);
         let log_prior = self.input.classes.log_prior;
         let prior = |place| log_prior.map_or(0.0, |all| all[self.classes.class_at(place)].widen());
         let mut classes = Vec::new();
-        for (i, sample) in self.prepared.samples.iter().enumerate() {
+        for (i, sample) in self.workspace.samples.iter().enumerate() {
             let stats = &mut stats[sample.row];
             let candidates = stats.apart.iter().map(|&NegativeLogit { place, logit }| {
                 let (plain, offset) = (F::narrow(logit), self.offset(offsets.as_deref(), place));
@@ -77,7 +68,7 @@ impl<F: Real> OffloadedStep<'_, F> {
         let rows = self.input.embeddings.nrows();
         Error::check_shape("stats of the sweep", &[rows], &[stats.len()])?;
         let classes = self.classes.active();
-        for &PreparedSample { row, .. } in &self.prepared.samples {
+        for &PreparedSample { row, .. } in &self.workspace.samples {
             let SweepStats { nearest, nearest_negative, apart, .. } = &stats[row];
             let negatives = nearest_negative.iter().chain(apart).map(|negative| negative.place);
             if let Some(label) = negatives.chain([*nearest]).find(|place| *place >= classes) {
@@ -93,24 +84,24 @@ impl<F: Real> OffloadedStep<'_, F> {
     }
 
     /// The pairs of the negatives that `stats` keep, from the `weights` of their `rows`.
-    pub(super) fn negatives<'s>(
+    pub(super) fn negatives(
         &self,
         stats: &[SweepStats],
-        (rows, weights): (Vec<usize>, &'s ArrayRef2<F>),
-    ) -> Result<(Negatives<'s, F>, Vec<OfSample>), Error> {
-        let (form, dims) = (self.prepared.form, self.input.embeddings.ncols());
+        (rows, weights): (&[usize], &ArrayRef2<F>),
+    ) -> Result<(Vec<NearestPair>, Vec<OfSample>), Error> {
+        let (form, dims) = (self.form, self.input.embeddings.ncols());
         Error::check_shape("class weights of negatives", &[rows.len(), dims], weights.shape())?;
         let offsets = self.classes.offsets::<F>();
         let of_rows = |all: &Vec<F>| -> Vec<F> {
             rows.iter().map(|&row| all[self.classes.place_of(row)]).collect()
         };
         let of_rows = offsets.as_ref().map(of_rows);
-        let (selected, offsets_of_rows) = (Some(&rows[..]), of_rows.as_deref());
+        let (selected, offsets_of_rows) = (Some(rows), of_rows.as_deref());
         let of_step = self.input.classes;
         let classes =
             Classes { weights: weights.view(), selected, offsets: offsets_of_rows, ..of_step };
         let input = StepInput { classes, ..self.input.clone() };
-        let mut pairs = NearestPairs::default();
+        let mut pairs = Vec::new();
         let of_sample = |(i, sample): (usize, &PreparedSample)| {
             let class_of = |negative: &NegativeLogit| {
                 let first = input.classes.find(self.classes.class_at(negative.place));
@@ -122,7 +113,7 @@ impl<F: Real> OffloadedStep<'_, F> {
                 for negative in kept {
                     let (class, sample) = (class_of(negative)?, (i, sample));
                     let pair = NearestPair::new(&input, (form, top), sample, class, &mut apart);
-                    pairs.pairs.push(pair);
+                    pairs.push(pair);
                 }
             }
             let nearest = match nearest_negative {
@@ -140,8 +131,8 @@ impl<F: Real> OffloadedStep<'_, F> {
             };
             Ok((apart, nearest))
         };
-        let samples = self.prepared.samples.iter().enumerate();
+        let samples = self.workspace.samples.iter().enumerate();
         let found = samples.map(of_sample).collect::<Result<_, Error>>()?;
-        Ok((Negatives { rows, weights: weights.view(), pairs }, found))
+        Ok((pairs, found))
     }
 }

@@ -4,14 +4,15 @@ use ndarray::{Array2, ArrayRef1, ArrayRef2, ArrayView2};
 
 use super::classes::OffloadedClasses;
 use crate::data::{
-    Classes, IGNORED, Reduction, Samples, Scale, check_finite, check_norm, has_direction, norm_of,
+    Classes, IGNORED, LogitForm, Reduction, Samples, Scale, check_finite, check_norm,
+    has_direction, norm_of,
 };
 use crate::error::Error;
 use crate::head::{Engine, Head};
 use crate::kernel::{BinaryLogits, Real, job};
 use crate::loss::MarginLoss;
 use crate::math::{LogSumExp, Smoothing};
-use crate::step::{Prepared, PreparedSample, StepInput};
+use crate::step::{PreparedSample, StepInput, Workspace};
 
 /// What the first sweep over the classes found for one sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,7 +117,8 @@ pub struct HardNegativeLogits<F> {
 pub struct OffloadedStep<'a, F> {
     pub(super) classes: &'a OffloadedClasses<'a>,
     pub(super) input: StepInput<'a, F>,
-    pub(super) prepared: Prepared<F>,
+    pub(super) form: LogitForm,
+    pub(super) workspace: Workspace<F>,
     pub(super) smoothing: Smoothing,
 }
 
@@ -176,15 +178,13 @@ fn offload<'a, F: Real>(
         most: 0,
         reduction,
     };
-    let mut prepared = Prepared::without_sweeps(loss, &input)?;
-    let form = prepared.form;
+    let mut workspace = Workspace::default();
+    let form = workspace.prepare_without_sweeps(loss, &input)?;
     form.check_correction(classes.offsets::<F>().is_some())?;
-    prepared.set_hard(|sample| {
-        let target = sample.target.map_or(0.0, |target| target.target.value);
-        (form.offloaded_scale::<F>(sample.norm), F::narrow(target).widen())
-    });
+    workspace.write_targets(x.nrows());
+    workspace.set_hard(form, |norm| form.offloaded_scale::<F>(norm));
     let smoothing = Smoothing::new(form.smoothing, classes.active());
-    Ok(OffloadedStep { classes, input, prepared, smoothing })
+    Ok(OffloadedStep { classes, input, form, workspace, smoothing })
 }
 
 impl<'a, F: Real> OffloadedStep<'a, F> {
@@ -197,7 +197,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         Error::check_shape("log prior", &[self.classes.classes], p.shape())?;
         check_finite("log prior", &p.view())?;
         self.input.classes.log_prior = Some(p.view());
-        for sample in &mut self.prepared.samples {
+        for sample in &mut self.workspace.samples {
             if let (Some(target), Some(class)) = (&mut sample.target, sample.class) {
                 let prior = self.input.classes.log_prior_of(class).widen();
                 *target = target.with_log_prior(prior);
@@ -219,8 +219,8 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     /// exponential, and products with a tiny scale leave the range of `F`.
     pub fn scaled_embeddings(&self) -> Array2<F> {
         let mut all = Array2::zeros(self.input.embeddings.dim());
-        let rows = self.prepared.embeddings.chunks_exact(all.ncols());
-        for (sample, from) in self.prepared.samples.iter().zip(rows) {
+        let rows = self.workspace.embeddings.chunks_exact(all.ncols());
+        for (sample, from) in self.workspace.samples.iter().zip(rows) {
             all.row_mut(sample.row).iter_mut().zip(from).for_each(|(to, from)| *to = *from);
         }
         all
@@ -228,25 +228,25 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
 
     /// The rows of the batch whose samples count, ascending.
     pub fn counted_rows(&self) -> Vec<usize> {
-        let mut rows: Vec<usize> = self.prepared.samples.iter().map(|sample| sample.row).collect();
+        let mut rows: Vec<usize> = self.workspace.samples.iter().map(|sample| sample.row).collect();
         rows.sort_unstable();
         rows
     }
 
     /// Whether the class weights are divided by their norms.
     pub fn is_normalized(&self) -> bool {
-        self.prepared.form.scale != Scale::Unnormalized
+        self.form.scale != Scale::Unnormalized
     }
 
     /// Whether labels are smoothed, so that the first sweep sums the logits.
     pub fn is_smoothed(&self) -> bool {
-        self.prepared.form.smoothing > 0.0
+        self.form.smoothing > 0.0
     }
 
     /// How hard negatives are up-weighted; `None` where the loss up-weights none.
     pub fn hard_negative_logits(&self) -> Option<HardNegativeLogits<F>> {
-        let [_, linear, _] = self.prepared.form.hard?.coefficients();
-        let [threshold, constant, quadratic] = &self.prepared.hard;
+        let [_, linear, _] = self.form.hard?.coefficients();
+        let [threshold, constant, quadratic] = &self.workspace.hard;
         Some(HardNegativeLogits {
             threshold: self.by_row(|i| threshold[i]),
             constant: self.by_row(|i| constant[i]),
@@ -258,14 +258,13 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     /// How the logits of negatives become those of a binary loss, before a class prior; `None` for any
     /// other loss.
     pub fn binary_logits(&self) -> Option<BinaryLogits<F>> {
-        self.prepared.form.binary_logits()
+        self.form.binary_logits()
     }
 
     /// Whether class weights with norms in this range are valid. Where they are not,
     /// [`check_class_weights`](Self::check_class_weights) names the row.
     pub fn accepts_norms(&self, (least, most): (f64, f64)) -> bool {
-        let valid =
-            |norm: f64| has_direction::<F>(norm) || (self.prepared.form.plain && norm.is_finite());
+        let valid = |norm: f64| has_direction::<F>(norm) || (self.form.plain && norm.is_finite());
         valid(least) && valid(most)
     }
 
@@ -285,7 +284,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         let rows = rows.rows().into_iter().zip(first..);
         rows.into_iter().try_fold((f64::INFINITY, 0.0_f64), |(least, most), (row, place)| {
             let norm = norm_of(row, &mut buffer);
-            let (directed, number) = (!self.prepared.form.plain, number(place).unwrap_or(place));
+            let (directed, number) = (!self.form.plain, number(place).unwrap_or(place));
             let norm = check_norm("class weights", number, row, norm, directed)?;
             Ok((least.min(norm), most.max(norm)))
         })
@@ -299,7 +298,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     pub fn predictions(&self, stats: &[SweepStats]) -> Result<Vec<usize>, Error> {
         self.check_places(stats)?;
         let mut predictions = vec![IGNORED; stats.len()];
-        for &PreparedSample { row, .. } in &self.prepared.samples {
+        for &PreparedSample { row, .. } in &self.workspace.samples {
             predictions[row] = self.classes.class_at(stats[row].nearest);
         }
         Ok(predictions)
@@ -311,15 +310,14 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
     /// # Errors
     /// [`Error::Overflow`].
     pub fn check_range(&self, weight_norms: (f64, f64)) -> Result<(), Error> {
-        let Prepared { form, samples, .. } = &self.prepared;
-        let classes = self.smoothing.classes();
-        self.input.check_range(*form, samples, weight_norms, classes).map(|_| ())
+        let (samples, classes) = (&self.workspace.samples, self.smoothing.classes());
+        self.input.check_range(self.form, samples, weight_norms, classes).map(|_| ())
     }
 
     /// A number for each row of the batch, from those of the samples that count; 0 for others.
     pub(super) fn by_row(&self, number: impl Fn(usize) -> F) -> Vec<F> {
         let mut all = vec![F::zero(); self.input.embeddings.nrows()];
-        for (i, sample) in self.prepared.samples.iter().enumerate() {
+        for (i, sample) in self.workspace.samples.iter().enumerate() {
             all[sample.row] = number(i);
         }
         all

@@ -3,26 +3,23 @@
 //! exchange with other ranks.
 
 mod agreement;
+mod coefficients;
 mod collective;
 mod exchange;
-mod hard_samples;
 mod input;
-mod lift;
 mod nearest;
 mod pairs;
 mod plan;
 mod prepare;
 mod settings;
 mod target_gradients;
-mod update_step;
 mod workspace;
 
 pub use collective::{Collective, SingleProcess};
 pub(crate) use exchange::Ranks;
 pub(crate) use input::StepInput;
-pub(crate) use nearest::{Apart, NearestLogit, NearestPair, NearestPairs};
-pub(crate) use plan::Plan;
-pub(crate) use prepare::{Prepared, PreparedSample};
+pub(crate) use nearest::{Apart, NearestLogit, NearestPair};
+pub(crate) use pairs::PreparedSample;
+pub(crate) use plan::{Plan, update_step};
 pub use settings::{Settings, ZeroEmbedding};
-pub(crate) use update_step::{check_update, update_step};
-pub(crate) use workspace::{ChunkStats, Coefficients, Scratch, Workspace, WorkspaceCache};
+pub(crate) use workspace::{ChunkStats, Scratch, Workspace, WorkspaceCache};

@@ -3,14 +3,11 @@
 
 use std::convert::Infallible;
 
-use ndarray::ArrayView2;
-
 use super::input::StepInput;
-use super::prepare::PreparedSample;
-use crate::data::{Classes, LogitForm, NearestNegative, Scale, TargetPair, contiguous, norm_of};
+use super::pairs::PreparedSample;
+use crate::data::{LogitForm, NearestNegative, Scale, TargetPair, norm_of};
 use crate::kernel::{HardTile, Real};
-use crate::math::{Angle, LogSumExp, SampleTerms, TopMargin};
-use crate::parallel::run_jobs;
+use crate::math::{Angle, LogSumExp, TopMargin};
 
 /// Entries that are compared one by one, without a branch that the CPU cannot predict; of more it is
 /// faster to move the rest at once.
@@ -88,62 +85,6 @@ impl NearestPair {
         let prior = input.classes.log_prior_of(class).widen();
         apart.add(pair.logit, prior);
         NearestPair { class, sample: i, pair: pair.with_log_prior(prior), gradient: 0.0 }
-    }
-}
-
-/// The nearest negatives of all samples on this rank: by sample, and by class and sample as soon as
-/// their gradients are known.
-#[derive(Debug, Default)]
-pub(crate) struct NearestPairs {
-    pub pairs: Vec<NearestPair>,
-    /// What they add to the gradients of the embeddings, as
-    /// [`TargetPair::add_to_embedding`] does (samples × dims); empty unless they are requested.
-    pub embeddings: Vec<f64>,
-}
-
-impl NearestPairs {
-    /// The gradients of their logits, and what they add to those of the embeddings, if these are
-    /// requested.
-    pub fn backward<F: Real>(
-        &mut self,
-        (x, classes): (ArrayView2<'_, F>, &Classes<'_, F>),
-        (form, samples): (LogitForm, &[PreparedSample]),
-        terms: &[SampleTerms],
-        (embeddings, workers): (bool, usize),
-    ) {
-        let NearestPairs { pairs, embeddings: sums } = self;
-        let dims = x.ncols();
-        let requested = embeddings && !pairs.is_empty();
-        sums.clear();
-        sums.resize(if requested { samples.len() * dims } else { 0 }, 0.0);
-        let mut sums = sums.chunks_exact_mut(dims).enumerate();
-        let jobs = pairs.chunk_by_mut(|a, b| a.sample == b.sample).map(|pairs| {
-            let i = pairs[0].sample;
-            (i, pairs, sums.find(|(of_sample, _)| *of_sample == i))
-        });
-        let mut buffers = vec![(Vec::new(), Vec::new()); workers];
-        run_jobs(jobs, &mut buffers, |(x_copy, w_copy), (i, pairs, mut sum)| {
-            let x = contiguous(x.row(samples[i].row), x_copy);
-            for NearestPair { class, pair, gradient, .. } in pairs {
-                *gradient = terms[i].negative_gradient(pair.logit);
-                if let Some((_, sum)) = &mut sum {
-                    let w = contiguous(classes.weight(*class), w_copy);
-                    pair.add_to_embedding(form, (x, w), *gradient, sum);
-                }
-            }
-        });
-        pairs.sort_unstable_by_key(|pair| (pair.class, pair.sample));
-    }
-
-    /// The pairs of the classes from `start` to before `end`.
-    pub fn of(&self, start: usize, end: usize) -> &[NearestPair] {
-        let at = |class: usize| self.pairs.partition_point(|pair| pair.class < class);
-        &self.pairs[at(start)..at(end)]
-    }
-
-    /// What they add to the gradient of the embedding of sample `i`.
-    pub fn embedding(&self, i: usize, dims: usize) -> Option<&[f64]> {
-        self.embeddings.get(i * dims..(i + 1) * dims)
     }
 }
 

@@ -3,22 +3,43 @@
 use rayon::prelude::*;
 
 use super::input::StepInput;
-use super::prepare::{PreparedSample, sort_by_class};
 use crate::data::{Given, LogitForm, Scale, TargetPair, check_norm, contiguous};
 use crate::error::Error;
 use crate::kernel::{self, Real};
 use crate::loss::{MarginLoss, checked_target};
-use crate::math::{Angle, Pair, Sample, SampleTarget};
+use crate::math::{Angle, Pair, Sample, SampleTarget, SampleTerms};
+
+/// One sample that counts.
+#[derive(Debug, Clone)]
+pub(crate) struct PreparedSample {
+    /// Its row in the batch.
+    pub row: usize,
+    /// Its class, if that is active on this rank: of several rows of its label the nearest.
+    pub class: Option<usize>,
+    /// |x_i|.
+    pub norm: f64,
+    /// g_i = ∂objective/∂L_i.
+    pub upstream: f64,
+    /// Its target pair, where its class is active.
+    pub target: Option<TargetPair>,
+    /// Its loss and the gradients of its logits, once they are known.
+    pub terms: SampleTerms,
+}
 
 impl<F: Real> StepInput<'_, F> {
-    /// The same samples with geometry and margin of their target pairs.
-    pub(super) fn with_pairs(
+    /// Fills in geometry and margin of the samples' target pairs, and sorts the samples by class and
+    /// then by row.
+    pub(super) fn fill_pairs(
         &self,
         loss: &dyn MarginLoss,
         form: LogitForm,
-        mut samples: Vec<PreparedSample>,
+        samples: &mut [PreparedSample],
         parallel: bool,
-    ) -> Result<Vec<PreparedSample>, Error> {
+    ) -> Result<(), Error> {
+        let sort = |samples: &mut [PreparedSample]| {
+            samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
+        };
+        sort(samples);
         let fill = |sample: &mut PreparedSample| {
             if let Some(first) = sample.class {
                 let class = self.nearest_row(form, sample, first)?;
@@ -34,9 +55,9 @@ impl<F: Real> StepInput<'_, F> {
             samples.iter_mut().try_for_each(fill)?;
         }
         if self.classes.sub_centers > 1 {
-            sort_by_class(&mut samples);
+            sort(samples);
         }
-        Ok(samples)
+        Ok(())
     }
 
     /// Of the rows of a sample's label, which start at class `first`, the nearest: that at the

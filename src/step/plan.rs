@@ -3,7 +3,10 @@
 
 use std::ops::Range;
 
-use crate::kernel::{Level, Precision};
+use super::input::StepInput;
+use crate::data::{Bounds, Classes, LogitForm};
+use crate::kernel::{Level, Precision, Real};
+use crate::update::{Magnitudes, UpdateStep};
 
 /// Most classes in a tile, but for a label with more rows: its weights, logits and gradients stay in the second-level cache.
 const TILE: usize = 256;
@@ -20,14 +23,22 @@ const CHUNKS_PER_FIVE_TILES: usize = 2;
 const WORTH_THREADS: usize = 1 << 20;
 
 /// The shape of one step and how it is cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
+    pub form: LogitForm,
+    /// Whether the logits have a class prior.
+    pub has_log_prior: bool,
+    /// Samples that count.
     pub samples: usize,
     pub dims: usize,
     pub classes: usize,
+    /// Rows of each label.
+    pub sub_centers: usize,
     pub chunks: usize,
     /// Classes in a tile: whole labels.
     tile: usize,
+    /// How many workers share the step.
+    pub workers: usize,
     /// The vector instructions that the products and the loops over tiles use.
     pub level: Level,
     /// What the factors of the products are rounded to.
@@ -40,16 +51,17 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The plan for a number of samples, dims and classes, of which `sub_centers` in turn are rows
-    /// of one label, with `bytes` per number, whose logits may take `budget` bytes; `weight_rows`:
-    /// whether there are rows of a weight gradient to hold them.
-    pub fn new(
-        (level, precision): (Level, Precision),
-        (samples, dims, classes, sub_centers): (usize, usize, usize, usize),
-        bytes: usize,
-        budget: usize,
-        weight_rows: bool,
+    /// The plan of a step with so many `samples` that count. `keeps`: whether logits wait for a second
+    /// sweep; `weight_rows`: whether there are rows of a weight gradient to hold them.
+    pub fn new<F: Real>(
+        input: &StepInput<'_, F>,
+        form: LogitForm,
+        samples: usize,
+        [keeps, weight_rows]: [bool; 2],
     ) -> Self {
+        let (dims, bytes) = (input.embeddings.ncols(), size_of::<F>());
+        let Classes { sub_centers, .. } = input.classes;
+        let classes = input.classes.len();
         let tile = (TILE / sub_centers).max(1) * sub_centers;
         let tiles = classes.div_ceil(tile);
         let by_memory = PARTIAL_BYTES / (samples * dims * bytes).max(1);
@@ -57,10 +69,32 @@ impl Plan {
         let chunks = tiles.min(by_memory.clamp(4, by_work));
         // A multiple of four shares evenly among the usual numbers of cores.
         let chunks = if chunks > 4 { chunks / 4 * 4 } else { chunks };
-        let affordable = budget / (samples * bytes).max(1);
-        let in_weight_rows = weight_rows && samples <= dims;
-        let stored = if in_weight_rows { 0 } else { classes.min(affordable / tile * tile) };
-        Plan { samples, dims, classes, chunks, tile, level, precision, in_weight_rows, stored }
+        // The only sweep of a binary loss keeps no logits.
+        let keeps = keeps && form.binary.is_none();
+        let in_weight_rows = keeps && weight_rows && samples <= dims;
+        let affordable = input.settings.budget / (samples * bytes).max(1);
+        let in_workspace = keeps && !in_weight_rows;
+        Plan {
+            form,
+            has_log_prior: input.has_log_prior(),
+            samples,
+            dims,
+            classes,
+            sub_centers,
+            chunks,
+            tile,
+            workers: Self::workers(samples, dims, classes).min(chunks.max(samples).max(1)),
+            level: input.settings.level,
+            precision: input.settings.precision,
+            in_weight_rows,
+            stored: if in_workspace { classes.min(affordable / tile * tile) } else { 0 },
+        }
+    }
+
+    /// How many workers share so many multiplications.
+    pub fn workers(samples: usize, dims: usize, classes: usize) -> usize {
+        let products = samples.saturating_mul(dims).saturating_mul(classes);
+        if products < WORTH_THREADS { 1 } else { rayon::current_num_threads() }
     }
 
     /// The classes of one chunk: whole tiles.
@@ -68,6 +102,11 @@ impl Plan {
         let tiles = self.classes.div_ceil(self.tile);
         let edge = |index: usize| (index * tiles / self.chunks * self.tile).min(self.classes);
         edge(index)..edge(index + 1)
+    }
+
+    /// The rows of each chunk in the caller's matrix, from its first to its last.
+    pub fn chunk_rows<F: Real>(&self, classes: &Classes<'_, F>) -> Vec<Range<usize>> {
+        (0..self.chunks).map(|index| classes.span(&self.chunk(index))).collect()
     }
 
     /// The tiles of a range of classes.
@@ -83,10 +122,16 @@ impl Plan {
     pub fn tile_rows(&self) -> usize {
         self.tile.min(self.classes)
     }
+}
 
-    /// How many workers share the step on `threads` threads.
-    pub fn workers(&self, threads: usize) -> usize {
-        let products = self.samples.saturating_mul(self.dims).saturating_mul(self.classes);
-        if products < WORTH_THREADS { 1 } else { threads.min(self.chunks.max(self.samples)) }
-    }
+/// A step as an update of the class parameters sees it. The largest norm of a row bounds its entries.
+pub(crate) fn update_step<'c>(
+    bounds: &Bounds,
+    shape: (usize, usize),
+    chunks: &'c [Range<usize>],
+    bias: bool,
+) -> UpdateStep<'c> {
+    let of_weights = Magnitudes { value: bounds.weight_norms.1, gradient: bounds.weight_gradient };
+    let of_bias = Magnitudes { value: bounds.bias.unwrap_or(0.0), gradient: bounds.bias_gradient };
+    UpdateStep { shape, chunks, weights: Some(of_weights), bias: bias.then_some(of_bias) }
 }

@@ -1,16 +1,19 @@
 //! Preparation: every check, every norm and every target pair. All invalid input is refused here,
 //! before any buffer of the caller is written.
 
+use ndarray::ArrayView2;
+
 use super::input::StepInput;
+use super::pairs::PreparedSample;
 use super::settings::{Settings, ZeroEmbedding};
+use super::workspace::Workspace;
 use crate::data::{
-    Bounds, LogitForm, Scale, TargetPair, check_finite, check_norm, check_reported_norm,
-    contiguous, norm_of,
+    Bounds, LogitForm, check_finite, check_norm, check_reported_norm, contiguous, norm_of,
 };
 use crate::error::Error;
-use crate::kernel::{self, Mat, Packed, Precision, Real};
+use crate::kernel::{self, Mat, Precision, Real};
 use crate::loss::{MarginLoss, form_of};
-use crate::math::SampleTarget;
+use crate::math::{SampleTarget, SampleTerms};
 use crate::parallel::{run_jobs, split_off};
 
 /// Classes whose factors are kept from the preparation: those of further classes are computed
@@ -20,126 +23,68 @@ const KNOWN_FACTORS: usize = 1 << 16;
 /// The smallest and the largest norm of no rows.
 const NO_NORMS: (f64, f64) = (f64::INFINITY, 0.0);
 
-/// What the sweeps read of the samples, and what lies between them.
-#[derive(Debug)]
-pub(crate) struct Prepared<F> {
-    pub form: LogitForm,
-    /// The samples that count, sorted by class.
-    pub samples: Vec<PreparedSample>,
-    /// Their unit embeddings times the factor of the products, a_i unless that is too small
-    /// (samples × dims).
-    pub embeddings: Vec<F>,
-    /// The same as right factors of the products: transposed (dims × samples) and as they are.
-    pub packed: [Packed<F>; 2],
-    /// The factors of the products of the first [`KNOWN_FACTORS`] classes.
-    pub factors: Vec<F>,
-    /// Threshold, constant and quadratic term of a [`HardTile`](kernel::HardTile), each by sample;
-    /// empty without hard negatives.
-    pub hard: [Vec<F>; 3],
-    /// Rows of each label.
-    pub sub_centers: usize,
-    /// Whether the logits have a class prior.
-    pub has_log_prior: bool,
-}
-
-impl<F> Default for Prepared<F> {
-    fn default() -> Self {
-        Prepared {
-            form: LogitForm {
-                scale: Scale::FeatureNorm,
-                plain: false,
-                smoothing: 0.0,
-                hard: None,
-                top: None,
-                binary: None,
-            },
-            samples: Vec::new(),
-            embeddings: Vec::new(),
-            packed: [Packed::default(), Packed::default()],
-            factors: Vec::new(),
-            hard: [const { Vec::new() }; 3],
-            sub_centers: 1,
-            has_log_prior: false,
-        }
-    }
-}
-
-/// One sample that counts.
-#[derive(Debug, Clone)]
-pub(crate) struct PreparedSample {
-    /// Its row in the batch.
-    pub row: usize,
-    /// Its class, if that is active on this rank: of several rows of its label the nearest.
-    pub class: Option<usize>,
-    /// |x_i|.
-    pub norm: f64,
-    /// g_i = ∂objective/∂L_i.
-    pub upstream: f64,
-    /// Its target pair, where its class is active.
-    pub target: Option<TargetPair>,
-}
-
-pub(super) fn sort_by_class(samples: &mut [PreparedSample]) {
-    samples.sort_unstable_by_key(|sample| (sample.class.unwrap_or(usize::MAX), sample.row));
-}
-
-impl<F: Real> Prepared<F> {
-    /// Checks every value of the input. Takes the memory of an earlier step; returns bounds on
-    /// weights and gradients, too.
-    pub fn new(
+impl<F: Real> Workspace<F> {
+    /// Checks every value of the input, and prepares what the sweeps read. Returns the form of the
+    /// logits, and bounds on weights and gradients.
+    pub fn prepare(
+        &mut self,
         loss: &dyn MarginLoss,
         input: &StepInput<'_, F>,
-        earlier: Self,
         workers: usize,
-    ) -> Result<(Self, Bounds), Error> {
-        let Prepared { samples, embeddings, mut packed, factors, hard, .. } = earlier;
+    ) -> Result<(LogitForm, Bounds), Error> {
         let form = input.form(loss)?;
-        let samples = input.counted(form, samples)?;
-        let (factors, norms) = input.check_weights(form, factors, workers)?;
-        let samples = input.with_pairs(loss, form, samples, workers > 1)?;
-        let bounds = input.check_range(form, &samples, norms, input.classes.labels())?;
-        let factor = |norm| form.product_scale::<F>(norm);
-        let embeddings = input.scaled_embeddings(factor, &samples, embeddings);
-        if !samples.is_empty() {
+        input.count(form, &mut self.samples)?;
+        let norms = input.check_weights(form, &mut self.factors, workers)?;
+        input.fill_pairs(loss, form, &mut self.samples, workers > 1)?;
+        let bounds = input.check_range(form, &self.samples, norms, input.classes.labels())?;
+        self.scale_embeddings(input.embeddings, |norm| form.product_scale::<F>(norm));
+        if !self.samples.is_empty() {
             let Settings { level, precision, .. } = input.settings;
-            let embeddings = Mat::new(&embeddings, samples.len(), input.embeddings.ncols());
-            packed[0].pack(level, precision, embeddings.t());
-            packed[1].pack(level, precision, embeddings);
+            let (samples, dims) = (self.samples.len(), input.embeddings.ncols());
+            let embeddings = Mat::new(&self.embeddings, samples, dims);
+            self.packed[0].pack(level, precision, embeddings.t());
+            self.packed[1].pack(level, precision, embeddings);
         }
-        let (sub_centers, has_log_prior) = (input.classes.sub_centers, input.has_log_prior());
-        let prepared = Prepared {
-            form,
-            samples,
-            embeddings,
-            packed,
-            factors,
-            hard,
-            sub_centers,
-            has_log_prior,
-        };
-        Ok((prepared, bounds))
+        Ok((form, bounds))
     }
 
     /// The same for sweeps elsewhere, which check the other class weights and pack what they read.
-    pub fn without_sweeps(loss: &dyn MarginLoss, input: &StepInput<'_, F>) -> Result<Self, Error> {
+    pub fn prepare_without_sweeps(
+        &mut self,
+        loss: &dyn MarginLoss,
+        input: &StepInput<'_, F>,
+    ) -> Result<LogitForm, Error> {
         let form = input.form(loss)?;
-        let samples = input.counted(form, Vec::new())?;
-        let samples = input.with_pairs(loss, form, samples, true)?;
-        let factor = |norm| form.offloaded_scale::<F>(norm);
-        let embeddings = input.scaled_embeddings(factor, &samples, Vec::new());
-        let sub_centers = input.classes.sub_centers;
-        Ok(Prepared { form, samples, embeddings, sub_centers, ..Prepared::default() })
+        input.count(form, &mut self.samples)?;
+        input.fill_pairs(loss, form, &mut self.samples, true)?;
+        self.scale_embeddings(input.embeddings, |norm| form.offloaded_scale::<F>(norm));
+        Ok(form)
+    }
+
+    /// The working copy of the embeddings, in the samples' order: unit vectors times a `factor`
+    /// that is a_i wherever products allow it.
+    fn scale_embeddings(&mut self, x: ArrayView2<'_, F>, factor: impl Fn(f64) -> f64) {
+        let (dims, mut copy) = (x.ncols(), Vec::new());
+        self.embeddings.resize(self.samples.len() * dims, F::zero());
+        for (sample, out) in self.samples.iter().zip(self.embeddings.chunks_exact_mut(dims)) {
+            let x = contiguous(x.row(sample.row), &mut copy);
+            match factor(sample.norm) {
+                factor if factor == sample.norm => out.copy_from_slice(x),
+                factor => kernel::scaled(out, x, factor / sample.norm),
+            }
+        }
     }
 
     /// Writes f of the samples whose class this rank holds, by row of the batch; 0 for others.
-    pub fn write_targets(&self, rows: usize, targets: &mut Vec<F>) {
-        targets.clear();
-        targets.resize(rows, F::zero());
+    pub fn write_targets(&mut self, rows: usize) -> &mut [F] {
+        self.targets.clear();
+        self.targets.resize(rows, F::zero());
         for sample in &self.samples {
             if let Some(target) = &sample.target {
-                targets[sample.row] = F::narrow(target.target.value);
+                self.targets[sample.row] = F::narrow(target.target.value);
             }
         }
+        &mut self.targets
     }
 }
 
@@ -171,8 +116,9 @@ impl<F: Real> StepInput<'_, F> {
     /// The angle of every sample that counts with its class, by row; -1 for the others. No sweep over
     /// the classes.
     pub fn target_angles(&self, loss: &dyn MarginLoss) -> Result<Vec<f64>, Error> {
-        let form = self.form(loss)?;
-        let samples = self.with_pairs(loss, form, self.counted(form, Vec::new())?, true)?;
+        let (form, mut samples) = (self.form(loss)?, Vec::new());
+        self.count(form, &mut samples)?;
+        self.fill_pairs(loss, form, &mut samples, true)?;
         let mut angles = vec![-1.0; self.embeddings.nrows()];
         for sample in samples {
             if let Some(target) = &sample.target {
@@ -182,12 +128,8 @@ impl<F: Real> StepInput<'_, F> {
         Ok(angles)
     }
 
-    /// The samples that count, sorted by class and then by row, still without their target pairs.
-    fn counted(
-        &self,
-        form: LogitForm,
-        mut samples: Vec<PreparedSample>,
-    ) -> Result<Vec<PreparedSample>, Error> {
+    /// Lists the samples that count, still without their target pairs.
+    fn count(&self, form: LogitForm, samples: &mut Vec<PreparedSample>) -> Result<(), Error> {
         let mut buffer = Vec::new();
         samples.clear();
         for (row, x) in self.embeddings.rows().into_iter().enumerate() {
@@ -202,24 +144,24 @@ impl<F: Real> StepInput<'_, F> {
             }
             check_reported_norm::<F>(row, norm)?;
             let class = label.and_then(|label| self.classes.find(label));
-            samples.push(PreparedSample { row, class, norm, upstream: 0.0, target: None });
+            let (upstream, target, terms) = (0.0, None, SampleTerms::default());
+            samples.push(PreparedSample { row, class, norm, upstream, target, terms });
         }
         let counted = samples.len();
-        for sample in &mut samples {
+        for sample in samples {
             sample.upstream = self.reduction.map_or(0.0, |r| r.weight(sample.row, counted));
         }
-        sort_by_class(&mut samples);
-        Ok(samples)
+        Ok(())
     }
 
-    /// Checks every class weight. Returns the `factors` of the first, and of all the smallest and the
-    /// largest norm.
+    /// Checks every class weight. Writes the `factors` of the first, and returns of all the smallest and
+    /// the largest norm.
     fn check_weights(
         &self,
         form: LogitForm,
-        mut factors: Vec<F>,
+        factors: &mut Vec<F>,
         workers: usize,
-    ) -> Result<(Vec<F>, (f64, f64)), Error> {
+    ) -> Result<(f64, f64), Error> {
         // Blocks for any number of threads, but no more where there are more classes.
         const MOST_BLOCKS: usize = 64;
         let classes = self.classes.len();
@@ -243,10 +185,9 @@ impl<F: Real> StepInput<'_, F> {
             });
         });
         // Of several bad rows the first is named, whichever thread finds one first.
-        let norms = norms.into_iter().try_fold(NO_NORMS, |(least, most), norms| {
+        norms.into_iter().try_fold(NO_NORMS, |(least, most), norms| {
             norms.map(|(a, b)| (least.min(a), most.max(b)))
-        });
-        Ok((factors, norms?))
+        })
     }
 
     /// Refuses inputs whose logits or gradients may leave the range of the number type.
@@ -265,26 +206,5 @@ impl<F: Real> StepInput<'_, F> {
             bounds.check::<F>(*row, *norm, target, *upstream)?;
         }
         Ok(bounds)
-    }
-
-    /// The working copy of the embeddings, in the samples' order: unit vectors times a `factor`
-    /// that is a_i wherever products allow it.
-    fn scaled_embeddings(
-        &self,
-        factor: impl Fn(f64) -> f64,
-        samples: &[PreparedSample],
-        mut embeddings: Vec<F>,
-    ) -> Vec<F> {
-        let dims = self.embeddings.ncols();
-        let mut copy = Vec::new();
-        embeddings.resize(samples.len() * dims, F::zero());
-        for (sample, out) in samples.iter().zip(embeddings.chunks_exact_mut(dims)) {
-            let x = contiguous(self.embeddings.row(sample.row), &mut copy);
-            match factor(sample.norm) {
-                factor if factor == sample.norm => out.copy_from_slice(x),
-                factor => kernel::scaled(out, x, factor / sample.norm),
-            }
-        }
-        embeddings
     }
 }

@@ -3,70 +3,55 @@
 use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::nearest::{NearestLogit, NearestPairs};
+use super::nearest::{NearestLogit, NearestPair};
+use super::pairs::PreparedSample;
 use super::plan::Plan;
-use super::prepare::Prepared;
-use crate::data::{LogitForm, SampleStats, Scale};
+use crate::data::{SampleStats, Scale};
 use crate::kernel::{BINARY_ROWS, Packed, Real, large_zeros};
-use crate::math::SampleTerms;
 
 /// The buffers of one number type.
 #[derive(Debug, Default)]
 pub(crate) struct Workspace<F> {
-    pub prepared: Prepared<F>,
-    /// Statistics of each chunk.
-    pub chunks: Vec<ChunkStats<F>>,
-    /// Statistics over all chunks for each sample.
-    pub stats: Vec<SampleStats>,
-    pub coefficients: Coefficients<F>,
-    /// Logits between the sweeps (stored classes × samples).
-    pub logits: Vec<F>,
+    /// The samples that count, sorted by class.
+    pub samples: Vec<PreparedSample>,
+    /// Their unit embeddings times the factor of the products, a_i unless that is too small
+    /// (samples × dims).
+    pub embeddings: Vec<F>,
+    /// The same as right factors of the products: transposed (dims × samples) and as they are.
+    pub packed: [Packed<F>; 2],
+    /// The factors of the products of the first classes.
+    pub factors: Vec<F>,
     /// f of each sample, by row of the batch, where hard negatives are compared with it.
     pub targets: Vec<F>,
-    pub scratch: Vec<Scratch<F>>,
-}
-
-/// What turns the logits of the samples into their gradients, in their order.
-#[derive(Debug, Default)]
-pub(crate) struct Coefficients<F> {
-    /// Loss and coefficients, computed between the sweeps.
-    pub terms: Vec<SampleTerms>,
-    pub nearest: NearestPairs,
-    /// [`SampleTerms::shift`] in the number type.
+    /// Threshold, constant and quadratic term of a [`HardTile`](crate::kernel::HardTile), each by
+    /// sample; empty without hard negatives.
+    pub hard: [Vec<F>; 3],
+    /// Statistics over all chunks for each sample.
+    pub stats: Vec<SampleStats>,
+    /// The nearest negatives that have a margin: by sample, and by class and sample as soon as their
+    /// gradients are known.
+    pub nearest: Vec<NearestPair>,
+    /// What they add to the gradients of the embeddings, as
+    /// [`TargetPair::add_to_embedding`](crate::data::TargetPair::add_to_embedding) does
+    /// (samples × dims); empty unless they are requested.
+    pub nearest_sums: Vec<f64>,
+    /// [`SampleTerms::shift`](crate::math::SampleTerms::shift) of each sample.
     pub shift: Vec<F>,
-    /// [`SampleTerms::coefficient`] in the number type.
-    pub factor: Vec<F>,
-    /// [`SampleTerms::uniform`] in the number type; empty unless labels are smoothed.
+    /// [`SampleTerms::coefficient`](crate::math::SampleTerms::coefficient), times the lift.
+    pub coefficient: Vec<F>,
+    /// [`SampleTerms::uniform`](crate::math::SampleTerms::uniform), times the lift; empty unless
+    /// labels are smoothed.
     pub uniform: Vec<F>,
-    /// What both are multiplied by: see [`Prepared::lift`]; empty where that is 1 for all samples.
+    /// See [`set_coefficients`](Self::set_coefficients); empty where they are 1 for all samples.
     pub lifts: Vec<f64>,
     /// The weights of the samples' own classes, as they are before a step moves them
     /// (samples × dims); empty unless the gradient of the embeddings is requested.
     pub target_rows: Vec<F>,
-}
-
-impl<F: Real> Coefficients<F> {
-    /// Converts the terms to the number type.
-    pub fn convert(&mut self, smoothed: bool) {
-        let Coefficients { terms, lifts, shift, factor, uniform, .. } = self;
-        let lifted = |(i, number): (usize, f64)| F::narrow(number * lifts.get(i).unwrap_or(&1.0));
-        shift.clear();
-        factor.clear();
-        uniform.clear();
-        shift.extend(terms.iter().map(|terms| F::narrow(terms.shift)));
-        factor.extend(terms.iter().map(|terms| terms.coefficient).enumerate().map(lifted));
-        if smoothed {
-            uniform.extend(terms.iter().map(|terms| terms.uniform).enumerate().map(lifted));
-        }
-    }
-
-    /// The sum of one class's gradients of logits, which have been multiplied by the lifts.
-    pub fn sum(&self, gradients: &[F]) -> f64 {
-        if self.lifts.is_empty() {
-            return gradients.iter().map(|g| g.widen()).sum();
-        }
-        gradients.iter().zip(&self.lifts).map(|(g, lift)| g.widen() / lift).sum()
-    }
+    /// What the sweeps find in each chunk.
+    pub chunks: Vec<ChunkStats<F>>,
+    /// Logits between the sweeps (stored classes × samples).
+    pub logits: Vec<F>,
+    pub scratch: Vec<Scratch<F>>,
 }
 
 /// What a sweep finds of each sample among the classes of one chunk.
@@ -96,13 +81,13 @@ pub(crate) struct ChunkStats<F> {
 }
 
 impl<F: Real> ChunkStats<F> {
-    /// Sizes the statistics of `n` samples, `k` of whose nearest negatives are kept; `prior`: whether
-    /// the logits have a class prior.
-    fn clear(&mut self, n: usize, form: LogitForm, prior: bool, k: usize) {
+    /// Sizes the statistics of all samples, `k` of whose nearest negatives are kept.
+    fn clear(&mut self, plan: &Plan, k: usize) {
         fn refill<T: Clone>(part: &mut Vec<T>, len: usize, value: T) {
             part.clear();
             part.resize(len, value);
         }
+        let Plan { samples: n, form, has_log_prior: prior, .. } = *plan;
         let if_any = |any: bool| if any { n } else { 0 };
         let none = F::narrow(form.no_negatives().max);
         refill(&mut self.max, n, none);
@@ -173,61 +158,45 @@ pub(crate) struct Scratch<F> {
 }
 
 impl<F: Real> Workspace<F> {
-    /// Sizes the buffers of the first sweep, which keeps `k` of the nearest negatives.
-    pub fn prepare(&mut self, plan: &Plan, workers: usize, k: usize) {
-        let form = self.prepared.form;
-        let prior = self.prepared.has_log_prior;
+    /// Sizes the buffers of the sweeps. The first keeps `k` of the nearest negatives; where a second
+    /// follows, `gradients` says whether those of the embeddings and of the norms are requested, and
+    /// whether the class parameters move.
+    pub fn resize(&mut self, plan: &Plan, k: usize, gradients: Option<[bool; 3]>) {
+        let (n, rows, form) = (plan.samples, plan.tile_rows(), plan.form);
+        let if_any = |any: bool, entries: usize| if any { entries } else { 0 };
         self.chunks.resize_with(plan.chunks, ChunkStats::default);
         for (index, chunk) in self.chunks.iter_mut().enumerate() {
-            chunk.clear(plan.samples, form, prior, k.min(plan.chunk(index).len()));
+            chunk.clear(plan, k.min(plan.chunk(index).len()));
         }
-        self.scratch.resize_with(workers.max(self.scratch.len()), Scratch::default);
-        for scratch in &mut self.scratch[..workers] {
-            scratch.tile.resize(plan.tile_rows() * plan.samples, F::zero());
-            scratch.factors.resize(plan.tile_rows(), F::zero());
-            scratch.biases.resize(plan.tile_rows(), F::zero());
-            scratch.priors.resize(if prior { plan.tile_rows() } else { 0 }, F::zero());
-            scratch.short.resize(plan.samples, F::zero());
-            scratch.line.resize(plan.samples, F::zero());
-            scratch.max.resize(plan.samples, F::zero());
-            scratch.best.resize(plan.samples, 0);
-            scratch.nearest.resize(plan.samples, 0);
+        self.scratch.resize_with(plan.workers.max(self.scratch.len()), Scratch::default);
+        for scratch in &mut self.scratch[..plan.workers] {
+            scratch.tile.resize(rows * n, F::zero());
+            for of_tile in [&mut scratch.factors, &mut scratch.biases, &mut scratch.priors] {
+                of_tile.resize(rows, F::zero());
+            }
+            for of_samples in [&mut scratch.short, &mut scratch.line, &mut scratch.max] {
+                of_samples.resize(n, F::zero());
+            }
+            scratch.best.resize(n, 0);
+            scratch.nearest.resize(n, 0);
             scratch.row.resize(plan.dims, 0.0);
-            let rows = if form.binary.is_some() { BINARY_ROWS } else { 0 };
-            scratch.binary.resize(rows * plan.samples, F::zero());
+            scratch.binary.resize(if_any(form.binary.is_some(), BINARY_ROWS * n), F::zero());
         }
-    }
-
-    /// Sizes the buffers of the second sweep; `embeddings` and `norms`: whether their gradients are
-    /// requested; `update`: whether the class parameters move.
-    pub fn prepare_gradients(
-        &mut self,
-        plan: &Plan,
-        workers: usize,
-        [embeddings, norms, update]: [bool; 3],
-    ) {
-        let entries = plan.stored * plan.samples;
-        if entries > self.logits.capacity() {
-            self.logits = large_zeros(entries);
+        let Some([embeddings, norms, update]) = gradients else { return };
+        if plan.stored * n > self.logits.len() {
+            self.logits = large_zeros(plan.stored * n);
         }
-        self.logits.resize(entries, F::zero());
-        let form = self.prepared.form;
         let radial = norms && form.hard.is_some() && form.scale == Scale::FeatureNorm;
         for chunk in &mut self.chunks {
-            chunk.partial.resize(if embeddings { plan.samples * plan.dims } else { 0 }, F::zero());
+            chunk.partial.resize(if_any(embeddings, n * plan.dims), F::zero());
             chunk.radial.clear();
-            chunk.radial.resize(if radial { plan.samples } else { 0 }, 0.0);
+            chunk.radial.resize(if_any(radial, n), 0.0);
         }
-        if update {
-            for scratch in &mut self.scratch[..workers] {
-                scratch.gradient.resize(plan.tile_rows() * plan.dims, F::zero());
-                scratch.bias_gradient.resize(plan.tile_rows(), F::zero());
-            }
-        }
-        if !plan.in_weight_rows && plan.stored < plan.classes {
-            for scratch in &mut self.scratch[..workers] {
-                scratch.recomputed.resize(plan.tile_rows() * plan.samples, F::zero());
-            }
+        let recomputes = !plan.in_weight_rows && plan.stored < plan.classes;
+        for scratch in &mut self.scratch[..plan.workers] {
+            scratch.recomputed.resize(if_any(recomputes, rows * n), F::zero());
+            scratch.gradient.resize(if_any(update, rows * plan.dims), F::zero());
+            scratch.bias_gradient.resize(if_any(update, rows), F::zero());
         }
     }
 }

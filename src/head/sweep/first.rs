@@ -7,13 +7,13 @@ use ndarray::{ArrayView2, s};
 use crate::data::Classes;
 use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
 use crate::parallel::{run_jobs, split_off};
-use crate::step::{ChunkStats, NearestLogit, Plan, Prepared, Scratch};
+use crate::step::{ChunkStats, NearestLogit, Plan, Scratch, Workspace};
 
 /// What both sweeps read.
 #[derive(Clone, Copy)]
 pub(in crate::head) struct Sweep<'a, F> {
     pub plan: &'a Plan,
-    pub prepared: &'a Prepared<F>,
+    pub workspace: &'a Workspace<F>,
     /// The embeddings of the batch.
     pub x: ArrayView2<'a, F>,
 }
@@ -63,7 +63,7 @@ impl<F: Real> Sweep<'_, F> {
         found: &mut ChunkStats<F>,
         scratch: &mut Scratch<F>,
     ) {
-        let (n, level, form) = (self.plan.samples, self.plan.level, self.prepared.form);
+        let Plan { samples: n, level, form, .. } = *self.plan;
         let z = stored.unwrap_or(&mut scratch.tile[..tile.len() * n]);
         let weights = classes.tile(tile.clone(), &mut scratch.packed);
         self.products(classes, tile.clone(), weights, z);
@@ -86,12 +86,12 @@ impl<F: Real> Sweep<'_, F> {
         }
         if let Some(priors) = priors {
             let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
-            let hard = self.prepared.hard_tile([biases, None]);
+            let hard = self.workspace.hard_tile(form, [biases, None]);
             let sums = (&mut found.margin_free_max[..], &mut found.margin_free_sum[..]);
             self.add_tile(z, hard, buffers, sums);
             kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
         }
-        let hard = self.prepared.hard_tile([biases, priors]);
+        let hard = self.workspace.hard_tile(form, [biases, priors]);
         let buffers = [&mut scratch.max[..n], &mut scratch.short, &mut scratch.line];
         self.add_tile(z, hard, buffers, (&mut found.max, &mut found.sum));
         if !found.logits.is_empty() {
@@ -133,7 +133,7 @@ impl<F: Real> Sweep<'_, F> {
             *threshold = entries[k - 1].plain;
         }
         // Without a margin they are those of inference, where the bias counts and nothing is summed.
-        let margin = self.prepared.form.top.is_some();
+        let margin = self.plan.form.top.is_some();
         let offsets = biases.filter(|_| margin);
         kernel::tile_nearest(self.plan.level, z, offsets, k, threshold, |j, i, plain, logit| {
             let entries = &mut top[i * k..(i + 1) * k];
@@ -158,7 +158,7 @@ impl<F: Real> Sweep<'_, F> {
             return self.scale_cosines(given.cosines.slice(s![.., tile]), z);
         }
         let (weights, z) = (Mat::new(weights, rows, dims), MatMut::new(z, rows, n, n));
-        kernel::gemm(z, false, weights, &self.prepared.packed[0]);
+        kernel::gemm(z, false, weights, &self.workspace.packed[0]);
     }
 
     /// Turns the products of the tile that starts at class `first` into logits, without those of the
@@ -171,7 +171,7 @@ impl<F: Real> Sweep<'_, F> {
         stats: TileStats<'_, F>,
         (line, nearest): (&mut [F], &mut [u32]),
     ) {
-        let (level, n, rows) = (self.plan.level, self.plan.samples, self.prepared.sub_centers);
+        let (level, n, rows) = (self.plan.level, self.plan.samples, self.plan.sub_centers);
         let targets = self.targets(first);
         if rows > 1 {
             let buffers = (&mut line[..n], &mut nearest[..n]);
@@ -193,7 +193,7 @@ impl<F: Real> Sweep<'_, F> {
         (max, sum): (&mut [F], &mut [f64]),
     ) {
         let level = self.plan.level;
-        if self.prepared.form.needs_maxima_of_others() {
+        if self.plan.form.needs_maxima_of_others() {
             kernel::tile_counted_max(level, z, hard, line, largest);
         }
         for ((largest, max), sum) in largest.iter_mut().zip(max.iter_mut()).zip(sum.iter_mut()) {
@@ -228,7 +228,7 @@ impl<F: Real> Sweep<'_, F> {
 
     /// What is added to the logit of a class; 0 where they have no class prior.
     fn log_prior(&self, classes: &Classes<'_, F>, class: usize) -> F {
-        if self.prepared.has_log_prior { classes.log_prior_of(class) } else { F::zero() }
+        if self.plan.has_log_prior { classes.log_prior_of(class) } else { F::zero() }
     }
 
     /// What is added to the logits of a tile where they have a class prior.
@@ -238,7 +238,7 @@ impl<F: Real> Sweep<'_, F> {
         tile: Range<usize>,
         priors: &'s mut [F],
     ) -> Option<&'s [F]> {
-        if self.prepared.has_log_prior { classes.log_priors(tile, priors) } else { None }
+        if self.plan.has_log_prior { classes.log_priors(tile, priors) } else { None }
     }
 
     /// What a tile's products are multiplied by: kept for the first classes of the step, computed
@@ -249,19 +249,19 @@ impl<F: Real> Sweep<'_, F> {
         (classes, first): (&Classes<'_, F>, usize),
         factors: &'s mut [F],
     ) -> &'s [F] {
-        if let Some(known) = self.prepared.factors.get(tile.clone()) {
+        if let Some(known) = self.workspace.factors.get(tile.clone()) {
             return known;
         }
         let (factors, mut buffer) = (&mut factors[..tile.len()], Vec::new());
         for (j, factor) in (first..).zip(&mut *factors) {
-            *factor = classes.factor(self.prepared.form.scale, classes.norm(j, &mut buffer));
+            *factor = classes.factor(self.plan.form.scale, classes.norm(j, &mut buffer));
         }
         factors
     }
 
     /// The samples of each class from `first` on, for rows in ascending order.
     pub fn targets(&self, first: usize) -> impl FnMut(usize) -> Range<usize> {
-        let samples = &self.prepared.samples;
+        let samples = &self.workspace.samples;
         let before = |class: Option<usize>| class.is_some_and(|class| class < first);
         let mut next = samples.partition_point(|sample| before(sample.class));
         move |row| {

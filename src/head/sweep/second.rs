@@ -10,22 +10,21 @@ use super::parameters::{Chunk, Parameters};
 use crate::data::{Classes, Scale, contiguous};
 use crate::kernel::{self, Mat, MatMut, Real, TileStats};
 use crate::parallel::run_jobs;
-use crate::step::{ChunkStats, Coefficients, NearestPair, Plan, Scratch};
+use crate::step::{ChunkStats, NearestPair, Plan, Scratch, Workspace};
 
 impl<F: Real> Sweep<'_, F> {
     /// Writes the gradients of weights and bias of all `chunks`, or updates both, and writes to
     /// `found` each chunk's part of the embeddings' gradient.
-    /// On entry the rows of the weights' gradient or `stored` hold the logits; of a binary loss nothing
+    /// On entry the rows of the weights' gradient or the workspace hold the logits; of a binary loss nothing
     /// does: its only sweep makes them, and fills `found`.
     pub fn backward(
         &self,
-        coefficients: &Coefficients<F>,
         chunks: Vec<Chunk<'_, F>>,
-        stored: &[F],
         found: &mut [ChunkStats<F>],
         workers: &mut [Scratch<F>],
     ) {
         let n = self.plan.samples;
+        let stored = &self.workspace.logits[..self.plan.stored * n];
         // From the last class to the first: what the first sweep left in the caches is used first.
         let jobs = chunks.into_iter().zip(found).rev();
         run_jobs(jobs, workers, |scratch, (mut chunk, found)| {
@@ -33,10 +32,10 @@ impl<F: Real> Sweep<'_, F> {
                 [chunk.range.start, chunk.range.end].map(|j| (j * n).min(stored.len()));
             let stored = &stored[start..end];
             // Of equally near classes the first is found: upwards in the only sweep of a binary loss.
-            let binary = self.prepared.form.binary.is_some();
+            let binary = self.plan.form.binary.is_some();
             let mut tiles = self.plan.tiles(chunk.range.clone());
             while let Some(tile) = if binary { tiles.next() } else { tiles.next_back() } {
-                self.backward_tile(coefficients, scratch, &mut chunk, found, stored, tile);
+                self.backward_tile(scratch, &mut chunk, found, stored, tile);
             }
         });
     }
@@ -45,17 +44,16 @@ impl<F: Real> Sweep<'_, F> {
     /// which move where the step updates them.
     fn backward_tile(
         &self,
-        coefficients: &Coefficients<F>,
         scratch: &mut Scratch<F>,
         chunk: &mut Chunk<'_, F>,
         found: &mut ChunkStats<F>,
         stored: &[F],
         tile: Range<usize>,
     ) {
-        let (n, dims) = (self.plan.samples, self.plan.dims);
+        let Plan { samples: n, dims, form, level, precision, .. } = *self.plan;
         let at = tile.start - chunk.range.start;
         let local = at..at + tile.len();
-        let (form, classes) = (self.prepared.form, chunk.parameters.classes());
+        let classes = chunk.parameters.classes();
         let Scratch { packed, factors, biases, recomputed, gradient: own_rows, .. } = scratch;
         let weights = classes.tile(local.clone(), packed);
         let factors = self.factors(tile.clone(), (&classes, local.start), factors);
@@ -64,7 +62,7 @@ impl<F: Real> Sweep<'_, F> {
         let stored = if self.plan.in_weight_rows { &*chunk.weights } else { stored };
         let biases = classes.biases(local.clone(), biases);
         let priors = self.log_priors(&classes, local.clone(), &mut scratch.priors);
-        let hard = self.prepared.hard_tile([biases, priors]);
+        let hard = self.workspace.hard_tile(form, [biases, priors]);
         let z = match stored.get(at * n..(at + tile.len()) * n) {
             Some(stored) => stored,
             None => {
@@ -75,15 +73,14 @@ impl<F: Real> Sweep<'_, F> {
                 let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
                 self.stats(z, tile.start, (factors, biases), stats, buffers);
                 if let Some(priors) = priors.filter(|_| form.binary.is_none()) {
-                    kernel::tile_shift(self.plan.level, z, priors, &mut scratch.max[..n]);
+                    kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
                 }
                 z
             }
         };
         let gradient = &mut scratch.tile[..tile.len() * n];
-        let Coefficients { shift, factor: c, uniform, nearest, .. } = coefficients;
-        let nearest = nearest.of(tile.start, tile.end);
-        let Plan { level, precision, .. } = *self.plan;
+        let Workspace { shift, coefficient: c, uniform, .. } = self.workspace;
+        let nearest = self.workspace.nearest_of(tile.clone());
         let line = &mut scratch.line[..];
         // The gradients of cosines are not divided by the norms of the weights.
         let ones = chunk.cosines.is_some().then(|| vec![F::one(); tile.len()]);
@@ -119,7 +116,7 @@ impl<F: Real> Sweep<'_, F> {
             gradient[place(pair)] = F::zero();
         }
         if let Some(cosines) = &mut chunk.cosines {
-            return self.store(gradient, &coefficients.lifts, cosines, local);
+            return self.store(gradient, cosines, local);
         }
         let gradient = Mat::new(gradient, tile.len(), n);
         if !found.partial.is_empty() {
@@ -142,10 +139,10 @@ impl<F: Real> Sweep<'_, F> {
         };
         self.weight_rows(gradient, weights, factors, rows);
         for (bias, g) in bias.iter_mut().zip(scratch.tile.chunks_exact(n)) {
-            *bias = F::narrow(coefficients.sum(g));
+            *bias = F::narrow(self.workspace.sum_lifted(g));
         }
         let classes = classes.part(local.clone());
-        self.add_targets(coefficients, &classes, tile.start, (rows, bias), &mut scratch.row);
+        self.add_targets(&classes, tile.start, (rows, bias), &mut scratch.row);
         chunk.parameters.update(local, rows, bias);
     }
 
@@ -165,10 +162,10 @@ impl<F: Real> Sweep<'_, F> {
     /// The rows Σ_i G_ij·a_i·u_i of one tile's weight gradient, projected where the weights are
     /// normalized.
     fn weight_rows(&self, gradient: Mat<'_, F>, weights: &[F], factors: &[F], rows: &mut [F]) {
-        let (dims, prepared) = (self.plan.dims, self.prepared);
+        let dims = self.plan.dims;
         let out = MatMut::new(rows, factors.len(), dims, dims);
-        kernel::gemm(out, false, gradient, &prepared.packed[1]);
-        if prepared.form.scale != Scale::Unnormalized {
+        kernel::gemm(out, false, gradient, &self.workspace.packed[1]);
+        if self.plan.form.scale != Scale::Unnormalized {
             let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
             for ((row, w), &factor) in rows.zip(factors.iter()) {
                 kernel::project(row, w, factor);
@@ -180,15 +177,14 @@ impl<F: Real> Sweep<'_, F> {
     /// gradients of weights and bias.
     fn add_targets(
         &self,
-        coefficients: &Coefficients<F>,
         classes: &Classes<'_, F>,
         first: usize,
         (rows, bias): (&mut [F], &mut [F]),
         sum: &mut [f64],
     ) {
-        let Coefficients { terms, nearest, .. } = coefficients;
+        let (form, workspace) = (self.plan.form, self.workspace);
         let mut targets = self.targets(first);
-        let mut pairs = nearest.of(first, first + classes.len());
+        let mut pairs = workspace.nearest_of(first..first + classes.len());
         for (j, row) in rows.chunks_exact_mut(self.plan.dims).enumerate() {
             let of_class = pairs.iter().take_while(|pair| pair.class == first + j).count();
             let (targets, nearest) = (targets(j), &pairs[..of_class]);
@@ -197,13 +193,13 @@ impl<F: Real> Sweep<'_, F> {
                 continue;
             }
             if let Some(bias) = bias.get_mut(j) {
-                let terms = terms[targets.clone()].iter();
-                let sum: f64 = terms.map(|terms| terms.target_gradient).sum();
+                let samples = workspace.samples[targets.clone()].iter();
+                let sum: f64 = samples.map(|sample| sample.terms.target_gradient).sum();
                 *bias = F::narrow(bias.widen() + sum);
             }
             let mut copy = Vec::new();
             let w = contiguous(classes.weight(j), &mut copy);
-            self.prepared.add_pairs((self.x, terms), w, (targets, nearest), row, sum);
+            workspace.add_pairs(form, self.x, w, (targets, nearest), row, sum);
         }
     }
 
@@ -211,17 +207,16 @@ impl<F: Real> Sweep<'_, F> {
     /// embeddings, rows of samples that do not count left at zero.
     pub fn embedding_gradients(
         &self,
-        coefficients: &Coefficients<F>,
         found: &[ChunkStats<F>],
         mut gradients: ArrayViewMut2<'_, F>,
         workers: &mut [Scratch<F>],
     ) {
         gradients.fill(F::zero());
-        let (dims, prepared) = (self.plan.dims, self.prepared);
-        let Coefficients { terms, nearest, lifts, target_rows, .. } = coefficients;
+        let Plan { dims, form, .. } = *self.plan;
+        let Workspace { samples, lifts, target_rows, .. } = self.workspace;
         let partials: Vec<&[F]> = found.iter().map(|found| &found.partial[..]).collect();
         let mut places = vec![None; gradients.nrows()];
-        for (i, sample) in prepared.samples.iter().enumerate() {
+        for (i, sample) in samples.iter().enumerate() {
             places[sample.row] = Some(i);
         }
         let rows = gradients.axis_iter_mut(Axis(0)).zip(places);
@@ -233,9 +228,8 @@ impl<F: Real> Sweep<'_, F> {
             if let Some(lift) = lifts.get(i) {
                 sum.iter_mut().chain([&mut radial]).for_each(|v| *v /= lift);
             }
-            let w = prepared.samples[i].class.map(|_| &target_rows[i * dims..(i + 1) * dims]);
-            let nearest = nearest.embedding(i, dims);
-            prepared.finish_embedding((self.x, terms), (w, nearest), (i, radial), sum);
+            let w = samples[i].class.map(|_| &target_rows[i * dims..(i + 1) * dims]);
+            self.workspace.finish_embedding(form, self.x, w, (i, radial), sum);
             match row.as_slice_mut() {
                 Some(row) => kernel::rounded(row, sum),
                 None => row.iter_mut().zip(sum).for_each(|(out, sum)| *out = F::narrow(*sum)),
