@@ -1,8 +1,7 @@
-//! Serialization of losses, schedules, samplers and updates with serde.
+//! Serialization of losses, scales and samplers with serde.
 
 mod sampler;
 mod scale;
-mod update;
 
 use serde::{Deserialize, Serialize};
 

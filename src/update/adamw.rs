@@ -3,7 +3,7 @@ use ndarray::ArrayView2;
 use super::optimizer::optimizer;
 use super::rules::{Adam, Rule};
 use super::state::State;
-use crate::error::{Error, check};
+use crate::error::Error;
 use crate::kernel::Real;
 
 /// Adam with decoupled weight decay.
@@ -58,25 +58,19 @@ use crate::kernel::Real;
 /// decay too, which the paper multiplies by the schedule η alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW<F> {
-    rule: Adam,
-    state: State<F>,
+    pub(super) rule: Adam,
+    pub(super) state: State<F>,
 }
 
 optimizer!(AdamW);
 
 impl<F: Real> AdamW<F> {
-    /// Betas, ε and weight decay.
-    pub(crate) const DEFAULTS: ((f64, f64), f64, f64) = ((0.9, 0.999), 1e-8, 0.01);
-
     /// The update with learning rate `rate` and the default betas, ε and weight decay.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is finite and ≥ 0.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        let rate = check!("learning rate", rate, "finite and >= 0")?;
-        let (betas, eps, weight_decay) = Self::DEFAULTS;
-        let rule = Adam { rate, betas, eps, weight_decay };
-        Ok(AdamW { rule, state: State::NONE })
+        AdamW { rule: Adam { rate, ..Adam::DEFAULT }, state: State::NONE }.checked()
     }
 
     /// The same update with these shares of the first and the second moment.
@@ -84,9 +78,8 @@ impl<F: Real> AdamW<F> {
     /// # Errors
     /// [`Error::Parameter`] unless both are in [0, 1).
     pub fn with_betas(mut self, first: f64, second: f64) -> Result<Self, Error> {
-        let first = check!("first beta", first, "in [0, 1)")?;
-        self.rule.betas = (first, check!("second beta", second, "in [0, 1)")?);
-        Ok(self)
+        self.rule.betas = (first, second);
+        self.checked()
     }
 
     /// The same update with this ε.
@@ -94,8 +87,8 @@ impl<F: Real> AdamW<F> {
     /// # Errors
     /// [`Error::Parameter`] unless `eps` is finite and > 0.
     pub fn with_eps(mut self, eps: f64) -> Result<Self, Error> {
-        self.rule.eps = check!("eps", eps, "finite and > 0")?;
-        Ok(self)
+        self.rule.eps = eps;
+        self.checked()
     }
 
     /// The shares (β₁, β₂) of the moments.
@@ -111,7 +104,7 @@ impl<F: Real> AdamW<F> {
     /// How often each row of the class weights was updated (C), from their first step on. The count
     /// stops at 2^53, the largest that is read from a file.
     pub fn steps(&self) -> Option<&[u64]> {
-        self.state.weights()?.steps.as_deref()
+        Some(&self.state.weights()?.steps)
     }
 
     /// The first moments of the class weights (C, D), from their first step on.

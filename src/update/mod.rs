@@ -26,9 +26,6 @@ use crate::data::largest_safe;
 use crate::error::Error;
 use crate::kernel::Real;
 
-#[cfg(feature = "serde")]
-pub(crate) use state::RowState;
-
 /// What turns the gradient of class weights and bias into their new values, with a state per row.
 ///
 /// ```text

@@ -10,8 +10,8 @@ macro_rules! optimizer {
             /// # Errors
             /// [`Error::Parameter`] unless `weight_decay` is finite and ≥ 0.
             pub fn with_weight_decay(mut self, weight_decay: f64) -> Result<Self, Error> {
-                self.rule.weight_decay = check!("weight decay", weight_decay, "finite and >= 0")?;
-                Ok(self)
+                self.rule.weight_decay = weight_decay;
+                self.checked()
             }
 
             /// Sets the learning rate of the steps to come.
@@ -19,7 +19,10 @@ macro_rules! optimizer {
             /// # Errors
             /// [`Error::Parameter`] unless `rate` is finite and ≥ 0; the rate stays as it was then.
             pub fn set_rate(&mut self, rate: f64) -> Result<(), Error> {
-                self.rule.rate = check!("learning rate", rate, "finite and >= 0")?;
+                let mut rule = self.rule;
+                rule.rate = rate;
+                Rule::$name(rule).check()?;
+                self.rule = rule;
                 Ok(())
             }
 
@@ -67,20 +70,10 @@ macro_rules! optimizer {
                 Ok($name { rule, state: State::join(parts.iter().map(|part| &part.state))? })
             }
 
-            /// The state of class weights and bias.
-            #[cfg(feature = "serde")]
-            pub(crate) fn state(&self) -> [Option<&crate::update::RowState<F>>; 2] {
-                self.state.0.each_ref().map(Option::as_ref)
-            }
-
-            /// The same update with this state of class weights and bias, which is checked.
-            #[cfg(feature = "serde")]
-            pub(crate) fn with_state(
-                self,
-                state: [Option<crate::update::RowState<F>>; 2],
-            ) -> Result<Self, Error> {
-                let state = State::new(Rule::$name(self.rule), state)?;
-                Ok($name { rule: self.rule, state })
+            /// Refuses the first hyper-parameter that is out of its range.
+            fn checked(self) -> Result<Self, Error> {
+                Rule::$name(self.rule).check()?;
+                Ok(self)
             }
         }
 

@@ -1,7 +1,7 @@
 //! The formulas of the updates, entry by entry, and bounds on their results.
 
 use super::Magnitudes;
-use crate::error::Error;
+use crate::error::{Error, in_range};
 use crate::kernel::{self, Level, Real, UpdateEntry};
 
 /// The hyper-parameters of an update.
@@ -54,31 +54,38 @@ impl Rule {
         }
     }
 
-    /// Refuses a part of another rule than this one, the first part's.
-    pub fn check_same(self, other: Rule) -> Result<(), Error> {
-        for ((parameter, first), (_, value)) in
-            self.parameters().into_iter().zip(other.parameters())
-        {
-            let expected = "that of the first part";
-            Error::check_parameter(parameter, value, expected, value == first)?;
-        }
-        Ok(())
+    /// Refuses the first hyper-parameter that is out of its range.
+    pub fn check(self) -> Result<(), Error> {
+        let mut parameters = self.parameters().into_iter();
+        parameters.try_for_each(|(parameter, value, range)| {
+            Error::check_parameter(parameter, value, range, in_range(value, range)).map(drop)
+        })
     }
 
-    fn parameters(self) -> Vec<(&'static str, f64)> {
+    /// Refuses a part of another rule than this one, the first part's.
+    pub fn check_same(self, other: Rule) -> Result<(), Error> {
+        let mut pairs = self.parameters().into_iter().zip(other.parameters());
+        pairs.try_for_each(|((parameter, first, _), (_, value, _))| {
+            let expected = "that of the first part";
+            Error::check_parameter(parameter, value, expected, value == first).map(drop)
+        })
+    }
+
+    /// The name, the value and the range of each hyper-parameter.
+    fn parameters(self) -> Vec<(&'static str, f64, &'static str)> {
         match self {
             Rule::Sgd(rule) => vec![
-                ("rate of the parts", rule.rate),
-                ("momentum of the parts", rule.momentum),
-                ("weight decay of the parts", rule.weight_decay),
-                ("nesterov of the parts", f64::from(u8::from(rule.nesterov))),
+                ("learning rate", rule.rate, "finite and >= 0"),
+                ("momentum", rule.momentum, "in [0, 1)"),
+                ("weight decay", rule.weight_decay, "finite and >= 0"),
+                ("nesterov", f64::from(u8::from(rule.nesterov)), "in [0, 1]"),
             ],
             Rule::AdamW(rule) => vec![
-                ("rate of the parts", rule.rate),
-                ("first beta of the parts", rule.betas.0),
-                ("second beta of the parts", rule.betas.1),
-                ("eps of the parts", rule.eps),
-                ("weight decay of the parts", rule.weight_decay),
+                ("learning rate", rule.rate, "finite and >= 0"),
+                ("first beta", rule.betas.0, "in [0, 1)"),
+                ("second beta", rule.betas.1, "in [0, 1)"),
+                ("eps", rule.eps, "finite and > 0"),
+                ("weight decay", rule.weight_decay, "finite and >= 0"),
             ],
         }
     }
@@ -115,7 +122,7 @@ impl Entry {
 }
 
 /// Gradient descent, with momentum unless it is 0.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Descent {
     pub rate: f64,
     pub momentum: f64,
@@ -153,15 +160,17 @@ pub(super) struct Adam {
 }
 
 impl Adam {
+    /// The defaults of torch, all but the rate.
+    pub const DEFAULT: Self =
+        Adam { rate: 0.0, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
+
     fn entry(self, step: u64) -> AdamEntry {
-        let Adam { rate, betas, eps, weight_decay } = self;
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         AdamEntry {
-            kept: 1.0 - rate * weight_decay,
-            rate: rate / correction(betas.0),
-            inverse_root: correction(betas.1).sqrt().recip(),
-            betas,
-            eps,
+            rule: self,
+            kept: 1.0 - self.rate * self.weight_decay,
+            rate: self.rate / correction(self.betas.0),
+            inverse_root: correction(self.betas.1).sqrt().recip(),
         }
     }
 }
@@ -169,23 +178,22 @@ impl Adam {
 /// [`Adam`] at one step of a row.
 #[derive(Clone, Copy)]
 pub(super) struct AdamEntry {
+    rule: Adam,
     /// 1 − r·d.
     kept: f64,
     /// r / (1 − β₁^t).
     rate: f64,
     /// 1 / √(1 − β₂^t).
     inverse_root: f64,
-    betas: (f64, f64),
-    eps: f64,
 }
 
 impl UpdateEntry<2> for AdamEntry {
     #[inline(always)]
     fn next(self, value: f64, gradient: f64, [first, second]: [f64; 2]) -> (f64, [f64; 2]) {
-        let (beta, gamma) = self.betas;
+        let (beta, gamma) = self.rule.betas;
         let first = beta * first + (1.0 - beta) * gradient;
         let second = gamma * second + (1.0 - gamma) * (gradient * gradient);
-        let denominator = second.sqrt() * self.inverse_root + self.eps;
+        let denominator = second.sqrt() * self.inverse_root + self.rule.eps;
         (self.kept * value - self.rate * first / denominator, [first, second])
     }
 }

@@ -3,7 +3,7 @@ use ndarray::ArrayView2;
 use super::optimizer::optimizer;
 use super::rules::{Descent, Rule};
 use super::state::State;
-use crate::error::{Error, check};
+use crate::error::Error;
 use crate::kernel::Real;
 
 /// Stochastic gradient descent, with momentum, Nesterov's momentum and weight decay.
@@ -55,8 +55,8 @@ use crate::kernel::Real;
 /// rate multiplies the momentum, not the gradient, so that a change of the rate acts at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sgd<F> {
-    rule: Descent,
-    state: State<F>,
+    pub(super) rule: Descent,
+    pub(super) state: State<F>,
 }
 
 optimizer!(Sgd);
@@ -67,19 +67,19 @@ impl<F: Real> Sgd<F> {
     /// # Errors
     /// [`Error::Parameter`] unless `rate` is finite and ≥ 0.
     pub fn new(rate: f64) -> Result<Self, Error> {
-        let rate = check!("learning rate", rate, "finite and >= 0")?;
-        let rule = Descent { rate, momentum: 0.0, weight_decay: 0.0, nesterov: false };
-        Ok(Sgd { rule, state: State::NONE })
+        Sgd { rule: Descent { rate, ..Descent::default() }, state: State::NONE }.checked()
     }
 
     /// The same update with this momentum. Without momentum, what the rows had is dropped.
     ///
     /// # Errors
     /// [`Error::Parameter`] unless `momentum` is in [0, 1).
-    pub fn with_momentum(self, momentum: f64) -> Result<Self, Error> {
-        check!("momentum", momentum, "in [0, 1)")?;
-        let state = if momentum == 0.0 { State::NONE } else { self.state };
-        Ok(Sgd { rule: Descent { momentum, ..self.rule }, state })
+    pub fn with_momentum(mut self, momentum: f64) -> Result<Self, Error> {
+        self.rule.momentum = momentum;
+        if momentum == 0.0 {
+            self.state = State::NONE;
+        }
+        self.checked()
     }
 
     /// The same update with Nesterov's momentum or without.

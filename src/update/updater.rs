@@ -2,7 +2,7 @@
 //! row.
 
 use std::ops::Range;
-use std::slice;
+use std::{mem, slice};
 
 use ndarray::{ArrayView1, ArrayViewMut1};
 
@@ -65,7 +65,7 @@ fn bounds<F: Real>(
     }
     // The numbers may have become smaller than their bound, or the rows that hold large ones may
     // not be in this step.
-    Ok(larger(after(state.largest(chunks))?, state.largest(slice::from_ref(&(0..state.rows)))))
+    Ok(larger(after(state.largest(chunks))?, state.largest(slice::from_ref(&(0..state.rows())))))
 }
 
 job!(
@@ -93,10 +93,16 @@ fn begin<'a, F: Real>(
         let Some(after) = after[i] else { continue };
         *state = state.take().or(new[i].take());
         state.iter_mut().for_each(|state| state.bounds = after);
-        parts[i] = Some(Rows::split(state, dims[i], step.chunks));
+        parts[i] = Some(state.as_mut().map(Rows::of).unwrap_or_default());
     }
+    let mut end = 0;
     let updaters = step.chunks.iter().map(|rows| {
-        let parts = parts.each_mut().map(|part| part.as_mut().and_then(Iterator::next));
+        let skipped = rows.start - mem::replace(&mut end, rows.end);
+        let parts = parts.each_mut().map(|part| {
+            let rest = part.as_mut()?;
+            rest.take(skipped);
+            Some(rest.take(rows.len()))
+        });
         let updater = Updater { rule, rows: rows.clone(), parts, latest: (0, rule.entry(0)) };
         Box::new(updater) as Box<dyn RowUpdate<F> + 'a>
     });
@@ -119,7 +125,7 @@ impl<F: Real> Updater<'_, F> {
         assert!(self.rows.contains(&row), "row {row} is not in {:?}", self.rows);
         let row = row - self.rows.start;
         let state = self.parts[part].as_mut().expect("the step has these parameters");
-        let step = state.count(row);
+        let step = if self.rule.counts_steps() { state.count(row) } else { 0 };
         if self.latest.0 != step {
             self.latest = (step, self.rule.entry(step));
         }

@@ -248,7 +248,7 @@ fn parts_that_do_not_fit_are_refused() {
     let mut slower = part.clone();
     slower.set_rate(0.01).unwrap();
     let expected = "that of the first part";
-    let parameter = "rate of the parts";
+    let parameter = "learning rate";
     assert_eq!(refused(slower), Error::Parameter { parameter, value: 0.01, expected });
     assert!(matches!(
         refused(part.clone().with_nesterov(true)),
@@ -259,7 +259,7 @@ fn parts_that_do_not_fit_are_refused() {
     assert_eq!(AdamW::<f64>::concatenate(&[]).unwrap_err(), empty);
     let other = adamw::<f64>().with_betas(0.9, 0.99).unwrap();
     let refused = AdamW::concatenate(&[adamw(), other]).unwrap_err();
-    assert!(matches!(refused, Error::Parameter { parameter: "second beta of the parts", .. }));
+    assert!(matches!(refused, Error::Parameter { parameter: "second beta", .. }));
 }
 
 /// Gradients that grow for as long as they are accepted: nothing ever becomes infinite or NaN.
