@@ -296,6 +296,11 @@ impl Error {
         Error::check_parameter(parameter, end, expected, range.start <= range.end).map(drop)
     }
 
+    /// Refuses what has no meaning, for a reason.
+    pub(crate) fn check_supported(supported: bool, reason: &'static str) -> Result<(), Error> {
+        if supported { Ok(()) } else { Err(Error::Unsupported(reason)) }
+    }
+
     /// Refuses a hyper-parameter for which `valid` is false.
     pub(crate) fn check_parameter(
         parameter: &'static str,

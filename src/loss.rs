@@ -246,24 +246,20 @@ pub(crate) fn form_of<L: MarginLoss + ?Sized>(loss: &L) -> Result<LogitForm, Err
     let scale = loss.scale().checked()?;
     let smoothing = check!("label smoothing epsilon", loss.label_smoothing(), "in [0, 1]")?;
     let hard = loss.hard_negatives().map(HardNegatives::checked).transpose()?;
-    if hard.is_some() && scale == Scale::Unnormalized {
-        let reason = "hard negatives compare cosines, and there are none under Scale::Unnormalized";
-        return Err(Error::Unsupported(reason));
-    }
     let top = loss.top_negatives().map(TopMargin::checked).transpose()?;
-    if top.is_some() && scale == Scale::Unnormalized {
-        let reason = "the nearest negatives have an angular margin, and there are no angles under \
-                      Scale::Unnormalized";
-        return Err(Error::Unsupported(reason));
-    }
     let binary = loss.binary().map(BinaryForm::checked).transpose()?;
-    if binary.is_some() && (smoothing > 0.0 || hard.is_some() || top.is_some()) {
-        let reason = "label smoothing, hard and nearest negatives belong to a softmax, and a binary loss has none";
-        return Err(Error::Unsupported(reason));
-    }
-    if binary.is_some() && !matches!(scale, Scale::Fixed(_)) {
-        return Err(Error::Unsupported("a binary loss needs a fixed scale"));
-    }
+    let (has_cosines, is_softmax) = (scale != Scale::Unnormalized, binary.is_none());
+    let reason = "hard negatives compare cosines, and there are none under Scale::Unnormalized";
+    Error::check_supported(has_cosines || hard.is_none(), reason)?;
+    let reason = "the nearest negatives have an angular margin, and there are no angles under \
+                  Scale::Unnormalized";
+    Error::check_supported(has_cosines || top.is_none(), reason)?;
+    let has_no_part_of_softmax = smoothing == 0.0 && hard.is_none() && top.is_none();
+    let reason = "label smoothing, hard and nearest negatives belong to a softmax, and a binary \
+                  loss has none";
+    Error::check_supported(is_softmax || has_no_part_of_softmax, reason)?;
+    let is_fixed = matches!(scale, Scale::Fixed(_));
+    Error::check_supported(is_softmax || is_fixed, "a binary loss needs a fixed scale")?;
     // Where a loss agrees with the plain cosine at these samples it may be Softmax; each target is
     // compared once more for its own sample before it is treated as an inner product.
     let angles = [0.0, 0.5, 1.0, 2.0, 3.0].map(Angle::from_theta);

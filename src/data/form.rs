@@ -68,8 +68,7 @@ impl LogitForm {
     pub fn check_correction(self, given: bool) -> Result<(), Error> {
         let reason = "the correction of a sample is one of the softmax: a binary loss takes samples \
                       without it";
-        let refused = given && self.binary.is_some();
-        if refused { Err(Error::Unsupported(reason)) } else { Ok(()) }
+        Error::check_supported(!given || self.binary.is_none(), reason)
     }
 
     /// Whether the largest logit among those of the softmax may be that of another class than the

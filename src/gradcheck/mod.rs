@@ -56,24 +56,15 @@ pub enum Coordinate {
         /// The norm of the embedding.
         norm: f64,
     },
-    /// An entry of the gradient of the embeddings, as [`Head`] computes it.
-    Embedding {
+    /// An entry of a gradient, as [`Head`] computes it.
+    Gradient {
+        /// What the gradient is of: `embeddings` or `class weights`.
+        argument: &'static str,
         /// The scale under which the loss was run.
         scale: Scale,
         /// The angle of the first sample to its class, in radians.
         theta: f64,
-        /// The sample.
-        row: usize,
-        /// The dimension.
-        column: usize,
-    },
-    /// An entry of the gradient of the class weights, as [`Head`] computes it.
-    Weight {
-        /// The scale under which the loss was run.
-        scale: Scale,
-        /// The angle of the first sample to its class, in radians.
-        theta: f64,
-        /// The class.
+        /// The sample, or the class.
         row: usize,
         /// The dimension.
         column: usize,
@@ -213,19 +204,17 @@ fn check_gradients<L: MarginLoss>(
     let theta = small.theta;
     // Small against the angle, on which f depends, and against the norms.
     let angular = 0.02 * theta.min(PI - theta).min(0.05);
-    let sides =
-        [(false, &gradients.embeddings, angular * small.size), (true, &gradients.weights, angular)];
-    for (by_weight, given, step) in sides {
+    let sides = [
+        ("embeddings", &gradients.embeddings, angular * small.size),
+        ("class weights", &gradients.weights, angular),
+    ];
+    for (side, (argument, given, step)) in sides.into_iter().enumerate() {
         let size = given.iter().fold(f64::MIN_POSITIVE, |most, g| most.max(g.abs()));
         for ((row, column), &derivative) in given.indexed_iter() {
-            let at = small.numbers(by_weight)[(row, column)];
-            let place = if by_weight {
-                Coordinate::Weight { scale, theta, row, column }
-            } else {
-                Coordinate::Embedding { scale, theta, row, column }
-            };
+            let at = small.sides[side][(row, column)];
+            let place = Coordinate::Gradient { argument, scale, theta, row, column };
             worst.compare(place, Given { derivative, at, step, size }, |by| {
-                small.moved(&head, by_weight, (row, column), by).unwrap_or(f64::NAN)
+                small.moved(&head, side, (row, column), by).unwrap_or(f64::NAN)
             });
         }
     }

@@ -18,8 +18,8 @@ pub(super) struct SmallBatch {
     pub theta: f64,
     /// About the norm of the embeddings.
     pub size: f64,
-    x: Array2<f64>,
-    w: Array2<f64>,
+    /// The embeddings and the class weights.
+    pub sides: [Array2<f64>; 2],
 }
 
 impl SmallBatch {
@@ -33,34 +33,29 @@ impl SmallBatch {
             [0.5, -0.6, 0.9, -0.3],
             [-0.4, 0.7, 0.2, 1.1],
         ];
-        SmallBatch { theta, size, x: x * size, w }
+        SmallBatch { theta, size, sides: [x * size, w] }
     }
 
     /// The batch as a head takes it.
     pub fn batch(&self) -> Batch<'_, f64> {
-        Batch::new(&self.x, &self.w, &Self::LABELS)
+        Batch::new(&self.sides[0], &self.sides[1], &Self::LABELS)
     }
 
     /// The norms of the embeddings.
     pub fn norms(&self) -> [f64; CLASSES] {
-        std::array::from_fn(|row| self.x.row(row).iter().map(|x| x * x).sum::<f64>().sqrt())
+        std::array::from_fn(|row| self.sides[0].row(row).iter().map(|x| x * x).sum::<f64>().sqrt())
     }
 
-    /// The numbers of x or w.
-    pub fn numbers(&self, by_weight: bool) -> &Array2<f64> {
-        if by_weight { &self.w } else { &self.x }
-    }
-
-    /// The sum of the losses with one number of x or w changed.
+    /// The sum of the losses with one number of a side changed.
     pub fn moved<L: MarginLoss>(
         &self,
         head: &Head<L>,
-        by_weight: bool,
+        side: usize,
         place: (usize, usize),
         by: f64,
     ) -> Result<f64, Error> {
         let mut moved = self.clone();
-        (if by_weight { &mut moved.w } else { &mut moved.x })[place] += by;
+        moved.sides[side][place] += by;
         Ok(head.forward(&moved.batch())?.sum())
     }
 }
@@ -107,7 +102,7 @@ mod tests {
         for loss in losses {
             let rule = loss.hard_negatives().unwrap();
             let small = SmallBatch::new(1.1, 1.0);
-            let logits = crate::NormalizedLogits::new(&small.x, &small.w).unwrap();
+            let logits = crate::NormalizedLogits::new(&small.sides[0], &small.sides[1]).unwrap();
             let cosines = logits.cosines();
             let threshold = rule.threshold(loss.target(&Angle::from_theta(1.1)).value);
             assert!(cosines[[0, 1]] > threshold && cosines[[0, 2]] < threshold, "{loss:?}");

@@ -52,11 +52,10 @@ impl<F: Real> NormalizedLogits<F> {
         labels: Option<&'a [usize]>,
         reduction: Option<Reduction<'a, F>>,
     ) -> Result<StepInput<'a, F>, Error> {
-        if self.sub_centers.count > 1 && loss.scale() == Scale::Unnormalized {
-            let reason = "sub-centers are chosen by their cosines, and the logits of Softmax are none: \
-                          only Head takes both";
-            return Err(Error::Unsupported(reason));
-        }
+        let supported = self.sub_centers.count == 1 || loss.scale() != Scale::Unnormalized;
+        let reason = "sub-centers are chosen by their cosines, and the logits of Softmax are none: \
+                      only Head takes both";
+        Error::check_supported(supported, reason)?;
         let (ignored, first_row) = (self.ignored, self.first_row);
         let samples = Samples { ignored, first_row, ..Samples::new(labels) };
         let cosines = self.cosines.view();

@@ -151,11 +151,9 @@ impl<F: Real> NormalizedLogits<F> {
     /// [`Error::Unsupported`] for logits that were built from embeddings and hold their norms;
     /// [`Error::Shape`], [`Error::NonFinite`], [`Error::DegenerateNorm`].
     pub fn with_feature_norms(self, r: Array1<F>) -> Result<Self, Error> {
-        if self.source.is_some() {
-            let reason = "these logits hold the norms of the embeddings they were built from: only \
-                          logits of NormalizedLogits::from_cosines take feature norms";
-            return Err(Error::Unsupported(reason));
-        }
+        let reason = "these logits hold the norms of the embeddings they were built from: only \
+                      logits of NormalizedLogits::from_cosines take feature norms";
+        Error::check_supported(self.source.is_none(), reason)?;
         Error::check_shape("feature norms", &[self.cosines.nrows()], r.shape())?;
         for (row, norm) in r.iter().enumerate() {
             let values = ArrayView1::from(std::slice::from_ref(norm));
