@@ -156,18 +156,20 @@ errors! {
         "labels[{row}]: the loss returns the {field} {value} at the target angle {theta} and the \
          norm {norm:e}";
 
-    /// A logit or a gradient of these inputs may exceed the largest number of their type.
+    /// A logit, a gradient, or after an update a parameter or its state, may exceed the largest
+    /// number of its type.
     Overflow {
         /// What would overflow.
         quantity: &'static str,
-        /// The sample that causes it.
-        row: usize,
+        /// The sample that causes it; none in an update.
+        row: Option<usize>,
         /// The bound on it.
         bound: f64,
         /// The largest magnitude that is safe.
         maximum: f64,
     } =>
-        "{quantity} of row {row} may reach {bound:e}, beyond {maximum:e}, the largest that is safe";
+        "{quantity}{} may reach {bound:e}, beyond {maximum:e}, the largest that is safe",
+        row.map_or(String::new(), |row| format!(" of row {row}"));
 
     /// The `forward` argument of a backward pass is not that of this loss, these logits and labels.
     Forward {
@@ -223,19 +225,6 @@ errors! {
     } =>
         "{argument}[{position}] names row {row}: rows must ascend, each at most once, and lie \
          below {rows}";
-
-    /// After this update a parameter or its state may exceed the largest number of the working
-    /// type.
-    UpdateOverflow {
-        /// What would overflow.
-        quantity: &'static str,
-        /// The bound on it.
-        bound: f64,
-        /// The largest magnitude that is safe.
-        maximum: f64,
-    } =>
-        "{quantity} may reach {bound:e} in this update, beyond {maximum:e}, the largest that is \
-         safe";
 
     /// The ranks of a step do not agree, or one of them refused its input or is gone. Every rank
     /// returns the same error.

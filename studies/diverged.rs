@@ -6,11 +6,6 @@ use margin_softmax::Error;
 pub fn diverged(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref(),
-        Some(
-            Error::NonFinite { .. }
-                | Error::DegenerateNorm { .. }
-                | Error::Overflow { .. }
-                | Error::UpdateOverflow { .. }
-        )
+        Some(Error::NonFinite { .. } | Error::DegenerateNorm { .. } | Error::Overflow { .. })
     )
 }

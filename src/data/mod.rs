@@ -24,7 +24,7 @@ pub use form::Scale;
 pub use forward::Forward;
 pub use gradients::Gradients;
 pub use labels::{IGNORED, labels_from, labels_from_ignoring};
-pub(crate) use range::{Bounds, largest_safe};
+pub(crate) use range::{Bounds, check_bound};
 pub(crate) use rows::{
     View2, check_norm, check_reported_norm, contiguous, has_direction, norm_of, room_for,
 };

@@ -7,8 +7,18 @@ use crate::kernel::Real;
 use crate::math::{SampleTarget, Target};
 
 /// The largest bound that is accepted: sums and products on the way to a result stay finite.
-pub(crate) fn largest_safe<F: Real>() -> f64 {
+fn largest_safe<F: Real>() -> f64 {
     F::MAX / 16.0
+}
+
+/// Refuses a bound beyond what is safe, NaN included.
+pub(crate) fn check_bound<F: Real>(
+    quantity: &'static str,
+    row: Option<usize>,
+    bound: f64,
+) -> Result<(), Error> {
+    let maximum = largest_safe::<F>();
+    if bound <= maximum { Ok(()) } else { Err(Error::Overflow { quantity, row, bound, maximum }) }
 }
 
 /// The largest magnitude; `None` without numbers.
@@ -93,13 +103,7 @@ impl Bounds {
         target: Option<SampleTarget>,
         upstream: f64,
     ) -> Result<(), Error> {
-        let maximum = largest_safe::<F>();
-        let check = |quantity: &'static str, bound: f64| {
-            if bound <= maximum {
-                return Ok(());
-            }
-            Err(Error::Overflow { quantity, row, bound, maximum })
-        };
+        let check = |quantity, bound| check_bound::<F>(quantity, Some(row), bound);
         // Of a target that another rank holds: |f| and |f′| are of the order of 1.
         let unknown = Target { value: 1.0, slope: 1.0 };
         let target = target.unwrap_or_else(|| unknown.into());

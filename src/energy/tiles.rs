@@ -258,7 +258,7 @@ impl<'a, F: Real> PairSums<'a, F> {
                 if !out.is_finite() {
                     let quantity = "the gradient of the energy";
                     let (bound, maximum) = (value.abs(), F::MAX);
-                    return Err(Error::Overflow { quantity, row: *index, bound, maximum });
+                    return Err(Error::Overflow { quantity, row: Some(*index), bound, maximum });
                 }
             }
         }

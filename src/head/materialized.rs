@@ -5,9 +5,7 @@ use ndarray::{Array2, Axis, Zip, s};
 
 use super::step::{Demand, Step, step};
 use super::sweep::Chunk;
-use crate::data::{
-    Batch, Bounds, Forward, Given, IGNORED, Reduction, Samples, Scale, largest_safe,
-};
+use crate::data::{Batch, Bounds, Forward, Given, IGNORED, Reduction, Samples, Scale, check_bound};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::logits::{LogitGradients, NormalizedLogits};
@@ -191,11 +189,7 @@ impl<F: Real> Step<'_, F> {
             // Of the gradients of the logits none exceeds the loss's own but for label smoothing.
             let gradient = upstream.abs() * (1.0 + self.plan.form.smoothing);
             let bound = gradient * self.bounds.factor(*norm) * steepest;
-            let maximum = largest_safe::<F>();
-            if bound > maximum {
-                let quantity = "the gradient of the cosines";
-                return Err(Error::Overflow { quantity, row: *row, bound, maximum });
-            }
+            check_bound::<F>("the gradient of the cosines", Some(*row), bound)?;
         }
         Ok(())
     }

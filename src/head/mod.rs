@@ -286,7 +286,7 @@ impl<L: MarginLoss, C> Head<L, C> {
     ///
     /// # Errors
     /// As [`forward_backward`](Self::forward_backward), and those of [`WeightUpdate`]. Weights,
-    /// bias, state and `dx` are then as they were. [`Error::UpdateOverflow`] is found from bounds on
+    /// bias, state and `dx` are then as they were. [`Error::Overflow`] is found from bounds on
     /// the gradient, since the gradient is not known before weights are updated.
     pub fn step<F: Real, U: WeightUpdate<F> + ?Sized>(
         &self,

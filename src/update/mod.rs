@@ -22,7 +22,6 @@ pub use adamw::AdamW;
 use apply::{Apply, Begin, Input};
 pub use sgd::Sgd;
 
-use crate::data::largest_safe;
 use crate::error::Error;
 use crate::kernel::Real;
 
@@ -53,7 +52,7 @@ use crate::kernel::Real;
 /// - [`Error::Empty`] for rows without entries; a matrix without rows is accepted,
 /// - [`Error::NonFinite`] for a number that is NaN or infinite,
 /// - [`Error::Rows`] for row numbers that do not ascend, occur twice or are too high,
-/// - [`Error::UpdateOverflow`] where a new value may exceed the largest number of `F`.
+/// - [`Error::Overflow`] where a new value may exceed the largest number of `F`.
 ///
 /// Two methods are required. [`check`](Self::check) refuses what the state or the numbers of a step
 /// do not allow. [`begin`](Self::begin) prepares a step that passed, and splits the state into
@@ -80,7 +79,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     /// parts of the class weights ask all updates before any begins.
     ///
     /// # Errors
-    /// As the trait. [`Error::UpdateOverflow`] is found from the magnitudes in `step`.
+    /// As the trait. [`Error::Overflow`] is found from the magnitudes in `step`.
     fn check(&self, step: &UpdateStep<'_>) -> Result<(), Error>;
 
     /// Prepares a step and returns one updater for each of its ranges of rows, in their order.
@@ -264,13 +263,4 @@ fn check_entries((rows, dims): (usize, usize)) -> Result<(), Error> {
         return Err(Error::Empty { argument: "class weights", actual: vec![rows, dims] });
     }
     Ok(())
-}
-
-/// Refuses a bound beyond what is safe, NaN included.
-fn check_bound<F: Real>(quantity: &'static str, bound: f64) -> Result<(), Error> {
-    let maximum = largest_safe::<F>();
-    if bound <= maximum {
-        return Ok(());
-    }
-    Err(Error::UpdateOverflow { quantity, bound, maximum })
 }

@@ -8,8 +8,8 @@ use ndarray::{ArrayView1, ArrayViewMut1};
 
 use super::rules::{Entry, Rule};
 use super::state::{RowState, Rows, State, larger};
-use super::{Magnitudes, RowUpdate, UpdateStep, check_bound};
-use crate::data::contiguous;
+use super::{Magnitudes, RowUpdate, UpdateStep};
+use crate::data::{check_bound, contiguous};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 
@@ -54,8 +54,8 @@ fn bounds<F: Real>(
 ) -> Result<[f64; 2], Error> {
     let after = |held: [f64; 2]| {
         let (value, after) = rule.bounds(before, held);
-        check_bound::<F>(value_name, value)?;
-        after[..rule.moments()].iter().try_for_each(|&m| check_bound::<F>(state_name, m))?;
+        check_bound::<F>(value_name, None, value)?;
+        after[..rule.moments()].iter().try_for_each(|&m| check_bound::<F>(state_name, None, m))?;
         Ok(after)
     };
     let Some(state) = state else { return after([0.0; 2]) };

@@ -56,10 +56,10 @@ fn hard_negatives_beyond_the_range_of_the_type_are_refused() {
     let loss = Wide { hard, ..Wide::new(Scale::Fixed(8.0)) };
     let (x, w) = (array![[1.0_f32, 2.0]], array![[1.0, 0.0], [0.5, 1.0]]);
     let refused = Head::new(&loss).forward(&Batch::new(&x, &w, &[0]));
-    assert!(matches!(refused, Err(Error::Overflow { row: 0, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Overflow { row: Some(0), .. })), "{refused:?}");
     let logits = NormalizedLogits::new(&x, &w).unwrap();
     let refused = loss.forward(&logits, &[0]);
-    assert!(matches!(refused, Err(Error::Overflow { row: 0, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Overflow { row: Some(0), .. })), "{refused:?}");
 }
 
 /// Rows of class weights that point where the embedding points have a cosine of 1, which rounding

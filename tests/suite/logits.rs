@@ -73,7 +73,7 @@ fn a_gradient_as_large_as_is_safe_is_accepted_and_the_next_one_refused() {
     assert_eq!(refused(1.0, safe, 1.0), None);
     let overflow = |bound| {
         let quantity = "the gradient of the cosines";
-        Some(Error::Overflow { quantity, row: 0, bound, maximum: largest })
+        Some(Error::Overflow { quantity, row: Some(0), bound, maximum: largest })
     };
     assert_eq!(refused(1.0, safe.next_down(), 1.0), overflow(largest.next_up()));
     assert_eq!(refused(4.0, safe / 4.0, 4.0), overflow(4.0 * largest));

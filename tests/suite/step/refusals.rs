@@ -27,7 +27,7 @@ fn a_refused_step_leaves_everything_as_it_was() {
         if !said.starts_with("the new value") {
             assert!(error.to_string().contains(said), "{error}");
         } else {
-            assert!(matches!(error, Error::UpdateOverflow { .. }), "{error}");
+            assert!(matches!(error, Error::Overflow { .. }), "{error}");
         }
         assert_eq!(format!("{moved:?} {:?}", moved.update.momentum_buffer()), before);
     }
@@ -57,7 +57,7 @@ fn a_refused_sampled_step_leaves_everything_as_it_was() {
         ),
         (
             |_, moved| moved.update.set_rate(1e38).unwrap(),
-            |error| matches!(error, Error::UpdateOverflow { .. }),
+            |error| matches!(error, Error::Overflow { .. }),
         ),
         (
             |_, moved| moved.dx = Array2::ones((3, 3)),

@@ -16,7 +16,7 @@ fn slow(update: Sgd<f32>) -> Sgd<f32> {
 
 fn is_state_overflow(answer: Result<(), Error>) -> bool {
     let quantity = "the state of the class weights";
-    matches!(answer, Err(Error::UpdateOverflow { quantity: q, .. }) if q == quantity)
+    matches!(answer, Err(Error::Overflow { quantity: q, .. }) if q == quantity)
 }
 
 #[test]

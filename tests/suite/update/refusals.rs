@@ -161,8 +161,9 @@ fn a_refusal_changes_nothing() {
             }
             refused(
                 "an infinite bound",
-                Error::UpdateOverflow {
+                Error::Overflow {
                     quantity: "the bias",
+                    row: None,
                     bound: f64::INFINITY,
                     maximum: F::max_value().to_f64().unwrap() / 16.0,
                 },
@@ -180,12 +181,9 @@ fn a_refusal_changes_nothing() {
             let mut extreme = update.clone();
             let mut w_now = Array2::from_elem((4, 3), F::max_value());
             let answer = extreme.apply(&mut w_now, &zeros(4));
-            assert!(matches!(
-                answer,
-                Err(Error::UpdateOverflow { quantity: "a class weight", .. })
-            ));
+            assert!(matches!(answer, Err(Error::Overflow { quantity: "a class weight", .. })));
             let answer = extreme.apply(&mut w.clone(), &w_now);
-            assert!(matches!(answer, Err(Error::UpdateOverflow { .. })));
+            assert!(matches!(answer, Err(Error::Overflow { .. })));
             assert_same_state(&extreme, &update, "overflow");
         }
     }
@@ -312,7 +310,7 @@ fn a_resting_row_is_not_forgotten() {
     for (mut update, row) in updates {
         let refused = update.apply_rows(&mut w, &[row], &array![[2.0 * large]]).unwrap_err();
         let quantity = "the state of the class weights";
-        assert!(matches!(refused, Error::UpdateOverflow { quantity: q, .. } if q == quantity));
+        assert!(matches!(refused, Error::Overflow { quantity: q, .. } if q == quantity));
     }
     // Alone, the same gradient is accepted: 2/40 of the largest number is less than a sixteenth.
     let mut fresh = momentum::<f32>();
@@ -325,12 +323,13 @@ fn the_bound_of_a_step_is_that_of_its_formula() {
         let magnitudes = Some(Magnitudes { value, gradient });
         let step = UpdateStep { shape: (2, 3), chunks: &[], weights: magnitudes, bias: None };
         let found = match update.begin(&step) {
-            Err(Error::UpdateOverflow { quantity: "a class weight", bound, .. }) => bound,
+            Err(Error::Overflow { quantity: "a class weight", bound, .. }) => bound,
             answer => panic!("{:?}", answer.map(drop)),
         };
         let step = UpdateStep { weights: None, bias: magnitudes, ..step };
-        let same = Error::UpdateOverflow {
+        let same = Error::Overflow {
             quantity: "the bias",
+            row: None,
             bound: found,
             maximum: f64::from(f32::MAX) / 16.0,
         };
@@ -354,7 +353,7 @@ fn a_large_bias_is_refused() {
     fn check<F: Real, U: Update<F>>(mut update: U) {
         let mut b = array![F::one(), F::max_value()];
         let answer = update.apply_bias(&mut b, &Array1::zeros(2)).unwrap_err();
-        assert!(matches!(answer, Error::UpdateOverflow { quantity: "the bias", .. }));
+        assert!(matches!(answer, Error::Overflow { quantity: "the bias", .. }));
         update.apply_bias_rows(&mut b, &[0], &Array1::zeros(1)).unwrap();
     }
     for_every_update!(check);
