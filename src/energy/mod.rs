@@ -6,8 +6,8 @@ mod tiles;
 use ndarray::{Array2, ArrayRef2};
 
 use crate::error::Error;
-use crate::kernel::{Real, job};
-use tiles::{PairSums, RieszKernel};
+use crate::kernel::{Real, job, riesz_pair};
+use tiles::PairSums;
 
 /// The Riesz kernel f_s(d): the energy of a pair of unit vectors at distance d.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -29,19 +29,6 @@ pub enum Space {
     Full,
     /// The other directions and their opposites. For hidden layers, where v and −v are redundant.
     Half,
-}
-
-impl Riesz {
-    fn kernel<F: Real>(self, space: Space) -> RieszKernel<F> {
-        match (self, space) {
-            (Riesz::Log, Space::Full) => RieszKernel::new::<0, false>(),
-            (Riesz::One, Space::Full) => RieszKernel::new::<1, false>(),
-            (Riesz::Two, Space::Full) => RieszKernel::new::<2, false>(),
-            (Riesz::Log, Space::Half) => RieszKernel::new::<0, true>(),
-            (Riesz::One, Space::Half) => RieszKernel::new::<1, true>(),
-            (Riesz::Two, Space::Half) => RieszKernel::new::<2, true>(),
-        }
-    }
 }
 
 /// The hyperspherical energy of the rows of `w`, and its gradient. The lower the energy, the more
@@ -167,23 +154,37 @@ type Input<'a, F> = (&'a ArrayRef2<F>, Option<&'a [usize]>, Riesz, Space);
 
 job!(Energy<'a>, Input<'a, F> => Result<(F, Array2<F>), Error>, energy);
 
-/// The energy of all classes, or of those of a batch with these labels.
-fn energy<F: Real>((w, labels, riesz, space): Input<'_, F>) -> Result<(F, Array2<F>), Error> {
+/// The energy of all classes, or of those of a batch with these labels. Its loops are compiled for
+/// each exponent in each space.
+fn energy<F: Real>(input: Input<'_, F>) -> Result<(F, Array2<F>), Error> {
+    match (input.2, input.3) {
+        (Riesz::Log, Space::Full) => energy_of::<F, 0, false>(input),
+        (Riesz::One, Space::Full) => energy_of::<F, 1, false>(input),
+        (Riesz::Two, Space::Full) => energy_of::<F, 2, false>(input),
+        (Riesz::Log, Space::Half) => energy_of::<F, 0, true>(input),
+        (Riesz::One, Space::Half) => energy_of::<F, 1, true>(input),
+        (Riesz::Two, Space::Half) => energy_of::<F, 2, true>(input),
+    }
+}
+
+fn energy_of<F: Real, const S: u8, const HALF: bool>(
+    (w, labels, ..): Input<'_, F>,
+) -> Result<(F, Array2<F>), Error> {
     let mut counts = vec![usize::from(labels.is_none()); w.nrows()];
     if let Some(labels) = labels {
         Error::check_not_empty("labels", &[labels.len()])?;
         Error::check_labels(labels, w.nrows(), None)?;
         labels.iter().for_each(|&label| counts[label] += 1);
     }
-    let (kernel, classes) = (riesz.kernel(space), w.nrows() as f64);
-    let (scale, constant) = match space {
-        Space::Full => (per_pair(labels.map_or(w.nrows(), <[_]>::len) as f64, classes), 0.0),
-        Space::Half => {
-            let points = 2.0 * classes;
-            (2.0 * per_pair(points, points), kernel.antipodal_energy / (points - 1.0))
-        }
+    let classes = w.nrows() as f64;
+    let (scale, constant) = if HALF {
+        // f_s(2): the energy of a direction and its opposite.
+        let ((antipodal, _), points) = (riesz_pair::<S, false>(4.0, 0.0), 2.0 * classes);
+        (2.0 * per_pair(points, points), antipodal / (points - 1.0))
+    } else {
+        (per_pair(labels.map_or(w.nrows(), <[_]>::len) as f64, classes), 0.0)
     };
-    let (energy, gradient) = PairSums::new(w, counts, kernel)?.energy(scale)?;
+    let (energy, gradient) = PairSums::<F, S, HALF>::new(w, counts)?.energy(scale)?;
     Ok((F::narrow(energy + constant), gradient))
 }
 

@@ -26,7 +26,6 @@
 use std::ops::Range;
 
 use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1, CowArray, Ix2};
-use rayon::prelude::*;
 
 use crate::data::{check_norm, norm_of};
 use crate::error::Error;
@@ -49,31 +48,12 @@ const RATIOS: Range<f64> = 1e-200..1e200;
 /// Multiplications below which threads cost more than they save.
 const MIN_PARALLEL_PRODUCTS: usize = 1 << 20;
 
-/// The loops for one exponent s in one space.
-#[derive(Clone, Copy)]
-pub(super) struct RieszKernel<F> {
-    row: fn(&mut [F], F, &[F], &mut Vec<usize>) -> f64,
-    pair: fn(f64, f64) -> (f64, f64),
-    /// f_s(2): the energy of a direction and its opposite.
-    pub antipodal_energy: f64,
-}
-
-impl<F: Real> RieszKernel<F> {
-    pub fn new<const S: u8, const HALF: bool>() -> Self {
-        RieszKernel {
-            row: kernel::riesz_row::<F, S, HALF>,
-            pair: kernel::riesz_pair::<S, HALF>,
-            antipodal_energy: kernel::riesz_pair::<S, false>(4.0, 0.0).0,
-        }
-    }
-}
-
-/// The class weights, row after row, their inverse norms and the count n_j of each row.
-pub(super) struct PairSums<'a, F> {
+/// The class weights, row after row, their inverse norms and the count n_j of each row, for the
+/// exponent S in one space, which is the half one or not.
+pub(super) struct PairSums<'a, F, const S: u8, const HALF: bool> {
     weights: CowArray<'a, F, Ix2>,
     inverse_norms: Vec<f64>,
     counts: Vec<usize>,
-    riesz: RieszKernel<F>,
     workers: usize,
 }
 
@@ -104,21 +84,17 @@ struct Scratch<F> {
     near: Vec<usize>,
 }
 
-impl<'a, F: Real> PairSums<'a, F> {
+impl<'a, F: Real, const S: u8, const HALF: bool> PairSums<'a, F, S, HALF> {
     /// Checks every row and computes its norm.
-    pub fn new(
-        w: &'a ArrayRef2<F>,
-        counts: Vec<usize>,
-        riesz: RieszKernel<F>,
-    ) -> Result<Self, Error> {
+    pub fn new(w: &'a ArrayRef2<F>, counts: Vec<usize>) -> Result<Self, Error> {
         Error::check_not_empty("class weights", w.shape())?;
         let counted = counts.iter().filter(|&&n| n > 0).count();
         let products = counted.saturating_mul(w.len());
         let workers =
             if products < MIN_PARALLEL_PRODUCTS { 1 } else { rayon::current_num_threads() };
         let weights = w.as_standard_layout();
-        let inverse_norms = inverse_norms(weights.view(), workers > 1)?;
-        Ok(PairSums { weights, inverse_norms, counts, riesz, workers })
+        let inverse_norms = inverse_norms(weights.view(), workers)?;
+        Ok(PairSums { weights, inverse_norms, counts, workers })
     }
 
     /// A row, and its inverse norm.
@@ -142,13 +118,10 @@ impl<'a, F: Real> PairSums<'a, F> {
         let short = others.chunks_mut(ROW_TILE).map(|rows| (rows, &targets[..]));
         let mut energies = vec![Ok(0.0); long.len() + short.len()];
         let jobs = long.chain(short).zip(&mut energies);
-        let mut workers: Vec<Scratch<F>> = Vec::new();
-        workers.resize_with(self.workers, Scratch::default);
+        let mut workers: Vec<_> = (0..self.workers).map(|_| Scratch::default()).collect();
         run_jobs(jobs, &mut workers, |scratch, ((rows, columns), energy)| {
-            *energy = self.sum_forces(scratch, rows, columns).and_then(|energy| {
-                self.write_gradients(scratch, rows, scale)?;
-                Ok(energy)
-            });
+            let sum = self.sum_forces(scratch, rows, columns);
+            *energy = sum.and_then(|sum| self.write_gradients(scratch, rows, scale).map(|()| sum));
         });
         let energy = energies.into_iter().try_fold(0.0, |sum, energy| Ok(sum + energy?))?;
         Ok((energy * scale, gradient))
@@ -204,7 +177,7 @@ impl<'a, F: Real> PairSums<'a, F> {
         unit.resize(dims, 0.0);
         let (forces, sum) = (&mut forces[i * n..(i + 1) * n], &mut sum[i * dims..(i + 1) * dims]);
         let count = self.counts[j] as f64;
-        let mut energy = (self.riesz.row)(forces, F::narrow(count), counts, near);
+        let mut energy = kernel::riesz_row::<F, S, HALF>(forces, F::narrow(count), counts, near);
         for &k in near.iter().map(|&at| &columns[at]).filter(|&&k| k != j) {
             let (row, other) = (self.row(j), self.row(k));
             let Moments { difference, sum: opposite } =
@@ -221,12 +194,12 @@ impl<'a, F: Real> PairSums<'a, F> {
                 let square = 2.0 * square / (1.0 + (1.0 - square).sqrt());
                 let squares =
                     if side > 0.0 { (square, 4.0 - square) } else { (4.0 - square, square) };
-                let (value, force) = (self.riesz.pair)(squares.0, squares.1);
+                let (value, force) = kernel::riesz_pair::<S, HALF>(squares.0, squares.1);
                 energy += value;
                 kernel::add_scaled(sum, 1.0, unit, weight * force);
                 continue;
             }
-            let (value, force) = (self.riesz.pair)(difference, opposite);
+            let (value, force) = kernel::riesz_pair::<S, HALF>(difference, opposite);
             energy += value;
             // v_k − cos θ · v_j: the projection of v_k onto the tangent space at v_j.
             let tangent = (1.0 - 0.5 * difference, 0.0);
@@ -277,19 +250,19 @@ impl<'a, F: Real> PairSums<'a, F> {
 }
 
 /// The inverse norm of every row. The error names the first bad row.
-fn inverse_norms<F: Real>(w: ArrayView2<'_, F>, parallel: bool) -> Result<Vec<f64>, Error> {
+fn inverse_norms<F: Real>(w: ArrayView2<'_, F>, workers: usize) -> Result<Vec<f64>, Error> {
     let mut inverse_norms = vec![0.0; w.nrows()];
-    let fill = |(block, inverse_norms): (usize, &mut [f64])| {
-        inverse_norms.iter_mut().zip(block * NORM_BLOCK..).find_map(|(inverse, index)| {
-            let row = w.row(index);
-            let norm = check_norm("class weights", index, row, norm_of(row, &mut Vec::new()), true);
-            norm.map(|norm| *inverse = norm.recip()).err()
-        })
-    };
-    let refused = if parallel {
-        inverse_norms.par_chunks_mut(NORM_BLOCK).enumerate().find_map_first(fill)
-    } else {
-        inverse_norms.chunks_mut(NORM_BLOCK).enumerate().find_map(fill)
-    };
-    refused.map_or(Ok(inverse_norms), Err)
+    let mut refused = vec![Ok(()); w.nrows().div_ceil(NORM_BLOCK)];
+    let blocks = inverse_norms.chunks_mut(NORM_BLOCK).zip(&mut refused).enumerate();
+    run_jobs(blocks, &mut vec![(); workers], |(), (block, (inverse_norms, refused))| {
+        let mut rows = inverse_norms.iter_mut().zip(block * NORM_BLOCK..);
+        *refused = rows.try_for_each(|(inverse, index)| {
+            let (row, argument) = (w.row(index), "class weights");
+            let norm = check_norm(argument, index, row, norm_of(row, &mut Vec::new()), true)?;
+            *inverse = norm.recip();
+            Ok(())
+        });
+    });
+    refused.into_iter().collect::<Result<(), _>>()?;
+    Ok(inverse_norms)
 }
