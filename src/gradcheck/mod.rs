@@ -32,27 +32,13 @@ pub struct GradientCheck {
 /// A derivative that [`check_loss`] tests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Coordinate {
-    /// df/dθ, as [`MarginLoss::target`] returns it.
-    Slope {
+    /// A derivative that the loss returns for a sample.
+    Sample {
+        /// `target` for df/dθ as [`MarginLoss::target`] returns it; else the field of what
+        /// [`MarginLoss::target_of`] returns: `slope`, `norm_slope` or `penalty_slope`.
+        field: &'static str,
         /// The angle in radians.
         theta: f64,
-    },
-    /// ∂f/∂θ, as [`MarginLoss::target_of`] returns it.
-    SampleSlope {
-        /// The angle in radians.
-        theta: f64,
-        /// The norm of the embedding.
-        norm: f64,
-    },
-    /// ∂f/∂‖x‖, as [`MarginLoss::target_of`] returns it.
-    NormSlope {
-        /// The angle in radians.
-        theta: f64,
-        /// The norm of the embedding.
-        norm: f64,
-    },
-    /// dP/d‖x‖, as [`MarginLoss::target_of`] returns it.
-    PenaltySlope {
         /// The norm of the embedding.
         norm: f64,
     },
@@ -119,7 +105,7 @@ impl fmt::Display for GradientCheck {
 /// [`Error::Parameter`] for a scale that is not finite and positive, [`Error::Target`] for a
 /// target or a penalty that is not finite, and what [`MarginLoss::check_classes`] says of three classes.
 pub fn check_loss<L: MarginLoss>(loss: &L) -> Result<GradientCheck, Error> {
-    let place = Coordinate::Slope { theta: 0.0 };
+    let place = Coordinate::Sample { field: "target", theta: 0.0, norm: 0.0 };
     let mut worst = GradientCheck { error: 0.0, place, given: 0.0, expected: 0.0 };
     const ANGLES: usize = 400;
     let angles = (0..=ANGLES).map(|step| 1e-3 + (PI - 2e-3) * step as f64 / ANGLES as f64);
@@ -174,19 +160,18 @@ fn check_sample<L: MarginLoss>(loss: &L, sample: &Sample, held: bool, worst: &mu
         Given { derivative, at: norm, step: 1e-3 * norm, size }
     };
 
+    let place = |field| Coordinate::Sample { field, theta, norm };
+
     let slope = by_angle(loss.target(&sample.angle).slope);
-    worst.compare(Coordinate::Slope { theta }, slope, |by| loss.target(&at_angle(by).angle).value);
-
-    let (place, slope) = (Coordinate::SampleSlope { theta, norm }, by_angle(given.slope));
-    worst.compare(place, slope, |by| loss.target_of(&at_angle(by)).value);
-
+    worst.compare(place("target"), slope, |by| loss.target(&at_angle(by).angle).value);
+    let slope = by_angle(given.slope);
+    worst.compare(place("slope"), slope, |by| loss.target_of(&at_angle(by)).value);
     if !held {
-        let (place, slope) =
-            (Coordinate::NormSlope { theta, norm }, by_norm(given.norm_slope, 1.0));
-        worst.compare(place, slope, |by| at_norm(by).value);
+        let slope = by_norm(given.norm_slope, 1.0);
+        worst.compare(place("norm_slope"), slope, |by| at_norm(by).value);
     }
     let slope = by_norm(given.penalty_slope, given.penalty.abs());
-    worst.compare(Coordinate::PenaltySlope { norm }, slope, |by| at_norm(by).penalty);
+    worst.compare(place("penalty_slope"), slope, |by| at_norm(by).penalty);
 }
 
 /// Compares every entry of the gradients of a small batch.

@@ -88,12 +88,10 @@ impl ClassMargins {
         (low, high): (f64, f64),
         power: f64,
     ) -> Result<Self, Error> {
-        Scale::Fixed(s).checked()?;
         Error::check_not_empty("counts", &[counts.len()])?;
-        let order =
-            |name, m| check!(name, m, "in [0, π) radians", "scale s, counts, margins, power");
-        order("lowest margin", low)?;
-        order("highest margin", high)?;
+        for (name, m) in [("lowest margin", low), ("highest margin", high)] {
+            check!(name, m, "in [0, π) radians", "scale s, counts, margins, power")?;
+        }
         let expected = "no less than the lowest margin";
         Error::check_parameter("highest margin", high, expected, low <= high)?;
         check!("power of the counts", power, ("finite and < 0", |p| p.is_finite() && p < 0.0))?;
