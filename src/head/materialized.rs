@@ -1,7 +1,7 @@
 //! The losses of materialized logits: steps over the vectors that these were built from, or over
 //! their cosines alone.
 
-use ndarray::{Array2, Axis, Zip, s};
+use ndarray::{Array2, ArrayViewMut2, Axis, Zip, s};
 
 use super::step::{Demand, Step, step};
 use super::sweep::Chunk;
@@ -130,15 +130,25 @@ fn with_gradients<F: Real>(
     }
     gradients.bias_gradient = found.reduced_bias(reduction);
     if step.plan.samples > 0 {
-        let cosines = gradients.cosines.view_mut();
-        let chunks = Chunk::with_cosines(&step.plan, input.classes, cosines);
-        step.second_sweep(input.embeddings, chunks, &mut Array2::zeros((0, 0)));
+        step.sweep_cosines(&input, gradients.cosines.view_mut());
         step.finish_cosines(&slopes, logits, gradients);
     }
     Ok(())
 }
 
 impl<F: Real> Step<'_, F> {
+    /// Writes the gradients of the cosines but for the pairs of the samples.
+    fn sweep_cosines(&mut self, input: &StepInput<'_, F>, gradients: ArrayViewMut2<'_, F>) {
+        let Some(cosines) = self.plan.whole_rows(&input.classes) else {
+            let chunks = Chunk::with_cosines(&self.plan, input.classes, gradients);
+            return self.second_sweep(input.embeddings, chunks, &mut Array2::zeros((0, 0)));
+        };
+        self.workspace.set_coefficients(&self.plan, &self.bounds);
+        self.sweep(input.embeddings, |sweep, _, workers| {
+            sweep.backward_rows(cosines, gradients, workers);
+        });
+    }
+
     /// Refuses a `forward` that is not the one `found` in this step, but for the order of its sums.
     fn check_forward(
         &self,

@@ -43,7 +43,9 @@ pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, part_acros
 pub(crate) use real::Job;
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
-pub(crate) use rows::{norm, project, rounded, scaled, sum_rows};
+pub(crate) use rows::{
+    exponentials, largest, norm, project, rounded, scaled, sum_of_exponentials, sum_rows,
+};
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
 pub(crate) use softmax::{TileStats, tile_gradient, tile_shift, tile_stats, tile_sums};
 pub(crate) use sub_centers::tile_sub_centers;

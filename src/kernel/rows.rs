@@ -78,6 +78,50 @@ op! {
 }
 
 op! {
+    /// The largest entry of a row.
+    pub(crate) fn largest<I>[F: Real](row: &[F]) -> F {
+        let mut largest = [F::neg_infinity(); LANES];
+        let larger = |a: F, b: F| if b > a { b } else { a };
+        let (blocks, rest) = row.as_chunks::<LANES>();
+        for block in blocks {
+            for (largest, &v) in largest.iter_mut().zip(block) {
+                *largest = larger(*largest, v);
+            }
+        }
+        rest.iter().copied().chain(largest).fold(F::neg_infinity(), larger)
+    }
+}
+
+op! {
+    /// Σ_j e^(`row`_j · `factor` − `shift`) of a short row, in 32 sums in the number type. Rounded after
+    /// the product as `shift` is, no logit exceeds the largest.
+    pub(crate) fn sum_of_exponentials<I>[F: Real](row: &[F], factor: F, shift: F) -> f64 {
+        let mut sums = [F::zero(); LANES];
+        let (blocks, rest) = row.as_chunks::<LANES>();
+        for block in blocks {
+            for (sum, &v) in sums.iter_mut().zip(block) {
+                *sum += (v * factor - shift).exp_inline::<I>();
+            }
+        }
+        let mut all = sums.iter().map(|sum| sum.widen()).sum();
+        for &v in rest {
+            all += (v * factor - shift).exp_inline::<I>().widen();
+        }
+        all
+    }
+}
+
+op! {
+    /// `out` ← `by` · e^(`row` · `factor` − `shift`).
+    pub(crate) fn exponentials<I>[F: Real](row: &[F], [factor, shift, by]: [F; 3], out: &mut [F]) {
+        assert_eq!(out.len(), row.len());
+        for (out, &v) in out.iter_mut().zip(row) {
+            *out = by * (v * factor - shift).exp_inline::<I>();
+        }
+    }
+}
+
+op! {
     /// `out` ← Σ_c `parts[c][start ..]`, in the order of the parts.
     pub(crate) fn sum_rows<I>[F: Real](out: &mut [f64], parts: &[&[F]], start: usize) {
         for (block, out) in out.chunks_mut(LANES).enumerate() {

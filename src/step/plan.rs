@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::input::StepInput;
-use crate::data::{Bounds, Classes, LogitForm};
+use crate::data::{Bounds, Classes, LogitForm, Scale, View2};
 use crate::kernel::{Level, Precision, Real};
 use crate::update::{Magnitudes, UpdateStep};
 
@@ -116,6 +116,14 @@ impl Plan {
     ) -> impl DoubleEndedIterator<Item = Range<usize>> + use<> {
         let (end, tile) = (range.end, self.tile);
         range.step_by(tile).map(move |start| start..(start + tile).min(end))
+    }
+
+    /// The cosines that are given (N, C), where a sweep takes them row by row: of every negative a_i
+    /// times its cosine counts, and nothing else.
+    pub fn whole_rows<'c, F: Real>(&self, classes: &Classes<'c, F>) -> Option<View2<'c, F>> {
+        let changed = self.form.changes_negatives() || self.form.smoothing > 0.0;
+        let shifted = self.form.scale == Scale::Unnormalized || self.has_log_prior;
+        Some(classes.given.filter(|_| !changed && !shifted)?.cosines)
     }
 
     /// Classes in the largest tile.

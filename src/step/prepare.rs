@@ -75,6 +75,15 @@ impl<F: Real> Workspace<F> {
         }
     }
 
+    /// The place of each of `rows` of the batch among the samples; `None` where it does not count.
+    pub fn places(&self, rows: usize) -> Vec<Option<usize>> {
+        let mut places = vec![None; rows];
+        for (i, sample) in self.samples.iter().enumerate() {
+            places[sample.row] = Some(i);
+        }
+        places
+    }
+
     /// Writes f of the samples whose class this rank holds, by row of the batch; 0 for others.
     pub fn write_targets(&mut self, rows: usize) -> &mut [F] {
         self.targets.clear();

@@ -28,6 +28,9 @@ impl<F: Real> Sweep<'_, F> {
         (mut stored, room): (&mut [F], usize),
         workers: &mut [Scratch<F>],
     ) {
+        if let Some(cosines) = self.plan.whole_rows(classes) {
+            return self.forward_rows(cosines, chunks, workers);
+        }
         let jobs = chunks.iter_mut().enumerate().map(|(index, found)| {
             let classes = self.plan.chunk(index);
             let stored = split_off(&mut stored, classes.len() * room);

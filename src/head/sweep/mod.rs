@@ -3,6 +3,7 @@
 mod cosines;
 mod first;
 mod parameters;
+mod rows;
 mod second;
 
 pub(super) use first::Sweep;

@@ -215,10 +215,7 @@ impl<F: Real> Sweep<'_, F> {
         let Plan { dims, form, .. } = *self.plan;
         let Workspace { samples, lifts, target_rows, .. } = self.workspace;
         let partials: Vec<&[F]> = found.iter().map(|found| &found.partial[..]).collect();
-        let mut places = vec![None; gradients.nrows()];
-        for (i, sample) in samples.iter().enumerate() {
-            places[sample.row] = Some(i);
-        }
+        let places = self.workspace.places(gradients.nrows());
         let rows = gradients.axis_iter_mut(Axis(0)).zip(places);
         let jobs = rows.filter_map(|(row, place)| Some((place?, row)));
         run_jobs(jobs, workers, |scratch, (i, mut row)| {
