@@ -17,7 +17,6 @@ impl<F: Real> Step<'_, F> {
     /// first sweep left out; nothing for a loss without a margin on them.
     pub(super) fn nearest_pairs(&mut self, input: &StepInput<'_, F>) -> Result<Vec<Apart>, Error> {
         let (n, ranks) = (self.plan.samples, self.ranks);
-        self.workspace.nearest.clear();
         let form = self.plan.form;
         let Some(top) = form.top.filter(|_| n > 0) else { return Ok(Vec::new()) };
         let (k, mut workers) = (top.k.min(self.classes()), vec![(); self.plan.workers]);

@@ -148,6 +148,7 @@ impl<'a, F: Real> Step<'a, F> {
         let counted = prepared.as_ref().map(|(plan, _)| plan.samples).map_err(Clone::clone);
         let classes = ranks.agree(loss, input, counted, demand.embeddings())?;
         let (plan, bounds) = prepared?;
+        workspace.nearest.clear(); // of an earlier loss: a binary one finds none of its own
         if let Some(negatives) = plan.form.hard {
             let targets = workspace.write_targets(input.embeddings.nrows());
             if negatives.cosine().is_none() {
