@@ -1,11 +1,12 @@
 //! The materialized level at its edges: gradients that are there already, the ends of the range,
 //! angles without a direction.
 
+use approx::assert_relative_eq;
 use margin_softmax::custom::{Angle, Target};
 use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    Batch, Error, Generalized, Gradients, Head, LogitGradients, MarginLoss, NormalizedLogits,
-    Reduction, Scale, SphereFace,
+    ArcFace, Batch, Error, Generalized, Gradients, Head, LogitGradients, MarginLoss,
+    NormalizedLogits, Reduction, Scale, SphereFace,
 };
 use ndarray::{Array1, Array2, ShapeBuilder, array};
 
@@ -151,4 +152,30 @@ fn the_gradient_of_a_cosine_has_its_limit_at_both_ends() {
     // The limit is taken a millionth away, where an angle beside π is rounded to 4e-16.
     approx::assert_relative_eq!(gradients.cosines[[0, 0]], -4.0 * miss, max_relative = 1e-9);
     approx::assert_relative_eq!(gradients.cosines[[1, 0]], 4.0 * miss, max_relative = 1e-9);
+}
+
+/// Rows longer than what is summed at a time, whose own classes lie in every part of them: the largest
+/// negative comes late and early, and the gradients may lie in columns.
+#[test]
+fn long_rows_are_those_of_a_head() {
+    let (x, w) = (matrix(4, 3, 0.7), matrix(5_003, 3, 0.9));
+    let labels = [0, 1_023, 2_500, 5_002];
+    let loss = ArcFace::new(16.0, 0.3).unwrap();
+    let batch = Batch::new(&x, &w, &labels);
+    let mut expected = Gradients::zeros_for(&batch);
+    let head = Head::new(loss.clone());
+    let of_head = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
+    let logits = NormalizedLogits::new(&x, &w).unwrap();
+    let forward = loss.forward(&logits, &labels).unwrap();
+    assert_eq!(forward.predictions(), of_head.predictions());
+    assert_eq!(forward.nearest_negatives().0, of_head.nearest_negatives().0);
+    assert_relative_eq!(forward.losses, of_head.losses, max_relative = 1e-13);
+    let mut in_columns = LogitGradients::zeros_for(&logits);
+    in_columns.cosines = Array2::zeros((4, 5_003).f());
+    loss.backward_into(&logits, &labels, &forward, Reduction::Mean, &mut in_columns).unwrap();
+    let gradients = loss.backward(&logits, &labels, &forward, Reduction::Mean).unwrap();
+    assert_eq!(in_columns.cosines, gradients.cosines);
+    let gradients = logits.backward(&gradients).unwrap();
+    assert_relative_eq!(gradients.embeddings, expected.embeddings, epsilon = 1e-13);
+    assert_relative_eq!(gradients.weights, expected.weights, epsilon = 1e-13);
 }
