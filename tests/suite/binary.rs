@@ -323,3 +323,21 @@ fn what_a_binary_loss_cannot_do_is_refused() {
     let offloaded = head.offload(&classes, (&x, &own, None), Some(Reduction::Mean));
     assert!(matches!(offloaded, Err(Error::Unsupported(_))));
 }
+
+#[test]
+fn a_head_keeps_no_pairs_of_an_earlier_loss() {
+    let x = Array2::from_shape_fn((5, 3), |(i, k)| (0.7 * (3 * i + k + 1) as f64).sin());
+    let w = Array2::from_shape_fn((7, 3), |(j, k)| (0.9 * (3 * j + k + 1) as f64).sin());
+    let batch = Batch::new(&x, &w, &[0, 6, 3, 3, 1]);
+    let mut expected = Gradients::zeros_for(&batch);
+    let head = Head::new(SphereFace2::default());
+    head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
+
+    let with_pairs = TopNegatives::new(ArcFace::default(), 2, 0.1).unwrap();
+    let mut head = Head::new(Box::new(with_pairs) as Box<dyn MarginLoss>);
+    let mut gradients = Gradients::zeros_for(&batch);
+    head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
+    *head.loss_mut() = Box::new(SphereFace2::default());
+    head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
+    assert_eq!(gradients, expected);
+}
