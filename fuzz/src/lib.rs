@@ -1,6 +1,8 @@
 //! Inputs for the fuzz targets, generated from the fuzzer's bytes, and the assertions on every
 //! result: either an [`Error`](margin_softmax::Error) with nothing written, or finite numbers.
 
+#[path = "../../tests/suite/configuration.rs"]
+mod configuration;
 mod losses;
 mod numbers;
 mod tensors;

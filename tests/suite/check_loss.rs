@@ -9,7 +9,9 @@ use margin_softmax::{
 #[cfg(feature = "serde")]
 use crate::common::random::Rng;
 #[cfg(feature = "serde")]
-use crate::every_loss::{configurations, published, with_numbers};
+use crate::configuration::with_numbers;
+#[cfg(feature = "serde")]
+use crate::every_loss::{configurations, published};
 
 /// The classes of the batch that is checked.
 #[cfg(feature = "serde")]

@@ -6,6 +6,8 @@ mod boundary;
 mod check_loss;
 mod class_parallel;
 mod common;
+#[cfg(feature = "serde")]
+mod configuration;
 mod energy;
 mod errors;
 #[cfg(feature = "serde")]
