@@ -1,6 +1,7 @@
 //! Before data moves: whether every rank's input is valid and fits the others'. Every rank comes to
 //! the same result.
 
+use super::collective::Collective;
 use super::exchange::Ranks;
 use super::input::StepInput;
 use crate::data::ClassSample;
@@ -74,20 +75,7 @@ impl<F: Real> Ranks<'_, F> {
             );
         }
         if all.iter().any(|[refusal, ..]| *refusal > 0) {
-            let bytes: Vec<F> = refusal.bytes().map(|b| F::from_index(u64::from(b))).collect();
-            let gathered = collective.all_gather(&bytes)?;
-            let bytes: Vec<u8> = gathered.iter().map(|byte| byte.to_index() as u8).collect();
-            let mut rest = &bytes[..];
-            let refusals = all.iter().map(|[length, ..]| {
-                rest.split_off(..(*length as usize).min(rest.len())).unwrap_or_default()
-            });
-            let refusals: Vec<&[u8]> = refusals.collect();
-            // The refusal itself where all refuse alike, else that of the first rank that refuses.
-            let rank = all.iter().position(|[length, ..]| *length > 0).unwrap_or_default();
-            return match alike {
-                Err(own) if refusals.iter().all(|other| *other == refusal.as_bytes()) => Err(own),
-                _ => fails(rank, String::from_utf8_lossy(refusals[rank]).into_owned()),
-            };
+            return Err(refusal_of_all(collective, &all, &refusal, alike.err())?);
         }
         for (rank, summary) in all.iter().enumerate() {
             let numbers = summary[4..].iter().zip(&all[0][4..]).zip(alike.iter().flatten());
@@ -173,6 +161,32 @@ fn digest(words: impl Iterator<Item = u64>) -> u64 {
         product ^ (product >> 29)
     });
     hash >> 34
+}
+
+/// What every rank returns where some refuse: the refusal itself where all refuse alike, else that
+/// of the first rank that refuses.
+fn refusal_of_all<F: Real>(
+    collective: &dyn Collective<F>,
+    all: &[Summary],
+    refusal: &str,
+    own: Option<Error>,
+) -> Result<Error, Error> {
+    let bytes: Vec<F> = refusal.bytes().map(|byte| F::from_index(u64::from(byte))).collect();
+    let gathered = collective.all_gather(&bytes)?;
+    let bytes: Vec<u8> = gathered.iter().map(|byte| byte.to_index() as u8).collect();
+    let mut rest = &bytes[..];
+    let refusals = all.iter().map(|[length, ..]| {
+        rest.split_off(..(*length as usize).min(rest.len())).unwrap_or_default()
+    });
+    let refusals: Vec<&[u8]> = refusals.collect();
+    let rank = all.iter().position(|[length, ..]| *length > 0).unwrap_or_default();
+    Ok(match own {
+        Some(own) if refusals.iter().all(|other| *other == refusal.as_bytes()) => own,
+        _ => {
+            let reason = String::from_utf8_lossy(refusals[rank]).into_owned();
+            Error::Collective { rank, reason }
+        }
+    })
 }
 
 /// Refuses ranges that leave a class out or hold one twice; returns how many classes there are.
