@@ -1,5 +1,6 @@
 //! Hyper-parameters, one line each: name, type, default, range and meaning. The fields of a type,
-//! their table in its docs, getters, setters, checks, `Default` and serde all come from these lines.
+//! their table in its docs, getters, setters, checks, `Default` and serde all come from these
+//! lines.
 
 /// Defines a type by its hyper-parameters. Each is one line, or two where it is long:
 ///
@@ -10,8 +11,8 @@
 /// - A list, `Vec<f64> as &[f64]`, is read as a slice.
 /// - A field with a default need not be in a file. Where all have one, they give `Default`; else a
 ///   default has to be that of its type.
-/// - The range is one of `check!`; or `any`; or `[kind]`, that of a margin whose `MarginKind` is the
-///   field `kind`; or `(method "text")`, a method of the type that checks it.
+/// - The range is one of `check!`; or `any`; or `[kind]`, that of a margin whose `MarginKind` is
+///   the field `kind`; or `(method "text")`, a method of the type that checks it.
 /// - The meaning is the name that errors use.
 /// - The setter takes the type and returns it, checked unless the range is `any`.
 ///
@@ -77,9 +78,10 @@ macro_rules! hyper_parameters {
                 @getter $field, $type $(as $view)?, concat!("The ", $meaning $(, ": ", $more)?, ".")
             })*
 
-            $($($crate::parameters::hyper_parameters! {
-                @setter $setter, $field: $type, $range, concat!("Sets the ", $meaning, ".")
-            })?)*
+            $($crate::parameters::hyper_parameters! {
+                @setter [$($setter)?] $field: $type, $range,
+                concat!("Sets the ", $meaning $(, ": ", $more)?, ".")
+            })*
         }
 
         $crate::parameters::hyper_parameters!(@checked $name $(<$inner>)? {
@@ -109,13 +111,14 @@ macro_rules! hyper_parameters {
         }
     };
 
-    (@setter $setter:ident, $field:ident: $type:ty, any, $docs:expr) => {
+    (@setter [] $($of_field:tt)*) => {};
+    (@setter [$setter:ident] $field:ident: $type:ty, any, $docs:expr) => {
         #[doc = $docs]
         pub fn $setter(self, $field: $type) -> Self {
             Self { $field, ..self }
         }
     };
-    (@setter $setter:ident, $field:ident: $type:ty, $range:tt, $docs:expr) => {
+    (@setter [$setter:ident] $field:ident: $type:ty, $range:tt, $docs:expr) => {
         #[doc = $docs]
         ///
         /// # Errors

@@ -87,7 +87,8 @@ hyper_parameters! {
         steps: usize, any, "number of steps of the warm-up", "0 is a jump";
         start: f64 = 0.0, (check_start "finite, as is margin − start"), "start of the margin",
             "1 for the factor m0" => with_start;
-        delay: usize = 0, any, "number of steps before the warm-up", "the margin is `start`" => with_delay;
+        delay: usize = 0, any, "number of steps before the warm-up", "the margin is `start`"
+            => with_delay;
     }
     /// **Errors**: the constructors return [`Error::Parameter`] for a value outside its range.
     ///

@@ -32,7 +32,8 @@ hyper_parameters! {
         h: f64 = 0.333, "in [-1, 1]", "concentration h", "growth with the norm; 0 is CosFace";
         mean: f64 = 20.0, "finite and >= 0", "mean of the norms", "the running μ, a state";
         std: f64 = 100.0, "finite and >= 0", "std of the norms", "the running σ, a state";
-        rate: f64 = 0.01, "in (0, 1]", "rate of the statistics", "the share of a batch in them" => with_rate;
+        rate: f64 = 0.01, "in (0, 1]", "rate of the statistics", "the share of a batch in them"
+            => with_rate;
     }
     /// The published class starts from the rate 1 (the statistics are those of the batch) and the
     /// published configuration sets 0.01. The published code clips cosines and angles to within

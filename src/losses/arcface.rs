@@ -15,7 +15,8 @@ hyper_parameters! {
     pub struct ArcFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";
-        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`" => with_continuation;
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`"
+            => with_continuation;
     }
     /// [`adacos_scale`](crate::schedule::adacos_scale) computes a scale from the number of classes, and
     /// [`MarginWarmup`](crate::schedule::MarginWarmup) raises the margin from 0 step by step.

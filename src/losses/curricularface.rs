@@ -22,8 +22,10 @@ hyper_parameters! {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: f64 = 0.5, "in [0, π) radians" of "scale s, then margin m", "angular margin m";
         t: f64 = 0.0, "in [-1, 1]", "mean target cosine t", "a state" => with_t;
-        rate: f64 = 0.01, "in (0, 1]", "rate of t", "the share of a batch in the new t" => with_rate;
-        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`" => with_continuation;
+        rate: f64 = 0.01, "in (0, 1]", "rate of t", "the share of a batch in the new t"
+            => with_rate;
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ > π − m`"
+            => with_continuation;
     }
     /// The published code moves t before the step, as the example does. It falls back to `cos θ −
     /// m·sin m` where `θ > π − m` ([`Continuation::Linear`]) but compares negatives with the raw

@@ -15,7 +15,8 @@ hyper_parameters! {
     pub struct FNormSphereFace {
         s: f64 = 64.0, "finite and > 0", "scale s", "the radius of the hypersphere";
         m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";
-        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin" => with_annealing;
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin"
+            => with_annealing;
     }
     /// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ step by step.
     ///

@@ -28,9 +28,11 @@ hyper_parameters! {
         m1: f64 = 0.3, "in [0, π) radians" of "scale, then m0, m1, m2", "angular margin m1";
         m2: f64 = 0.2, "in (-2, 2), a difference of cosines" of "scale, then m0, m1, m2",
             "cosine margin m2", "usually 0 to 0.5";
-        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin" => with_annealing;
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin"
+            => with_annealing;
         continuation: Continuation = Continuation::Monotone,
-            (check_continuation "`Linear`, `EasyMargin`: m0 = 1"), "continuation beyond π" => with_continuation;
+            (check_continuation "`Linear`, `EasyMargin`: m0 = 1"), "continuation beyond π"
+            => with_continuation;
     }
     /// [`MarginWarmup`](crate::schedule::MarginWarmup) raises a margin step by step,
     /// [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) lowers λ.

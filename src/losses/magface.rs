@@ -25,7 +25,8 @@ hyper_parameters! {
         margins: (f64, f64) = (0.45, 0.8), (check_margins "in [0, π) radians, l_m ≤ u_m"),
             "margins (l_m, u_m)", "those at these norms";
         lambda_g: f64 = 35.0, "finite and >= 0", "penalty lambda_g", "the weight of the penalty";
-        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ + m > π`" => with_continuation;
+        continuation: Continuation = Continuation::Monotone, any, "continuation where `θ + m > π`"
+            => with_continuation;
     }
     /// The penalty has to outweigh the margin: the loss has a single best norm if λ_g is at least
     /// [`smallest_lambda`](Self::smallest_lambda), 22.6 at the defaults. A smaller one is accepted.

@@ -17,7 +17,8 @@ hyper_parameters! {
     /// weights only.
     pub struct SphereFace {
         m: u32 = 4, "an integer >= 1", "angular factor m", "1 is no margin";
-        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin" => with_annealing;
+        lambda: f64 = 0.0, "finite and >= 0", "annealing lambda", "the larger, the less margin"
+            => with_annealing;
     }
     /// At m = 4 and λ = 0, training from random weights hardly starts. Published recipes lower λ
     /// step by step to 5, as [`LambdaAnnealing`](crate::schedule::LambdaAnnealing) does.
