@@ -38,7 +38,8 @@ impl<F: Real> Workspace<F> {
         input.fill_pairs(loss, form, &mut self.samples, workers > 1)?;
         let bounds = input.check_range(form, &self.samples, norms, input.classes.labels())?;
         self.scale_embeddings(input.embeddings, |norm| form.product_scale::<F>(norm));
-        if !self.samples.is_empty() {
+        // Cosines that are given take the place of the products.
+        if !self.samples.is_empty() && input.classes.given.is_none() {
             let Settings { level, precision, .. } = input.settings;
             let (samples, dims) = (self.samples.len(), input.embeddings.ncols());
             let embeddings = Mat::new(&self.embeddings, samples, dims);
@@ -163,8 +164,8 @@ impl<F: Real> StepInput<'_, F> {
         Ok(())
     }
 
-    /// Checks every class weight. Writes the `factors` of the first, and returns of all the smallest and
-    /// the largest norm.
+    /// Checks every class weight. Writes the `factors` of the first, and returns of all the
+    /// smallest and the largest norm.
     fn check_weights(
         &self,
         form: LogitForm,
