@@ -17,9 +17,9 @@ pub(crate) struct TargetPair {
     pub logit: f64,
     /// a_iy·cos θ + b_y.
     pub margin_free_logit: f64,
-    /// How gradients reach embedding and class weight: through the angle, with unit tangents. `None`
-    /// where the logit is the inner product x·w, whose gradients are w and x, zero or not; and where
-    /// only the cosine is known, for then there are no vectors to propagate gradients to.
+    /// How gradients reach embedding and class weight: through the angle, with unit tangents.
+    /// `None` where the logit is the inner product x·w, whose gradients are w and x, zero or not;
+    /// and where only the cosine is known, for then there are no vectors to propagate gradients to.
     geometry: Option<Pair>,
 }
 

@@ -93,8 +93,8 @@ op! {
 }
 
 op! {
-    /// Σ_j e^(`row`_j · `factor` − `shift`) of a short row, in 32 sums in the number type. Rounded after
-    /// the product as `shift` is, no logit exceeds the largest.
+    /// Σ_j e^(`row`_j · `factor` − `shift`) of a short row, in 32 sums in the number type. Rounded
+    /// after the product as `shift` is, no logit exceeds the largest.
     pub(crate) fn sum_of_exponentials<I>[F: Real](row: &[F], factor: F, shift: F) -> f64 {
         let mut sums = [F::zero(); LANES];
         let (blocks, rest) = row.as_chunks::<LANES>();

@@ -27,8 +27,8 @@ pub(crate) struct PreparedSample {
 }
 
 impl<F: Real> StepInput<'_, F> {
-    /// Fills in geometry and margin of the samples' target pairs, and sorts the samples by class and
-    /// then by row.
+    /// Fills in geometry and margin of the samples' target pairs, and sorts the samples by class
+    /// and then by row.
     pub(super) fn fill_pairs(
         &self,
         loss: &dyn MarginLoss,

@@ -51,8 +51,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The plan of a step with so many `samples` that count. `keeps`: whether logits wait for a second
-    /// sweep; `weight_rows`: whether there are rows of a weight gradient to hold them.
+    /// The plan of a step with so many `samples` that count. `keeps`: whether logits wait for a
+    /// second sweep; `weight_rows`: whether there are rows of a weight gradient to hold them.
     pub fn new<F: Real>(
         input: &StepInput<'_, F>,
         form: LogitForm,
@@ -118,10 +118,10 @@ impl Plan {
         range.step_by(tile).map(move |start| start..(start + tile).min(end))
     }
 
-    /// The cosines that are given (N, C), where a sweep takes them row by row: of every negative a_i
-    /// times its cosine counts, and nothing else.
+    /// The cosines that are given (N, C), where a sweep takes them row by row: of every negative
+    /// a_i times its cosine counts, and nothing else.
     pub fn whole_rows<'c, F: Real>(&self, classes: &Classes<'c, F>) -> Option<View2<'c, F>> {
-        let changed = self.form.changes_negatives() || self.form.smoothing > 0.0;
+        let changed = self.form.changes_negatives() || self.form.sums_negatives();
         let shifted = self.form.scale == Scale::Unnormalized || self.has_log_prior;
         Some(classes.given.filter(|_| !changed && !shifted)?.cosines)
     }
@@ -132,7 +132,8 @@ impl Plan {
     }
 }
 
-/// A step as an update of the class parameters sees it. The largest norm of a row bounds its entries.
+/// A step as an update of the class parameters sees it. The largest norm of a row bounds its
+/// entries.
 pub(crate) fn update_step<'c>(
     bounds: &Bounds,
     shape: (usize, usize),

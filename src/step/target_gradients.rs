@@ -12,8 +12,8 @@ use crate::kernel::{self, Real};
 use crate::parallel::run_jobs;
 
 impl<F: Real> Workspace<F> {
-    /// The gradients of the nearest negatives' logits, and what they add to those of the embeddings,
-    /// if these are requested.
+    /// The gradients of the nearest negatives' logits, and what they add to those of the
+    /// embeddings, if these are requested.
     pub fn nearest_gradients(
         &mut self,
         form: LogitForm,
@@ -51,9 +51,9 @@ impl<F: Real> Workspace<F> {
     }
 
     /// Turns Σ_j G_ij·v_j into the gradient of the embedding of sample `i`: its projection where
-    /// the scale is fixed, plus the gradient of the target logit, whose class weight is `w`, and what
-    /// the nearest negatives with a margin of their own add. `radial` is what the negatives add to the derivative by the norm, times the factor of their
-    /// cosines in the products.
+    /// the scale is fixed, plus the gradient of the target logit, whose class weight is `w`, and
+    /// what the nearest negatives with a margin of their own add. `radial` is what the negatives
+    /// add to the derivative by the norm, times the factor of their cosines in the products.
     pub fn finish_embedding(
         &self,
         form: LogitForm,

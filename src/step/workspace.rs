@@ -28,8 +28,8 @@ pub(crate) struct Workspace<F> {
     pub hard: [Vec<F>; 3],
     /// Statistics over all chunks for each sample.
     pub stats: Vec<SampleStats>,
-    /// The nearest negatives that have a margin: by sample, and by class and sample as soon as their
-    /// gradients are known.
+    /// The nearest negatives that have a margin: by sample, and by class and sample as soon as
+    /// their gradients are known.
     pub nearest: Vec<NearestPair>,
     /// What they add to the gradients of the embeddings, as
     /// [`TargetPair::add_to_embedding`](crate::data::TargetPair::add_to_embedding) does
@@ -158,9 +158,9 @@ pub(crate) struct Scratch<F> {
 }
 
 impl<F: Real> Workspace<F> {
-    /// Sizes the buffers of the sweeps. The first keeps `k` of the nearest negatives; where a second
-    /// follows, `gradients` says whether those of the embeddings and of the norms are requested, and
-    /// whether the class parameters move.
+    /// Sizes the buffers of the sweeps. The first keeps `k` of the nearest negatives; where a
+    /// second follows, `gradients` says whether those of the embeddings and of the norms are
+    /// requested, and whether the class parameters move.
     pub fn resize(&mut self, plan: &Plan, k: usize, gradients: Option<[bool; 3]>) {
         let (n, rows, form) = (plan.samples, plan.tile_rows(), plan.form);
         let if_any = |any: bool, entries: usize| if any { entries } else { 0 };

@@ -1,5 +1,5 @@
-//! Serialization of updates: hyper-parameters and the state of every row, checked on reading as if a
-//! stranger had written them.
+//! Serialization of updates: hyper-parameters and the state of every row, checked on reading as if
+//! a stranger had written them.
 
 use std::borrow::Cow;
 

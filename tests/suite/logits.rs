@@ -154,8 +154,8 @@ fn the_gradient_of_a_cosine_has_its_limit_at_both_ends() {
     approx::assert_relative_eq!(gradients.cosines[[1, 0]], 4.0 * miss, max_relative = 1e-9);
 }
 
-/// Rows longer than what is summed at a time, whose own classes lie in every part of them: the largest
-/// negative comes late and early, and the gradients may lie in columns.
+/// Rows longer than what is summed at a time, whose own classes lie in every part of them: the
+/// largest negative comes late and early, and the gradients may lie in columns.
 #[test]
 fn long_rows_are_those_of_a_head() {
     let (x, w) = (matrix(4, 3, 0.7), matrix(5_003, 3, 0.9));

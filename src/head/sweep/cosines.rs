@@ -28,9 +28,9 @@ impl<F: Real> Sweep<'_, F> {
         }
     }
 
-    /// Writes the gradients of a tile's logits, which have been multiplied by the lifts, to those of the
-    /// cosines: a_i times as large, but for Softmax, where a norm of 0 would be the end of them. Of
-    /// the rows of a class only the nearest has one.
+    /// Writes the gradients of a tile's logits, which have been multiplied by the lifts, to those
+    /// of the cosines: a_i times as large, but for Softmax, where a norm of 0 would be the end of
+    /// them. Of the rows of a class only the nearest has one.
     pub fn store(
         &self,
         gradient: &mut [F],

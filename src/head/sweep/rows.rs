@@ -44,6 +44,7 @@ impl<F: Real> Sweep<'_, F> {
                 }
             }
         });
+        // The target logit of a sample is read from the chunk that holds its class.
         others.iter_mut().for_each(|chunk| chunk.target.copy_from_slice(target));
     }
 
@@ -61,6 +62,7 @@ impl<F: Real> Sweep<'_, F> {
             let (form, sample) = (self.plan.form, &self.workspace.samples[i]);
             let norm = sample.norm;
             let factor = F::narrow(form.product_scale::<F>(norm));
+            // No product is to come, so there is nothing that a lift would keep in range.
             let by = F::narrow(sample.terms.coefficient * form.row_scale(norm));
             let by = [factor, self.workspace.shift[i], by];
             let row = contiguous(row, &mut scratch.packed);

@@ -15,8 +15,8 @@ use crate::step::{ChunkStats, NearestPair, Plan, Scratch, Workspace};
 impl<F: Real> Sweep<'_, F> {
     /// Writes the gradients of weights and bias of all `chunks`, or updates both, and writes to
     /// `found` each chunk's part of the embeddings' gradient.
-    /// On entry the rows of the weights' gradient or the workspace hold the logits; of a binary loss nothing
-    /// does: its only sweep makes them, and fills `found`.
+    /// On entry the rows of the weights' gradient or the workspace hold the logits; of a binary
+    /// loss nothing does: its only sweep makes them, and fills `found`.
     pub fn backward(
         &self,
         chunks: Vec<Chunk<'_, F>>,
