@@ -3,7 +3,7 @@
 use super::form::{LogitForm, Scale};
 use super::rows::has_direction;
 use crate::kernel::{self, Real};
-use crate::math::{Angle, Pair, SampleTarget, Target};
+use crate::math::{Angle, CLASS_WEIGHT, EMBEDDING, Pair, SampleTarget, Target};
 
 /// The geometry of a sample and its class, and the target of the loss at their angle.
 #[derive(Debug, Clone, Copy)]
@@ -83,12 +83,12 @@ impl TargetPair {
             return kernel::add_scaled(sum, 1.0, w, target_gradient);
         };
         let gradient = match form.scale {
-            Scale::Unnormalized => target_gradient / pair.inverse_w,
+            Scale::Unnormalized => target_gradient / pair.inverse_norms[CLASS_WEIGHT],
             Scale::Fixed(_) | Scale::FeatureNorm => target_gradient,
         };
-        pair.add_tangent_x(sum, x, w, -gradient * self.target.slope);
+        pair.add_tangent(sum, EMBEDDING, [x, w], -gradient * self.target.slope);
         if !matches!(form.scale, Scale::Fixed(_)) {
-            pair.add_unit_x(sum, x, gradient * self.target.value);
+            pair.add_unit(sum, EMBEDDING, [x, w], gradient * self.target.value);
         }
     }
 
@@ -110,12 +110,12 @@ impl TargetPair {
         let Some(pair) = &self.geometry else {
             return kernel::add_scaled(sum, 1.0, x, target_gradient);
         };
-        if form.scale == Scale::Unnormalized {
-            pair.add_tangent_w(sum, x, w, -target_gradient * norm * self.target.slope);
-            pair.add_unit_w(sum, w, target_gradient * norm * self.target.value);
-        } else {
-            let tangential = self.scale * pair.inverse_w;
-            pair.add_tangent_w(sum, x, w, -target_gradient * tangential * self.target.slope);
+        let plain = form.scale == Scale::Unnormalized;
+        let factor = if plain { norm } else { self.scale * pair.inverse_norms[CLASS_WEIGHT] };
+        let gradient = target_gradient * factor;
+        pair.add_tangent(sum, CLASS_WEIGHT, [x, w], -gradient * self.target.slope);
+        if plain {
+            pair.add_unit(sum, CLASS_WEIGHT, [x, w], gradient * self.target.value);
         }
     }
 }

@@ -29,7 +29,7 @@ use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1, CowArray, Ix2};
 
 use crate::data::{check_norm, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Moments, Packed, Precision, Real};
+use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
 use crate::math::SINGULAR;
 use crate::parallel::run_jobs;
 
@@ -180,8 +180,7 @@ impl<'a, F: Real, const S: u8, const HALF: bool> PairSums<'a, F, S, HALF> {
         let mut energy = kernel::riesz_row::<F, S, HALF>(forces, F::narrow(count), counts, near);
         for &k in near.iter().map(|&at| &columns[at]).filter(|&&k| k != j) {
             let (row, other) = (self.row(j), self.row(k));
-            let Moments { difference, sum: opposite } =
-                kernel::moments(row.0, other.0, row.1, other.1);
+            let [difference, opposite] = kernel::moments([row.0, other.0], [row.1, other.1]);
             let distance = difference.min(opposite).sqrt();
             if distance <= SINGULAR {
                 return Err(Error::Pole { rows: [j, k], opposed: opposite < difference, distance });

@@ -39,7 +39,7 @@ pub(crate) use hard::{HardTile, tile_counted_max, tile_hard_radial};
 pub(crate) use matrix::{Mat, MatMut};
 pub(crate) use nearest::tile_nearest;
 pub(crate) use packed::Packed;
-pub(crate) use pair::{Moments, add_scaled, add_tangent, dot, moments, part_across, tangents};
+pub(crate) use pair::{Tangents, add_scaled, add_tangent, dot, moments, part_across, tangents};
 pub(crate) use real::Job;
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};

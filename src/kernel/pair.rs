@@ -6,54 +6,39 @@ use super::real::Real;
 
 const LANES: usize = 16;
 
-/// Two rows of equal length, each with the inverse of its norm: u and v are the unit vectors.
-#[derive(Clone, Copy)]
-struct Units<'a, F> {
-    x: &'a [F],
-    w: &'a [F],
-    inverse_x: f64,
-    inverse_w: f64,
-}
-
-impl<F: Real> Units<'_, F> {
-    /// The sum of `term(u_k, v_k)`, which yields two numbers.
-    #[inline(always)]
-    fn sum(self, term: impl Fn(f64, f64) -> [f64; 2]) -> [f64; 2] {
-        let mut sums = [[0.0; LANES]; 2];
-        let (x_blocks, x_rest) = self.x.as_chunks::<LANES>();
-        let (w_blocks, w_rest) = self.w.as_chunks::<LANES>();
-        for (x, w) in x_blocks.iter().zip(w_blocks) {
-            for k in 0..LANES {
-                let [first, second] =
-                    term(x[k].widen() * self.inverse_x, w[k].widen() * self.inverse_w);
-                sums[0][k] += first;
-                sums[1][k] += second;
-            }
+/// The sum of `term(u_k, v_k)`, which yields two numbers, over the unit vectors u and v along two
+/// rows of equal length, whose norms have these inverses.
+#[inline(always)]
+fn sum_of_units<F: Real>(
+    [x, w]: [&[F]; 2],
+    inverse: [f64; 2],
+    term: impl Fn(f64, f64) -> [f64; 2],
+) -> [f64; 2] {
+    assert_eq!(x.len(), w.len());
+    let mut sums = [[0.0; LANES]; 2];
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    let (w_blocks, w_rest) = w.as_chunks::<LANES>();
+    let term = |x: F, w: F| term(x.widen() * inverse[0], w.widen() * inverse[1]);
+    for (x, w) in x_blocks.iter().zip(w_blocks) {
+        for k in 0..LANES {
+            let [first, second] = term(x[k], w[k]);
+            sums[0][k] += first;
+            sums[1][k] += second;
         }
-        let mut total = sums.map(|lanes| lanes.iter().sum::<f64>());
-        for (x, w) in x_rest.iter().zip(w_rest) {
-            let [first, second] = term(x.widen() * self.inverse_x, w.widen() * self.inverse_w);
-            total[0] += first;
-            total[1] += second;
-        }
-        total
     }
-}
-
-/// ‖v − u‖² and ‖v + u‖².
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moments {
-    pub difference: f64,
-    pub sum: f64,
+    let mut total = sums.map(|lanes| lanes.iter().sum::<f64>());
+    for (&x, &w) in x_rest.iter().zip(w_rest) {
+        let [first, second] = term(x, w);
+        total[0] += first;
+        total[1] += second;
+    }
+    total
 }
 
 op! {
-    /// The moments of the unit vectors along `x` and `w`.
-    pub(crate) fn moments<I>[F: Real](x: &[F], w: &[F], inverse_x: f64, inverse_w: f64) -> Moments {
-        assert_eq!(x.len(), w.len());
-        let units = Units { x, w, inverse_x, inverse_w };
-        let [difference, sum] = units.sum(|u, v| [(v - u) * (v - u), (v + u) * (v + u)]);
-        Moments { difference, sum }
+    /// ‖v − u‖² and ‖v + u‖² of the unit vectors along two `rows`.
+    pub(crate) fn moments<I>[F: Real](rows: [&[F]; 2], inverse: [f64; 2]) -> [f64; 2] {
+        sum_of_units(rows, inverse, |u, v| [(v - u) * (v - u), (v + u) * (v + u)])
     }
 }
 
@@ -61,34 +46,28 @@ op! {
 /// tʷ ∝ (u − s v) + k_w v, with s = ±1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tangents {
-    /// kₓ, after one step of Gram–Schmidt.
-    pub along_x: f64,
-    /// k_w, after one step of Gram–Schmidt.
-    pub along_w: f64,
+    /// kₓ and k_w, after one step of Gram–Schmidt.
+    pub along: [f64; 2],
     /// Lengths of both before they are normalized.
     pub lengths: [f64; 2],
 }
 
 op! {
-    /// The tangents of the pair, from a first `along` that the moments give.
+    /// The tangents of the unit vectors along two `rows`, from a first `along` that the moments give.
     pub(crate) fn tangents<I>[F: Real](
-        x: &[F],
-        w: &[F],
-        inverse_x: f64,
-        inverse_w: f64,
+        rows: [&[F]; 2],
+        inverse: [f64; 2],
         side: f64,
         along: f64,
     ) -> Tangents {
-        assert_eq!(x.len(), w.len());
-        let units = Units { x, w, inverse_x, inverse_w };
         let at = |a: f64, b: f64, along: f64| madd::<_, I>(along, a, madd::<_, I>(-side, a, b));
-        let [radial_x, radial_w] = units.sum(|u, v| [at(u, v, along) * u, at(v, u, along) * v]);
-        let (along_x, along_w) = (along - radial_x, along - radial_w);
-        let squares = units.sum(|u, v| {
-            let (tx, tw) = (at(u, v, along_x), at(v, u, along_w));
+        let radial = sum_of_units(rows, inverse, |u, v| [at(u, v, along) * u, at(v, u, along) * v]);
+        let along = radial.map(|radial| along - radial);
+        let squares = sum_of_units(rows, inverse, |u, v| {
+            let (tx, tw) = (at(u, v, along[0]), at(v, u, along[1]));
             [tx * tx, tw * tw]
         });
-        Tangents { along_x, along_w, lengths: squares.map(f64::sqrt) }
+        Tangents { along, lengths: squares.map(f64::sqrt) }
     }
 }
 

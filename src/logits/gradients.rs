@@ -297,9 +297,8 @@ impl<F: Real> Backprop<'_, F> {
         for &i in samples {
             let (Some(class), Some(pair)) = (self.own_rows[i], &self.pairs[i]) else { continue };
             if extreme[0][i].is_none() && extreme[1][class].is_none() {
-                let add_tangent = [Pair::add_tangent_x, Pair::add_tangent_w][side];
                 let gradient = gradients.target_angles[i].widen() * inverse;
-                add_tangent(pair, &mut sum, source.x(i), source.w(class), -gradient);
+                pair.add_tangent(&mut sum, side, [source.x(i), source.w(class)], -gradient);
             }
         }
         let by_norm = [&gradients.feature_norms, &gradients.weight_norms][side][row];

@@ -17,7 +17,7 @@ pub use continuation::Continuation;
 pub(crate) use continuation::annealed;
 pub use hard_negatives::HardNegatives;
 pub use log_sum_exp::{LogSumExp, SampleTerms, sample_terms};
-pub(crate) use pair::{Pair, SINGULAR};
+pub(crate) use pair::{CLASS_WEIGHT, EMBEDDING, Pair, SINGULAR};
 pub use sample::{Sample, SampleTarget};
 pub use smoothing::Smoothing;
 pub use top_margin::TopMargin;

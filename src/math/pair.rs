@@ -6,22 +6,24 @@
 //! once more and divided by their own length (docs/math.md, section 2).
 
 use super::angle::Angle;
-use crate::kernel::{self, Real};
+use crate::kernel::{self, Real, Tangents};
 
 /// Tangents shorter than this have no direction: the pair is parallel or opposed.
 pub(crate) const SINGULAR: f64 = 4.0 * f64::EPSILON;
 
+/// The vectors of a pair.
+pub(crate) const EMBEDDING: usize = 0;
+pub(crate) const CLASS_WEIGHT: usize = 1;
+
 /// Everything about one pair that forward and backward need; the tangents are kept as the
-/// coefficients that make them from the rows.
+/// coefficients that make them from the rows. Arrays hold the embedding's number, then the class
+/// weight's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pair {
     pub angle: Angle,
-    /// 1/‖x‖.
-    pub inverse_x: f64,
-    /// 1/‖w‖.
-    pub inverse_w: f64,
+    /// 1/‖x‖ and 1/‖w‖.
+    pub inverse_norms: [f64; 2],
     side: f64,
-    /// Of the tangent at the embedding, and of that at the class weight.
     along: [f64; 2],
     unit: [f64; 2],
 }
@@ -29,50 +31,30 @@ pub(crate) struct Pair {
 impl Pair {
     /// The pair of `x` and `w` with norms `r` and `q`.
     pub fn new<F: Real>(x: &[F], w: &[F], r: f64, q: f64) -> Self {
-        let (inverse_x, inverse_w) = (r.recip(), q.recip());
-        let moments = kernel::moments(x, w, inverse_x, inverse_w);
-        let (difference, sum) = (moments.difference.sqrt(), moments.sum.sqrt());
-        let near = difference <= sum;
-        let (side, along, cos) = if near {
-            (1.0, 0.5 * moments.difference, 1.0 - 0.5 * moments.difference)
+        let inverse_norms = [r.recip(), q.recip()];
+        let squares = kernel::moments([x, w], inverse_norms);
+        let [difference, sum] = squares.map(f64::sqrt);
+        let (side, along, cos) = if difference <= sum {
+            (1.0, 0.5 * squares[0], 1.0 - 0.5 * squares[0])
         } else {
-            (-1.0, -0.5 * moments.sum, 0.5 * moments.sum - 1.0)
+            (-1.0, -0.5 * squares[1], 0.5 * squares[1] - 1.0)
         };
         let angle = Angle { theta: 2.0 * difference.atan2(sum), cos, sin: 0.5 * difference * sum };
-        let tangents = kernel::tangents(x, w, inverse_x, inverse_w, side, along);
+        let Tangents { along, lengths } = kernel::tangents([x, w], inverse_norms, side, along);
         let unit = |length: f64| if length > SINGULAR { length.recip() } else { 0.0 };
-        Pair {
-            angle,
-            inverse_x,
-            inverse_w,
-            side,
-            along: [tangents.along_x, tangents.along_w],
-            unit: tangents.lengths.map(unit),
-        }
+        Pair { angle, inverse_norms, side, along, unit: lengths.map(unit) }
     }
 
-    /// `out` += c·t^x, the tangent at the embedding; nothing where it has no direction.
-    pub fn add_tangent_x<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
-        let (at, toward) = ((x, self.inverse_x), (w, self.inverse_w));
-        kernel::add_tangent(out, at, toward, (self.side, self.along[0]), c * self.unit[0]);
+    /// `out` += c·t, the tangent at one of the `vectors` x and w; nothing where it has no direction.
+    pub fn add_tangent<F: Real>(&self, out: &mut [f64], at: usize, vectors: [&[F]; 2], c: f64) {
+        let [here, there] = [at, 1 - at].map(|k| (vectors[k], self.inverse_norms[k]));
+        kernel::add_tangent(out, here, there, (self.side, self.along[at]), c * self.unit[at]);
     }
 
-    /// `out` += c·t^w, the tangent at the class weight; nothing where it has no direction.
-    pub fn add_tangent_w<F: Real>(&self, out: &mut [f64], x: &[F], w: &[F], c: f64) {
-        let (at, toward) = ((w, self.inverse_w), (x, self.inverse_x));
-        kernel::add_tangent(out, at, toward, (self.side, self.along[1]), c * self.unit[1]);
-    }
-
-    /// `out` += c·u: along the embedding. The row is divided by its norm first, for
-    /// c over the norm may be out of range.
-    pub fn add_unit_x<F: Real>(&self, out: &mut [f64], x: &[F], c: f64) {
-        let unit = (x, self.inverse_x);
-        kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
-    }
-
-    /// `out` += c·v: along the class weight.
-    pub fn add_unit_w<F: Real>(&self, out: &mut [f64], w: &[F], c: f64) {
-        let unit = (w, self.inverse_w);
+    /// `out` += c times the unit vector along one of the `vectors`. The row is divided by its norm
+    /// first, for c over the norm may be out of range.
+    pub fn add_unit<F: Real>(&self, out: &mut [f64], at: usize, vectors: [&[F]; 2], c: f64) {
+        let unit = (vectors[at], self.inverse_norms[at]);
         kernel::add_tangent(out, unit, unit, (0.0, 0.0), c);
     }
 }
