@@ -50,7 +50,7 @@ impl<F: Real> NormalizedLogits<F> {
         labels: Option<&'a [usize]>,
         reduction: Option<Reduction<'a, F>>,
     ) -> Result<StepInput<'a, F>, Error> {
-        let supported = self.sub_centers.count == 1 || loss.scale() != Scale::Unnormalized;
+        let supported = self.sub_centers == 1 || loss.scale() != Scale::Unnormalized;
         let reason = "sub-centers are chosen by their cosines, and the logits of Softmax are none: \
                       only Head takes both";
         Error::check_supported(supported, reason)?;
@@ -59,12 +59,13 @@ impl<F: Real> NormalizedLogits<F> {
         let cosines = self.cosines.view();
         let (embeddings, weights, samples, given) = match &self.source {
             Some(source) => {
-                let samples = Samples { sub_centers: self.sub_centers.count, ..samples };
+                let [x, w] = &source.vectors;
+                let samples = Samples { sub_centers: self.sub_centers, ..samples };
                 // Of other rows of a class, and of products out of range, the cosines are not there.
                 let known =
                     samples.sub_centers == 1 && !source.extreme.iter().flatten().any(|&e| e);
-                let given = Given { cosines, norms: Some(&source.w_norms) };
-                (source.x.view(), source.w.view(), samples, known.then_some(given))
+                let given = Given { cosines, norms: Some(&source.norms[1]) };
+                (x.view(), w.view(), samples, known.then_some(given))
             }
             None => {
                 let weight_norms = self.weight_norms.slice(s![..self.cosines.ncols()]);
@@ -97,7 +98,7 @@ fn losses<F: Real>(
     if logits.source.is_some() {
         return Ok(forward);
     }
-    Ok(forward.with_sub_centers(|i| logits.sub_centers.nearest(i, labels[i])))
+    Ok(forward.with_sub_centers(|i| logits.nearest(i, labels[i])))
 }
 
 job!(WithGradients<'a, 'r>, Backward<'a, 'r, F> => Result<(), Error>, with_gradients);
@@ -317,7 +318,7 @@ fn margin_free<F: Real>(
     for PreparedSample { row, norm, .. } in workspace.samples {
         let cosines = logits.cosines.row(row);
         Zip::indexed(out.row_mut(row)).and(cosines).for_each(|j, out: &mut F, c| {
-            let scale = form.pair_scale(norm, weight_norms[j * logits.sub_centers.count]);
+            let scale = form.pair_scale(norm, weight_norms[j * logits.sub_centers]);
             *out = F::narrow(scale * c.widen());
         });
         if let Some(bias) = &logits.bias {

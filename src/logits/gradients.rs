@@ -1,12 +1,14 @@
 //! Gradients of the logits, and their propagation through the normalization.
 
+use std::ops::Range;
+
 use ndarray::{Array1, Array2, Axis};
 
-use super::{NormalizedLogits, Source, SubCenters, for_workers, slice, slice_mut, units};
+use super::{NormalizedLogits, Source, for_workers, slice, slice_mut, units};
 use crate::data::{Gradients, IGNORED, has_direction};
 use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
-use crate::math::Pair;
+use crate::math::{CLASS_WEIGHT, EMBEDDING, Pair};
 use crate::parallel::run_jobs;
 
 /// Gradients with respect to what [`NormalizedLogits`] holds, each with all others held fixed.
@@ -77,7 +79,7 @@ impl<F: Real> LogitGradients<F> {
         let columns = (0..weights.len()).filter(|&j| weights[j]);
         for (at, j) in columns.enumerate() {
             if at == self.extreme_weights.len() {
-                self.extreme_weights.push((j, Array1::zeros(source.x.nrows())));
+                self.extreme_weights.push((j, Array1::zeros(embeddings.len())));
             }
             self.extreme_weights[at].1[i] = F::narrow(by_logit[j]);
         }
@@ -130,11 +132,9 @@ impl<F: Real> LogitGradients<F> {
         check_extreme("gradients of extreme class weights", weights, (logits.weight_norms.len(), n))
     }
 
-    /// The class of each sample among those of `logits`; refused where there are none or others.
-    pub(super) fn checked_labels(
-        &self,
-        logits: &NormalizedLogits<F>,
-    ) -> Result<Vec<Option<usize>>, Error> {
+    /// The class of each sample among those of `logits`, or [`IGNORED`]; refused where there are none
+    /// or others.
+    fn checked_labels(&self, logits: &NormalizedLogits<F>) -> Result<&[usize], Error> {
         let unknown = Error::Unsupported(
             "these gradients hold no labels: take them from MarginLoss::backward, or set the labels \
              with LogitGradients::with_labels",
@@ -143,7 +143,7 @@ impl<F: Real> LogitGradients<F> {
         let (n, c) = logits.cosines.dim();
         Error::check_shape("labels of the gradients", &[n], &[labels.len()])?;
         Error::check_labels(labels, c, Some(IGNORED))?;
-        Ok(labels.iter().map(|&label| Some(label).filter(|&label| label != IGNORED)).collect())
+        Ok(labels)
     }
 }
 
@@ -164,176 +164,169 @@ fn check_extreme<F: Real>(
     Ok(())
 }
 
+/// Rows per block.
+const BLOCK: usize = 64;
+
+/// The gradients of the logits of extreme vectors, by row.
+type Extreme<'a, F> = Vec<Option<&'a Array1<F>>>;
+
 /// The gradients of the logits of each row that has them.
-fn by_row<F>(rows: usize, gradients: &[(usize, Array1<F>)]) -> Vec<Option<&Array1<F>>> {
+fn by_row<F>(rows: usize, gradients: &[(usize, Array1<F>)]) -> Extreme<'_, F> {
     let mut all = vec![None; rows];
     gradients.iter().for_each(|(row, gradient)| all[*row] = Some(gradient));
     all
 }
 
-/// Classes or samples per block.
-const BLOCK: usize = 64;
-const FULL: Precision = Precision::Full;
-
-/// The gradients of embeddings, class weights and bias, from those of the logits of samples of
-/// these classes.
-pub(super) fn through_normalization<F: Real>(
-    source: &Source<F>,
-    sub_centers: &SubCenters,
-    gradients: &LogitGradients<F>,
-    labels: &[Option<usize>],
-) -> Gradients<F> {
-    let count = sub_centers.count;
-    let own_row = |(i, label): (usize, &Option<usize>)| {
-        label.map(|label| source.nearest_row(i, label * count, count))
-    };
-    let own_rows: Vec<Option<usize>> = labels.iter().enumerate().map(own_row).collect();
-    let pair = |(i, row): (usize, &Option<usize>)| {
-        let y = (*row)?;
-        let (r, q) = (source.x_norms[i], source.w_norms[y]);
-        let directed = has_direction::<F>(r) && has_direction::<F>(q);
-        directed.then(|| Pair::new(source.x(i), source.w(y), r, q))
-    };
-    let pairs: Vec<Option<Pair>> = own_rows.iter().enumerate().map(pair).collect();
-    let (own_rows, pairs) = (&own_rows[..], &pairs[..]);
-    let embeddings = by_row(source.x.nrows(), &gradients.extreme_embeddings);
-    let weights = by_row(source.w.nrows(), &gradients.extreme_weights);
-    let extreme = [&embeddings[..], &weights[..]];
-    let backprop = Backprop { source, sub_centers, gradients, labels, own_rows, pairs, extreme };
-    Gradients {
-        embeddings: backprop.to_embeddings(),
-        weights: backprop.to_weights(),
-        bias: gradients.bias.clone(),
-    }
-}
-
-/// The gradients of the logits of extreme vectors, by row.
-type Extreme<'a, F> = &'a [Option<&'a Array1<F>>];
-
-struct Backprop<'a, F> {
+/// Arrays hold what embeddings have, then what class weights have.
+pub(super) struct Backprop<'a, F> {
+    logits: &'a NormalizedLogits<F>,
     source: &'a Source<F>,
-    sub_centers: &'a SubCenters,
     gradients: &'a LogitGradients<F>,
-    labels: &'a [Option<usize>],
-    /// The nearest row of each sample's own class.
-    own_rows: &'a [Option<usize>],
-    pairs: &'a [Option<Pair>],
-    /// Of embeddings and class weights.
+    labels: &'a [usize],
     extreme: [Extreme<'a, F>; 2],
+    /// The nearest row of each sample's own class and their pair, where the gradient of the target
+    /// logit passes through their angle.
+    targets: Vec<Option<(usize, Pair)>>,
+    /// The samples whose targets each row of class weights is in.
+    samples: Vec<Vec<usize>>,
 }
 
-impl<F: Real> Backprop<'_, F> {
-    /// The rows (I − uuᵀ)/r · Σ_{j≠y} ∂L/∂c_ij·v_j − ∂L/∂θ_i·tˣ/r + ∂L/∂r_i·u.
-    fn to_embeddings(&self) -> Array2<F> {
-        let (n, dims) = self.source.x.dim();
-        let classes = self.source.w.nrows();
-        let weights = slice(&self.source.w);
-        let mut out = Array2::zeros((n, dims));
+impl<'a, F: Real> Backprop<'a, F> {
+    /// Refuses `gradients` that are not those of the `logits` of these vectors.
+    pub fn new(
+        logits: &'a NormalizedLogits<F>,
+        source: &'a Source<F>,
+        gradients: &'a LogitGradients<F>,
+    ) -> Result<Self, Error> {
+        gradients.check(logits)?;
+        let labels = gradients.checked_labels(logits)?;
+        let [x, w] = &source.vectors;
+        let extreme = [
+            by_row(x.nrows(), &gradients.extreme_embeddings),
+            by_row(w.nrows(), &gradients.extreme_weights),
+        ];
+        let target = |(i, &label): (usize, &usize)| {
+            let count = logits.sub_centers;
+            let first = Some(label).filter(|&label| label != IGNORED)? * count;
+            let y = source.nearest_row(i, first, count);
+            let [r, q] = [source.norms[EMBEDDING][i], source.norms[CLASS_WEIGHT][y]];
+            let by_logit = extreme[EMBEDDING][i].is_some() || extreme[CLASS_WEIGHT][y].is_some();
+            let by_angle = !by_logit && has_direction::<F>(r) && has_direction::<F>(q);
+            by_angle.then(|| (y, source.pair(i, y)))
+        };
+        let targets: Vec<_> = labels.iter().enumerate().map(target).collect();
+        let mut samples = vec![Vec::new(); w.nrows()];
+        for (i, target) in targets.iter().enumerate() {
+            target.iter().for_each(|&(y, _)| samples[y].push(i));
+        }
+        Ok(Backprop { logits, source, gradients, labels, extreme, targets, samples })
+    }
+
+    pub fn run(&self) -> Gradients<F> {
+        let [x, w] = &self.source.vectors;
+        let units = units(x, &self.source.norms[EMBEDDING]);
+        Gradients {
+            embeddings: self.side(EMBEDDING, slice(w), BLOCK),
+            weights: self.side(CLASS_WEIGHT, &units, x.nrows()),
+            bias: self.gradients.bias.clone(),
+        }
+    }
+
+    /// The gradients of the embeddings or the class weights, from the vectors of the `others`, of
+    /// which so many go into a product:
+    ///
+    /// ```text
+    /// (I − uuᵀ)/r · Σ_{j≠y} ∂L/∂c_ij·v_j − ∂L/∂θ_i·tˣ/r + ∂L/∂r_i·u
+    /// (I − vvᵀ)/q · Σ_{i: y_i≠j} ∂L/∂c_ij·u_i − Σ_{i: y_i=j} ∂L/∂θ_i·tʷ/q + ∂L/∂q_j·v
+    /// ```
+    fn side(&self, side: usize, others: &[F], most: usize) -> Array2<F> {
+        let mut out = Array2::zeros(self.source.vectors[side].dim());
+        let (dims, level) = (out.ncols(), Level::detect());
         let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();
-        let level = Level::detect();
-        run_jobs(blocks, &mut for_workers(), |packed: &mut Packed<F>, (block, mut out)| {
-            let (first, rows) = (block * BLOCK, out.nrows());
+        // Each worker packs others only where they are not those of its last product.
+        let mut workers = for_workers::<(Option<usize>, Packed<F>)>();
+        run_jobs(blocks, &mut workers, |(last, packed), (block, mut out)| {
+            let rows = block * BLOCK..block * BLOCK + out.nrows();
             let out = slice_mut(&mut out);
-            for tile in (0..classes).step_by(BLOCK) {
-                let columns = BLOCK.min(classes - tile);
-                let mut factors = Vec::with_capacity(rows * columns);
-                for i in first..first + rows {
-                    factors.extend((tile..tile + columns).map(|j| self.factor(i, j)));
+            for (tile, others) in others.chunks(most * dims).enumerate() {
+                let depth = others.len() / dims;
+                let columns = tile * most..tile * most + depth;
+                if last.replace(tile) != Some(tile) {
+                    packed.pack(level, Precision::Full, Mat::new(others, depth, dims));
                 }
-                let weights = &weights[tile * dims..(tile + columns) * dims];
-                let factors = Mat::new(&factors, rows, columns);
-                let weights = packed.pack(level, FULL, Mat::new(weights, columns, dims));
-                kernel::gemm(MatMut::new(out, rows, dims, dims), tile > 0, factors, weights);
+                // Sample by sample on either side, as the cosines lie in memory.
+                let (samples, classes) = if side == EMBEDDING {
+                    (rows.clone(), columns)
+                } else {
+                    (columns, rows.clone())
+                };
+                let factors = self.factors(samples.clone(), classes.clone());
+                let factors = Mat::new(&factors, samples.len(), classes.len());
+                let factors = if side == EMBEDDING { factors } else { factors.t() };
+                kernel::gemm(MatMut::new(out, rows.len(), dims, dims), tile > 0, factors, packed);
             }
-            for (i, out) in (first..).zip(out.chunks_exact_mut(dims)) {
-                self.finish(0, i, &[i], out);
+            for (row, out) in rows.zip(out.chunks_exact_mut(dims)) {
+                self.finish(side, row, out);
             }
         });
         out
     }
 
-    /// The derivative by the cosine with row `j` of the class weights, over the norm of the row; 0
-    /// for the rows of the sample's own class, for those that are not the nearest of their class,
-    /// for a row without a direction, and where the gradient of the logit counts.
-    fn factor(&self, i: usize, j: usize) -> F {
-        let norm = self.source.w_norms[j];
-        let class = j / self.sub_centers.count;
-        let counts = self.labels[i] != Some(class)
-            && self.sub_centers.nearest(i, class) == j % self.sub_centers.count;
-        let by_logit = self.extreme[0][i].is_some() || self.extreme[1][j].is_some();
-        if !counts || by_logit || !has_direction::<F>(norm) {
-            return F::zero();
-        }
-        F::narrow(self.gradients.cosines[[i, class]].widen() / norm)
+    /// The derivatives by the cosines of some samples with some rows of the class weights, over the
+    /// norms of these; 0 for the rows of a sample's own class, for those that are not the nearest of
+    /// their class, for a row without a direction, and where the gradient of the logit counts.
+    fn factors(&self, samples: Range<usize>, rows: Range<usize>) -> Vec<F> {
+        let count = self.logits.sub_centers;
+        let factor = |i: usize, j: usize| {
+            let (class, norm) = (j / count, self.source.norms[CLASS_WEIGHT][j]);
+            let counts = self.labels[i] != class && self.logits.nearest(i, class) == j % count;
+            let by_logit =
+                self.extreme[EMBEDDING][i].is_some() || self.extreme[CLASS_WEIGHT][j].is_some();
+            if !counts || by_logit || !has_direction::<F>(norm) {
+                return F::zero();
+            }
+            F::narrow(self.gradients.cosines[[i, class]].widen() / norm)
+        };
+        let mut factors = Vec::with_capacity(samples.len() * rows.len());
+        samples.for_each(|i| factors.extend(rows.clone().map(|j| factor(i, j))));
+        factors
     }
 
-    /// Completes the gradient of a row, of an embedding (`side` 0) or a class weight (1), from the
-    /// products in `out`, which the norm of a class weight has divided already: its projection, the
-    /// target pairs of the `samples` that it is in, and its norm.
-    fn finish(&self, side: usize, row: usize, samples: &[usize], out: &mut [F]) {
-        let Backprop { source, gradients, extreme, .. } = self;
-        let vector = |side, row| if side == 0 { source.x(row) } else { source.w(row) };
+    /// Completes the gradient of a row, of an embedding or a class weight, from the products in
+    /// `out`, which the norm of a class weight has divided already: its projection, the target pairs
+    /// that it is in, and its norm.
+    fn finish(&self, side: usize, row: usize, out: &mut [F]) {
+        let Backprop { source, gradients, .. } = self;
         let mut sum = vec![0.0; out.len()];
-        if let Some(by_logit) = extreme[side][row] {
+        if let Some(by_logit) = self.extreme[side][row] {
             for (other, gradient) in by_logit.iter().enumerate() {
-                kernel::add_scaled(&mut sum, 1.0, vector(1 - side, other), gradient.widen());
+                kernel::add_scaled(&mut sum, 1.0, source.row(1 - side, other), gradient.widen());
             }
             return kernel::rounded(out, &sum);
         }
-        let norm = [&source.x_norms, &source.w_norms][side][row];
+        let norm = source.norms[side][row];
         if !has_direction::<F>(norm) {
             return out.fill(F::zero()); // no sample counts that it is in; its entries are arbitrary
         }
         let inverse = norm.recip();
-        kernel::add_scaled(&mut sum, 0.0, out, if side == 0 { inverse } else { 1.0 });
+        kernel::add_scaled(&mut sum, 0.0, out, if side == EMBEDDING { inverse } else { 1.0 });
         let others = [&gradients.extreme_weights, &gradients.extreme_embeddings][side];
         for (other, by_logit) in others {
-            kernel::add_scaled(&mut sum, 1.0, vector(1 - side, *other), by_logit[row].widen());
+            kernel::add_scaled(&mut sum, 1.0, source.row(1 - side, *other), by_logit[row].widen());
         }
         // With a unit row no step holds the square of the norm, which may be beyond any range.
-        let unit: Vec<f64> = vector(side, row).iter().map(|v| v.widen() * inverse).collect();
+        let unit: Vec<f64> = source.row(side, row).iter().map(|v| v.widen() * inverse).collect();
         let along = kernel::dot(&sum, &unit);
         kernel::add_scaled(&mut sum, 1.0, &unit, -along);
+        let samples = if side == EMBEDDING { &[row][..] } else { &self.samples[row] };
         for &i in samples {
-            let (Some(class), Some(pair)) = (self.own_rows[i], &self.pairs[i]) else { continue };
-            if extreme[0][i].is_none() && extreme[1][class].is_none() {
-                let gradient = gradients.target_angles[i].widen() * inverse;
-                pair.add_tangent(&mut sum, side, [source.x(i), source.w(class)], -gradient);
-            }
+            let Some((y, pair)) = &self.targets[i] else { continue };
+            let vectors = [source.row(EMBEDDING, i), source.row(CLASS_WEIGHT, *y)];
+            let gradient = gradients.target_angles[i].widen() * inverse;
+            pair.add_tangent(&mut sum, side, vectors, -gradient);
         }
         let by_norm = [&gradients.feature_norms, &gradients.weight_norms][side][row];
         kernel::add_scaled(&mut sum, 1.0, &unit, by_norm.widen());
         kernel::rounded(out, &sum);
-    }
-
-    /// The rows (I − vvᵀ)/q · Σ_{i: y_i≠j} ∂L/∂c_ij·u_i − Σ_{i: y_i=j} ∂L/∂θ_i·tʷ/q + ∂L/∂q_j·v.
-    fn to_weights(&self) -> Array2<F> {
-        let (classes, dims) = self.source.w.dim();
-        let n = self.source.x.nrows();
-        let units = units(&self.source.x, &self.source.x_norms);
-        let (level, mut packed) = (Level::detect(), Packed::default());
-        let units = packed.pack(level, FULL, Mat::new(&units, n, dims));
-        let mut own = vec![Vec::new(); classes];
-        for (i, row) in self.own_rows.iter().enumerate() {
-            own[row.unwrap_or_default()].extend(row.map(|_| i));
-        }
-        let mut out = Array2::zeros((classes, dims));
-        let blocks = out.axis_chunks_iter_mut(Axis(0), BLOCK).enumerate();
-        run_jobs(blocks, &mut for_workers::<()>(), |(), (block, mut out)| {
-            let (first, rows) = (block * BLOCK, out.nrows());
-            let out = slice_mut(&mut out);
-            let mut factors = vec![F::zero(); rows * n];
-            for i in 0..n {
-                for j in 0..rows {
-                    factors[j * n + i] = self.factor(i, first + j);
-                }
-            }
-            let factors = Mat::new(&factors, rows, n);
-            kernel::gemm(MatMut::new(out, rows, dims, dims), false, factors, units);
-            for (j, out) in (first..).zip(out.chunks_exact_mut(dims)) {
-                self.finish(1, j, &own[j], out);
-            }
-        });
-        out
     }
 }

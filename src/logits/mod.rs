@@ -3,6 +3,7 @@
 mod gradients;
 mod source;
 
+use gradients::Backprop;
 pub use gradients::LogitGradients;
 pub(crate) use source::Source;
 use source::{for_workers, slice, slice_mut, units};
@@ -12,6 +13,7 @@ use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1};
 use crate::data::{Gradients, check_finite, check_norm, check_rows_of_sub_centers};
 use crate::error::Error;
 use crate::kernel::{Real, job};
+use crate::math::CLASS_WEIGHT;
 
 /// Given cosines may exceed 1 by this much: rounding, not a mistake.
 const COSINE_SLACK: f64 = 1e-3;
@@ -52,29 +54,11 @@ pub struct NormalizedLogits<F> {
     pub(crate) log_prior: Option<Array1<F>>,
     pub(crate) ignored: Option<usize>,
     pub(crate) first_row: usize,
-    pub(crate) sub_centers: SubCenters,
-    pub(crate) source: Option<Source<F>>,
-}
-
-/// Which row of its class each cosine is of.
-#[derive(Debug, Clone)]
-pub(crate) struct SubCenters {
     /// Rows of each class.
-    pub count: usize,
+    pub(crate) sub_centers: usize,
     /// For each sample and class the nearest of the rows (N, C); empty where there is one row.
     nearest: Array2<u32>,
-}
-
-impl SubCenters {
-    /// One row for each class.
-    fn none() -> Self {
-        SubCenters { count: 1, nearest: Array2::zeros((0, 0)) }
-    }
-
-    /// Which of the rows of class `j` is nearest to sample `i`.
-    pub fn nearest(&self, i: usize, j: usize) -> usize {
-        self.nearest.get([i, j]).map_or(0, |&nearest| nearest as usize)
-    }
+    pub(crate) source: Option<Source<F>>,
 }
 
 impl<F: Real> NormalizedLogits<F> {
@@ -92,9 +76,13 @@ impl<F: Real> NormalizedLogits<F> {
     fn from_vectors((x, w): (&ArrayRef2<F>, &ArrayRef2<F>)) -> Result<Self, Error> {
         let source = Source::new(x, w)?;
         let narrow = |norms: &[f64]| norms.iter().map(|&norm| F::narrow(norm)).collect();
-        let (feature_norms, weight_norms) = (narrow(&source.x_norms), narrow(&source.w_norms));
-        let (cosines, source) = (source.cosines(), Some(source));
-        Ok(NormalizedLogits {
+        let norms = source.norms.each_ref().map(|norms| narrow(norms));
+        Ok(Self::of(source.cosines(), norms, Some(source)))
+    }
+
+    fn of(cosines: Array2<F>, norms: [Array1<F>; 2], source: Option<Source<F>>) -> Self {
+        let [feature_norms, weight_norms] = norms;
+        NormalizedLogits {
             cosines,
             feature_norms,
             weight_norms,
@@ -102,9 +90,10 @@ impl<F: Real> NormalizedLogits<F> {
             log_prior: None,
             ignored: None,
             first_row: 0,
-            sub_centers: SubCenters::none(),
+            sub_centers: 1,
+            nearest: Array2::zeros((0, 0)),
             source,
-        })
+        }
     }
 
     /// Cosines (N, C) computed elsewhere; all norms are taken as 1. Gradients end at the cosines
@@ -131,17 +120,7 @@ impl<F: Real> NormalizedLogits<F> {
         } else {
             cosines.as_standard_layout().into_owned()
         };
-        Ok(NormalizedLogits {
-            cosines,
-            feature_norms: Array1::ones(n),
-            weight_norms: Array1::ones(c),
-            bias: None,
-            log_prior: None,
-            ignored: None,
-            first_row: 0,
-            sub_centers: SubCenters::none(),
-            source: None,
-        })
+        Ok(Self::of(cosines, [n, c].map(Array1::ones), None))
     }
 
     /// The same logits, built from cosines, with the norms `r` (N) of the embeddings, for losses
@@ -168,10 +147,7 @@ impl<F: Real> NormalizedLogits<F> {
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`].
     pub fn with_bias(self, b: &ArrayRef1<F>) -> Result<Self, Error> {
-        Error::check_shape("bias", &[self.cosines.ncols()], b.shape())?;
-        check_finite("bias", &b.view())?;
-        // Collected: a copy by `to_owned` would keep the order of a reversed view.
-        Ok(NormalizedLogits { bias: Some(b.iter().copied().collect()), ..self })
+        Ok(NormalizedLogits { bias: Some(self.of_classes("bias", b)?), ..self })
     }
 
     /// The same logits with a class prior `p` (C), for any loss: it is added to the logits of
@@ -183,9 +159,15 @@ impl<F: Real> NormalizedLogits<F> {
     /// # Errors
     /// [`Error::Shape`], [`Error::NonFinite`].
     pub fn with_log_prior(self, p: &ArrayRef1<F>) -> Result<Self, Error> {
-        Error::check_shape("log prior", &[self.cosines.ncols()], p.shape())?;
-        check_finite("log prior", &p.view())?;
-        Ok(NormalizedLogits { log_prior: Some(p.iter().copied().collect()), ..self })
+        Ok(NormalizedLogits { log_prior: Some(self.of_classes("log prior", p)?), ..self })
+    }
+
+    /// A copy of finite numbers, one for each class.
+    fn of_classes(&self, argument: &'static str, v: &ArrayRef1<F>) -> Result<Array1<F>, Error> {
+        Error::check_shape(argument, &[self.cosines.ncols()], v.shape())?;
+        check_finite(argument, &v.view())?;
+        // Collected: a copy by `to_owned` would keep the order of a reversed view.
+        Ok(v.iter().copied().collect())
     }
 
     /// The same logits with K sub-centers per class: of every `k` cosines of a sample in turn the
@@ -209,7 +191,7 @@ impl<F: Real> NormalizedLogits<F> {
     /// [`Error::Parameter`] for K = 0 and where K has been set, [`Error::Shape`] where the rows are no
     /// multiple of K.
     pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
-        let unset = self.sub_centers.count == 1;
+        let unset = self.sub_centers == 1;
         Error::check_parameter("sub-centers per class k", k as f64, "set once", unset)?;
         let classes = check_rows_of_sub_centers(self.cosines.ncols(), k)?;
         if k == 1 {
@@ -226,8 +208,7 @@ impl<F: Real> NormalizedLogits<F> {
                 }
             }
         }
-        let sub_centers = SubCenters { count: k, nearest };
-        Ok(NormalizedLogits { cosines, sub_centers, ..self })
+        Ok(NormalizedLogits { cosines, sub_centers: k, nearest, ..self })
     }
 
     /// The same logits without the samples of this label: their loss and gradient are 0, they count
@@ -259,10 +240,15 @@ impl<F: Real> NormalizedLogits<F> {
         &self.weight_norms
     }
 
+    /// Which of the rows of class `j` is nearest to sample `i`.
+    pub(crate) fn nearest(&self, i: usize, j: usize) -> usize {
+        self.nearest.get([i, j]).map_or(0, |&nearest| nearest as usize)
+    }
+
     /// The norms of the rows of class weights, in f64 where the vectors are known.
     pub(crate) fn norms_of_weights(&self) -> Vec<f64> {
         match &self.source {
-            Some(source) => source.w_norms.clone(),
+            Some(source) => source.norms[CLASS_WEIGHT].clone(),
             None => self.weight_norms.iter().map(|norm| norm.widen()).collect(),
         }
     }
@@ -291,15 +277,15 @@ impl<F: Real> NormalizedLogits<F> {
         F::run::<Backward<'_>>((self, gradients))
     }
 
-    fn through_normalization(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
+    fn through_normalization(
+        (logits, gradients): (&Self, &LogitGradients<F>),
+    ) -> Result<Gradients<F>, Error> {
         let detached = Error::Unsupported(
             "these logits were built from cosines: build them with NormalizedLogits::new to get \
              gradients of embeddings and weights",
         );
-        let source = self.source.as_ref().ok_or(detached)?;
-        gradients.check(self)?;
-        let labels = gradients.checked_labels(self)?;
-        Ok(gradients::through_normalization(source, &self.sub_centers, gradients, &labels))
+        let source = logits.source.as_ref().ok_or(detached)?;
+        Ok(Backprop::new(logits, source, gradients)?.run())
     }
 }
 
@@ -312,11 +298,5 @@ job!(
 job!(
     Backward<'a>,
     (&'a NormalizedLogits<F>, &'a LogitGradients<F>) => Result<Gradients<F>, Error>,
-    backward_to_vectors
+    NormalizedLogits::through_normalization
 );
-
-fn backward_to_vectors<F: Real>(
-    (logits, gradients): (&NormalizedLogits<F>, &LogitGradients<F>),
-) -> Result<Gradients<F>, Error> {
-    logits.through_normalization(gradients)
-}

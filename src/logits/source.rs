@@ -5,19 +5,18 @@ use ndarray::{Array2, ArrayRef2, Axis};
 use crate::data::{check_matrices, check_norm, has_direction, norm_of};
 use crate::error::Error;
 use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
-use crate::math::Pair;
+use crate::math::{CLASS_WEIGHT, EMBEDDING, Pair};
 use crate::parallel::run_jobs;
 
-/// The vectors of the cosines. Angles of target pairs and gradients are computed from them.
+/// The vectors of the cosines. Angles of target pairs and gradients are computed from them. Arrays
+/// hold what embeddings have, then what class weights have.
 #[derive(Debug, Clone)]
 pub(crate) struct Source<F> {
-    pub x: Array2<F>,
-    pub w: Array2<F>,
-    pub x_norms: Vec<f64>,
-    pub w_norms: Vec<f64>,
-    /// Whether each embedding, and each class weight, is so short or so long that under Softmax its
-    /// gradients do not pass through cosines and norms: zero, or such that the product of two such
-    /// norms may leave the range of `F`.
+    pub vectors: [Array2<F>; 2],
+    pub norms: [Vec<f64>; 2],
+    /// Whether each is so short or so long that under Softmax its gradients do not pass through
+    /// cosines and norms: zero, or such that the product of two such norms may leave the range of
+    /// `F`.
     pub extreme: [Vec<bool>; 2],
 }
 
@@ -25,30 +24,30 @@ impl<F: Real> Source<F> {
     /// The vectors of embeddings `x` and class weights `w`, which are copied.
     pub fn new(x: &ArrayRef2<F>, w: &ArrayRef2<F>) -> Result<Self, Error> {
         check_matrices(x, w)?;
-        let x_norms = norms("embeddings", x)?;
-        let w_norms = norms("class weights", w)?;
-        let (x, w) = (x.as_standard_layout().into_owned(), w.as_standard_layout().into_owned());
+        let norms = [norms("embeddings", x)?, norms("class weights", w)?];
+        let vectors = [x, w].map(|matrix| matrix.as_standard_layout().into_owned());
         let is_extreme = |norm: &f64| !has_direction::<F>(norm * norm);
-        let extreme = [&x_norms, &w_norms].map(|norms| norms.iter().map(is_extreme).collect());
-        Ok(Source { x, w, x_norms, w_norms, extreme })
+        let extreme = norms.each_ref().map(|norms| norms.iter().map(is_extreme).collect());
+        Ok(Source { vectors, norms, extreme })
     }
 
-    pub fn x(&self, i: usize) -> &[F] {
-        row(&self.x, i)
+    pub fn row(&self, side: usize, row: usize) -> &[F] {
+        let dims = self.vectors[side].ncols();
+        &slice(&self.vectors[side])[row * dims..(row + 1) * dims]
     }
 
-    pub fn w(&self, j: usize) -> &[F] {
-        row(&self.w, j)
+    /// Embedding `i` and class weight `j`.
+    pub fn pair(&self, i: usize, j: usize) -> Pair {
+        let [x, w] = [self.row(EMBEDDING, i), self.row(CLASS_WEIGHT, j)];
+        Pair::new(x, w, self.norms[EMBEDDING][i], self.norms[CLASS_WEIGHT][j])
     }
 
     /// Of `count` rows from `first` on, that at the smallest angle from sample `i`; the first of
     /// equals. In f64, where the cosines near ±1 are equal already.
     pub fn nearest_row(&self, i: usize, first: usize, count: usize) -> usize {
-        let theta =
-            |j| Pair::new(self.x(i), self.w(j), self.x_norms[i], self.w_norms[j]).angle.theta;
         let mut nearest = (f64::INFINITY, first);
         for j in first..first + count {
-            let theta = if count > 1 { theta(j) } else { 0.0 };
+            let theta = if count > 1 { self.pair(i, j).angle.theta } else { 0.0 };
             if theta < nearest.0 {
                 nearest = (theta, j);
             }
@@ -58,18 +57,18 @@ impl<F: Real> Source<F> {
 
     /// c_ij in f64, 0 for a zero row.
     pub fn cosine(&self, i: usize, j: usize) -> F {
-        let (r, q) = (self.x_norms[i], self.w_norms[j]);
+        let (r, q) = (self.norms[EMBEDDING][i], self.norms[CLASS_WEIGHT][j]);
         if r == 0.0 || q == 0.0 {
             return F::zero();
         }
-        let terms = self.x(i).iter().zip(self.w(j));
+        let terms = self.row(EMBEDDING, i).iter().zip(self.row(CLASS_WEIGHT, j));
         F::narrow(terms.map(|(x, w)| (x.widen() / r) * (w.widen() / q)).sum())
     }
 
     /// c_ij (N, C).
     pub fn cosines(&self) -> Array2<F> {
         const ROWS: usize = 64;
-        let Source { x, w, x_norms, w_norms, .. } = self;
+        let Source { vectors: [x, w], norms: [x_norms, w_norms], .. } = self;
         let (n, dims) = x.dim();
         let units = units(x, x_norms);
         let (level, mut packed) = (Level::detect(), Packed::default());
@@ -109,12 +108,6 @@ fn norms<F: Real>(argument: &'static str, matrix: &ArrayRef2<F>) -> Result<Vec<f
     let rows = matrix.rows().into_iter().enumerate();
     rows.map(|(row, values)| check_norm(argument, row, values, norm_of(values, &mut buffer), false))
         .collect()
-}
-
-/// Row `i` of a matrix in standard layout.
-pub(super) fn row<F>(matrix: &Array2<F>, i: usize) -> &[F] {
-    let columns = matrix.ncols();
-    &slice(matrix)[i * columns..(i + 1) * columns]
 }
 
 /// The entries of a matrix that this module allocated.
