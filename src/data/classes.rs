@@ -125,15 +125,12 @@ impl<'a, F: Real> Classes<'a, F> {
             bias: self.bias.map(|bias| bias.slice_move(s![rows.clone()])),
             selected: self.selected.map(|selected| &selected[range.clone()]),
             offsets: self.offsets.map(|offsets| &offsets[range]),
-            log_prior: self.log_prior,
-            first: self.first,
-            sub_centers: self.sub_centers,
             start: span.start,
             given: self.given.map(|Given { cosines, norms }| Given {
                 cosines: cosines.slice_move(s![.., rows.clone()]),
                 norms: norms.map(|norms| &norms[rows]),
             }),
-            gathered: self.gathered,
+            ..*self
         }
     }
 

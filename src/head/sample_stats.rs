@@ -1,7 +1,7 @@
 //! Between the sweeps: what the chunks have found of each sample, taken together.
 
 use super::step::Step;
-use crate::data::{IGNORED, NearestNegative, SampleStats, TargetLogit};
+use crate::data::{IGNORED, NearestNegative, SampleStats};
 use crate::kernel::Real;
 use crate::math::LogSumExp;
 use crate::step::{Apart, ChunkStats, StepInput, Workspace};
@@ -16,8 +16,7 @@ impl<F: Real> Step<'_, F> {
     ) -> SampleStats {
         let sample = &self.workspace.samples[i];
         let found = self.negatives(i);
-        let Apart { negatives, margin_free, logits } =
-            apart.map_or(found, |apart| found.merge(apart));
+        let negatives = apart.map_or(found, |apart| found.merge(apart));
         let own = sample.class.map(|class| (class, self.target_logit(i, class)));
         let negative = self.workspace.nearest_negative(i);
         // Of equally near classes the lowest.
@@ -26,22 +25,14 @@ impl<F: Real> Step<'_, F> {
                 let is_other = its_logit > logit || (its_logit == logit && other < class);
                 if is_other { (other, its_logit) } else { (class, logit) }
             });
-        let sub_center = sample.class.map_or(0, |class| input.classes.sub_center_of(class));
-        SampleStats {
-            row: sample.row,
-            label: input.samples.labels.map_or(IGNORED, |labels| labels[sample.row]),
-            norm: sample.norm,
-            negatives,
-            margin_free_negatives: margin_free,
-            mean_share: self.smoothing.share(logits),
-            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
-            prediction: nearest.map_or(IGNORED, |(class, _)| input.classes.label_of(class)),
-            best: nearest.map_or(f64::NEG_INFINITY, |(_, logit)| logit.widen()),
-            nearest_negative: negative.map_or(NearestNegative::NONE, |(class, logit)| {
-                let factor = self.plan.form.product_scale::<F>(sample.norm);
-                input.nearest_negative(self.plan.form, factor, (class, logit.widen()))
-            }),
-        }
+        let nearest = nearest.map_or((IGNORED, f64::NEG_INFINITY), |(class, logit)| {
+            (input.classes.label_of(class), logit.widen())
+        });
+        let negative = negative.map_or(NearestNegative::NONE, |(class, logit)| {
+            let factor = self.plan.form.product_scale::<F>(sample.norm);
+            input.nearest_negative(self.plan.form, factor, (class, logit.widen()))
+        });
+        input.sample_stats(sample, self.smoothing, negatives, nearest, negative)
     }
 
     /// The margin-free logit of sample `i` for its own `class`, from the chunk that holds it.

@@ -2,12 +2,11 @@
 
 use ndarray::{ArrayRef2, ArrayView2};
 
-use super::nearest::OfSample;
 use super::step::{OffloadedStep, SweepStats};
-use crate::data::{Classes, Forward, IGNORED, SampleStats, TargetLogit};
+use crate::data::{Classes, Forward};
 use crate::error::Error;
 use crate::kernel::Real;
-use crate::step::{PreparedSample, Workspace};
+use crate::step::Workspace;
 
 /// What the second sweep of an [`OffloadedStep`] needs: [`logit_factors`](Self::logit_factors) turn
 /// logits into their gradients; [`embedding_gradient`](Self::embedding_gradient) and
@@ -41,13 +40,12 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         self.check_range(weight_norms)?;
         let mut stats = stats.to_vec();
         let rows = self.nearest_rows(&mut stats)?;
-        let (nearest, found) = self.negatives(&stats, (&rows, read))?;
+        let (nearest, found) = self.with_pairs(&stats, (&rows, read))?;
         let samples = self.workspace.samples.clone();
         let mut workspace = Workspace { samples, nearest, ..Workspace::default() };
         let mut forward = Forward::with_samples(stats.len(), self.form);
-        for (sample, found) in workspace.samples.iter_mut().zip(found) {
-            let stats = self.sample_stats(sample, &stats[sample.row], found);
-            sample.terms = forward.record(&stats, self.smoothing, sample.upstream);
+        for (sample, stats) in workspace.samples.iter_mut().zip(&found) {
+            sample.terms = forward.record(stats, self.smoothing, sample.upstream);
         }
         let from = (self.input.embeddings, &Classes::gathered(read.view(), None, &rows));
         let requested = self.input.reduction.is_some();
@@ -55,27 +53,5 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         workspace.nearest_gradients(self.form, from, (requested, threads));
         let forward = forward.with_reduction(self.input.reduction);
         Ok((forward, OffloadedBackward { step: self, workspace, rows, read: read.view() }))
-    }
-
-    fn sample_stats(
-        &self,
-        sample: &PreparedSample,
-        stats: &SweepStats,
-        (apart, nearest_negative): OfSample,
-    ) -> SampleStats {
-        let classes = &self.input.classes;
-        let sub_center = sample.class.map_or(0, |class| classes.sub_center_of(class));
-        SampleStats {
-            row: sample.row,
-            label: sample.class.map_or(IGNORED, |class| classes.label_of(class)),
-            norm: sample.norm,
-            negatives: stats.negatives.merge(apart.negatives),
-            margin_free_negatives: stats.margin_free_negatives.merge(apart.margin_free),
-            mean_share: self.smoothing.share(stats.logit_sum + apart.logits),
-            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
-            prediction: self.classes.class_at(stats.nearest),
-            best: stats.negatives.max,
-            nearest_negative,
-        }
     }
 }

@@ -3,13 +3,19 @@
 use ndarray::ArrayRef2;
 
 use super::step::{NegativeLogit, OffloadedStep, SweepStats};
-use crate::data::{Classes, NearestNegative};
+use crate::data::{Classes, NearestNegative, SampleStats};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::step::{Apart, NearestLogit, NearestPair, PreparedSample, StepInput};
 
-/// What the sums of a sample leave out, and its nearest negative.
-pub(super) type OfSample = (Apart, NearestNegative);
+impl SweepStats {
+    /// The sums over the negatives.
+    pub(super) fn sums(&self) -> Apart {
+        let SweepStats { negatives, margin_free_negatives: margin_free, logit_sum: logits, .. } =
+            *self;
+        Apart { negatives, margin_free, logits }
+    }
+}
 
 impl<F: Real> OffloadedStep<'_, F> {
     /// How many of each sample's nearest negatives have a margin of their own; 0 for a loss without
@@ -46,9 +52,9 @@ impl<F: Real> OffloadedStep<'_, F> {
             for other in candidates.split_off(k.min(candidates.len())) {
                 others.add_other(hard, i, other, prior(other.class));
             }
-            stats.negatives = stats.negatives.merge(others.negatives);
-            stats.margin_free_negatives = stats.margin_free_negatives.merge(others.margin_free);
-            stats.logit_sum += others.logits;
+            let Apart { negatives, margin_free, logits } = stats.sums().merge(others);
+            (stats.negatives, stats.margin_free_negatives) = (negatives, margin_free);
+            stats.logit_sum = logits;
             let kept = candidates.into_iter().map(|NearestLogit { plain, class, .. }| {
                 NegativeLogit { place: class, logit: plain.widen() }
             });
@@ -83,23 +89,26 @@ impl<F: Real> OffloadedStep<'_, F> {
         offsets.map_or(F::zero(), |offsets| offsets[place * self.input.classes.sub_centers])
     }
 
-    /// The pairs of the negatives that `stats` keep, from the `weights` of their `rows`.
-    pub(super) fn negatives(
+    /// The pairs of the negatives that `stats` keep, from the `weights` of their `rows`, and with them
+    /// all that is known of each sample.
+    pub(super) fn with_pairs(
         &self,
         stats: &[SweepStats],
         (rows, weights): (&[usize], &ArrayRef2<F>),
-    ) -> Result<(Vec<NearestPair>, Vec<OfSample>), Error> {
+    ) -> Result<(Vec<NearestPair>, Vec<SampleStats>), Error> {
         let (form, dims) = (self.form, self.input.embeddings.ncols());
         Error::check_shape("class weights of negatives", &[rows.len(), dims], weights.shape())?;
         let offsets = self.classes.offsets::<F>();
         let of_rows = |all: &Vec<F>| -> Vec<F> {
             rows.iter().map(|&row| all[self.classes.place_of(row)]).collect()
         };
-        let of_rows = offsets.as_ref().map(of_rows);
-        let (selected, offsets_of_rows) = (Some(rows), of_rows.as_deref());
-        let of_step = self.input.classes;
-        let classes =
-            Classes { weights: weights.view(), selected, offsets: offsets_of_rows, ..of_step };
+        let offsets_of_rows = offsets.as_ref().map(of_rows);
+        let classes = Classes {
+            weights: weights.view(),
+            selected: Some(rows),
+            offsets: offsets_of_rows.as_deref(),
+            ..self.input.classes
+        };
         let input = StepInput { classes, ..self.input.clone() };
         let mut pairs = Vec::new();
         let of_sample = |(i, sample): (usize, &PreparedSample)| {
@@ -107,16 +116,16 @@ impl<F: Real> OffloadedStep<'_, F> {
                 let first = input.classes.find(self.classes.class_at(negative.place));
                 input.nearest_row(form, sample, first.unwrap_or(0))
             };
-            let SweepStats { nearest_negative, apart: kept, .. } = &stats[sample.row];
+            let swept = &stats[sample.row];
             let mut apart = Apart::NONE;
             if let Some(top) = form.top {
-                for negative in kept {
+                for negative in &swept.apart {
                     let (class, sample) = (class_of(negative)?, (i, sample));
                     let pair = NearestPair::new(&input, (form, top), sample, class, &mut apart);
                     pairs.push(pair);
                 }
             }
-            let nearest = match nearest_negative {
+            let negative = match &swept.nearest_negative {
                 None => NearestNegative::NONE,
                 Some(NegativeLogit { place, logit }) if self.is_normalized() => {
                     let offset = self.offset(offsets.as_deref(), *place).widen();
@@ -129,7 +138,9 @@ impl<F: Real> OffloadedStep<'_, F> {
                     input.nearest_negative(form, sample.norm, nearest)
                 }
             };
-            Ok((apart, nearest))
+            let nearest = (self.classes.class_at(swept.nearest), swept.negatives.max);
+            let sums = swept.sums().merge(apart);
+            Ok(self.input.sample_stats(sample, self.smoothing, sums, nearest, negative))
         };
         let samples = self.workspace.samples.iter().enumerate();
         let found = samples.map(of_sample).collect::<Result<_, Error>>()?;

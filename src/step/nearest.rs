@@ -5,9 +5,11 @@ use std::convert::Infallible;
 
 use super::input::StepInput;
 use super::pairs::PreparedSample;
-use crate::data::{LogitForm, NearestNegative, Scale, TargetPair, norm_of};
+use crate::data::{
+    IGNORED, LogitForm, NearestNegative, SampleStats, Scale, TargetLogit, TargetPair, norm_of,
+};
 use crate::kernel::{HardTile, Real};
-use crate::math::{Angle, LogSumExp, TopMargin};
+use crate::math::{Angle, LogSumExp, Smoothing, TopMargin};
 
 /// Entries that are compared one by one, without a branch that the CPU cannot predict; of more it is
 /// faster to move the rest at once.
@@ -133,6 +135,31 @@ impl Apart {
 }
 
 impl<F: Real> StepInput<'_, F> {
+    /// What the first sweep has found of a sample: its `negatives`, and the label of the class that it
+    /// is nearest to with its logit.
+    pub fn sample_stats(
+        &self,
+        sample: &PreparedSample,
+        smoothing: Smoothing,
+        negatives: Apart,
+        (prediction, best): (usize, f64),
+        nearest_negative: NearestNegative,
+    ) -> SampleStats {
+        let sub_center = sample.class.map_or(0, |class| self.classes.sub_center_of(class));
+        SampleStats {
+            row: sample.row,
+            label: self.samples.labels.map_or(IGNORED, |labels| labels[sample.row]),
+            norm: sample.norm,
+            negatives: negatives.negatives,
+            margin_free_negatives: negatives.margin_free,
+            mean_share: smoothing.share(negatives.logits),
+            target: sample.target.map(|pair| TargetLogit::new(&pair, sub_center)),
+            prediction,
+            best,
+            nearest_negative,
+        }
+    }
+
     /// The nearest negative of a sample, a class and its logit: a product whose cosine has this `factor`,
     /// apart from the norm of the class weight.
     pub fn nearest_negative(
