@@ -114,8 +114,7 @@ op! {
     /// and writes the gradients of the products, each row by its factor: `out[j][i] =
     /// coefficients[i] · sigmoid(z_j) · dz_j/dp · factors[j]`, unless `out` is empty. −∞ adds nothing
     /// and has no gradient. What `shifts` are there is added to the logits, row by row.
-    pub(crate) fn tile_binary<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_binary<I at level>[F: Real](
         (p, shifts): (&[F], Option<&[F]>),
         logits: BinaryLogits<F>,
         [coefficients, factors]: [&[F]; 2],
@@ -167,7 +166,7 @@ mod tests {
     use super::*;
 
     op! {
-        fn pairs<I>[F: Real](level: Level, z: &[F]) -> Vec<[F; 2]> {
+        fn pairs<I at level>[F: Real](z: &[F]) -> Vec<[F; 2]> {
             z.iter().map(|&z| softplus_and_sigmoid::<F, I>(z).into()).collect()
         }
     }

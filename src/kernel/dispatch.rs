@@ -18,25 +18,25 @@ pub(crate) trait Op {
 /// ```text
 /// op! {
 ///     /// What it does.
-///     pub(crate) fn name<I>[F: Real](level: Level, z: &[F]) -> f64 { body }
+///     pub(crate) fn name<I at level>[F: Real](z: &[F]) -> f64 { body }
 /// }
 /// ```
 ///
-/// declares `name<F: Real>(level, z)`, which runs `body` at `level`, with `I: Isa` its instruction
-/// set; without a first argument `level: Level` it runs at the highest level. Other generics stand
-/// in brackets, since a macro cannot tell where `<…>` ends. An argument is a name, or an array or
-/// tuple of names. `madd` and the operations of `simd` are what a body can do with `I`.
+/// declares `name<F: Real>(level: Level, z)`, which runs `body` at that level, with `I: Isa` its
+/// instruction set; `<I>` alone declares `name<F: Real>(z)`, which runs at the highest level. Other
+/// generics stand in brackets, since a macro cannot tell where `<…>` ends. An argument is a name, or
+/// an array or tuple of names. `madd` and the operations of `simd` are what a body can do with `I`.
 macro_rules! op {
     (
         $(#[$attribute:meta])*
-        $visibility:vis fn $name:ident<$isa:ident>[$($generics:tt)*](
-            level: Level, $($argument:tt: $type:ty),* $(,)?
+        $visibility:vis fn $name:ident<$isa:ident $(at $level:ident)?>[$($generics:tt)*](
+            $($argument:tt: $type:ty),* $(,)?
         ) $(-> $output:ty)? $body:block
     ) => {
         $(#[$attribute])*
         #[allow(clippy::too_many_arguments)]
         $visibility fn $name<$($generics)*>(
-            level: $crate::kernel::dispatch::Level, $($argument: $type),*
+            $($level: $crate::kernel::dispatch::Level,)? $($argument: $type),*
         ) $(-> $output)? {
             /// The arguments, as a tuple: what `dispatch` hands to a level.
             struct Arguments<T>(T);
@@ -52,25 +52,12 @@ macro_rules! op {
                 }
             }
 
+            let level = op!(level $($level)?);
             $crate::kernel::dispatch::dispatch(level, Arguments(($($argument,)*)))
         }
     };
-    (
-        $(#[$attribute:meta])*
-        $visibility:vis fn $name:ident<$isa:ident>[$($generics:tt)*](
-            $($argument:tt: $type:ty),* $(,)?
-        ) $(-> $output:ty)? $body:block
-    ) => {
-        $(#[$attribute])*
-        #[allow(clippy::too_many_arguments)]
-        $visibility fn $name<$($generics)*>($($argument: $type),*) $(-> $output)? {
-            op! {
-                fn at_level<$isa>[$($generics)*](level: Level, $($argument: $type),*)
-                    $(-> $output)? $body
-            }
-            at_level($crate::kernel::dispatch::Level::detect(), $($argument),*)
-        }
-    };
+    (level) => { $crate::kernel::dispatch::Level::detect() };
+    (level $level:ident) => { $level };
 }
 pub(crate) use op;
 
@@ -156,7 +143,7 @@ impl Level {
     #[cfg(test)]
     pub fn has_fma(self) -> bool {
         op! {
-            fn has_fma<I>[](level: Level,) -> bool { I::FMA }
+            fn has_fma<I at level>[]() -> bool { I::FMA }
         }
         has_fma(self)
     }

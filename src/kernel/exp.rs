@@ -68,7 +68,7 @@ mod tests {
     use rayon::prelude::*;
 
     op! {
-        fn exp<I>[F: Real](level: Level, numbers: &mut [F]) {
+        fn exp<I at level>[F: Real](numbers: &mut [F]) {
             numbers.iter_mut().for_each(|x| *x = x.exp_inline::<I>());
         }
     }

@@ -80,8 +80,7 @@ pub(super) fn counted<'s, F: Real, I: Isa>(
 
 op! {
     /// The largest logit of each sample in a tile, as they count.
-    pub(crate) fn tile_counted_max<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_counted_max<I at level>[F: Real](
         z: &[F],
         hard: Option<HardTile<'_, F>>,
         row: &mut [F],
@@ -101,8 +100,7 @@ op! {
     /// Adds to `sums`, for each sample, what the hard negatives of a tile contribute to the
     /// derivative by the embedding's norm beyond that of the products: Σ_j δ_j·(N − c·N′), times
     /// the norm, where δ_j is the gradient of a logit as it counts.
-    pub(crate) fn tile_hard_radial<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_hard_radial<I at level>[F: Real](
         z: &[F],
         hard: HardTile<'_, F>,
         [shift, coefficients, uniform]: [&[F]; 3],

@@ -10,8 +10,7 @@ op! {
     /// Hands each logit that exceeds its sample's threshold, without its row's offset, to `found`
     /// as (row, sample, logit without offset, logit), which returns the new threshold, and leaves
     /// −∞ in its place. Where nothing is known yet, the `k` largest of each sample are among these.
-    pub(crate) fn tile_nearest<I>[F: Real, T: FnMut(usize, usize, F, F) -> F](
-        level: Level,
+    pub(crate) fn tile_nearest<I at level>[F: Real, T: FnMut(usize, usize, F, F) -> F](
         z: &mut [F],
         offsets: Option<&[F]>,
         k: usize,

@@ -17,8 +17,7 @@ fn unless_masked<F: Real>(z: F, value: F) -> F {
 op! {
     /// Adds each sample's Σ_j z_j over a tile (classes × samples) to `sums`, the logits as they
     /// count; −∞ adds nothing. `short` and `row` hold a row each.
-    pub(crate) fn tile_logit_sums<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_logit_sums<I at level>[F: Real](
         z: &[F],
         hard: Option<HardTile<'_, F>>,
         [short, row]: [&mut [F]; 2],
@@ -45,8 +44,7 @@ op! {
     /// Takes the uniform part off the gradient of a tile's logits, `out[j][i] −= uniform[i] ·
     /// factors[j]`, but where the logit is −∞; with hard negatives times their derivative. `row`
     /// holds a row.
-    pub(crate) fn tile_smoothing<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_smoothing<I at level>[F: Real](
         z: &[F],
         hard: Option<HardTile<'_, F>>,
         [uniform, factors]: [&[F]; 2],

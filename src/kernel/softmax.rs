@@ -28,8 +28,7 @@ op! {
     /// Turns products into logits, `z · factor + bias` row by row, moves each row's targets (a
     /// range of samples) out into `stats.target` with −∞ left in their place, and finds the
     /// maxima.
-    pub(crate) fn tile_stats<I>[F: Real, T: FnMut(usize) -> Range<usize>](
-        level: Level,
+    pub(crate) fn tile_stats<I at level>[F: Real, T: FnMut(usize) -> Range<usize>](
         z: &mut [F],
         samples: usize,
         factors: &[F],
@@ -91,7 +90,7 @@ pub(super) fn logits<F: Real, I: Isa>(
 
 op! {
     /// Adds a number to each row of a tile of logits, and finds the largest of each sample.
-    pub(crate) fn tile_shift<I>[F: Real](level: Level, z: &mut [F], shifts: &[F], max: &mut [F]) {
+    pub(crate) fn tile_shift<I at level>[F: Real](z: &mut [F], shifts: &[F], max: &mut [F]) {
         max.fill(F::neg_infinity());
         for (z, &shift) in z.chunks_exact_mut(max.len()).zip(shifts) {
             for (z, max) in z.iter_mut().zip(max.iter_mut()) {
@@ -105,8 +104,7 @@ op! {
 op! {
     /// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`, the logits as they count;
     /// −∞ adds nothing. `short` and `row` hold a row each.
-    pub(crate) fn tile_sums<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_sums<I at level>[F: Real](
         z: &[F],
         hard: Option<HardTile<'_, F>>,
         shift: &[F],
@@ -134,8 +132,7 @@ op! {
     /// The gradient of a tile's logits, each row by its factor: `out[j][i] = coefficients[i] ·
     /// exp(z[j][i] − shift[i]) · factors[j]`; with hard negatives of the logits as they count,
     /// times their derivative. `row` holds a row.
-    pub(crate) fn tile_gradient<I>[F: Real](
-        level: Level,
+    pub(crate) fn tile_gradient<I at level>[F: Real](
         z: &[F],
         hard: Option<HardTile<'_, F>>,
         [shift, coefficients, factors]: [&[F]; 3],

@@ -10,8 +10,7 @@ op! {
     /// As [`tile_stats`](super::tile_stats), and leaves each sample's largest of every `rows`
     /// rows, the first of equals: the others become −∞, and so do all rows of its own class, of
     /// which `targets` gives the one that counts. `max` and `best` hold a row each.
-    pub(crate) fn tile_sub_centers<I>[F: Real, T: FnMut(usize) -> Range<usize>](
-        level: Level,
+    pub(crate) fn tile_sub_centers<I at level>[F: Real, T: FnMut(usize) -> Range<usize>](
         z: &mut [F],
         rows: usize,
         (factors, biases): (&[F], Option<&[F]>),

@@ -10,8 +10,7 @@ const LINE: usize = 16;
 op! {
     /// Writes the transpose of the `rows` × `columns` entries of `from` to `to`; both have rows that
     /// far apart.
-    pub(crate) fn transpose<I>[F: Real](
-        level: Level,
+    pub(crate) fn transpose<I at level>[F: Real](
         (from, from_stride): (&[F], usize),
         (to, to_stride): (&mut [F], usize),
         [rows, columns]: [usize; 2],

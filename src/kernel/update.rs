@@ -13,8 +13,7 @@ op! {
     /// Moves `values` by their `gradient`. Every entry is computed in f64 by additions,
     /// multiplications, divisions and square roots, none of them fused, and rounded once: the bits
     /// are the same at every level.
-    pub(crate) fn update_row<I>[F: Real, U: UpdateEntry<K>, const K: usize](
-        level: Level,
+    pub(crate) fn update_row<I at level>[F: Real, U: UpdateEntry<K>, const K: usize](
         rule: U,
         values: &mut [F],
         gradient: &[F],
