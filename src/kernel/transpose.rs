@@ -2,7 +2,7 @@
 
 use super::dispatch::op;
 use super::real::Real;
-use super::simd::{MAX_SIDE, Vector};
+use super::simd::Vector;
 
 /// Rows and columns that are transposed before others: a line of the cache is written whole.
 const LINE: usize = 16;
@@ -24,10 +24,8 @@ op! {
             (0..whole_columns).step_by(LINE).map(move |j| (i, j))
         }) {
             for i in blocks(first_row, whole_rows) {
-                let mut lines = [std::ptr::null(); MAX_SIDE];
-                for (k, line) in lines.iter_mut().take(side).enumerate() {
-                    *line = from[(i + k) * from_stride..].as_ptr();
-                }
+                let line = |k: usize| from.as_ptr().wrapping_add((i + k) * from_stride);
+                let lines = std::array::from_fn(line);
                 for j in blocks(first_column, whole_columns) {
                     // SAFETY: of each line the entries j to j + SIDE are read, and of SIDE rows of
                     // `to` from row j on the entries i to i + SIDE written: these are inside, as

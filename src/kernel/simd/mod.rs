@@ -4,31 +4,23 @@
 //! contains the instructions they name. What an optimizer makes of a plain loop differs from profile
 //! to profile: of one such product it made gathers and scatters in a release build only.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 mod portable;
-#[cfg(target_arch = "x86_64")]
-mod sse2;
 mod vector;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
-#[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
-pub use avx512::Avx512;
-#[cfg(all(test, target_arch = "x86_64"))]
-pub use avx512::model::DoubleAvx2;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 #[cfg(any(test, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 pub use portable::Portable;
-#[cfg(target_arch = "x86_64")]
-pub use sse2::Sse2;
 pub use vector::{Isa, MAX_SIDE, Unaligned, Vector};
+#[cfg(all(test, target_arch = "x86_64"))]
+pub use x86::model::DoubleAvx2;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512, Sse2};
 
 /// Brings the cache line at this address closer; any address will do. Other targets have no stable
 /// prefetch in the standard library.

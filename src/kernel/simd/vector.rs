@@ -61,19 +61,70 @@ pub const MAX_SIDE: usize = 8;
 /// Where the rows of a block begin.
 pub type Rows<F> = [*const F; MAX_SIDE];
 
-/// Implements [`Vector`] for a register by the instructions of each operation.
+/// A register of one part of 128 bits or two, in which blocks are transposed.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub trait Interleave<F>: Vector<F> {
+    /// A part from `first`; the other part, if there is one, from `second`.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    unsafe fn load_parts(first: *const F, second: *const F) -> Self;
+    /// Part by part the lower halves of both registers, number by number in turn, and the upper
+    /// halves.
+    ///
+    /// # Safety
+    /// See [`Vector`].
+    unsafe fn interleave(self, other: Self) -> [Self; 2];
+}
+
+/// As [`Vector::transpose`], for blocks of as many rows as the register has numbers: each part is a
+/// square of its own.
+///
+/// # Safety
+/// See [`Vector`].
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+pub(super) unsafe fn transpose<F, V: Interleave<F>>(
+    rows: &Rows<F>,
+    at: usize,
+    to: *mut F,
+    stride: usize,
+) {
+    let part = 16 / size_of::<F>();
+    for first in (0..V::LANES).step_by(part) {
+        let row = |j: usize| rows[j].wrapping_add(at + first);
+        // SAFETY: the caller answers for CPU and pointers; of registers of one part the second
+        // pointer is not read.
+        unsafe {
+            let load = |j: usize| V::load_parts(row(j), row(j + part));
+            let [a, b] = load(0).interleave(load(part / 2));
+            let columns = if part == 2 {
+                [a, b, a, b]
+            } else {
+                let [c, d] = load(1).interleave(load(3));
+                let ([first, second], [third, fourth]) = (a.interleave(c), b.interleave(d));
+                [first, second, third, fourth]
+            };
+            for (k, column) in columns.into_iter().take(part).enumerate() {
+                column.store(to.add((first + k) * stride));
+            }
+        }
+    }
+}
+
+/// Implements [`Vector`] for a register by the instructions of each operation, and [`Interleave`].
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! vector {
     (
-        $register:ty: $lanes:literal of $float:ty, side $side:literal,
+        $register:ty: $lanes:literal of $float:ty, blocks of $block:ty,
         $load:ident, $store:ident, $splat:ident, $add:ident,
-        |$a:ident, $b:ident, $c:ident| $multiply_add:expr,
-        $transpose:path
+        |$a:ident, $b:ident, $c:ident| $multiply_add:expr
+        $(, |$first:ident, $second:pat_param| $load_parts:expr, $low:ident, $high:ident)?
     ) => {
         // SAFETY, of every block: the caller answers for CPU and pointers.
         impl super::vector::Vector<$float> for $register {
             const LANES: usize = $lanes;
-            const SIDE: usize = $side;
+            const SIDE: usize = <$block as super::vector::Vector<$float>>::LANES;
 
             #[inline(always)]
             unsafe fn load(from: *const $float) -> Self {
@@ -103,9 +154,21 @@ macro_rules! vector {
 
             #[inline(always)]
             unsafe fn transpose(rows: &Rows<$float>, at: usize, to: *mut $float, stride: usize) {
-                unsafe { $transpose(rows, at, to, stride) }
+                unsafe { super::vector::transpose::<$float, $block>(rows, at, to, stride) }
             }
         }
+
+        $(impl super::vector::Interleave<$float> for $register {
+            #[inline(always)]
+            unsafe fn load_parts($first: *const $float, $second: *const $float) -> Self {
+                unsafe { $load_parts }
+            }
+
+            #[inline(always)]
+            unsafe fn interleave(self, other: Self) -> [Self; 2] {
+                unsafe { [$low(self, other), $high(self, other)] }
+            }
+        })?
     };
 }
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -1,11 +1,59 @@
-//! AVX-512: 16 numbers in f32, 8 in f64. Small blocks are transposed in AVX2's registers.
+//! The levels of x86-64.
 
 use std::arch::x86_64::*;
 
-use super::avx2::{transpose_f32, transpose_f64};
 use super::vector::{Isa, Rows, vector};
 
-/// AVX-512 F, VL, DQ and BW, with AVX2 and FMA.
+/// SSE2, which x86-64 has: 4 numbers in f32, 2 in f64, multiplied and added in two instructions.
+#[derive(Debug, Clone, Copy)]
+pub enum Sse2 {}
+
+impl Isa for Sse2 {
+    const FMA: bool = false;
+    const ROWS: usize = 4;
+    type F32 = __m128;
+    type F64 = __m128d;
+}
+
+vector! {
+    __m128: 4 of f32, blocks of __m128, _mm_loadu_ps, _mm_storeu_ps, _mm_set1_ps, _mm_add_ps,
+    |a, b, c| _mm_add_ps(_mm_mul_ps(a, b), c),
+    |first, _| _mm_loadu_ps(first), _mm_unpacklo_ps, _mm_unpackhi_ps
+}
+
+vector! {
+    __m128d: 2 of f64, blocks of __m128d, _mm_loadu_pd, _mm_storeu_pd, _mm_set1_pd, _mm_add_pd,
+    |a, b, c| _mm_add_pd(_mm_mul_pd(a, b), c),
+    |first, _| _mm_loadu_pd(first), _mm_unpacklo_pd, _mm_unpackhi_pd
+}
+
+/// AVX2 with FMA: 8 numbers in f32, 4 in f64.
+#[derive(Debug, Clone, Copy)]
+pub enum Avx2 {}
+
+impl Isa for Avx2 {
+    const FMA: bool = true;
+    const ROWS: usize = 6;
+    type F32 = __m256;
+    type F64 = __m256d;
+}
+
+vector! {
+    __m256: 8 of f32, blocks of __m256,
+    _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_add_ps,
+    |a, b, c| _mm256_fmadd_ps(a, b, c),
+    |first, second| _mm256_loadu2_m128(second, first), _mm256_unpacklo_ps, _mm256_unpackhi_ps
+}
+
+vector! {
+    __m256d: 4 of f64, blocks of __m256d,
+    _mm256_loadu_pd, _mm256_storeu_pd, _mm256_set1_pd, _mm256_add_pd,
+    |a, b, c| _mm256_fmadd_pd(a, b, c),
+    |first, second| _mm256_loadu2_m128d(second, first), _mm256_unpacklo_pd, _mm256_unpackhi_pd
+}
+
+/// AVX-512 F, VL, DQ and BW, with AVX2 and FMA: 16 numbers in f32, 8 in f64. Small blocks are
+/// transposed in AVX2's registers.
 #[derive(Debug, Clone, Copy)]
 pub enum Avx512 {}
 
@@ -18,21 +66,22 @@ impl Isa for Avx512 {
 }
 
 vector! {
-    __m512: 16 of f32, side 8, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps,
-    |a, b, c| _mm512_fmadd_ps(a, b, c), transpose_f32
+    __m512: 16 of f32, blocks of __m256,
+    _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_add_ps,
+    |a, b, c| _mm512_fmadd_ps(a, b, c)
 }
 
 vector! {
-    __m512d: 8 of f64, side 4, _mm512_loadu_pd, _mm512_storeu_pd, _mm512_set1_pd, _mm512_add_pd,
-    |a, b, c| _mm512_fmadd_pd(a, b, c), transpose_f64
+    __m512d: 8 of f64, blocks of __m256d,
+    _mm512_loadu_pd, _mm512_storeu_pd, _mm512_set1_pd, _mm512_add_pd,
+    |a, b, c| _mm512_fmadd_pd(a, b, c)
 }
 
 /// AVX-512's blocks in AVX2's instructions: what a CPU without AVX-512 tests of this level.
 #[cfg(test)]
 pub(super) mod model {
-    use super::super::avx2::Avx2;
     use super::super::vector::{Isa, Rows, Vector};
-    use super::Avx512;
+    use super::{Avx2, Avx512};
 
     /// The shapes of [`Avx512`], each register a pair of AVX2's.
     #[derive(Debug, Clone, Copy)]
