@@ -3,6 +3,7 @@
 
 use super::dispatch::{madd, op};
 use super::real::Real;
+use super::rows::in_lanes;
 
 const LANES: usize = 16;
 
@@ -139,16 +140,7 @@ op! {
 op! {
     /// a·b in f64.
     pub(crate) fn dot<I>[F: Real, G: Real](a: &[F], b: &[G]) -> f64 {
-        assert_eq!(a.len(), b.len());
-        let mut sums = [0.0; LANES];
-        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-        for (a, b) in a_blocks.iter().zip(b_blocks) {
-            for ((sum, &a), b) in sums.iter_mut().zip(a).zip(b) {
-                *sum = madd::<_, I>(a.widen(), b.widen(), *sum);
-            }
-        }
-        let rest = a_rest.iter().zip(b_rest);
-        rest.fold(sums.iter().sum(), |dot, (a, b)| madd::<_, I>(a.widen(), b.widen(), dot))
+        let add = |sum: f64, a: F, b: G| madd::<_, I>(a.widen(), b.widen(), sum);
+        in_lanes::<LANES, _, _, _>(a, b, add)
     }
 }

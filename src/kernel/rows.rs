@@ -26,17 +26,32 @@ pub(crate) fn norm<F: Real>(row: &[F]) -> f64 {
     scaled.sqrt() * half.exp2() * rest.exp2()
 }
 
+/// The sum over two rows of equal length, of which `add` adds the terms: of every so many in turn
+/// the first in one lane of a vector, the second in the next, and then of the lanes and of what is
+/// left beside them.
+#[inline(always)]
+pub(super) fn in_lanes<const LANES: usize, A: Copy, B: Copy, S: Real>(
+    a: &[A],
+    b: &[B],
+    add: impl Fn(S, A, B) -> S,
+) -> S {
+    assert_eq!(a.len(), b.len());
+    let mut sums = [S::zero(); LANES];
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum = add(*sum, a, b);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest);
+    rest.fold(sums.into_iter().sum(), |sum, (&a, &b)| add(sum, a, b))
+}
+
 op! {
     fn sum_of_squares<I>[F: Real](row: &[F]) -> f64 {
-        let mut sums = [0.0; LANES];
-        let (blocks, rest) = row.as_chunks::<LANES>();
-        for block in blocks {
-            for (sum, v) in sums.iter_mut().zip(block) {
-                let v = v.widen();
-                *sum = madd::<_, I>(v, v, *sum);
-            }
-        }
-        rest.iter().fold(sums.iter().sum(), |sum, v| madd::<_, I>(v.widen(), v.widen(), sum))
+        let add = |sum: f64, v: F, _| madd::<_, I>(v.widen(), v.widen(), sum);
+        in_lanes::<LANES, _, _, _>(row, row, add)
     }
 }
 
@@ -59,18 +74,9 @@ op! {
     /// b ← b − (b · v) v with v = w · `inverse_norm`.
     pub(crate) fn project<I>[F: Real](b: &mut [F], w: &[F], inverse_norm: F) {
         assert_eq!(b.len(), w.len());
-        let mut sums = [F::zero(); LANES];
-        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-        let (w_blocks, w_rest) = w.as_chunks::<LANES>();
         // The inverse goes to each entry of w: its square would leave the type's range.
         let v = |w: F| w * inverse_norm;
-        for (b, w) in b_blocks.iter().zip(w_blocks) {
-            for ((sum, &b), &w) in sums.iter_mut().zip(b).zip(w) {
-                *sum = madd::<_, I>(b, v(w), *sum);
-            }
-        }
-        let rest = b_rest.iter().zip(w_rest);
-        let dot = rest.fold(sums.into_iter().sum(), |dot, (&b, &w)| madd::<F, I>(b, v(w), dot));
+        let dot = in_lanes::<LANES, _, _, _>(b, w, |sum: F, b, w| madd::<_, I>(b, v(w), sum));
         for (b, &w) in b.iter_mut().zip(w) {
             *b = madd::<_, I>(-dot, v(w), *b);
         }
