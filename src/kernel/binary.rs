@@ -4,9 +4,8 @@
 use super::dispatch::{madd, op};
 use super::real::Real;
 use super::simd::Isa;
+use super::softmax::add_in_short_sums;
 
-/// Terms that may be summed in `F` before the sum moves on to f64.
-const SHORT_SUM: usize = 64;
 /// Rows of scratch that [`tile_binary`] needs.
 pub(crate) const BINARY_ROWS: usize = 4;
 
@@ -122,41 +121,30 @@ op! {
         sums: [&mut [f64]; 2],
         out: &mut [F],
     ) {
-        let [losses, sigmoids] = sums;
-        let n = losses.len();
+        let n = sums[0].len();
         let (z, rest) = scratch[..BINARY_ROWS * n].split_at_mut(n);
         let (slope, rest) = rest.split_at_mut(n);
-        let (short_loss, short_sigmoid) = rest.split_at_mut(n);
-        for (block, rows) in p.chunks(n * SHORT_SUM).enumerate() {
-            short_loss.fill(F::zero());
-            short_sigmoid.fill(F::zero());
-            for (p, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
-                let offset = logits.offset + shifts.map_or(F::zero(), |shifts| shifts[j]);
-                BinaryLogits { offset, ..logits }.of::<I>(p, z, slope);
-                let sums = short_loss.iter_mut().zip(short_sigmoid.iter_mut());
-                for ((z, &p), (short_loss, short_sigmoid)) in z.iter_mut().zip(p).zip(sums) {
-                    let active = p > F::neg_infinity();
-                    let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(*z);
-                    *short_loss += if active { loss } else { F::zero() };
-                    *z = if active { sigmoid } else { F::zero() };
-                    *short_sigmoid += *z;
-                }
-                if !out.is_empty() {
-                    let out = &mut out[j * n..(j + 1) * n];
-                    let samples = z.iter().zip(slope.iter()).zip(coefficients);
-                    for (out, ((&sigmoid, &slope), &c)) in out.iter_mut().zip(samples) {
-                        let gradient = ((c * sigmoid) * slope) * factors[j];
-                        *out = if sigmoid > F::zero() { gradient } else { F::zero() };
-                    }
+        let short = rest.split_at_mut(n).into();
+        add_in_short_sums(p, short, sums, |j, p, [short_loss, short_sigmoid]| {
+            let offset = logits.offset + shifts.map_or(F::zero(), |shifts| shifts[j]);
+            BinaryLogits { offset, ..logits }.of::<I>(p, z, slope);
+            let sums = short_loss.iter_mut().zip(short_sigmoid);
+            for ((z, &p), (short_loss, short_sigmoid)) in z.iter_mut().zip(p).zip(sums) {
+                let active = p > F::neg_infinity();
+                let (loss, sigmoid) = softplus_and_sigmoid::<F, I>(*z);
+                *short_loss += if active { loss } else { F::zero() };
+                *z = if active { sigmoid } else { F::zero() };
+                *short_sigmoid += *z;
+            }
+            if !out.is_empty() {
+                let out = &mut out[j * n..(j + 1) * n];
+                let samples = z.iter().zip(slope.iter()).zip(coefficients);
+                for (out, ((&sigmoid, &slope), &c)) in out.iter_mut().zip(samples) {
+                    let gradient = ((c * sigmoid) * slope) * factors[j];
+                    *out = if sigmoid > F::zero() { gradient } else { F::zero() };
                 }
             }
-            for (sum, short) in losses.iter_mut().zip(short_loss.iter()) {
-                *sum += short.widen();
-            }
-            for (sum, short) in sigmoids.iter_mut().zip(short_sigmoid.iter()) {
-                *sum += short.widen();
-            }
-        }
+        });
     }
 }
 

@@ -4,9 +4,7 @@
 use super::dispatch::op;
 use super::hard::{HardTile, counted};
 use super::real::Real;
-
-/// Terms that may be summed in the number type before the sum moves on to f64.
-const SHORT_SUM: usize = 64;
+use super::softmax::add_in_short_sums;
 
 /// `value`, or 0 where the logit `z` is −∞: an entry that takes no part.
 #[inline(always)]
@@ -23,20 +21,12 @@ op! {
         [short, row]: [&mut [F]; 2],
         sums: &mut [f64],
     ) {
-        let n = sums.len();
-        let short = &mut short[..n];
-        for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
-            short.fill(F::zero());
-            for (z, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
-                let z = counted::<F, I>(hard, j, z, row);
-                for (&z, short) in z.iter().zip(short.iter_mut()) {
-                    *short += unless_masked(z, z);
-                }
+        add_in_short_sums(z, [short], [sums], |j, z, [short]| {
+            let z = counted::<F, I>(hard, j, z, row);
+            for (&z, short) in z.iter().zip(short) {
+                *short += unless_masked(z, z);
             }
-            for (sum, short) in sums.iter_mut().zip(short.iter()) {
-                *sum += short.widen();
-            }
-        }
+        });
     }
 }
 

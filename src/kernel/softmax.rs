@@ -101,6 +101,30 @@ op! {
     }
 }
 
+/// Adds to `sums` what `add` adds row by row to short sums, which are of few enough rows to be taken
+/// in the number type. All have an entry for each sample; sums that are empty are not wanted.
+#[inline(always)]
+pub(super) fn add_in_short_sums<F: Real, const K: usize>(
+    z: &[F],
+    short: [&mut [F]; K],
+    mut sums: [&mut [f64]; K],
+    mut add: impl FnMut(usize, &[F], [&mut [F]; K]),
+) {
+    let n = sums[0].len();
+    let mut short = short.map(|short| &mut short[..n]);
+    for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
+        short.iter_mut().for_each(|short| short.fill(F::zero()));
+        for (z, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
+            add(j, z, short.each_mut().map(|short| &mut **short));
+        }
+        for (sums, short) in sums.iter_mut().zip(&short) {
+            for (sum, short) in sums.iter_mut().zip(short.iter()) {
+                *sum += short.widen();
+            }
+        }
+    }
+}
+
 op! {
     /// Adds each sample's Σ_j e^(z_j − shift) over the tile to `sums`, the logits as they count;
     /// −∞ adds nothing. `short` and `row` hold a row each.
@@ -111,20 +135,13 @@ op! {
         [short, row]: [&mut [F]; 2],
         sums: &mut [f64],
     ) {
-        let n = sums.len();
-        let (shift, short) = (&shift[..n], &mut short[..n]);
-        for (block, rows) in z.chunks(n * SHORT_SUM).enumerate() {
-            short.fill(F::zero());
-            for (z, j) in rows.chunks_exact(n).zip(block * SHORT_SUM..) {
-                let z = counted::<F, I>(hard, j, z, row);
-                for ((&z, &shift), short) in z.iter().zip(shift).zip(short.iter_mut()) {
-                    *short += (z - shift).exp_inline::<I>();
-                }
+        let shift = &shift[..sums.len()];
+        add_in_short_sums(z, [short], [sums], |j, z, [short]| {
+            let z = counted::<F, I>(hard, j, z, row);
+            for ((&z, &shift), short) in z.iter().zip(shift).zip(short) {
+                *short += (z - shift).exp_inline::<I>();
             }
-            for (sum, short) in sums.iter_mut().zip(short.iter()) {
-                *sum += short.widen();
-            }
-        }
+        });
     }
 }
 
