@@ -82,11 +82,4 @@ impl<F: Real> Gradients<F> {
         let actual: Vec<usize> = of_bias.iter().map(|bias| bias.len()).collect();
         Error::check_shape("gradients of bias", &expected, &actual)
     }
-
-    /// Fills every gradient with zeros: no sample counts.
-    pub(crate) fn clear(&mut self) {
-        self.embeddings.fill(F::zero());
-        self.weights.fill(F::zero());
-        self.bias.iter_mut().for_each(|bias| bias.fill(F::zero()));
-    }
 }

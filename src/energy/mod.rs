@@ -89,7 +89,7 @@ pub fn hyperspherical_energy<F: Real>(
     riesz: Riesz,
     space: Space,
 ) -> Result<(F, Array2<F>), Error> {
-    F::run::<Energy<'_>>((w, None, riesz, space))
+    energy(w, None, riesz, space)
 }
 
 /// The hyperspherical energy of a mini-batch, and its gradient: the pairs of a class of the batch
@@ -147,28 +147,32 @@ pub fn hyperspherical_energy_of_batch<F: Real>(
     labels: &[usize],
     riesz: Riesz,
 ) -> Result<(F, Array2<F>), Error> {
-    F::run::<Energy<'_>>((w, Some(labels), riesz, Space::Full))
+    energy(w, Some(labels), riesz, Space::Full)
 }
 
-type Input<'a, F> = (&'a ArrayRef2<F>, Option<&'a [usize]>, Riesz, Space);
-
-job!(Energy<'a>, Input<'a, F> => Result<(F, Array2<F>), Error>, energy);
-
-/// The energy of all classes, or of those of a batch with these labels. Its loops are compiled for
-/// each exponent in each space.
-fn energy<F: Real>(input: Input<'_, F>) -> Result<(F, Array2<F>), Error> {
-    match (input.2, input.3) {
-        (Riesz::Log, Space::Full) => energy_of::<F, 0, false>(input),
-        (Riesz::One, Space::Full) => energy_of::<F, 1, false>(input),
-        (Riesz::Two, Space::Full) => energy_of::<F, 2, false>(input),
-        (Riesz::Log, Space::Half) => energy_of::<F, 0, true>(input),
-        (Riesz::One, Space::Half) => energy_of::<F, 1, true>(input),
-        (Riesz::Two, Space::Half) => energy_of::<F, 2, true>(input),
+job!(
+    /// The energy of all classes, or of those of a batch with these labels. Its loops are compiled
+    /// for each exponent in each space.
+    fn energy<'a>(
+        w: &'a ArrayRef2<F>,
+        labels: Option<&'a [usize]>,
+        riesz: Riesz,
+        space: Space,
+    ) -> Result<(F, Array2<F>), Error> {
+        match (riesz, space) {
+            (Riesz::Log, Space::Full) => energy_of::<F, 0, false>(w, labels),
+            (Riesz::One, Space::Full) => energy_of::<F, 1, false>(w, labels),
+            (Riesz::Two, Space::Full) => energy_of::<F, 2, false>(w, labels),
+            (Riesz::Log, Space::Half) => energy_of::<F, 0, true>(w, labels),
+            (Riesz::One, Space::Half) => energy_of::<F, 1, true>(w, labels),
+            (Riesz::Two, Space::Half) => energy_of::<F, 2, true>(w, labels),
+        }
     }
-}
+);
 
 fn energy_of<F: Real, const S: u8, const HALF: bool>(
-    (w, labels, ..): Input<'_, F>,
+    w: &ArrayRef2<F>,
+    labels: Option<&[usize]>,
 ) -> Result<(F, Array2<F>), Error> {
     let mut counts = vec![usize::from(labels.is_none()); w.nrows()];
     if let Some(labels) = labels {

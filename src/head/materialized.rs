@@ -22,7 +22,7 @@ impl<F: Real> NormalizedLogits<F> {
         loss: &dyn MarginLoss,
         labels: &[usize],
     ) -> Result<Forward<F>, Error> {
-        F::run::<Losses<'_>>((self, loss, labels))
+        losses(self, loss, labels)
     }
 
     /// See [`MarginLoss::backward_into`].
@@ -34,12 +34,12 @@ impl<F: Real> NormalizedLogits<F> {
         reduction: Reduction<'_, F>,
         gradients: &mut LogitGradients<F>,
     ) -> Result<(), Error> {
-        F::run::<WithGradients<'_, '_>>((self, loss, labels, forward, reduction, gradients))
+        with_gradients(self, loss, labels, forward, reduction, gradients)
     }
 
     /// See [`MarginLoss::margin_free_logits`].
     pub(crate) fn margin_free_of(&self, loss: &dyn MarginLoss) -> Result<Array2<F>, Error> {
-        F::run::<MarginFree<'_>>((self, loss))
+        margin_free(self, loss)
     }
 
     /// What a step over these logits reads. Their norms alone, where only the cosines are known, are
@@ -85,61 +85,60 @@ impl<F: Real> NormalizedLogits<F> {
 }
 
 job!(
-    Losses<'a>,
-    (&'a NormalizedLogits<F>, &'a dyn MarginLoss, &'a [usize]) => Result<Forward<F>, Error>,
-    losses
+    fn losses<'a>(
+        logits: &'a NormalizedLogits<F>,
+        loss: &'a dyn MarginLoss,
+        labels: &'a [usize],
+    ) -> Result<Forward<F>, Error> {
+        let input = logits.input(loss, Some(labels), None)?;
+        let forward = step(loss, &input, &mut Workspace::default(), Ranks(None), None)?;
+        if logits.source.is_some() {
+            return Ok(forward);
+        }
+        Ok(forward.with_sub_centers(|i| logits.nearest(i, labels[i])))
+    }
 );
 
-fn losses<F: Real>(
-    (logits, loss, labels): (&NormalizedLogits<F>, &dyn MarginLoss, &[usize]),
-) -> Result<Forward<F>, Error> {
-    let input = logits.input(loss, Some(labels), None)?;
-    let forward = step(loss, &input, &mut Workspace::default(), Ranks(None), None)?;
-    if logits.source.is_some() {
-        return Ok(forward);
+job!(
+    fn with_gradients<'a>(
+        logits: &'a NormalizedLogits<F>,
+        loss: &'a dyn MarginLoss,
+        labels: &'a [usize],
+        forward: &'a Forward<F>,
+        reduction: Reduction<'a, F>,
+        gradients: &'a mut LogitGradients<F>,
+    ) -> Result<(), Error> {
+        let input = logits.input(loss, Some(labels), Some(reduction))?;
+        let mut workspace = Workspace::default();
+        let mut step = Step::agreed(loss, &input, &mut workspace, Ranks(None), Demand::Cosines)?;
+        Error::check_shape("forward", &[labels.len()], forward.losses.shape())?;
+        gradients.check(logits)?;
+        step.first_sweep(&input, &mut []);
+        let found = step.forward(&input)?;
+        step.keep_pairs(&input, false);
+        step.check_forward(forward, &found, logits.cosines.ncols())?;
+        let slopes = step.cosine_slopes(loss, &input);
+        step.check_cosines(&slopes)?;
+        gradients.clear(labels, logits);
+        if step.plan.samples < labels.len() {
+            gradients.cosines.fill(F::zero());
+        }
+        gradients.bias_gradient = found.reduced_bias(reduction);
+        if step.plan.samples > 0 {
+            step.sweep_cosines(&input, gradients.cosines.view_mut())?;
+            step.finish_cosines(&slopes, logits, gradients);
+        }
+        Ok(())
     }
-    Ok(forward.with_sub_centers(|i| logits.nearest(i, labels[i])))
-}
-
-job!(WithGradients<'a, 'r>, Backward<'a, 'r, F> => Result<(), Error>, with_gradients);
-type Backward<'a, 'r, F> = (
-    &'a NormalizedLogits<F>,
-    &'a dyn MarginLoss,
-    &'a [usize],
-    &'a Forward<F>,
-    Reduction<'r, F>,
-    &'a mut LogitGradients<F>,
 );
-
-fn with_gradients<F: Real>(
-    (logits, loss, labels, forward, reduction, gradients): Backward<'_, '_, F>,
-) -> Result<(), Error> {
-    let input = logits.input(loss, Some(labels), Some(reduction))?;
-    let mut workspace = Workspace::default();
-    let mut step = Step::agreed(loss, &input, &mut workspace, Ranks(None), Demand::Cosines)?;
-    Error::check_shape("forward", &[labels.len()], forward.losses.shape())?;
-    gradients.check(logits)?;
-    step.first_sweep(&input, &mut []);
-    let found = step.forward(&input)?;
-    step.keep_pairs(&input, false);
-    step.check_forward(forward, &found, logits.cosines.ncols())?;
-    let slopes = step.cosine_slopes(loss, &input);
-    step.check_cosines(&slopes)?;
-    gradients.clear(labels, logits);
-    if step.plan.samples < labels.len() {
-        gradients.cosines.fill(F::zero());
-    }
-    gradients.bias_gradient = found.reduced_bias(reduction);
-    if step.plan.samples > 0 {
-        step.sweep_cosines(&input, gradients.cosines.view_mut());
-        step.finish_cosines(&slopes, logits, gradients);
-    }
-    Ok(())
-}
 
 impl<F: Real> Step<'_, F> {
     /// Writes the gradients of the cosines but for the pairs of the samples.
-    fn sweep_cosines(&mut self, input: &StepInput<'_, F>, gradients: ArrayViewMut2<'_, F>) {
+    fn sweep_cosines(
+        &mut self,
+        input: &StepInput<'_, F>,
+        gradients: ArrayViewMut2<'_, F>,
+    ) -> Result<(), Error> {
         let Some(cosines) = self.plan.whole_rows(&input.classes) else {
             let chunks = Chunk::with_cosines(&self.plan, input.classes, gradients);
             return self.second_sweep(input.embeddings, chunks, &mut Array2::zeros((0, 0)));
@@ -148,6 +147,7 @@ impl<F: Real> Step<'_, F> {
         self.sweep(input.embeddings, |sweep, _, workers| {
             sweep.backward_rows(cosines, gradients, workers);
         });
+        Ok(())
     }
 
     /// Refuses a `forward` that is not the one `found` in this step, but for the order of its sums.
@@ -298,33 +298,30 @@ fn nearest_slope(NearestPair { pair, .. }: &NearestPair) -> f64 {
 }
 
 job!(
-    MarginFree<'a>,
-    (&'a NormalizedLogits<F>, &'a dyn MarginLoss) => Result<Array2<F>, Error>,
-    margin_free
-);
-
-fn margin_free<F: Real>(
-    (logits, loss): (&NormalizedLogits<F>, &dyn MarginLoss),
-) -> Result<Array2<F>, Error> {
-    let mut input = logits.input(loss, None, None)?;
-    if logits.ignored.is_some() {
-        input.settings = input.settings.with_zero_embeddings(ZeroEmbedding::Skip);
-    }
-    input.check_shapes(loss)?;
-    let mut workspace = Workspace::default();
-    let (form, _) = workspace.prepare(loss, &input, 1)?;
-    let weight_norms = logits.norms_of_weights();
-    let mut out = Array2::zeros(logits.cosines.dim());
-    for PreparedSample { row, norm, .. } in workspace.samples {
-        let cosines = logits.cosines.row(row);
-        Zip::indexed(out.row_mut(row)).and(cosines).for_each(|j, out: &mut F, c| {
-            let scale = form.pair_scale(norm, weight_norms[j * logits.sub_centers]);
-            *out = F::narrow(scale * c.widen());
-        });
-        if let Some(bias) = &logits.bias {
-            let mut row = out.row_mut(row);
-            row += bias;
+    fn margin_free<'a>(
+        logits: &'a NormalizedLogits<F>,
+        loss: &'a dyn MarginLoss,
+    ) -> Result<Array2<F>, Error> {
+        let mut input = logits.input(loss, None, None)?;
+        if logits.ignored.is_some() {
+            input.settings = input.settings.with_zero_embeddings(ZeroEmbedding::Skip);
         }
+        input.check_shapes(loss)?;
+        let mut workspace = Workspace::default();
+        let (form, _) = workspace.prepare(loss, &input, 1)?;
+        let weight_norms = logits.norms_of_weights();
+        let mut out = Array2::zeros(logits.cosines.dim());
+        for PreparedSample { row, norm, .. } in workspace.samples {
+            let cosines = logits.cosines.row(row);
+            Zip::indexed(out.row_mut(row)).and(cosines).for_each(|j, out: &mut F, c| {
+                let scale = form.pair_scale(norm, weight_norms[j * logits.sub_centers]);
+                *out = F::narrow(scale * c.widen());
+            });
+            if let Some(bias) = &logits.bias {
+                let mut row = out.row_mut(row);
+                row += bias;
+            }
+        }
+        Ok(out)
     }
-    Ok(out)
-}
+);

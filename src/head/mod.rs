@@ -12,12 +12,9 @@ mod sample_stats;
 mod step;
 mod sweep;
 mod top_k;
-mod turn;
-mod update;
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use ndarray::{Array1, ArrayRef2};
 
@@ -29,7 +26,6 @@ use crate::step::{Collective, Ranks, Settings, SingleProcess, WorkspaceCache, Ze
 use crate::update::WeightUpdate;
 pub(crate) use run::Engine;
 pub use top_k::TopK;
-use turn::Turn;
 
 /// A loss applied to embeddings and class weights, without ever holding the N×C logits.
 ///
@@ -74,8 +70,8 @@ pub struct Head<L, C = SingleProcess> {
     collective: C,
     /// The classes of this rank, where classes are split.
     range: Option<Range<usize>>,
-    /// Whether a step of this rank is in progress.
-    busy: Arc<AtomicBool>,
+    /// Held while a step of this rank is in progress.
+    busy: Arc<Mutex<()>>,
 }
 
 impl<L: MarginLoss> Head<L> {
@@ -228,7 +224,7 @@ impl<L: MarginLoss, C> Head<L, C> {
         C: Collective<F>,
     {
         let _turn = self.turn()?;
-        F::run::<run::Losses<'_, '_>>((self.engine(), *batch))
+        run::forward(self.engine(), *batch, None)
     }
 
     /// The losses of a batch, and the gradients of the reduced losses, which are overwritten.
@@ -247,7 +243,7 @@ impl<L: MarginLoss, C> Head<L, C> {
         C: Collective<F>,
     {
         let _turn = self.turn()?;
-        F::run::<run::WithGradients<'_, '_, '_>>((self.engine(), *batch, reduction, gradients))
+        run::forward(self.engine(), *batch, Some((reduction, gradients)))
     }
 
     /// The losses of a batch, the class weights updated by their gradients, and the gradient `dx`
@@ -299,8 +295,7 @@ impl<L: MarginLoss, C> Head<L, C> {
         C: Collective<F>,
     {
         let _turn = self.turn()?;
-        let input = (self.engine(), batch, reduction, &mut update as _, dx);
-        F::run::<run::WithUpdate<'_, '_, '_, '_>>(input)
+        run::with_update(self.engine(), batch, reduction, &mut update, dx)
     }
 
     /// The nearest class of every embedding (N), without margin: inference. Labels are not read. Of
@@ -326,7 +321,7 @@ impl<L: MarginLoss, C> Head<L, C> {
         C: Collective<F>,
     {
         let _turn = self.turn()?;
-        F::run::<run::Predict<'_, '_>>((self.engine(), *batch))
+        Ok(run::top_k(self.engine(), *batch, None)?.classes.into_iter().collect())
     }
 
     /// The `k` classes with the largest logits of every embedding, without margin, from the largest
@@ -352,7 +347,7 @@ impl<L: MarginLoss, C> Head<L, C> {
         C: Collective<F>,
     {
         let _turn = self.turn()?;
-        F::run::<run::Largest<'_, '_>>((self.engine(), *batch, k))
+        run::top_k(self.engine(), *batch, Some(k))
     }
 
     /// The angle between each embedding and the weight of its class, in radians (N), without a
@@ -377,7 +372,7 @@ impl<L: MarginLoss, C> Head<L, C> {
         C: Collective<F>,
     {
         let _turn = self.turn()?;
-        F::run::<run::TargetAngles<'_, '_>>((self.engine(), *batch))
+        run::target_angles(self.engine(), *batch)
     }
 
     pub(crate) fn engine<F: Real>(&self) -> Engine<'_, F>
@@ -389,8 +384,13 @@ impl<L: MarginLoss, C> Head<L, C> {
         Engine { loss, settings: *settings, workspaces, ranks, range: range.clone() }
     }
 
-    /// The turn of a step, on ranks: their calls must not mix.
-    fn turn(&self) -> Result<Option<Turn<'_>>, Error> {
-        self.range.as_ref().map(|_| Turn::take(&self.busy)).transpose()
+    /// The turn of a step, on ranks: their calls must not mix, and none waits for another.
+    fn turn(&self) -> Result<Option<MutexGuard<'_, ()>>, Error> {
+        let turn = || match self.busy.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::Busy),
+            Err(TryLockError::Poisoned(turn)) => Ok(turn.into_inner()),
+            Ok(turn) => Ok(turn),
+        };
+        self.range.as_ref().map(|_| turn()).transpose()
     }
 }

@@ -6,14 +6,14 @@ use std::ops::Range;
 
 use ndarray::{Array1, ArrayRef2};
 
-use super::step::{nearest, step};
-use super::top_k::{TopK, top_k};
-use super::update::prepare_update;
+use super::step::{Demand, Step, step};
+use super::sweep::Chunk;
+use super::top_k::{TopK, largest};
 use crate::data::{Batch, BatchMut, Forward, Gradients, Reduction, Samples};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::loss::MarginLoss;
-use crate::step::{Ranks, Settings, StepInput, Workspace, WorkspaceCache};
+use crate::step::{Ranks, Settings, StepInput, Workspace, WorkspaceCache, update_step};
 use crate::update::WeightUpdate;
 
 /// What the engine needs of a head.
@@ -32,11 +32,11 @@ impl<F: Real> Engine<'_, F> {
         &self,
         batch: Batch<'_, F>,
         reduction: Option<Reduction<'_, F>>,
-        work: impl FnOnce(&StepInput<'_, F>, &mut Workspace<F>) -> T,
+        work: impl FnOnce(StepInput<'_, F>, &mut Workspace<F>) -> T,
     ) -> T {
         let (rows, offsets) = active(batch.samples, batch.weights.nrows());
         let input = self.input(batch, reduction).sampled(rows.as_deref(), offsets.as_deref());
-        self.workspaces.with(|workspace| work(&input, workspace))
+        self.workspaces.with(|workspace| work(input, workspace))
     }
 
     fn input<'b>(
@@ -63,109 +63,85 @@ fn active<F: Real>(
     (selected, corrected.and_then(|sample| sample.offsets(sub_centers)))
 }
 
-job!(pub(super) Losses<'a, 'b>, (Engine<'a, F>, Batch<'b, F>) => Result<Forward<F>, Error>, losses);
-
-fn losses<F: Real>((engine, batch): (Engine<'_, F>, Batch<'_, F>)) -> Result<Forward<F>, Error> {
-    engine.run(batch, None, |input, workspace| {
-        step(engine.loss, input, workspace, engine.ranks, None)
-    })
-}
+job!(
+    /// The losses, and the gradients of the reduced losses where these are requested.
+    pub(super) fn forward<'a, 'b, 'r>(
+        engine: Engine<'a, F>,
+        batch: Batch<'b, F>,
+        gradients: Option<(Reduction<'r, F>, &'a mut Gradients<F>)>,
+    ) -> Result<Forward<F>, Error> {
+        let (reduction, gradients) = gradients.unzip();
+        engine.run(batch, reduction, |input, workspace| {
+            step(engine.loss, &input, workspace, engine.ranks, gradients)
+        })
+    }
+);
 
 job!(
-    pub(super) WithGradients<'a, 'b, 'r>,
-    (Engine<'a, F>, Batch<'b, F>, Reduction<'r, F>, &'a mut Gradients<F>)
-        => Result<Forward<F>, Error>,
-    with_gradients
+    /// The losses, with the class parameters moved tile by tile, as their gradient is made. Once they
+    /// begin to move, only the sum of the gradient of the embeddings over the ranks can fail.
+    pub(super) fn with_update<'a, 'b: 'a, 'u: 'a>(
+        engine: Engine<'a, F>,
+        batch: &'a mut BatchMut<'b, F>,
+        reduction: Reduction<'a, F>,
+        update: &'a mut (dyn WeightUpdate<F> + 'u),
+        dx: &'a mut ArrayRef2<F>,
+    ) -> Result<Forward<F>, Error> {
+        let (rows, offsets) = active(batch.samples, batch.weights.nrows());
+        let (rows, offsets) = (rows.as_deref(), offsets.as_deref());
+        engine.workspaces.with(|workspace| {
+            let input = engine.input(batch.view(), Some(reduction)).sampled(rows, offsets);
+            let demand = Demand::Update(update, dx);
+            let mut step = Step::agreed(engine.loss, &input, workspace, engine.ranks, demand)?;
+            step.first_sweep(&input, &mut []);
+            let forward = step.forward(&input)?;
+            step.keep_pairs(&input, !dx.is_empty());
+            let chunks = step.plan.chunk_rows(&input.classes);
+            let (shape, bias) = (input.classes.weights.dim(), input.classes.bias.is_some());
+            let updaters = update.begin(&update_step(&step.bounds, shape, &chunks, bias))?;
+            Error::check_shape("updaters", &[chunks.len()], &[updaters.len()])?;
+            let x = batch.embeddings;
+            let chunks = Chunk::moving(&step.plan, batch.classes(rows, offsets), updaters);
+            step.second_sweep(x, chunks, dx)?;
+            Ok(forward)
+        })
+    }
 );
-
-fn with_gradients<F: Real>(
-    (engine, batch, reduction, gradients): (
-        Engine<'_, F>,
-        Batch<'_, F>,
-        Reduction<'_, F>,
-        &mut Gradients<F>,
-    ),
-) -> Result<Forward<F>, Error> {
-    engine.run(batch, Some(reduction), |input, workspace| {
-        step(engine.loss, input, workspace, engine.ranks, Some(gradients))
-    })
-}
 
 job!(
-    pub(super) WithUpdate<'a, 'b: 'a, 'r, 'u: 'a>,
-    UpdateInput<'a, 'b, 'r, 'u, F> => Result<Forward<F>, Error>,
-    with_update
+    /// The k nearest classes of each embedding, without k the nearest.
+    pub(super) fn top_k<'a, 'b>(
+        engine: Engine<'a, F>,
+        batch: Batch<'b, F>,
+        k: Option<usize>,
+    ) -> Result<TopK<F>, Error> {
+        engine.run(batch.without_labels(), None, |input, workspace| {
+            let input = StepInput { most: k.unwrap_or(0), ..input };
+            largest(engine.loss, &input, workspace, engine.ranks, k)
+        })
+    }
 );
-pub(super) type UpdateInput<'a, 'b, 'r, 'u, F> = (
-    Engine<'a, F>,
-    &'a mut BatchMut<'b, F>,
-    Reduction<'r, F>,
-    &'a mut (dyn WeightUpdate<F> + 'u),
-    &'a mut ArrayRef2<F>,
-);
-
-fn with_update<F: Real>(
-    (engine, batch, reduction, update, dx): UpdateInput<'_, '_, '_, '_, F>,
-) -> Result<Forward<F>, Error> {
-    let (rows, offsets) = active(batch.samples, batch.weights.nrows());
-    let (rows, offsets) = (rows.as_deref(), offsets.as_deref());
-    engine.workspaces.with(|workspace| {
-        let input = engine.input(batch.view(), Some(reduction)).sampled(rows, offsets);
-        let wanted = (&*update, &*dx);
-        let ready = prepare_update(engine.loss, &input, workspace, engine.ranks, wanted)?;
-        let x = batch.embeddings;
-        ready.run(x, batch.classes(rows, offsets), update, dx)
-    })
-}
 
 job!(
-    pub(super) Predict<'a, 'b>,
-    (Engine<'a, F>, Batch<'b, F>) => Result<Vec<usize>, Error>,
-    predict
+    /// The angle of each sample with its class; π/2 for one that does not count.
+    pub(super) fn target_angles<'a, 'b>(
+        engine: Engine<'a, F>,
+        batch: Batch<'b, F>,
+    ) -> Result<Array1<F>, Error> {
+        engine.run(batch, None, |input, _| {
+            let ranks = engine.ranks;
+            let angles = ranks
+                .check_classes(engine.loss, &input)
+                .and_then(|()| input.check_shapes(engine.loss))
+                .and_then(|()| input.check_labeled())
+                .and_then(|()| input.target_angles(engine.loss));
+            let counted = angles.as_ref().map(|_| 0).map_err(Clone::clone);
+            ranks.agree(engine.loss, &input, counted, false)?;
+            let mut angles: Vec<F> = angles?.into_iter().map(F::narrow).collect();
+            ranks.max(&mut angles)?;
+            let right = F::narrow(std::f64::consts::FRAC_PI_2);
+            let angle = |angle| if angle < F::zero() { right } else { angle };
+            Ok(angles.into_iter().map(angle).collect())
+        })
+    }
 );
-
-fn predict<F: Real>((engine, batch): (Engine<'_, F>, Batch<'_, F>)) -> Result<Vec<usize>, Error> {
-    engine.run(batch.without_labels(), None, |input, workspace| {
-        nearest(engine.loss, input, workspace, engine.ranks)
-    })
-}
-
-job!(
-    pub(super) Largest<'a, 'b>,
-    (Engine<'a, F>, Batch<'b, F>, usize) => Result<TopK<F>, Error>,
-    largest
-);
-
-fn largest<F: Real>(
-    (engine, batch, k): (Engine<'_, F>, Batch<'_, F>, usize),
-) -> Result<TopK<F>, Error> {
-    engine.run(batch.without_labels(), None, |input, workspace| {
-        let input = StepInput { most: k, ..input.clone() };
-        top_k(engine.loss, &input, workspace, engine.ranks)
-    })
-}
-
-job!(
-    pub(super) TargetAngles<'a, 'b>,
-    (Engine<'a, F>, Batch<'b, F>) => Result<Array1<F>, Error>,
-    target_angles
-);
-
-fn target_angles<F: Real>(
-    (engine, batch): (Engine<'_, F>, Batch<'_, F>),
-) -> Result<Array1<F>, Error> {
-    engine.run(batch, None, |input, _| {
-        let ranks = engine.ranks;
-        let angles = ranks
-            .check_classes(engine.loss, input)
-            .and_then(|()| input.check_shapes(engine.loss))
-            .and_then(|()| input.check_labeled())
-            .and_then(|()| input.target_angles(engine.loss));
-        let counted = angles.as_ref().map(|_| 0).map_err(Clone::clone);
-        ranks.agree(engine.loss, input, counted, false)?;
-        let mut angles: Vec<F> = angles?.into_iter().map(F::narrow).collect();
-        ranks.max(&mut angles)?;
-        let right = F::narrow(std::f64::consts::FRAC_PI_2);
-        Ok(angles.into_iter().map(|angle| if angle < F::zero() { right } else { angle }).collect())
-    })
-}

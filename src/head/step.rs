@@ -5,7 +5,7 @@ use std::mem::take;
 use ndarray::{Array, ArrayRef2, ArrayView2, Dimension};
 
 use super::sweep::{Chunk, Sweep};
-use crate::data::{Bounds, Forward, Gradients, IGNORED};
+use crate::data::{Bounds, Forward, Gradients};
 use crate::error::Error;
 use crate::kernel::Real;
 use crate::loss::MarginLoss;
@@ -28,21 +28,23 @@ pub(super) enum Demand<'a, F> {
 
 impl<F: Real> Demand<'_, F> {
     fn check_shapes(&self, input: &StepInput<'_, F>) -> Result<(), Error> {
+        if matches!(self, Demand::Nearest) {
+            return Ok(());
+        }
+        input.check_labeled()?;
         let (rows, dims) = input.embeddings.dim();
         match self {
-            Demand::Nearest => Ok(()),
-            Demand::Losses | Demand::Cosines => input.check_labeled(),
             Demand::Gradients(gradients) => {
-                input.check_labeled()?;
                 gradients.check((rows, dims), input.classes.len(), input.classes.bias.is_some())
             }
-            Demand::Update(_, embeddings) if embeddings.is_empty() => Ok(()),
-            Demand::Update(_, embeddings) => {
+            Demand::Update(_, embeddings) if !embeddings.is_empty() => {
                 Error::check_shape("gradients of embeddings", &[rows, dims], embeddings.shape())
             }
+            _ => Ok(()),
         }
     }
 
+    /// Whether the gradient of the embeddings is requested.
     fn embeddings(&self) -> bool {
         match self {
             Demand::Nearest | Demand::Losses | Demand::Cosines => false,
@@ -66,33 +68,7 @@ pub(crate) fn step<F: Real>(
         step.first_sweep(input, &mut []);
         return step.forward(input);
     };
-    if step.plan.samples == 0 {
-        gradients.clear();
-        return step.forward(input);
-    }
     step.forward_backward(input, gradients)
-}
-
-/// The nearest class of every embedding, without margin: a first sweep whose samples have no class
-/// of their own.
-pub(super) fn nearest<F: Real>(
-    loss: &dyn MarginLoss,
-    input: &StepInput<'_, F>,
-    workspace: &mut Workspace<F>,
-    ranks: Ranks<'_, F>,
-) -> Result<Vec<usize>, Error> {
-    let mut step = Step::agreed(loss, input, workspace, ranks, Demand::Nearest)?;
-    step.first_sweep(input, &mut []);
-    let rows = input.embeddings.nrows();
-    let (mut logits, mut classes) = (vec![F::neg_infinity(); rows], vec![IGNORED; rows]);
-    for (i, sample) in step.workspace.samples.iter().enumerate() {
-        if let Some((class, logit)) = step.workspace.nearest_negative(i) {
-            logits[sample.row] = logit;
-            classes[sample.row] = input.classes.label_of(class);
-        }
-    }
-    ranks.nearest(&mut logits, &mut classes)?;
-    Ok(classes)
 }
 
 /// Checks everything and sizes the buffers of the sweeps; returns how these are cut, and bounds on
@@ -185,16 +161,14 @@ impl<'a, F: Real> Step<'a, F> {
         self.keep_pairs(input, !embeddings.is_empty());
         let outputs = [rows, bias_row.unwrap_or_default()];
         let chunks = Chunk::fixed(&self.plan, input.classes, outputs);
-        self.second_sweep(input.embeddings, chunks, embeddings);
+        self.second_sweep(input.embeddings, chunks, embeddings)?;
         if let Some(copy) = weights_copy {
             weights.assign(&copy);
         }
         if let (Some(bias), Some(copy)) = (bias, bias_copy) {
             bias.assign(&copy);
         }
-        let forward = forward.map_or_else(|| self.forward(input), Ok)?;
-        self.ranks.sum_embeddings(embeddings)?;
-        Ok(forward)
+        forward.map_or_else(|| self.forward(input), Ok)
     }
 
     /// The terms of a binary loss, whose pairs need nothing of each other: its losses come from the
@@ -249,13 +223,19 @@ impl<'a, F: Real> Step<'a, F> {
     }
 
     /// The second sweep: writes the gradients of the `chunks` or updates them, and writes the
-    /// gradient of the `embeddings` unless it is empty.
+    /// gradient of the `embeddings`, summed over the ranks, unless it is empty. Zeros where no sample
+    /// counts.
     pub fn second_sweep(
         &mut self,
         x: ArrayView2<'_, F>,
         chunks: Vec<Chunk<'_, F>>,
         embeddings: &mut ArrayRef2<F>,
-    ) {
+    ) -> Result<(), Error> {
+        if self.plan.samples == 0 {
+            self.sweep(x, |sweep, _, workers| sweep.update_by_zeros(chunks, workers));
+            embeddings.fill(F::zero());
+            return Ok(());
+        }
         self.workspace.set_coefficients(&self.plan, &self.bounds);
         self.sweep(x, |sweep, found, workers| {
             sweep.backward(chunks, found, workers);
@@ -263,6 +243,7 @@ impl<'a, F: Real> Step<'a, F> {
                 sweep.embedding_gradients(found, embeddings.view_mut(), workers);
             }
         });
+        self.ranks.sum_embeddings(embeddings)
     }
 
     /// Runs a sweep, which reads the workspace while it writes these parts of it.

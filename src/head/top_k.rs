@@ -61,16 +61,18 @@ fn keep_first<F: Real>(entries: &mut Vec<Entry<F>>, most: usize) {
     entries.truncate(most);
 }
 
-/// See [`Head::top_k`](crate::Head::top_k).
-pub(super) fn top_k<F: Real>(
+/// The `k` nearest classes of every embedding, without margin: a first sweep whose samples have no
+/// class of their own. Without `k` the nearest alone, of which a sweep knows in any case.
+pub(super) fn largest<F: Real>(
     loss: &dyn MarginLoss,
     input: &StepInput<'_, F>,
     workspace: &mut Workspace<F>,
     ranks: Ranks<'_, F>,
+    k: Option<usize>,
 ) -> Result<TopK<F>, Error> {
-    let k = input.most;
     let mut step = Step::agreed(loss, input, workspace, ranks, Demand::Nearest)?;
-    let valid = (1..=step.classes()).contains(&k);
+    let valid = k.is_none_or(|k| (1..=step.classes()).contains(&k));
+    let k = k.unwrap_or(1);
     Error::check_parameter("k", k as f64, "between 1 and the number of classes", valid)?;
     step.first_sweep(input, &mut []);
     let rows = input.embeddings.nrows();
@@ -78,9 +80,12 @@ pub(super) fn top_k<F: Real>(
     let (form, Workspace { samples, chunks, .. }) = (step.plan.form, &*step.workspace);
     for (i, sample) in samples.iter().enumerate() {
         let all = chunks.iter().flat_map(|chunk| chunk.top_of(i)).filter(|entry| entry.is_some());
-        let all = all.map(|entry| (entry.logit, input.classes.label_of(entry.class)));
-        entries[sample.row].extend(all);
-        keep_first(&mut entries[sample.row], k);
+        let all = all.map(|entry| (entry.logit, entry.class));
+        let nearest = step.workspace.nearest_negative(i).filter(|_| input.most == 0);
+        let all = all.chain(nearest.map(|(class, logit)| (logit, class)));
+        let entries = &mut entries[sample.row];
+        entries.extend(all.map(|(logit, class)| (logit, input.classes.label_of(class))));
+        keep_first(entries, k);
     }
     let mut merged = of_all_ranks(entries, k, ranks)?;
     // Their order is that of the products.

@@ -5,33 +5,45 @@
 //! of its dependencies. A [`Job`](super::Job) has a function for `f32` and one for `f64`, neither of them
 //! generic, and generic code runs the right one.
 
-/// Declares a [`Job`](super::Job) that runs the generic function `$run`, from its argument to its result for
-/// numbers `F`: `job!(Name<'a>, Input<'a, F> => Result<F, Error>, run)`; a caller runs
-/// `F::run::<Name<'_>>(input)`.
+/// Declares a function for numbers `F` whose body is a [`Job`](super::Job):
+/// `job!(fn name<'a>(input: Input<'a, F>) -> Result<F, Error> { .. });`.
 macro_rules! job {
     (
-        $visibility:vis $name:ident<$($lifetime:lifetime $(: $bound:lifetime)?),*>,
-        $input:ty => $output:ty, $run:path
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident<$($lifetime:lifetime $(: $bound:lifetime)?),*>(
+            $($argument:ident: $type:ty),* $(,)?
+        ) -> $output:ty $body:block
     ) => {
-        $visibility enum $name<$($lifetime $(: $bound)?),*> {
-            #[allow(dead_code)] // never made: the lifetimes have to be used
-            Never(std::convert::Infallible, $(std::marker::PhantomData<&$lifetime ()>),*),
-        }
-
-        impl<$($lifetime $(: $bound)?),*> crate::kernel::Job for $name<$($lifetime),*> {
-            type Input<F: crate::kernel::Real> = $input;
-            type Output<F: crate::kernel::Real> = $output;
-
-            // Not inlined: the function would be compiled where it is called after all.
-            #[inline(never)]
-            fn run_f32(input: Self::Input<f32>) -> Self::Output<f32> {
-                $run(input)
+        $(#[$attribute])*
+        $visibility fn $name<$($lifetime $(: $bound)?,)* F: crate::kernel::Real>(
+            $($argument: $type),*
+        ) -> $output {
+            enum Entrance<$($lifetime $(: $bound)?),*> {
+                #[allow(dead_code)] // never made: the lifetimes have to be used
+                Never(std::convert::Infallible, $(std::marker::PhantomData<&$lifetime ()>),*),
             }
 
-            #[inline(never)]
-            fn run_f64(input: Self::Input<f64>) -> Self::Output<f64> {
-                $run(input)
+            impl<$($lifetime $(: $bound)?),*> crate::kernel::Job for Entrance<$($lifetime),*> {
+                type Input<F: crate::kernel::Real> = ($($type,)*);
+                type Output<F: crate::kernel::Real> = $output;
+
+                // Not inlined: the function would be compiled where it is called after all.
+                #[inline(never)]
+                fn run_f32(input: Self::Input<f32>) -> Self::Output<f32> {
+                    body(input)
+                }
+
+                #[inline(never)]
+                fn run_f64(input: Self::Input<f64>) -> Self::Output<f64> {
+                    body(input)
+                }
             }
+
+            fn body<$($lifetime $(: $bound)?,)* F: crate::kernel::Real>(
+                ($($argument,)*): ($($type,)*),
+            ) -> $output $body
+
+            F::run::<Entrance<$($lifetime),*>>(($($argument,)*))
         }
     };
 }

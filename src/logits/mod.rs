@@ -70,14 +70,7 @@ impl<F: Real> NormalizedLogits<F> {
     /// # Errors
     /// [`Error::Empty`], [`Error::Shape`], [`Error::NonFinite`].
     pub fn new(x: &ArrayRef2<F>, w: &ArrayRef2<F>) -> Result<Self, Error> {
-        F::run::<FromVectors<'_>>((x, w))
-    }
-
-    fn from_vectors((x, w): (&ArrayRef2<F>, &ArrayRef2<F>)) -> Result<Self, Error> {
-        let source = Source::new(x, w)?;
-        let narrow = |norms: &[f64]| norms.iter().map(|&norm| F::narrow(norm)).collect();
-        let norms = source.norms.each_ref().map(|norms| narrow(norms));
-        Ok(Self::of(source.cosines(), norms, Some(source)))
+        from_vectors(x, w)
     }
 
     fn of(cosines: Array2<F>, norms: [Array1<F>; 2], source: Option<Source<F>>) -> Self {
@@ -274,11 +267,26 @@ impl<F: Real> NormalizedLogits<F> {
     /// [`with_labels`](LogitGradients::with_labels); [`Error::Shape`] or [`Error::Label`] where the
     /// gradients are those of other logits.
     pub fn backward(&self, gradients: &LogitGradients<F>) -> Result<Gradients<F>, Error> {
-        F::run::<Backward<'_>>((self, gradients))
+        backward(self, gradients)
     }
+}
 
-    fn through_normalization(
-        (logits, gradients): (&Self, &LogitGradients<F>),
+job!(
+    fn from_vectors<'a>(
+        x: &'a ArrayRef2<F>,
+        w: &'a ArrayRef2<F>,
+    ) -> Result<NormalizedLogits<F>, Error> {
+        let source = Source::new(x, w)?;
+        let narrow = |norms: &[f64]| norms.iter().map(|&norm| F::narrow(norm)).collect();
+        let norms = source.norms.each_ref().map(|norms| narrow(norms));
+        Ok(NormalizedLogits::of(source.cosines(), norms, Some(source)))
+    }
+);
+
+job!(
+    fn backward<'a>(
+        logits: &'a NormalizedLogits<F>,
+        gradients: &'a LogitGradients<F>,
     ) -> Result<Gradients<F>, Error> {
         let detached = Error::Unsupported(
             "these logits were built from cosines: build them with NormalizedLogits::new to get \
@@ -287,16 +295,4 @@ impl<F: Real> NormalizedLogits<F> {
         let source = logits.source.as_ref().ok_or(detached)?;
         Ok(Backprop::new(logits, source, gradients)?.run())
     }
-}
-
-job!(
-    FromVectors<'a>,
-    (&'a ArrayRef2<F>, &'a ArrayRef2<F>) => Result<NormalizedLogits<F>, Error>,
-    NormalizedLogits::from_vectors
-);
-
-job!(
-    Backward<'a>,
-    (&'a NormalizedLogits<F>, &'a LogitGradients<F>) => Result<Gradients<F>, Error>,
-    NormalizedLogits::through_normalization
 );

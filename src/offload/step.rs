@@ -136,56 +136,50 @@ impl<L: MarginLoss> Head<L> {
         (x, own, bias): (&'a ArrayRef2<F>, &'a ArrayRef2<F>, Option<&'a ArrayRef1<F>>),
         reduction: Option<Reduction<'a, F>>,
     ) -> Result<OffloadedStep<'a, F>, Error> {
-        F::run::<Offload<'_, '_, '_>>((self.engine(), classes, (x, own, bias), reduction))
+        offload(self.engine(), classes, (x, own, bias), reduction)
     }
 }
 
 job!(
-    Offload<'a, 'c: 'a, 'e>,
-    OffloadInput<'a, 'c, 'e, F> => Result<OffloadedStep<'a, F>, Error>,
-    offload
-);
-type OffloadInput<'a, 'c, 'e, F> = (
-    Engine<'e, F>,
-    &'a OffloadedClasses<'c>,
-    (&'a ArrayRef2<F>, &'a ArrayRef2<F>, Option<&'a ArrayRef1<F>>),
-    Option<Reduction<'a, F>>,
-);
-
-fn offload<'a, F: Real>(
-    (engine, classes, (x, own, bias), reduction): OffloadInput<'a, '_, '_, F>,
-) -> Result<OffloadedStep<'a, F>, Error> {
-    let Engine { loss, settings, .. } = engine;
-    let OffloadedClasses { ref own_rows, samples, .. } = *classes;
-    let Samples { labels, sub_centers, .. } = samples;
-    Error::check_not_empty("embeddings", x.shape())?;
-    Error::check_shape("class weights", &[own_rows.len(), x.ncols()], own.shape())?;
-    if let Some(bias) = bias {
-        Error::check_shape("bias", &[classes.classes * sub_centers], bias.shape())?;
+    fn offload<'a, 'c: 'a, 'e>(
+        engine: Engine<'e, F>,
+        classes: &'a OffloadedClasses<'c>,
+        vectors: (&'a ArrayRef2<F>, &'a ArrayRef2<F>, Option<&'a ArrayRef1<F>>),
+        reduction: Option<Reduction<'a, F>>,
+    ) -> Result<OffloadedStep<'a, F>, Error> {
+        let (x, own, bias) = vectors;
+        let Engine { loss, settings, .. } = engine;
+        let OffloadedClasses { ref own_rows, samples, .. } = *classes;
+        let Samples { labels, sub_centers, .. } = samples;
+        Error::check_not_empty("embeddings", x.shape())?;
+        Error::check_shape("class weights", &[own_rows.len(), x.ncols()], own.shape())?;
+        if let Some(bias) = bias {
+            Error::check_shape("bias", &[classes.classes * sub_centers], bias.shape())?;
+        }
+        if let Some(labels) = labels {
+            Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
+            loss.check_classes(classes.classes)?;
+        }
+        let gathered = Classes::gathered(own.view(), bias.map(|bias| bias.view()), own_rows);
+        let input = StepInput {
+            embeddings: x.view(),
+            classes: Classes { sub_centers, ..gathered },
+            samples: Samples { sample: None, ..samples },
+            range: 0..classes.classes,
+            whole: true,
+            settings,
+            most: 0,
+            reduction,
+        };
+        let mut workspace = Workspace::default();
+        let form = workspace.prepare_without_sweeps(loss, &input)?;
+        form.check_correction(classes.offsets::<F>().is_some())?;
+        workspace.write_targets(x.nrows());
+        workspace.set_hard(form, |norm| form.offloaded_scale::<F>(norm));
+        let smoothing = Smoothing::new(form.smoothing, classes.active());
+        Ok(OffloadedStep { classes, input, form, workspace, smoothing })
     }
-    if let Some(labels) = labels {
-        Error::check_shape("labels", &[x.nrows()], &[labels.len()])?;
-        loss.check_classes(classes.classes)?;
-    }
-    let gathered = Classes::gathered(own.view(), bias.map(|bias| bias.view()), own_rows);
-    let input = StepInput {
-        embeddings: x.view(),
-        classes: Classes { sub_centers, ..gathered },
-        samples: Samples { sample: None, ..samples },
-        range: 0..classes.classes,
-        whole: true,
-        settings,
-        most: 0,
-        reduction,
-    };
-    let mut workspace = Workspace::default();
-    let form = workspace.prepare_without_sweeps(loss, &input)?;
-    form.check_correction(classes.offsets::<F>().is_some())?;
-    workspace.write_targets(x.nrows());
-    workspace.set_hard(form, |norm| form.offloaded_scale::<F>(norm));
-    let smoothing = Smoothing::new(form.smoothing, classes.active());
-    Ok(OffloadedStep { classes, input, form, workspace, smoothing })
-}
+);
 
 impl<'a, F: Real> OffloadedStep<'a, F> {
     /// The same step with a class prior `p` (C), as

@@ -37,23 +37,6 @@ impl<F: Real> Ranks<'_, F> {
         Ok(())
     }
 
-    /// Of each row of the batch the nearest class of all ranks, by its logit and number.
-    pub fn nearest(self, logits: &mut [F], classes: &mut [usize]) -> Result<(), Error> {
-        if self.0.is_none() {
-            return Ok(());
-        }
-        let own = logits.to_vec();
-        self.max(logits)?;
-        let candidates = own.iter().zip(&*logits).zip(&*classes);
-        let candidates = candidates.map(|((own, max), &class)| candidate(class, *own, *max));
-        let mut candidates: Vec<F> = candidates.collect();
-        self.max(&mut candidates)?;
-        for (class, nearest) in classes.iter_mut().zip(candidates) {
-            *class = lowest_class(nearest);
-        }
-        Ok(())
-    }
-
     /// Completes the stats of all samples by what the other ranks know; the batch has `rows`.
     ///
     /// Three calls exchange all there is to know of a sample, whatever the loss: the largest logits;

@@ -19,7 +19,7 @@ use std::ops::Range;
 use ndarray::{ArrayRef1, ArrayRef2, ArrayView1, ArrayViewMut1, Axis};
 
 pub use adamw::AdamW;
-use apply::{Apply, Begin, Input};
+use apply::{Begin, Input, apply};
 pub use sgd::Sgd;
 
 use crate::error::Error;
@@ -138,7 +138,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
     ) -> Result<(), Error> {
         let (values, gradient) = (w.view_mut(), gradient.view());
         let begin: Box<Begin<'_, F>> = Box::new(move |step| self.begin(step));
-        F::run::<Apply<'_>>(Input { begin, is_bias: false, values, rows, gradient })
+        apply(Input { begin, is_bias: false, values, rows, gradient })
     }
 
     /// Updates a bias `b` (C) by its `gradient` (C), in any layout. The hyper-parameters are those
@@ -164,7 +164,7 @@ pub trait WeightUpdate<F: Real>: Debug + Send {
         let values = b.view_mut().insert_axis(Axis(1));
         let gradient = gradient.view().insert_axis(Axis(1));
         let begin: Box<Begin<'_, F>> = Box::new(move |step| self.begin(step));
-        F::run::<Apply<'_>>(Input { begin, is_bias: true, values, rows, gradient })
+        apply(Input { begin, is_bias: true, values, rows, gradient })
     }
 }
 

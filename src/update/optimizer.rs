@@ -80,7 +80,7 @@ macro_rules! optimizer {
         impl<F: Real> crate::update::WeightUpdate<F> for $name<F> {
             fn check(&self, step: &crate::update::UpdateStep<'_>) -> Result<(), Error> {
                 let rule = Rule::$name(self.rule);
-                F::run::<crate::update::updater::Check<'_, '_>>((rule, &self.state, step)).map(drop)
+                crate::update::updater::check(rule, &self.state, step).map(drop)
             }
 
             fn begin<'s>(
@@ -88,7 +88,7 @@ macro_rules! optimizer {
                 step: &crate::update::UpdateStep<'_>,
             ) -> Result<Vec<Box<dyn crate::update::RowUpdate<F> + 's>>, Error> {
                 let rule = Rule::$name(self.rule);
-                F::run::<crate::update::updater::Begin<'_, '_, '_>>((rule, &mut self.state, step))
+                crate::update::updater::begin(rule, &mut self.state, step)
             }
         }
     };

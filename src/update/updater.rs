@@ -14,34 +14,32 @@ use crate::error::Error;
 use crate::kernel::{Real, job};
 
 job!(
-    pub(super) Check<'a, 's: 'a>,
-    (Rule, &'a State<F>, &'a UpdateStep<'s>) => Result<[Option<[f64; 2]>; 2], Error>,
-    check
+    /// [`WeightUpdate::check`](super::WeightUpdate::check). Returns the bounds of the state after the
+    /// step, of class weights and bias.
+    pub(super) fn check<'a, 's: 'a>(
+        rule: Rule,
+        state: &'a State<F>,
+        step: &'a UpdateStep<'s>,
+    ) -> Result<[Option<[f64; 2]>; 2], Error> {
+        step.check::<F>()?;
+        let (rows, dims) = step.shape;
+        let held = state.rows().unwrap_or(rows);
+        let State([weights, bias]) = state;
+        if step.weights.is_some() {
+            let expected = [held, weights.as_ref().map_or(dims, |state| state.dims)];
+            Error::check_shape("class weights", &expected, &[rows, dims])?;
+        }
+        if step.bias.is_some() {
+            Error::check_shape("bias", &[held], &[rows])?;
+        }
+        let of_weights = ["a class weight", "the state of the class weights"];
+        let of_bias = ["the bias", "the state of the bias"];
+        let after = |state, names, before: Option<Magnitudes>| {
+            before.map(|before| bounds(rule, state, step.chunks, names, before)).transpose()
+        };
+        Ok([after(weights, of_weights, step.weights)?, after(bias, of_bias, step.bias)?])
+    }
 );
-
-/// [`WeightUpdate::check`](super::WeightUpdate::check). Returns the bounds of the state after the
-/// step, of class weights and bias.
-fn check<F: Real>(
-    (rule, state, step): (Rule, &State<F>, &UpdateStep<'_>),
-) -> Result<[Option<[f64; 2]>; 2], Error> {
-    step.check::<F>()?;
-    let (rows, dims) = step.shape;
-    let held = state.rows().unwrap_or(rows);
-    let State([weights, bias]) = state;
-    if step.weights.is_some() {
-        let expected = [held, weights.as_ref().map_or(dims, |state| state.dims)];
-        Error::check_shape("class weights", &expected, &[rows, dims])?;
-    }
-    if step.bias.is_some() {
-        Error::check_shape("bias", &[held], &[rows])?;
-    }
-    let of_weights = ["a class weight", "the state of the class weights"];
-    let of_bias = ["the bias", "the state of the bias"];
-    let after = |state, names, before: Option<Magnitudes>| {
-        before.map(|before| bounds(rule, state, step.chunks, names, before)).transpose()
-    };
-    Ok([after(weights, of_weights, step.weights)?, after(bias, of_bias, step.bias)?])
-}
 
 /// Bounds on the state of one matrix after a step; refuses a step after which a value or the state
 /// may be too large.
@@ -68,46 +66,45 @@ fn bounds<F: Real>(
     Ok(larger(after(state.largest(chunks))?, state.largest(slice::from_ref(&(0..state.rows())))))
 }
 
-job!(
-    pub(super) Begin<'a, 'b, 's: 'b>,
-    (Rule, &'a mut State<F>, &'b UpdateStep<'s>) => Result<Updaters<'a, F>, Error>,
-    begin
-);
 type Updaters<'a, F> = Vec<Box<dyn RowUpdate<F> + 'a>>;
 
-/// [`WeightUpdate::begin`](super::WeightUpdate::begin).
-fn begin<'a, F: Real>(
-    (rule, state, step): (Rule, &'a mut State<F>, &UpdateStep<'_>),
-) -> Result<Updaters<'a, F>, Error> {
-    let after = check((rule, state, step))?;
-    let dims = [step.shape.1, 1];
-    // All that is new before any of it is kept: there may be no memory for it.
-    let mut new = [None, None];
-    for i in 0..2 {
-        if rule.moments() > 0 && after[i].is_some() && state.0[i].is_none() {
-            new[i] = Some(RowState::zeros(rule, step.shape.0, dims[i])?);
+job!(
+    /// [`WeightUpdate::begin`](super::WeightUpdate::begin).
+    pub(super) fn begin<'a, 'b, 's: 'b>(
+        rule: Rule,
+        state: &'a mut State<F>,
+        step: &'b UpdateStep<'s>,
+    ) -> Result<Updaters<'a, F>, Error> {
+        let after = check(rule, state, step)?;
+        let dims = [step.shape.1, 1];
+        // All that is new before any of it is kept: there may be no memory for it.
+        let mut new = [None, None];
+        for i in 0..2 {
+            if rule.moments() > 0 && after[i].is_some() && state.0[i].is_none() {
+                new[i] = Some(RowState::zeros(rule, step.shape.0, dims[i])?);
+            }
         }
-    }
-    let mut parts = [None, None];
-    for (i, state) in state.0.iter_mut().enumerate() {
-        let Some(after) = after[i] else { continue };
-        *state = state.take().or(new[i].take());
-        state.iter_mut().for_each(|state| state.bounds = after);
-        parts[i] = Some(state.as_mut().map(Rows::of).unwrap_or_default());
-    }
-    let mut end = 0;
-    let updaters = step.chunks.iter().map(|rows| {
-        let skipped = rows.start - mem::replace(&mut end, rows.end);
-        let parts = parts.each_mut().map(|part| {
-            let rest = part.as_mut()?;
-            rest.take(skipped);
-            Some(rest.take(rows.len()))
+        let mut parts = [None, None];
+        for (i, state) in state.0.iter_mut().enumerate() {
+            let Some(after) = after[i] else { continue };
+            *state = state.take().or(new[i].take());
+            state.iter_mut().for_each(|state| state.bounds = after);
+            parts[i] = Some(state.as_mut().map(Rows::of).unwrap_or_default());
+        }
+        let mut end = 0;
+        let updaters = step.chunks.iter().map(|rows| {
+            let skipped = rows.start - mem::replace(&mut end, rows.end);
+            let parts = parts.each_mut().map(|part| {
+                let rest = part.as_mut()?;
+                rest.take(skipped);
+                Some(rest.take(rows.len()))
+            });
+            let updater = Updater { rule, rows: rows.clone(), parts, latest: (0, rule.entry(0)) };
+            Box::new(updater) as Box<dyn RowUpdate<F> + 'a>
         });
-        let updater = Updater { rule, rows: rows.clone(), parts, latest: (0, rule.entry(0)) };
-        Box::new(updater) as Box<dyn RowUpdate<F> + 'a>
-    });
-    Ok(updaters.collect())
-}
+        Ok(updaters.collect())
+    }
+);
 
 /// Updates the rows of one range.
 struct Updater<'s, F> {

@@ -146,14 +146,15 @@ impl<F: Real> Sweep<'_, F> {
         chunk.parameters.update(local, rows, bias);
     }
 
-    /// Hands zeros to the update of every row: no sample counts.
+    /// Gradients of 0, or updates by them: no sample counts.
     pub fn update_by_zeros(&self, chunks: Vec<Chunk<'_, F>>, workers: &mut [Scratch<F>]) {
-        run_jobs(chunks.into_iter().rev(), workers, |scratch, mut chunk| {
-            scratch.gradient.fill(F::zero());
-            scratch.bias_gradient.fill(F::zero());
+        let zeros = vec![F::zero(); self.plan.tile_rows() * self.plan.dims];
+        run_jobs(chunks.into_iter().rev(), workers, |_, mut chunk| {
+            chunk.weights.fill(F::zero());
+            chunk.bias.fill(F::zero());
             for tile in self.plan.tiles(0..chunk.range.len()) {
-                let rows = &scratch.gradient[..tile.len() * self.plan.dims];
-                let bias = &scratch.bias_gradient[..tile.len()];
+                let rows = &zeros[..tile.len() * self.plan.dims];
+                let bias = &zeros[..tile.len()];
                 chunk.parameters.update(tile, rows, bias);
             }
         });
