@@ -37,13 +37,15 @@ impl TargetPair {
         let pair = directed.then(|| Pair::new(x, w, norm, weight_norm));
         let angle = pair.map_or(Angle::RIGHT, |pair| pair.angle);
         let scale = form.pair_scale(norm, weight_norm);
-        let at_angle = Self::of_angle(form, angle, (scale, bias), answer)?;
-        let is_inner_product = form.plain && at_angle.target == Target::plain(&angle).into();
+        let mut all = Self::of_angle(form, angle, (scale, bias), answer)?;
+        let is_inner_product = form.plain && all.target == Target::plain(&angle).into();
         if pair.is_some() && !is_inner_product {
-            return Ok(TargetPair { geometry: pair, ..at_angle });
+            all.geometry = pair;
+        } else {
+            all.logit = kernel::dot(x, w) + (bias + form.bias());
+            all.margin_free_logit = all.logit;
         }
-        let logit = kernel::dot(x, w) + (bias + form.bias());
-        Ok(TargetPair { logit, margin_free_logit: logit, ..at_angle })
+        Ok(all)
     }
 
     /// The pair of which only the `angle` is known.
@@ -65,9 +67,9 @@ impl TargetPair {
         })
     }
 
-    /// The same pair in training with this prior of its class.
-    pub fn with_log_prior(self, prior: f64) -> Self {
-        TargetPair { logit: self.logit + prior, ..self }
+    /// Adds the prior of its class, in training.
+    pub fn add_log_prior(&mut self, prior: f64) {
+        self.logit += prior;
     }
 
     /// Adds the gradient of the target logit by the embedding, `target_gradient` times, to `sum`;

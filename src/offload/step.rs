@@ -193,8 +193,7 @@ impl<'a, F: Real> OffloadedStep<'a, F> {
         self.input.classes.log_prior = Some(p.view());
         for sample in &mut self.workspace.samples {
             if let (Some(target), Some(class)) = (&mut sample.target, sample.class) {
-                let prior = self.input.classes.log_prior_of(class).widen();
-                *target = target.with_log_prior(prior);
+                target.add_log_prior(self.input.classes.log_prior_of(class).widen());
             }
         }
         Ok(self)

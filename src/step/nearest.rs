@@ -83,10 +83,11 @@ impl NearestPair {
     ) -> Self {
         let target = |angle: &Angle| Ok::<_, Infallible>(top.target(angle).into());
         let norm = input.classes.norm(class, &mut Vec::new());
-        let Ok(pair) = input.pair(form, sample, (class, norm), target);
+        let Ok(mut pair) = input.pair(form, sample, (class, norm), target);
         let prior = input.classes.log_prior_of(class).widen();
         apart.add(pair.logit, prior);
-        NearestPair { class, sample: i, pair: pair.with_log_prior(prior), gradient: 0.0 }
+        pair.add_log_prior(prior);
+        NearestPair { class, sample: i, pair, gradient: 0.0 }
     }
 }
 

@@ -105,15 +105,16 @@ impl<F: Real> StepInput<'_, F> {
         let weight_norm = self.classes.norm(class, &mut Vec::new());
         check_norm("class weights", number, row, weight_norm, !form.plain)?;
         let label = self.classes.label_of(class);
-        let pair = self.pair(form, sample, (class, weight_norm), |angle| {
+        let mut pair = self.pair(form, sample, (class, weight_norm), |angle| {
             let row = self.samples.first_row.wrapping_add(sample.row);
             checked_target(loss, &Sample::new(*angle, sample.norm, label, row))
         })?;
-        Ok(pair.with_log_prior(self.classes.log_prior_of(class).widen()))
+        pair.add_log_prior(self.classes.log_prior_of(class).widen());
+        Ok(pair)
     }
 
-    /// A sample and a class with this norm, whose target `answer` knows by their angle: that of their vectors, or of
-    /// their cosine where that is given.
+    /// A sample and a class with this norm, whose target `answer` knows by their angle: that of
+    /// their vectors, or of their cosine where that is given.
     pub(super) fn pair<E>(
         &self,
         form: LogitForm,
