@@ -15,8 +15,9 @@ type Summary = [u64; 4 + ALIKE];
 /// How many numbers have to be the same on every rank.
 const ALIKE: usize = 11;
 
-/// What is said of a rank that has another number than rank 0: its number, rank 0's.
-type Difference = fn(u64, u64) -> String;
+/// What has to be the same on every rank: the number, what is said of a rank that has another one
+/// than rank 0, and the names of the numbers from 0 on, where they have any.
+type Alike = (u64, &'static str, &'static [&'static str]);
 
 impl<F: Real> Ranks<'_, F> {
     /// Refuses a loss for another number of classes than all ranks have, before it is asked of any:
@@ -62,7 +63,7 @@ impl<F: Real> Ranks<'_, F> {
         if let Ok(alike) = &alike {
             let held = [input.range.start, input.range.end, input.classes.labels()];
             let numbers = held.map(|number| number as u64).into_iter();
-            let numbers = numbers.chain(alike.iter().map(|&(number, _)| number));
+            let numbers = numbers.chain(alike.iter().map(|&(number, ..)| number));
             own[1..].iter_mut().zip(numbers).for_each(|(own, number)| *own = number);
         }
         let gathered = collective.all_gather(&own.map(F::from_index))?;
@@ -79,9 +80,14 @@ impl<F: Real> Ranks<'_, F> {
         }
         for (rank, summary) in all.iter().enumerate() {
             let numbers = summary[4..].iter().zip(&all[0][4..]).zip(alike.iter().flatten());
-            for ((&own, &first), (_, difference)) in numbers {
+            for ((&own, &first), (_, difference, names)) in numbers {
                 if own != first {
-                    return fails(rank, difference(own, first));
+                    let name = |number: u64| match names.get(number as usize) {
+                        Some(name) => (*name).into(),
+                        None => number.to_string(),
+                    };
+                    let difference = difference.replace("{own}", &name(own));
+                    return fails(rank, difference.replace("{first}", &name(first)));
                 }
             }
         }
@@ -92,12 +98,7 @@ impl<F: Real> Ranks<'_, F> {
 
 impl<F: Real> StepInput<'_, F> {
     /// What has to be the same on every rank, in the order in which it is compared.
-    fn alike(
-        &self,
-        loss: &dyn MarginLoss,
-        counted: usize,
-        embeddings: bool,
-    ) -> [(u64, Difference); ALIKE] {
+    fn alike(&self, loss: &dyn MarginLoss, counted: usize, embeddings: bool) -> [Alike; ALIKE] {
         let (rows, dims) = self.embeddings.dim();
         let Self { samples, .. } = self;
         let values = digest(self.embeddings.iter().map(|x| x.widen().to_bits()));
@@ -116,38 +117,24 @@ impl<F: Real> StepInput<'_, F> {
         let corrected =
             |sample: &ClassSample| sample.is_corrected() && self.samples.labels.is_some();
         let sampling = samples.sample.map_or(0, |sample| 1 + u64::from(corrected(sample)));
+        let objective = digest(objective.chain(weights));
+        let (text, sub_centers) = (digest(text.bytes().map(u64::from)), self.classes.sub_centers);
+        let precision = u64::from(self.settings.precision == Precision::Bf16);
+        let [prior, embeddings] = [self.has_log_prior(), embeddings].map(u64::from);
+        let of_sample = &["no sample", "a sample", "a sample with correction"];
+        let of_prior = &["no class prior", "a class prior"];
         [
-            (rows as u64, |own, first| format!("{own} embeddings, on rank 0 {first}")),
-            (dims as u64, |own, first| {
-                format!("embeddings of {own} dimensions, on rank 0 of {first}")
-            }),
-            (values, |_, _| "the values of the embeddings are not those of rank 0".into()),
-            (digest(objective.chain(weights)), |_, _| {
-                "labels or reduction are not those of rank 0".into()
-            }),
-            (digest(text.bytes().map(u64::from)), |_, _| {
-                "the loss or one of its parameters is not that of rank 0".into()
-            }),
-            (u64::from(self.settings.precision == Precision::Bf16), |_, _| {
-                "the precision of the products is not that of rank 0".into()
-            }),
-            (self.classes.sub_centers as u64, |own, first| {
-                format!("{own} sub-centers per class, on rank 0 {first}")
-            }),
-            (sampling, |own, first| {
-                let name = |n: u64| {
-                    ["no sample", "a sample", "a sample with correction"][n.min(2) as usize]
-                };
-                format!("takes {} of the classes, rank 0 {}", name(own), name(first))
-            }),
-            (u64::from(self.has_log_prior()), |own, first| {
-                let name = |given| if given > 0 { "a class prior" } else { "no class prior" };
-                format!("takes {}, rank 0 {}", name(own), name(first))
-            }),
-            (counted as u64, |own, first| format!("{own} samples count, on rank 0 {first}")),
-            (u64::from(embeddings), |_, _| {
-                "the gradient of the embeddings is requested on some ranks only".into()
-            }),
+            (rows as u64, "{own} embeddings, on rank 0 {first}", &[]),
+            (dims as u64, "embeddings of {own} dimensions, on rank 0 of {first}", &[]),
+            (values, "the values of the embeddings are not those of rank 0", &[]),
+            (objective, "labels or reduction are not those of rank 0", &[]),
+            (text, "the loss or one of its parameters is not that of rank 0", &[]),
+            (precision, "the precision of the products is not that of rank 0", &[]),
+            (sub_centers as u64, "{own} sub-centers per class, on rank 0 {first}", &[]),
+            (sampling, "takes {own} of the classes, rank 0 {first}", of_sample),
+            (prior, "takes {own}, rank 0 {first}", of_prior),
+            (counted as u64, "{own} samples count, on rank 0 {first}", &[]),
+            (embeddings, "the gradient of the embeddings is requested on some ranks only", &[]),
         ]
     }
 }
