@@ -130,11 +130,10 @@ impl<F: Real> OffloadedBackward<'_, '_, F> {
             let w = own.map(|class| classes.weight(class));
             let w = w.or(pair.map(|class| self.read.row(class)));
             let (Some(w), Some(row)) = (w, row.as_slice_mut()) else { continue };
-            let of_class = samples[targets.clone()].iter();
-            bias.push(F::narrow(of_class.map(|sample| sample.terms.target_gradient).sum()));
             rows.push(self.step.classes.place_of(number));
             let (w, pairs) = (contiguous(w, &mut copy), (targets, nearest));
-            self.workspace.add_pairs(self.step.form, x, w, pairs, row, &mut sum);
+            let of_bias = self.workspace.add_pairs(self.step.form, x, w, pairs, row, &mut sum);
+            bias.push(F::narrow(of_bias));
         }
         TargetGradients { rows, weights, bias }
     }

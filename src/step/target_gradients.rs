@@ -89,7 +89,8 @@ impl<F: Real> Workspace<F> {
     }
 
     /// Adds the target pairs of one class, of weight `w`, and its pairs with samples whose nearest
-    /// negative it is, to the gradient of that.
+    /// negative it is, to the gradient of that. Returns what the target pairs add to the gradient of
+    /// its bias.
     pub fn add_pairs(
         &self,
         form: LogitForm,
@@ -98,10 +99,11 @@ impl<F: Real> Workspace<F> {
         (targets, nearest): (Range<usize>, &[NearestPair]),
         row: &mut [F],
         sum: &mut [f64],
-    ) {
+    ) -> f64 {
         let mut copy = Vec::new();
         kernel::add_scaled(sum, 0.0, row, 1.0);
-        for sample in &self.samples[targets] {
+        let samples = &self.samples[targets];
+        for sample in samples {
             let Some(target) = &sample.target else { continue };
             let x = contiguous(embeddings.row(sample.row), &mut copy);
             target.add_to_weight(form, (x, w, sample.norm), sample.terms.target_gradient, sum);
@@ -112,5 +114,6 @@ impl<F: Real> Workspace<F> {
             pair.add_to_weight(form, (x, w, sample.norm), *gradient, sum);
         }
         kernel::rounded(row, sum);
+        samples.iter().map(|sample| sample.terms.target_gradient).sum()
     }
 }

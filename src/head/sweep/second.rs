@@ -193,14 +193,12 @@ impl<F: Real> Sweep<'_, F> {
             if targets.is_empty() && nearest.is_empty() {
                 continue;
             }
-            if let Some(bias) = bias.get_mut(j) {
-                let samples = workspace.samples[targets.clone()].iter();
-                let sum: f64 = samples.map(|sample| sample.terms.target_gradient).sum();
-                *bias = F::narrow(bias.widen() + sum);
-            }
             let mut copy = Vec::new();
             let w = contiguous(classes.weight(j), &mut copy);
-            workspace.add_pairs(form, self.x, w, (targets, nearest), row, sum);
+            let of_bias = workspace.add_pairs(form, self.x, w, (targets, nearest), row, sum);
+            if let Some(bias) = bias.get_mut(j) {
+                *bias = F::narrow(bias.widen() + of_bias);
+            }
         }
     }
 
