@@ -1,7 +1,6 @@
 //! What is known of one sample after the first sweep.
 
 use super::labels::IGNORED;
-use super::target_pair::TargetPair;
 use crate::math::LogSumExp;
 
 /// What the first sweep finds for one sample among the classes of this rank, and once the other
@@ -65,16 +64,4 @@ pub(crate) struct TargetLogit {
     pub penalty: f64,
     /// Which row of its label is the nearest.
     pub sub_center: usize,
-}
-
-impl TargetLogit {
-    pub fn new(pair: &TargetPair, sub_center: usize) -> Self {
-        TargetLogit {
-            logit: pair.logit,
-            margin_free: pair.margin_free_logit,
-            angle: pair.angle.theta,
-            penalty: pair.target.penalty,
-            sub_center,
-        }
-    }
 }

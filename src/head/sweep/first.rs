@@ -72,10 +72,9 @@ impl<F: Real> Sweep<'_, F> {
         self.products(classes, tile.clone(), weights, z);
         let factors = self.factors(tile.clone(), (classes, tile.start), &mut scratch.factors);
         let biases = classes.biases(tile.clone(), &mut scratch.biases);
-        let (max, best) = (&mut scratch.max[..n], &mut scratch.best[..n]);
-        let stats = TileStats { max, row: best, target: &mut found.target };
-        let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
-        self.stats(z, tile.start, (factors, biases), stats, buffers);
+        let numbers = [&mut scratch.max[..n], &mut scratch.line[..n]];
+        let rows = [&mut scratch.best[..n], &mut scratch.nearest[..n]];
+        self.stats(z, tile.start, (factors, biases), &mut found.target, numbers, rows);
         found.add_nearest(tile.start, &scratch.max, &scratch.best);
         let priors = self.log_priors(classes, tile.clone(), &mut scratch.priors);
         if let Some(binary) = form.binary_logits() {
@@ -112,7 +111,7 @@ impl<F: Real> Sweep<'_, F> {
                 add_logit(counted, &mut margin_free_max[i], &mut margin_free_sum[i]);
             }
             // Its class may be one of an earlier tile.
-            let counted = counted + self.log_prior(classes, class);
+            let counted = counted + classes.log_prior_of(class);
             add_logit(counted, &mut found.max[i], &mut found.sum[i]);
             if let Some(sum) = found.logits.get_mut(i) {
                 *sum += counted.widen();
@@ -171,15 +170,15 @@ impl<F: Real> Sweep<'_, F> {
         z: &mut [F],
         first: usize,
         (factors, biases): (&[F], Option<&[F]>),
-        stats: TileStats<'_, F>,
-        (line, nearest): (&mut [F], &mut [u32]),
+        target: &mut [F],
+        [max, line]: [&mut [F]; 2],
+        [row, nearest]: [&mut [u32]; 2],
     ) {
         let (level, n, rows) = (self.plan.level, self.plan.samples, self.plan.sub_centers);
-        let targets = self.targets(first);
+        let (targets, stats) = (self.targets(first), TileStats { max, row, target });
         if rows > 1 {
-            let buffers = (&mut line[..n], &mut nearest[..n]);
-            let line = (factors, biases);
-            kernel::tile_sub_centers(level, z, rows, line, targets, stats, buffers);
+            let buffers = (line, nearest);
+            kernel::tile_sub_centers(level, z, rows, (factors, biases), targets, stats, buffers);
         } else {
             kernel::tile_stats(level, z, n, factors, biases, targets, stats);
         }
@@ -227,11 +226,6 @@ impl<F: Real> Sweep<'_, F> {
         }
         let sums = [&mut found.sum[..], &mut found.logits];
         kernel::tile_binary(level, (z, priors), binary, coefficients, rows, sums, out);
-    }
-
-    /// What is added to the logit of a class; 0 where they have no class prior.
-    fn log_prior(&self, classes: &Classes<'_, F>, class: usize) -> F {
-        if self.plan.has_log_prior { classes.log_prior_of(class) } else { F::zero() }
     }
 
     /// What is added to the logits of a tile where they have a class prior.

@@ -8,7 +8,7 @@ use ndarray::{ArrayViewMut2, Axis};
 use super::first::Sweep;
 use super::parameters::{Chunk, Parameters};
 use crate::data::{Classes, Scale, contiguous};
-use crate::kernel::{self, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, Mat, MatMut, Real};
 use crate::parallel::run_jobs;
 use crate::step::{ChunkStats, NearestPair, Plan, Scratch, Workspace};
 
@@ -68,10 +68,9 @@ impl<F: Real> Sweep<'_, F> {
             None => {
                 let z = &mut recomputed[..tile.len() * n];
                 self.products(&classes, local.clone(), weights, z);
-                let (max, row) = (&mut scratch.max[..], &mut scratch.best[..]);
-                let stats = TileStats { max, row, target: &mut found.target };
-                let buffers = (&mut scratch.line[..], &mut scratch.nearest[..]);
-                self.stats(z, tile.start, (factors, biases), stats, buffers);
+                let numbers = [&mut scratch.max[..n], &mut scratch.line[..n]];
+                let rows = [&mut scratch.best[..n], &mut scratch.nearest[..n]];
+                self.stats(z, tile.start, (factors, biases), &mut found.target, numbers, rows);
                 if let Some(priors) = priors.filter(|_| form.binary.is_none()) {
                     kernel::tile_shift(level, z, priors, &mut scratch.max[..n]);
                 }
