@@ -50,17 +50,15 @@ impl<F: Real> NormalizedLogits<F> {
         labels: Option<&'a [usize]>,
         reduction: Option<Reduction<'a, F>>,
     ) -> Result<StepInput<'a, F>, Error> {
-        let supported = self.sub_centers == 1 || loss.scale() != Scale::Unnormalized;
+        let supported = self.samples.sub_centers == 1 || loss.scale() != Scale::Unnormalized;
         let reason = "sub-centers are chosen by their cosines, and the logits of Softmax are none: \
                       only Head takes both";
         Error::check_supported(supported, reason)?;
-        let (ignored, first_row) = (self.ignored, self.first_row);
-        let samples = Samples { ignored, first_row, ..Samples::new(labels) };
+        let samples = Samples { labels, ..self.samples };
         let cosines = self.cosines.view();
         let (embeddings, weights, samples, given) = match &self.source {
             Some(source) => {
                 let [x, w] = &source.vectors;
-                let samples = Samples { sub_centers: self.sub_centers, ..samples };
                 // Of other rows of a class, and of products out of range, the cosines are not there.
                 let known =
                     samples.sub_centers == 1 && !source.extreme.iter().flatten().any(|&e| e);
@@ -71,7 +69,7 @@ impl<F: Real> NormalizedLogits<F> {
                 let weight_norms = self.weight_norms.slice(s![..self.cosines.ncols()]);
                 let norms = [self.feature_norms.view(), weight_norms];
                 let [x, w] = norms.map(|norms| norms.insert_axis(Axis(1)));
-                (x, w, samples, Some(Given { cosines, norms: None }))
+                (x, w, Samples { sub_centers: 1, ..samples }, Some(Given { cosines, norms: None }))
             }
         };
         let [bias, log_prior] = [&self.bias, &self.log_prior].map(|v| v.as_ref().map(|v| v.view()));
@@ -303,7 +301,7 @@ job!(
         loss: &'a dyn MarginLoss,
     ) -> Result<Array2<F>, Error> {
         let mut input = logits.input(loss, None, None)?;
-        if logits.ignored.is_some() {
+        if logits.samples.ignored.is_some() {
             input.settings = input.settings.with_zero_embeddings(ZeroEmbedding::Skip);
         }
         input.check_shapes(loss)?;
@@ -314,7 +312,7 @@ job!(
         for PreparedSample { row, norm, .. } in workspace.samples {
             let cosines = logits.cosines.row(row);
             Zip::indexed(out.row_mut(row)).and(cosines).for_each(|j, out: &mut F, c| {
-                let scale = form.pair_scale(norm, weight_norms[j * logits.sub_centers]);
+                let scale = form.pair_scale(norm, weight_norms[j * logits.samples.sub_centers]);
                 *out = F::narrow(scale * c.widen());
             });
             if let Some(bias) = &logits.bias {

@@ -64,7 +64,8 @@ impl<F: Real> LogitGradients<F> {
         self.extreme_embeddings.clear();
         self.extreme_weights.clear();
         let own = self.labels.get_or_insert_default();
-        let counts = |label: usize| if Some(label) == logits.ignored { IGNORED } else { label };
+        let counts =
+            |label: usize| if Some(label) == logits.samples.ignored { IGNORED } else { label };
         own.clear();
         own.extend(labels.iter().map(|&label| counts(label)));
     }
@@ -206,7 +207,7 @@ impl<'a, F: Real> Backprop<'a, F> {
             by_row(w.nrows(), &gradients.extreme_weights),
         ];
         let target = |(i, &label): (usize, &usize)| {
-            let count = logits.sub_centers;
+            let count = logits.samples.sub_centers;
             let first = Some(label).filter(|&label| label != IGNORED)? * count;
             let y = source.nearest_row(i, first, count);
             let [r, q] = [source.norms[EMBEDDING][i], source.norms[CLASS_WEIGHT][y]];
@@ -276,7 +277,7 @@ impl<'a, F: Real> Backprop<'a, F> {
     /// norms of these; 0 for the rows of a sample's own class, for those that are not the nearest of
     /// their class, for a row without a direction, and where the gradient of the logit counts.
     fn factors(&self, samples: Range<usize>, rows: Range<usize>) -> Vec<F> {
-        let count = self.logits.sub_centers;
+        let count = self.logits.samples.sub_centers;
         let factor = |i: usize, j: usize| {
             let (class, norm) = (j / count, self.source.norms[CLASS_WEIGHT][j]);
             let counts = self.labels[i] != class && self.logits.nearest(i, class) == j % count;

@@ -10,7 +10,7 @@ use source::{for_workers, slice, slice_mut, units};
 
 use ndarray::{Array1, Array2, ArrayRef1, ArrayRef2, ArrayView1};
 
-use crate::data::{Gradients, check_finite, check_norm, check_rows_of_sub_centers};
+use crate::data::{Gradients, Samples, check_finite, check_norm, check_rows_of_sub_centers};
 use crate::error::Error;
 use crate::kernel::{Real, job};
 use crate::math::CLASS_WEIGHT;
@@ -52,10 +52,8 @@ pub struct NormalizedLogits<F> {
     pub(crate) weight_norms: Array1<F>,
     pub(crate) bias: Option<Array1<F>>,
     pub(crate) log_prior: Option<Array1<F>>,
-    pub(crate) ignored: Option<usize>,
-    pub(crate) first_row: usize,
-    /// Rows of each class.
-    pub(crate) sub_centers: usize,
+    /// Without labels, which the methods of a loss are given.
+    pub(crate) samples: Samples<'static>,
     /// For each sample and class the nearest of the rows (N, C); empty where there is one row.
     nearest: Array2<u32>,
     pub(crate) source: Option<Source<F>>,
@@ -81,9 +79,7 @@ impl<F: Real> NormalizedLogits<F> {
             weight_norms,
             bias: None,
             log_prior: None,
-            ignored: None,
-            first_row: 0,
-            sub_centers: 1,
+            samples: Samples::new(None),
             nearest: Array2::zeros((0, 0)),
             source,
         }
@@ -184,7 +180,7 @@ impl<F: Real> NormalizedLogits<F> {
     /// [`Error::Parameter`] for K = 0 and where K has been set, [`Error::Shape`] where the rows are no
     /// multiple of K.
     pub fn with_sub_centers(self, k: usize) -> Result<Self, Error> {
-        let unset = self.sub_centers == 1;
+        let unset = self.samples.sub_centers == 1;
         Error::check_parameter("sub-centers per class k", k as f64, "set once", unset)?;
         let classes = check_rows_of_sub_centers(self.cosines.ncols(), k)?;
         if k == 1 {
@@ -201,7 +197,8 @@ impl<F: Real> NormalizedLogits<F> {
                 }
             }
         }
-        Ok(NormalizedLogits { cosines, sub_centers: k, nearest, ..self })
+        let samples = Samples { sub_centers: k, ..self.samples };
+        Ok(NormalizedLogits { cosines, samples, nearest, ..self })
     }
 
     /// The same logits without the samples of this label: their loss and gradient are 0, they count
@@ -209,12 +206,12 @@ impl<F: Real> NormalizedLogits<F> {
     /// [`IGNORED`](crate::IGNORED). `label` is the number of a class, or
     /// [`IGNORED`](crate::IGNORED), which no class has.
     pub fn with_ignored_label(self, label: usize) -> Self {
-        NormalizedLogits { ignored: Some(label), ..self }
+        NormalizedLogits { samples: Samples { ignored: Some(label), ..self.samples }, ..self }
     }
 
     /// As [`Batch::with_first_row`](crate::Batch::with_first_row).
     pub fn with_first_row(self, first: usize) -> Self {
-        NormalizedLogits { first_row: first, ..self }
+        NormalizedLogits { samples: Samples { first_row: first, ..self.samples }, ..self }
     }
 
     /// The cosines (N, C).
