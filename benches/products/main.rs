@@ -15,7 +15,7 @@ use faer::{Accum, MatRef, Par};
 mod kernel;
 mod peak;
 
-use kernel::{Level, Mat, MatMut, Packed, Precision, Real, gemm};
+use kernel::{Level, Mat, Packed, Precision, Real, gemm};
 
 /// Rows, columns and depth of the products of tiles of 256 classes: Z, dX and dW at N = 512 or
 /// 256 and D = 512 or 128.
@@ -47,7 +47,7 @@ fn product<'a, F: Real>(
     let mut packed = Packed::default();
     packed.pack(level, precision, b);
     let run = Box::new(move |c: &mut [F]| {
-        gemm(MatMut::new(c, rows, cols, cols), false, a, &packed);
+        gemm(c, false, a, &packed);
         2 * rows * cols * depth
     });
     Runner { name: format!("{level:?}, {precision:?}, A by {label}"), peak, run }

@@ -29,7 +29,7 @@ use ndarray::{Array2, ArrayRef2, ArrayView2, ArrayViewMut1, CowArray, Ix2};
 
 use crate::data::{check_norm, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
+use crate::kernel::{self, Level, Mat, Packed, Precision, Real};
 use crate::math::SINGULAR;
 use crate::parallel::run_jobs;
 
@@ -151,14 +151,13 @@ impl<'a, F: Real, const S: u8, const HALF: bool> PairSums<'a, F, S, HALF> {
             let column_matrix = Mat::new(&scratch.columns, n, dims);
             let right = scratch.right.pack(level, FULL, column_matrix.t());
             let left = Mat::new(&scratch.rows, rows.len(), dims);
-            kernel::gemm(MatMut::new(&mut scratch.forces, rows.len(), n, n), false, left, right);
+            kernel::gemm(&mut scratch.forces, false, left, right);
             for (i, row) in rows.iter().enumerate() {
                 energy += self.row_forces(scratch, (i, row.index), columns)?;
             }
             let right = scratch.right.pack(level, FULL, Mat::new(&scratch.columns, n, dims));
             let left = Mat::new(&scratch.forces, rows.len(), n);
-            let product = MatMut::new(&mut scratch.product, rows.len(), dims, dims);
-            kernel::gemm(product, false, left, right);
+            kernel::gemm(&mut scratch.product, false, left, right);
             kernel::add_scaled(&mut scratch.sum, 1.0, &scratch.product, 1.0);
         }
         Ok(energy)

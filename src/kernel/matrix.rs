@@ -31,22 +31,3 @@ impl<'a, F> Mat<'a, F> {
         }
     }
 }
-
-/// A matrix that is written: rows of `data`, `stride` apart.
-#[derive(Debug)]
-pub(crate) struct MatMut<'a, F> {
-    pub(super) data: &'a mut [F],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) stride: usize,
-}
-
-impl<'a, F> MatMut<'a, F> {
-    /// `rows` × `cols`, each row `stride` entries after the one before.
-    pub fn new(data: &'a mut [F], rows: usize, cols: usize, stride: usize) -> Self {
-        assert!(rows > 0 && cols > 0 && cols <= stride);
-        let before_last = (rows - 1).checked_mul(stride);
-        assert!(before_last.is_some_and(|start| start < data.len() && cols <= data.len() - start));
-        MatMut { data, rows, cols, stride }
-    }
-}

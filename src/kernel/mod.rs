@@ -36,7 +36,7 @@ pub(crate) use compiled::job;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::gemm;
 pub(crate) use hard::{HardTile, tile_counted_max, tile_hard_radial};
-pub(crate) use matrix::{Mat, MatMut};
+pub(crate) use matrix::Mat;
 pub(crate) use nearest::tile_nearest;
 pub(crate) use packed::Packed;
 pub(crate) use pair::{Tangents, add_scaled, add_tangent, dot, moments, part_across, tangents};

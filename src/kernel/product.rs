@@ -9,11 +9,9 @@
 //! sums are added up in turn. Its bits depend neither on strips and panels nor on the level, where
 //! that has a fused multiply-add.
 
-use std::ops::Range;
-
 use super::bf16;
-use super::dispatch::Op;
-use super::matrix::{Mat, MatMut};
+use super::dispatch::op;
+use super::matrix::Mat;
 use super::packed::Block;
 use super::real::{Element, Real};
 use super::simd::{Isa, MAX_SIDE, Unaligned, Vector, prefetch};
@@ -34,7 +32,9 @@ const MOST_ENTRIES: usize = MOST_ROWS * 32;
 
 /// A product of a matrix and panels.
 pub(super) struct Product<'a, F> {
-    pub c: MatMut<'a, F>,
+    /// Rows of `columns` entries, one after the other.
+    pub c: &'a mut [F],
+    pub columns: usize,
     pub accumulate: bool,
     pub a: Mat<'a, F>,
     pub b: &'a [F],
@@ -45,12 +45,10 @@ pub(super) struct Product<'a, F> {
 impl<'a, F: Real> Product<'a, F> {
     /// The same product with panels of pairs, which are for `f32` only.
     pub fn of_pairs(self, b: &'a [f32]) -> Option<Product<'a, f32>> {
-        let Product { c, accumulate, a, rounded, .. } = self;
+        let Product { c, columns, accumulate, a, rounded, .. } = self;
         let Mat { data, rows, cols, row_stride, col_stride } = a;
         let a = Mat { data: F::as_f32(data)?, rows, cols, row_stride, col_stride };
-        let MatMut { data, rows, cols, stride } = c;
-        let c = MatMut { data: F::as_f32_mut(data)?, rows, cols, stride };
-        Some(Product { c, accumulate, a, b, rounded })
+        Some(Product { c: F::as_f32_mut(c)?, columns, accumulate, a, b, rounded })
     }
 }
 
@@ -92,65 +90,49 @@ impl<F: Real, I: Isa> Multiply<F, I> for Numbers {
     }
 }
 
-impl<F: Real> Op for Product<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<I: Isa>(self) {
-        self.run_with::<I, Numbers>();
+op! {
+    /// The product of numbers.
+    pub(super) fn multiply<I at level>[F: Real](product: Product<'_, F>) {
+        product.run_with::<I, Numbers>();
     }
 }
 
 impl<F: Real> Product<'_, F> {
-    /// The CPU must have the instructions of `I` and `M`: an [`Op`] calls this.
+    /// The CPU must have the instructions of `I` and `M`: see [`multiply`].
     #[inline(always)]
-    pub fn run_with<I: Isa, M: Multiply<F, I>>(mut self) {
+    pub fn run_with<I: Isa, M: Multiply<F, I>>(self) {
+        let Product { c, columns, accumulate, a, b, rounded } = self;
         let width = 2 * F::Vector::<I>::LANES;
         let group = (GROUP_BYTES / (size_of::<F>() * KC * width)).max(1);
-        let panels = self.c.cols.div_ceil(width);
-        let depth = self.a.cols.div_ceil(M::NUMBERS);
-        assert!(self.b.len() >= panels * width * depth);
+        let panels = columns.div_ceil(width);
+        let depth = a.cols.div_ceil(M::NUMBERS);
+        assert!(b.len() >= panels * width * depth);
         let mut strip = [F::zero(); MOST_ROWS * 2 * KC + MAX_SIDE];
         let mut other = [F::zero(); MOST_ROWS * KC];
+        let source = &a.t();
         for first in (0..depth).step_by(KC) {
-            let steps = first..depth.min(first + KC);
+            let last = depth.min(first + KC);
+            let numbers = first * M::NUMBERS..a.cols.min(last * M::NUMBERS);
             for start in (0..panels).step_by(group) {
                 let mut row = 0;
-                while row < self.c.rows {
-                    let height = height(row, self.c.rows, I::ROWS);
-                    let rows = row..row + height;
-                    let a = self.strip::<I, M>(&steps, rows.clone(), &mut strip);
-                    let a = M::entries(a, self.rounded, height, &mut other);
+                while row < a.rows {
+                    let height = height(row, a.rows, I::ROWS);
+                    let (rows, entries) = (numbers.clone(), row..row + height);
+                    let packed = Block { source, rows, columns: entries, width: height };
+                    packed.write::<I>(&mut strip);
+                    let entries = &mut strip[..numbers.len() * height];
+                    let entries = M::entries(entries, rounded, height, &mut other);
                     for panel in start..panels.min(start + group) {
-                        let b = &self.b[panel * width * depth..][..width * depth];
-                        let b = &b[steps.start * width..steps.end * width];
-                        self.c.block::<I, M>(
-                            &rows,
-                            panel * width,
-                            [a, b],
-                            self.accumulate || first > 0,
-                        );
+                        let b = &b[panel * width * depth..][first * width..last * width];
+                        let column = panel * width;
+                        let c = (&mut c[row * columns + column..], columns);
+                        let accumulate = accumulate || first > 0;
+                        block::<F, I, M>(height, [entries, b], c, columns - column, accumulate);
                     }
                     row += height;
                 }
             }
         }
-    }
-
-    /// Packs a strip: some rows of A, over these steps of the depth.
-    #[inline(always)]
-    fn strip<'s, I: Isa, M: Multiply<F, I>>(
-        &self,
-        steps: &Range<usize>,
-        rows: Range<usize>,
-        strip: &'s mut [F],
-    ) -> &'s mut [F] {
-        let numbers = steps.start * M::NUMBERS..self.a.cols.min(steps.end * M::NUMBERS);
-        let (height, depth) = (rows.len(), numbers.len());
-        let source = self.a.t();
-        let block = Block { source: &source, rows: numbers, columns: rows, width: height };
-        block.write::<I>(strip);
-        &mut strip[..depth * height]
     }
 }
 
@@ -168,69 +150,51 @@ fn height(first: usize, rows: usize, most: usize) -> usize {
     }
 }
 
-impl<F: Real> MatMut<'_, F> {
-    /// Writes or adds the block of these rows, from `column` on: the product of a strip and a
-    /// panel.
-    #[inline(always)]
-    fn block<I: Isa, M: Multiply<F, I>>(
-        &mut self,
-        rows: &Range<usize>,
-        column: usize,
-        factors: [&[F]; 2],
-        accumulate: bool,
-    ) {
-        let width = 2 * F::Vector::<I>::LANES;
-        let depth = factors[1].len() / width;
-        assert!(factors[0].len() >= depth * rows.len() && rows.end <= self.rows);
-        let columns = width.min(self.cols - column);
-        let (c, stride) = (&mut self.data[rows.start * self.stride + column..], self.stride);
-        // A block of fewer columns is summed whole elsewhere; C takes what it has columns for. One
-        // call for both: there is much code behind it.
-        let mut sums = (columns < width).then(|| [F::zero(); MOST_ENTRIES]);
-        let (out, out_stride) = match &mut sums {
-            Some(sums) => (&mut sums[..], width),
-            None => (&mut *c, stride),
-        };
-        assert!(out.len() >= (rows.len() - 1) * out_stride + width);
-        let out = (out.as_mut_ptr(), out_stride);
-        // SAFETY: the factors are as long as depth, rows and width say, and `out` holds the block.
-        // The CPU: see `run_with`.
-        unsafe { sum::<F, I, M>(rows.len(), factors, depth, out, accumulate && columns == width) };
-        let Some(sums) = sums else { return };
-        for (r, sums) in sums.chunks_exact(width).take(rows.len()).enumerate() {
-            for (c, &sum) in c[r * stride..][..columns].iter_mut().zip(sums) {
-                *c = if accumulate { *c + sum } else { sum };
-            }
-        }
-    }
-}
-
-/// [`sum_rows`] for a height that is not known before.
+/// Writes or adds the product of a strip of `height` rows and a panel to the block at the start of
+/// C, whose rows are `stride` apart and end after `columns` entries.
 ///
-/// # Safety
-/// As for [`sum_rows`].
+/// The CPU must have the instructions of `I` and `M`.
 #[inline(always)]
-unsafe fn sum<F: Real, I: Isa, M: Multiply<F, I>>(
+fn block<F: Real, I: Isa, M: Multiply<F, I>>(
     height: usize,
     factors: [&[F]; 2],
-    depth: usize,
-    c: (*mut F, usize),
+    (c, stride): (&mut [F], usize),
+    columns: usize,
     accumulate: bool,
 ) {
+    let width = 2 * F::Vector::<I>::LANES;
+    let depth = factors[1].len() / width;
+    assert!(factors[0].len() >= depth * height);
+    // A block of fewer columns is summed whole elsewhere; C takes what it has columns for. One
+    // call for both: there is much code behind it.
+    let mut sums = (columns < width).then(|| [F::zero(); MOST_ENTRIES]);
+    let (out, out_stride) = match &mut sums {
+        Some(sums) => (&mut sums[..], width),
+        None => (&mut *c, stride),
+    };
+    assert!(out.len() >= (height - 1) * out_stride + width);
+    let out = (out.as_mut_ptr(), out_stride);
     macro_rules! of_height {
         ($($rows:literal)*) => {
             match height {
                 // No code for higher blocks, whose sums would not fit the registers.
-                // SAFETY: the caller's.
+                // SAFETY: the factors are as long as depth, rows and width say, and `out` holds the
+                // block. The caller answers for the CPU.
                 $($rows if $rows <= I::ROWS => unsafe {
-                    sum_rows::<F, I, M, $rows>(factors, depth, c, accumulate)
+                    sum_rows::<F, I, M, $rows>(factors, depth, out, accumulate && columns >= width)
                 },)*
                 _ => unreachable!("a strip has at most {} rows", I::ROWS),
             }
         };
     }
     const { assert!(I::ROWS <= MOST_ROWS) };
-    of_height!(1 2 3 4 5 6 7 8)
+    of_height!(1 2 3 4 5 6 7 8);
+    let Some(sums) = sums else { return };
+    for (c, sums) in c.chunks_mut(stride).zip(sums.chunks_exact(width)).take(height) {
+        for (c, &sum) in c.iter_mut().zip(&sums[..columns]) {
+            *c = if accumulate { *c + sum } else { sum };
+        }
+    }
 }
 
 /// A block of C of ROWS rows and two vectors, the rows `stride` apart: its sums over the depth of

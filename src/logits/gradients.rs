@@ -7,7 +7,7 @@ use ndarray::{Array1, Array2, Axis};
 use super::{NormalizedLogits, Source, for_workers, slice, slice_mut, units};
 use crate::data::{Gradients, IGNORED, has_direction};
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
+use crate::kernel::{self, Level, Mat, Packed, Precision, Real};
 use crate::math::{CLASS_WEIGHT, EMBEDDING, Pair};
 use crate::parallel::run_jobs;
 
@@ -264,7 +264,7 @@ impl<'a, F: Real> Backprop<'a, F> {
                 let factors = self.factors(samples.clone(), classes.clone());
                 let factors = Mat::new(&factors, samples.len(), classes.len());
                 let factors = if side == EMBEDDING { factors } else { factors.t() };
-                kernel::gemm(MatMut::new(out, rows.len(), dims, dims), tile > 0, factors, packed);
+                kernel::gemm(out, tile > 0, factors, packed);
             }
             for (row, out) in rows.zip(out.chunks_exact_mut(dims)) {
                 self.finish(side, row, out);

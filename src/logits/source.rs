@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayRef2, Axis};
 
 use crate::data::{check_matrices, check_norm, has_direction, norm_of};
 use crate::error::Error;
-use crate::kernel::{self, Level, Mat, MatMut, Packed, Precision, Real};
+use crate::kernel::{self, Level, Mat, Packed, Precision, Real};
 use crate::math::{CLASS_WEIGHT, EMBEDDING, Pair};
 use crate::parallel::run_jobs;
 
@@ -81,7 +81,7 @@ impl<F: Real> Source<F> {
             let (rows, classes) = block.dim();
             let out = slice_mut(&mut block);
             let units = Mat::new(units, rows, dims);
-            kernel::gemm(MatMut::new(out, rows, classes, classes), false, units, weights);
+            kernel::gemm(out, false, units, weights);
             for row in out.chunks_exact_mut(classes) {
                 for (c, &factor) in row.iter_mut().zip(&factors) {
                     *c *= factor;

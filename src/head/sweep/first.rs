@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{ArrayView2, s};
 
 use crate::data::Classes;
-use crate::kernel::{self, BinaryLogits, HardTile, Mat, MatMut, Real, TileStats};
+use crate::kernel::{self, BinaryLogits, HardTile, Mat, Real, TileStats};
 use crate::parallel::{run_jobs, split_off};
 use crate::step::{ChunkStats, NearestLogit, Plan, Scratch, Workspace};
 
@@ -155,11 +155,10 @@ impl<F: Real> Sweep<'_, F> {
         weights: &[F],
         z: &mut [F],
     ) {
-        let (n, dims, rows) = (self.plan.samples, self.plan.dims, tile.len());
         if let Some(given) = &classes.given {
             return self.scale_cosines(given.cosines.slice(s![.., tile]), z);
         }
-        let (weights, z) = (Mat::new(weights, rows, dims), MatMut::new(z, rows, n, n));
+        let weights = Mat::new(weights, tile.len(), self.plan.dims);
         kernel::gemm(z, false, weights, &self.workspace.packed[0]);
     }
 

@@ -8,7 +8,7 @@ use ndarray::{ArrayViewMut2, Axis};
 use super::first::Sweep;
 use super::parameters::{Chunk, Parameters};
 use crate::data::{Classes, Scale, contiguous};
-use crate::kernel::{self, Mat, MatMut, Real};
+use crate::kernel::{self, Mat, Real};
 use crate::parallel::run_jobs;
 use crate::step::{ChunkStats, NearestPair, Plan, Scratch, Workspace};
 
@@ -120,10 +120,9 @@ impl<F: Real> Sweep<'_, F> {
         let gradient = Mat::new(gradient, tile.len(), n);
         if !found.partial.is_empty() {
             let first = if form.binary.is_some() { at == 0 } else { tile.end == chunk.range.end };
-            let partial = MatMut::new(&mut found.partial, n, dims, dims);
             let weights = Mat::new(weights, tile.len(), dims);
             let weights = scratch.weights.pack(level, precision, weights);
-            kernel::gemm(partial, !first, gradient.t(), weights);
+            kernel::gemm(&mut found.partial, !first, gradient.t(), weights);
         }
         let (rows, bias) = match &chunk.parameters {
             Parameters::Fixed(_) if chunk.weights.is_empty() => return,
@@ -163,8 +162,7 @@ impl<F: Real> Sweep<'_, F> {
     /// normalized.
     fn weight_rows(&self, gradient: Mat<'_, F>, weights: &[F], factors: &[F], rows: &mut [F]) {
         let dims = self.plan.dims;
-        let out = MatMut::new(rows, factors.len(), dims, dims);
-        kernel::gemm(out, false, gradient, &self.workspace.packed[1]);
+        kernel::gemm(rows, false, gradient, &self.workspace.packed[1]);
         if self.plan.form.scale != Scale::Unnormalized {
             let rows = rows.chunks_exact_mut(dims).zip(weights.chunks_exact(dims));
             for ((row, w), &factor) in rows.zip(factors.iter()) {
