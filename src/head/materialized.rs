@@ -143,7 +143,7 @@ impl<F: Real> Step<'_, F> {
         };
         self.workspace.set_coefficients(&self.plan, &self.bounds);
         self.sweep(input.embeddings, |sweep, _, workers| {
-            sweep.backward_rows(cosines, gradients, workers);
+            sweep.backward_rows(&input.classes, cosines, gradients, workers);
         });
         Ok(())
     }

@@ -41,6 +41,11 @@ impl<F: Real> HardTile<'_, F> {
         out
     }
 
+    /// What changes the logits of sample `i`: threshold, constant, linear and quadratic term.
+    pub fn of_sample(&self, i: usize) -> [F; 4] {
+        [self.threshold[i], self.constant[i], self.linear, self.quadratic[i]]
+    }
+
     /// A logit of sample `i` as it counts; `p` is the part below its offset.
     pub fn value(&self, i: usize, p: F, z: F) -> F {
         if p <= self.threshold[i] {

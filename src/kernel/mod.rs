@@ -44,7 +44,8 @@ pub(crate) use real::Job;
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{
-    exponentials, largest, norm, project, rounded, scaled, sum_of_exponentials, sum_rows,
+    exponentials, largest, norm, project, rounded, row_logits, row_slopes, row_sum, scaled,
+    sum_of_exponentials, sum_rows,
 };
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
 pub(crate) use softmax::{TileStats, tile_gradient, tile_shift, tile_stats, tile_sums};

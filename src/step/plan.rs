@@ -118,12 +118,13 @@ impl Plan {
         range.step_by(tile).map(move |start| start..(start + tile).min(end))
     }
 
-    /// The cosines that are given (N, C), where a sweep takes them row by row: of every negative
-    /// a_i times its cosine counts, and nothing else.
+    /// The cosines that are given (N, C), where a sweep takes them row by row: a softmax of all
+    /// negatives, none of which is a pair of its own, and no norm among the factors of hard ones.
     pub fn whole_rows<'c, F: Real>(&self, classes: &Classes<'c, F>) -> Option<View2<'c, F>> {
-        let changed = self.form.changes_negatives() || self.form.sums_negatives();
-        let shifted = self.form.scale == Scale::Unnormalized || self.has_log_prior;
-        Some(classes.given.filter(|_| !changed && !shifted)?.cosines)
+        let LogitForm { hard, top, binary, scale, .. } = self.form;
+        let others = top.is_some() || binary.is_some() || scale == Scale::Unnormalized;
+        let by_norm = hard.is_some() && scale == Scale::FeatureNorm;
+        Some(classes.given.filter(|_| !others && !by_norm)?.cosines)
     }
 
     /// Classes in the largest tile.

@@ -5,8 +5,8 @@ use approx::assert_relative_eq;
 use margin_softmax::custom::{Angle, Target};
 use margin_softmax::losses::Continuation;
 use margin_softmax::{
-    ArcFace, Batch, Error, Generalized, Gradients, Head, LogitGradients, MarginLoss,
-    NormalizedLogits, Reduction, Scale, SphereFace,
+    ArcFace, Batch, CurricularFace, Error, Generalized, Gradients, Head, LabelSmoothing,
+    LogitGradients, MarginLoss, MvSoftmax, NormalizedLogits, Reduction, Scale, SphereFace,
 };
 use ndarray::{Array1, Array2, ShapeBuilder, array};
 
@@ -158,24 +158,40 @@ fn the_gradient_of_a_cosine_has_its_limit_at_both_ends() {
 /// largest negative comes late and early, and the gradients may lie in columns.
 #[test]
 fn long_rows_are_those_of_a_head() {
+    let arcface = ArcFace::new(16.0, 0.3).unwrap();
+    assert_long_rows_are_those_of_a_head(&arcface);
+    assert_long_rows_are_those_of_a_head(&LabelSmoothing::new(arcface, 0.2).unwrap());
+    let curricular = CurricularFace::new(16.0, 0.3).unwrap().with_t(0.4).unwrap();
+    assert_long_rows_are_those_of_a_head(&curricular);
+    assert_long_rows_are_those_of_a_head(&LabelSmoothing::new(curricular, 0.2).unwrap());
+    assert_long_rows_are_those_of_a_head(&MvSoftmax::default());
+}
+
+fn assert_long_rows_are_those_of_a_head<L: MarginLoss + Clone>(loss: &L) {
     let (x, w) = (matrix(4, 3, 0.7), matrix(5_003, 3, 0.9));
     let labels = [0, 1_023, 2_500, 5_002];
-    let loss = ArcFace::new(16.0, 0.3).unwrap();
-    let batch = Batch::new(&x, &w, &labels);
-    let mut expected = Gradients::zeros_for(&batch);
-    let head = Head::new(loss.clone());
-    let of_head = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
-    let logits = NormalizedLogits::new(&x, &w).unwrap();
-    let forward = loss.forward(&logits, &labels).unwrap();
-    assert_eq!(forward.predictions(), of_head.predictions());
-    assert_eq!(forward.nearest_negatives().0, of_head.nearest_negatives().0);
-    assert_relative_eq!(forward.losses, of_head.losses, max_relative = 1e-13);
-    let mut in_columns = LogitGradients::zeros_for(&logits);
-    in_columns.cosines = Array2::zeros((4, 5_003).f());
-    loss.backward_into(&logits, &labels, &forward, Reduction::Mean, &mut in_columns).unwrap();
-    let gradients = loss.backward(&logits, &labels, &forward, Reduction::Mean).unwrap();
-    assert_eq!(in_columns.cosines, gradients.cosines);
-    let gradients = logits.backward(&gradients).unwrap();
-    assert_relative_eq!(gradients.embeddings, expected.embeddings, epsilon = 1e-13);
-    assert_relative_eq!(gradients.weights, expected.weights, epsilon = 1e-13);
+    let prior = Array1::from_shape_fn(5_003, |j| (1.0 + (j % 7) as f64).ln());
+    let plain = Batch::new(&x, &w, &labels);
+    for (batch, prior) in [(plain, None), (plain.with_log_prior(&prior), Some(&prior))] {
+        let mut expected = Gradients::zeros_for(&batch);
+        let head = Head::new(loss.clone());
+        let of_head = head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
+        let logits = NormalizedLogits::new(&x, &w).unwrap();
+        let logits = match prior {
+            Some(prior) => logits.with_log_prior(prior).unwrap(),
+            None => logits,
+        };
+        let forward = loss.forward(&logits, &labels).unwrap();
+        assert_eq!(forward.predictions(), of_head.predictions());
+        assert_eq!(forward.nearest_negatives().0, of_head.nearest_negatives().0);
+        assert_relative_eq!(forward.losses, of_head.losses, max_relative = 1e-13);
+        let mut in_columns = LogitGradients::zeros_for(&logits);
+        in_columns.cosines = Array2::zeros((4, 5_003).f());
+        loss.backward_into(&logits, &labels, &forward, Reduction::Mean, &mut in_columns).unwrap();
+        let gradients = loss.backward(&logits, &labels, &forward, Reduction::Mean).unwrap();
+        assert_eq!(in_columns.cosines, gradients.cosines);
+        let gradients = logits.backward(&gradients).unwrap();
+        assert_relative_eq!(gradients.embeddings, expected.embeddings, epsilon = 1e-13);
+        assert_relative_eq!(gradients.weights, expected.weights, epsilon = 1e-13);
+    }
 }

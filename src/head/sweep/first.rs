@@ -29,7 +29,7 @@ impl<F: Real> Sweep<'_, F> {
         workers: &mut [Scratch<F>],
     ) {
         if let Some(cosines) = self.plan.whole_rows(classes) {
-            return self.forward_rows(cosines, chunks, workers);
+            return self.forward_rows(classes, cosines, chunks, workers);
         }
         let jobs = chunks.iter_mut().enumerate().map(|(index, found)| {
             let classes = self.plan.chunk(index);
