@@ -8,20 +8,20 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 use super::first::Sweep;
 use crate::data::{Classes, contiguous};
 use crate::kernel::{self, Real};
-use crate::math::LogSumExp;
 use crate::parallel::run_jobs;
 use crate::step::{ChunkStats, PreparedSample, Scratch};
 
 /// Cosines whose largest is found before their exponentials are summed: meanwhile they stay in the
 /// first-level cache.
-const BLOCK: usize = 2048;
+const BLOCK: usize = 1024;
 
 /// What the first sweep finds in the row of one sample.
 #[derive(Clone)]
 struct RowStats<F> {
-    all: LogSumExp,
+    /// The largest logit, and the sum of the exponentials of all logits less the largest.
+    all: (F, f64),
     /// The same without class prior, where there is one.
-    margin_free: LogSumExp,
+    margin_free: (F, f64),
     /// The largest logit by its cosine, and its class: until all are seen a lower one.
     nearest: (F, usize),
     /// The sum of the logits, where labels are smoothed.
@@ -38,7 +38,7 @@ impl<F: Real> Sweep<'_, F> {
         chunks: &mut [ChunkStats<F>],
         workers: &mut [Scratch<F>],
     ) {
-        let (all, nearest) = (LogSumExp::NONE, (F::neg_infinity(), usize::MAX));
+        let (all, nearest) = ((F::neg_infinity(), 0.0), (F::neg_infinity(), usize::MAX));
         let none = RowStats { all, margin_free: all, nearest, logits: 0.0, target: F::zero() };
         let mut rows = vec![none; self.plan.samples];
         let mut priors = vec![F::zero(); classes.len()];
@@ -61,13 +61,12 @@ impl<F: Real> Sweep<'_, F> {
             // The target logit of a sample is read from the chunk that holds its class.
             chunks.iter_mut().for_each(|chunk| chunk.target[i] = row.target);
             let Some(all) = chunks.first_mut() else { return };
-            (all.max[i], all.sum[i]) = (F::narrow(row.all.max), row.all.sum);
+            (all.max[i], all.sum[i]) = row.all;
             all.class[i] = row.nearest.1;
             all.nearest.get_mut(i).into_iter().for_each(|nearest| *nearest = row.nearest.0);
             all.logits.get_mut(i).into_iter().for_each(|logits| *logits = row.logits);
             if priors.is_some() {
-                all.margin_free_max[i] = F::narrow(row.margin_free.max);
-                all.margin_free_sum[i] = row.margin_free.sum;
+                (all.margin_free_max[i], all.margin_free_sum[i]) = row.margin_free;
             }
         }
     }
@@ -84,14 +83,12 @@ impl<F: Real> Sweep<'_, F> {
         let (first, row, factor) = (range.start, &row[range.clone()], self.row_factor(i));
         let priors = priors.map(|priors| &priors[range]);
         if priors.is_some() {
-            let logits = self.row_logits((i, row), None, line);
-            found.margin_free = found.margin_free.merge(log_sum_exp(logits));
+            add_logits(self.row_logits((i, row), None, line), &mut found.margin_free);
         }
         let logits = self.row_logits((i, row), priors, line);
-        let part = log_sum_exp(logits);
-        found.all = found.all.merge(part);
+        let largest = add_logits(logits, &mut found.all);
         let changed = !std::ptr::eq(logits.0, row);
-        let nearest = if changed { kernel::largest(row) * factor } else { F::narrow(part.max) };
+        let nearest = if changed { kernel::largest(row) * factor } else { largest };
         if nearest > found.nearest.0 {
             found.nearest = (nearest, first);
         }
@@ -191,8 +188,13 @@ fn blocks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     range.step_by(BLOCK).map(move |start| start..(start + BLOCK).min(end))
 }
 
-/// Of numbers times a factor.
-fn log_sum_exp<F: Real>((row, factor): (&[F], F)) -> LogSumExp {
+/// Adds the logits of a part, `row` · `factor`, to a log-sum-exp, and returns the largest.
+fn add_logits<F: Real>((row, factor): (&[F], F), (max, sum): &mut (F, f64)) -> F {
     let largest = kernel::largest(row) * factor;
-    LogSumExp::new(largest.widen(), kernel::sum_of_exponentials(row, factor, largest))
+    if largest > *max {
+        *sum *= (*max - largest).exp().widen();
+        *max = largest;
+    }
+    *sum += kernel::sum_of_exponentials(row, factor, *max);
+    largest
 }
