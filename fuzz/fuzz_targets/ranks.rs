@@ -59,7 +59,7 @@ struct Inputs<'a, F> {
     classes: usize,
 }
 
-fuzz_target!(|case: Case| { if case.wide { check::<f64>(&case) } else { check::<f32>(&case) } });
+fuzz_target!(|case: Case| if case.wide { check::<f64>(&case) } else { check::<f32>(&case) });
 
 fn check<F: Working>(case: &Case) {
     let (samples, dims) = (usize::from(case.samples % 20), usize::from(case.dims % 12));
