@@ -118,7 +118,7 @@ fn loss(case: &Case, written: LossConfig) {
     let head = Head::new(config.build());
     match head.forward_backward(&batch, Reduction::Mean, &mut gradients) {
         Ok(forward) => {
-            assert_forward(&forward, 2, 3);
+            assert_forward(head.loss(), &forward, 2, 3);
             assert_finite("gradient of the embeddings", &gradients.embeddings);
             assert_finite("gradient of the class weights", &gradients.weights);
         }
@@ -176,7 +176,7 @@ where
     let (head, mut dx) = (Head::new(margin_softmax::Softmax::new()), Array2::zeros(x.dim()));
     let mut batch = BatchMut::new(&x, &mut w, &[0, 2]).with_bias(&mut b);
     match head.step(&mut batch, Reduction::Mean, &mut read, &mut dx) {
-        Ok(forward) => assert_forward(&forward, 2, 3),
+        Ok(forward) => assert_forward(head.loss(), &forward, 2, 3),
         Err(error) => assert_readable(&error),
     }
     assert_finite("class weights", &w);

@@ -86,7 +86,7 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
     }
     let forward = head.forward(&step.batch());
     if let Ok(forward) = &forward {
-        assert_forward(forward, samples, classes);
+        assert_forward(head.loss(), forward, samples, classes);
     }
     let whole = step.whole(&head);
     // Forward alone returns an error where the gradients of the summed losses would overflow.
@@ -152,7 +152,7 @@ impl<F: Working> Step<'_, F> {
         let forward = head.forward_backward(&batch, reduction, &mut gradients);
         let Gradients { embeddings, weights, bias, .. } = &gradients;
         assert_all(forward.is_ok(), embeddings, weights, bias);
-        assert_forward(&forward?, self.labels.len(), self.classes);
+        assert_forward(head.loss(), &forward?, self.labels.len(), self.classes);
         assert_eq!(weights.nrows(), sample.classes.len() * self.k);
         Ok(())
     }

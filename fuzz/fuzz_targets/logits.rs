@@ -68,7 +68,7 @@ fn check<F: Working>(case: &Case) -> Result<(), Error> {
     }
     let labels = case.labels.fill(samples, classes);
     let forward = loss.forward(&logits, &labels)?;
-    assert_forward(&forward, samples, classes);
+    assert_forward(&loss, &forward, samples, classes);
 
     let other = match &case.misfit {
         Misfit::Labels(labels) => labels.fill(samples, classes),

@@ -65,7 +65,7 @@ fn check(case: &Case) -> Result<(), Error> {
     let head = Head::new(&loss).with_memory_budget(case.budget as usize);
     let rounding = head.clone().with_precision(Precision::Bf16);
     let (forward, gradients) = data.run(&rounding, case, &labels)?;
-    assert_forward(&forward, samples, classes);
+    assert_forward(&loss, &forward, samples, classes);
 
     let data = data.wide();
     let (exact, exact_gradients) =

@@ -108,7 +108,7 @@ fn check<F: Working, U: WeightUpdate<F> + Clone + PartialEq>(
             assert_written(false, "gradient of the embeddings", &dx);
             return answer.map(drop);
         };
-        assert_forward(&forward, samples, classes);
+        assert_forward(head.loss(), &forward, samples, classes);
         assert_finite("gradient of the embeddings", &dx);
         if case.sampling.is_none() {
             assert_finite("class weights", &fused.w);
