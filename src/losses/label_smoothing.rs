@@ -12,6 +12,8 @@ hyper_parameters! {
     /// active classes: all, over all ranks, or those sampled (with their correction, where
     /// the sampler has one). It equals `cross_entropy(z, y, label_smoothing=ε)` of PyTorch.
     /// [`Forward::margin_free_losses`](crate::Forward::margin_free_losses) are not smoothed.
+    /// As a difference of logits, L is exact to a rounding of the largest: beside huge logits, of
+    /// Softmax, it may be below 0.
     ///
     /// **Shapes**: those of the inner loss.
     pub struct LabelSmoothing<L> {
