@@ -63,7 +63,8 @@ impl<F: Real> Workspace<F> {
                 // Hard negatives have the norm as a factor of their gradients besides.
                 let reach = if form.hard.is_some() { reach.max(scale) } else { reach };
                 let most = (F::MAX.sqrt() / (size * reach)).min(factor * (epsilon / least));
-                power = most.log2().floor().exp2().max(1.0);
+                // A tiny gradient of a long vector allows for more than there are numbers.
+                power = most.min(f64::MAX / 2.0).log2().floor().exp2().max(1.0);
             }
             if power > 1.0 {
                 lowered = true;

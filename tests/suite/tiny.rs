@@ -3,7 +3,7 @@
 
 use margin_softmax::custom::HardNegatives;
 use margin_softmax::{
-    ArcFace, Batch, CosFace, CurricularFace, Forward, Gradients, Head, MarginLoss,
+    ArcFace, Batch, CosFace, CurricularFace, Forward, Gradients, Head, LabelSmoothing, MarginLoss,
     NormalizedLogits, Reduction, Scale, Softmax, SphereFace,
 };
 use ndarray::{Array1, Array2, array, s};
@@ -150,5 +150,37 @@ fn hard_negatives_of_tiny_scales_are_finite() {
     ] {
         let x = x.mapv(|v| v * of_x);
         assert_same(&*loss, (&x, &w), &[0, 3, 6, 2]);
+    }
+}
+
+/// A certain sample has the uniform part of its gradients alone, which is lifted: however small it
+/// is and however long the embedding, by a finite number.
+#[test]
+fn a_tiny_smoothing_beside_long_embeddings_has_finite_gradients() {
+    let w = array![[0.4, 0.1], [-0.3, 0.2], [1.2, 0.0]];
+    for epsilon in [1e-300, 1e-250, 1e-200, 1e-100, 1e-10] {
+        for norm in [1e10, 1e30, 1e70, 1e150] {
+            let (x, loss) = (array![[norm, 0.0]], LabelSmoothing::new(Softmax::new(), epsilon));
+            let loss = loss.unwrap();
+            let batch = Batch::new(&x, &w, &[2]);
+            let mut of_head = Gradients::zeros_for(&batch);
+            let head = Head::new(&loss);
+            head.forward_backward(&batch, Reduction::Mean, &mut of_head).unwrap();
+            let logits = NormalizedLogits::new(&x, &w).unwrap();
+            let forward = loss.forward(&logits, &[2]).unwrap();
+            let of_cosines = loss.backward(&logits, &[2], &forward, Reduction::Mean).unwrap();
+            let of_logits = logits.backward(&of_cosines).unwrap();
+            let by_logit = array![[-epsilon / 3.0], [-epsilon / 3.0], [epsilon * 2.0 / 3.0]];
+            for found in [of_head, of_logits] {
+                let of_matrices = [
+                    (found.embeddings, by_logit.t().dot(&w), epsilon),
+                    (found.weights, by_logit.dot(&x), epsilon * norm),
+                ];
+                for (found, exact, size) in of_matrices {
+                    let close = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-14 * size;
+                    assert!(found.iter().zip(&exact).all(close), "{found} is not {exact}");
+                }
+            }
+        }
     }
 }
