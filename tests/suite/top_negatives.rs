@@ -7,7 +7,7 @@ use margin_softmax::update::WeightUpdate;
 use margin_softmax::{
     ArcFace, Batch, BatchMut, CosFace, CurricularFace, Error, Forward, Generalized, Gradients,
     Head, IGNORED, LabelSmoothing, MarginLoss, ModifiedSoftmax, NormalizedLogits, Real, Reduction,
-    Scale, Sgd, Softmax, SphereFace2, TopNegatives, ZeroEmbedding,
+    Scale, Sgd, Softmax, TopNegatives, ZeroEmbedding,
 };
 use ndarray::{Array1, Array2, Axis, array, s};
 use serde_json::Value;
@@ -261,23 +261,6 @@ fn samples_left_out_have_no_nearest_negatives_and_one_class_has_none() {
         step_bits(&forward, &gradients)
     };
     assert_eq!(bits_of(&head), bits_of(&head));
-}
-
-#[test]
-fn a_head_keeps_no_pairs_of_an_earlier_loss() {
-    let (x, w) = inputs();
-    let batch = Batch::new(&x, &w, &LABELS);
-    let mut expected = Gradients::zeros_for(&batch);
-    let head = Head::new(SphereFace2::default());
-    head.forward_backward(&batch, Reduction::Mean, &mut expected).unwrap();
-
-    let with_pairs = TopNegatives::new(ArcFace::default(), 2, 0.1).unwrap();
-    let mut head = Head::new(Box::new(with_pairs) as Boxed);
-    let mut gradients = Gradients::zeros_for(&batch);
-    head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
-    *head.loss_mut() = Box::new(SphereFace2::default());
-    head.forward_backward(&batch, Reduction::Mean, &mut gradients).unwrap();
-    assert_eq!(gradients, expected);
 }
 
 #[test]
