@@ -19,6 +19,18 @@ pub(crate) struct HardTile<'a, F> {
     pub offsets: [Option<&'a [F]>; 2],
 }
 
+/// How a logit `p` above the threshold counts, by constant, linear and quadratic term.
+#[inline(always)]
+fn harder<F: Real, I: Isa>(p: F, [constant, linear, quadratic]: [F; 3]) -> F {
+    madd::<_, I>(madd::<_, I>(quadratic, p, linear), p, constant)
+}
+
+/// The derivative of [`harder`].
+#[inline(always)]
+fn slope<F: Real, I: Isa>(p: F, [linear, quadratic]: [F; 2]) -> F {
+    madd::<_, I>(quadratic + quadratic, p, linear)
+}
+
 impl<F: Real> HardTile<'_, F> {
     #[inline(always)]
     fn offset(&self, j: usize) -> F {
@@ -35,7 +47,7 @@ impl<F: Real> HardTile<'_, F> {
         let (offset, linear) = (self.offset(j), self.linear);
         for i in 0..n {
             let p = z[i] - offset;
-            let harder = madd::<_, I>(madd::<_, I>(quadratic[i], p, linear), p, constant[i]);
+            let harder = harder::<F, I>(p, [constant[i], linear, quadratic[i]]);
             out[i] = if p > threshold[i] { harder + offset } else { z[i] };
         }
         out
@@ -63,7 +75,7 @@ impl<F: Real> HardTile<'_, F> {
         let (offset, linear) = (self.offset(j), self.linear);
         for i in 0..n {
             let p = z[i] - offset;
-            let slope = madd::<_, I>(quadratic[i] + quadratic[i], p, linear);
+            let slope = slope::<F, I>(p, [linear, quadratic[i]]);
             out[i] *= if p > threshold[i] { slope } else { F::one() };
         }
     }
@@ -124,6 +136,46 @@ op! {
                     let radial = hard.constant[i] - hard.quadratic[i] * p * p;
                     *sum += gradient.widen() * radial.widen();
                 }
+            }
+        }
+    }
+}
+
+op! {
+    /// The logits of a row of cosines as they count: `row` · `factor`, and with `hard`, the terms of a
+    /// sample, those above its threshold by the others.
+    pub(crate) fn row_logits<I>[F: Real](
+        row: &[F],
+        factor: F,
+        hard: Option<[F; 4]>,
+        out: &mut [F],
+    ) {
+        assert_eq!(out.len(), row.len());
+        out.iter_mut().zip(row).for_each(|(out, &v)| *out = v * factor);
+        if let Some([threshold, terms @ ..]) = hard {
+            for out in out {
+                *out = if *out > threshold { harder::<F, I>(*out, terms) } else { *out };
+            }
+        }
+    }
+}
+
+op! {
+    /// Turns gradients of a softmax, those of [`row_logits`], into gradients of the products: less
+    /// the `uniform` part, times the derivative.
+    pub(crate) fn row_slopes<I>[F: Real](
+        row: &[F],
+        factor: F,
+        hard: Option<[F; 4]>,
+        uniform: F,
+        out: &mut [F],
+    ) {
+        assert_eq!(out.len(), row.len());
+        out.iter_mut().for_each(|out| *out -= uniform);
+        if let Some([threshold, _, terms @ ..]) = hard {
+            for (out, &v) in out.iter_mut().zip(row) {
+                let p = v * factor;
+                *out *= if p > threshold { slope::<F, I>(p, terms) } else { F::one() };
             }
         }
     }

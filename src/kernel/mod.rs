@@ -35,7 +35,7 @@ pub(crate) use binary::{BINARY_ROWS, tile_binary};
 pub(crate) use compiled::job;
 pub(crate) use dispatch::Level;
 pub(crate) use gemm::gemm;
-pub(crate) use hard::{HardTile, tile_counted_max, tile_hard_radial};
+pub(crate) use hard::{HardTile, row_logits, row_slopes, tile_counted_max, tile_hard_radial};
 pub(crate) use matrix::Mat;
 pub(crate) use nearest::tile_nearest;
 pub(crate) use packed::Packed;
@@ -44,8 +44,7 @@ pub(crate) use real::Job;
 pub use real::Real;
 pub(crate) use riesz::{riesz_pair, riesz_row};
 pub(crate) use rows::{
-    exponentials, largest, norm, project, rounded, row_logits, row_slopes, row_sum, scaled,
-    sum_of_exponentials, sum_rows,
+    exponentials, largest, norm, project, rounded, row_sum, scaled, sum_of_exponentials, sum_rows,
 };
 pub(crate) use smoothing::{tile_logit_sums, tile_smoothing};
 pub(crate) use softmax::{TileStats, tile_gradient, tile_shift, tile_stats, tile_sums};

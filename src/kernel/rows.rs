@@ -128,49 +128,6 @@ op! {
 }
 
 op! {
-    /// The logits of a row of cosines as they count: `row` · `factor`, and above the threshold
-    /// constant + p·(linear + quadratic·p), the terms of `hard` in this order.
-    pub(crate) fn row_logits<I>[F: Real](
-        row: &[F],
-        factor: F,
-        hard: Option<[F; 4]>,
-        out: &mut [F],
-    ) {
-        assert_eq!(out.len(), row.len());
-        out.iter_mut().zip(row).for_each(|(out, &v)| *out = v * factor);
-        if let Some([threshold, constant, linear, quadratic]) = hard {
-            for out in out {
-                let p = *out;
-                let harder = madd::<_, I>(madd::<_, I>(quadratic, p, linear), p, constant);
-                *out = if p > threshold { harder } else { p };
-            }
-        }
-    }
-}
-
-op! {
-    /// Turns gradients of a softmax, those of [`row_logits`], into gradients of the products: less
-    /// the `uniform` part, times the derivative.
-    pub(crate) fn row_slopes<I>[F: Real](
-        row: &[F],
-        factor: F,
-        hard: Option<[F; 4]>,
-        uniform: F,
-        out: &mut [F],
-    ) {
-        assert_eq!(out.len(), row.len());
-        out.iter_mut().for_each(|out| *out -= uniform);
-        if let Some([threshold, _, linear, quadratic]) = hard {
-            for (out, &v) in out.iter_mut().zip(row) {
-                let p = v * factor;
-                let slope = madd::<_, I>(quadratic + quadratic, p, linear);
-                *out *= if p > threshold { slope } else { F::one() };
-            }
-        }
-    }
-}
-
-op! {
     /// The sum of a row.
     pub(crate) fn row_sum<I>[F: Real](row: &[F]) -> f64 {
         in_lanes::<LANES, _, _, _>(row, row, |sum: f64, v, _| sum + v.widen())
