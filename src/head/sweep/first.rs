@@ -198,10 +198,7 @@ impl<F: Real> Sweep<'_, F> {
             kernel::tile_counted_max(level, z, hard, line, largest);
         }
         for ((largest, max), sum) in largest.iter_mut().zip(max.iter_mut()).zip(sum.iter_mut()) {
-            if *largest > *max {
-                *sum *= (*max - *largest).exp().widen();
-                *max = *largest;
-            }
+            raise_max(*largest, max, sum);
             // A sample without a negative so far has none in this tile: e^(−∞ − 0) adds 0.
             *largest = max.max(F::min_value());
         }
@@ -272,9 +269,14 @@ impl<F: Real> Sweep<'_, F> {
 
 /// Adds a logit to a log-sum-exp.
 fn add_logit<F: Real>(logit: F, max: &mut F, sum: &mut f64) {
+    raise_max(logit, max, sum);
+    *sum += (logit - *max).exp().widen();
+}
+
+/// Makes `logit` the maximum of a log-sum-exp if it is larger.
+pub(super) fn raise_max<F: Real>(logit: F, max: &mut F, sum: &mut f64) {
     if logit > *max {
         *sum *= (*max - logit).exp().widen();
         *max = logit;
     }
-    *sum += (logit - *max).exp().widen();
 }

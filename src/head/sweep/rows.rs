@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView2, ArrayViewMut2, Axis};
 
-use super::first::Sweep;
+use super::first::{Sweep, raise_max};
 use crate::data::{Classes, contiguous};
 use crate::kernel::{self, Real};
 use crate::parallel::run_jobs;
@@ -41,8 +41,8 @@ impl<F: Real> Sweep<'_, F> {
         let (all, nearest) = ((F::neg_infinity(), 0.0), (F::neg_infinity(), usize::MAX));
         let none = RowStats { all, margin_free: all, nearest, logits: 0.0, target: F::zero() };
         let mut rows = vec![none; self.plan.samples];
-        let mut priors = vec![F::zero(); classes.len()];
-        let priors = self.log_priors(classes, 0..classes.len(), &mut priors);
+        let priors = self.all_log_priors(classes);
+        let priors = priors.as_deref();
         run_jobs(rows.iter_mut().enumerate(), workers, |scratch, (i, found)| {
             let sample = &self.workspace.samples[i];
             let row = contiguous(cosines.row(sample.row), &mut scratch.packed);
@@ -105,8 +105,8 @@ impl<F: Real> Sweep<'_, F> {
         mut gradients: ArrayViewMut2<'_, F>,
         workers: &mut [Scratch<F>],
     ) {
-        let mut priors = vec![F::zero(); classes.len()];
-        let priors = self.log_priors(classes, 0..classes.len(), &mut priors);
+        let priors = self.all_log_priors(classes);
+        let priors = priors.as_deref();
         let places = self.workspace.places(gradients.nrows());
         let rows = gradients.axis_iter_mut(Axis(0)).zip(cosines.rows()).zip(places);
         let jobs = rows.filter_map(|(rows, place)| Some((rows, place?)));
@@ -152,6 +152,12 @@ impl<F: Real> Sweep<'_, F> {
         }
     }
 
+    /// What is added to the logit of each class, where they have a class prior.
+    fn all_log_priors(&self, classes: &Classes<'_, F>) -> Option<Vec<F>> {
+        let all = (0..classes.len()).map(|class| classes.log_prior_of(class));
+        self.plan.has_log_prior.then(|| all.collect())
+    }
+
     /// What the cosines of sample `i` are multiplied by.
     fn row_factor(&self, i: usize) -> F {
         F::narrow(self.plan.form.product_scale::<F>(self.workspace.samples[i].norm))
@@ -191,10 +197,7 @@ fn blocks(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 /// Adds the logits of a part, `row` · `factor`, to a log-sum-exp, and returns the largest.
 fn add_logits<F: Real>((row, factor): (&[F], F), (max, sum): &mut (F, f64)) -> F {
     let largest = kernel::largest(row) * factor;
-    if largest > *max {
-        *sum *= (*max - largest).exp().widen();
-        *max = largest;
-    }
+    raise_max(largest, max, sum);
     *sum += kernel::sum_of_exponentials(row, factor, *max);
     largest
 }
